@@ -1,0 +1,138 @@
+"""float32 elementary functions as vector code, and which library function serves everything else.
+
+Range reduction and polynomials follow Cephes (Moshier) for exp and log, and the rational
+approximations of tanh and erf used by Eigen. Worst errors over the float32 range, measured by
+tests/compiler/codegen/test_vector_math.py against float64: exp 2, log 2, tanh 5, erf 6 units in the
+last place. Infinities, NaN and subnormal results behave as in IEEE 754.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Final
+
+from ....ops.types import f32, i32
+from .llvm_text import Function, Value
+
+
+def _horner(f: Function, x: Value, coefficients: Sequence[float]) -> Value:
+    out = f.const(coefficients[0], f32, x.lanes)
+    for c in coefficients[1:]:
+        out = f.fma(out, x, f.const(c, f32, x.lanes))
+    return out
+
+
+def _clamp(f: Function, x: Value, lo: float, hi: float) -> Value:
+    """x limited to lo..hi; NaN stays NaN."""
+    low, high = f.const(lo, f32, x.lanes), f.const(hi, f32, x.lanes)
+    x = f.select(f.compare("olt", x, low), low, x)
+    return f.select(f.compare("ogt", x, high), high, x)
+
+
+def _power_of_two(f: Function, n: Value) -> Value:
+    """2.0 ** n for integers n in the exponent range."""
+    biased = f.op("add", n, f.const(127, i32, n.lanes))
+    return f.convert("bitcast", f.op("shl", biased, f.const(23, i32, n.lanes)), f32)
+
+
+def exp(f: Function, x: Value) -> Value:
+    x = _clamp(f, x, -104.0, 89.0)
+    scaled = f.op("fmul", x, f.const(1.44269504088896341, f32, x.lanes))
+    n = f.call(f.intrinsic("rint", scaled), f32, x.lanes, scaled)
+    r = f.fma(n, f.const(-0.693359375, f32, x.lanes), x)
+    r = f.fma(n, f.const(2.12194440e-4, f32, x.lanes), r)
+    p = _horner(f, r, (1.9875691500e-4, 1.3981999507e-3, 8.3334519073e-3, 4.1665795894e-2,
+                       1.6666665459e-1, 5.0000001201e-1))  # fmt: skip
+    p = f.fma(p, f.op("fmul", r, r), r)
+    p = f.op("fadd", p, f.const(1.0, f32, x.lanes))
+    # 2**n in two factors, so that results near overflow and subnormal ones come out right
+    k = f.convert("fptosi", n, i32)
+    half = f.op("ashr", k, f.const(1, i32, x.lanes))
+    p = f.op("fmul", p, _power_of_two(f, half))
+    return f.op("fmul", p, _power_of_two(f, f.op("sub", k, half)))
+
+
+def log(f: Function, x: Value) -> Value:
+    n = x.lanes
+    tiny = f.compare("olt", x, f.const(1.1754943508222875e-38, f32, n))
+    m = f.select(tiny, f.op("fmul", x, f.const(8388608.0, f32, n)), x)
+    bits = f.convert("bitcast", m, i32)
+    e = f.op("sub", f.op("lshr", bits, f.const(23, i32, n)), f.const(126, i32, n))
+    e = f.op("sub", e, f.select(tiny, f.const(23, i32, n), f.const(0, i32, n)))
+    mantissa = f.op("or", f.op("and", bits, f.const(0x007FFFFF, i32, n)),
+                    f.const(0x3F000000, i32, n))  # fmt: skip
+    y = f.convert("bitcast", mantissa, f32)  # in [0.5, 1)
+    low = f.compare("olt", y, f.const(0.707106781186547524, f32, n))
+    e = f.op("sub", e, f.select(low, f.const(1, i32, n), f.const(0, i32, n)))
+    y = f.select(low, f.op("fadd", y, y), y)
+    y = f.op("fsub", y, f.const(1.0, f32, n))
+    z = f.op("fmul", y, y)
+    p = _horner(f, y, (7.0376836292e-2, -1.1514610310e-1, 1.1676998740e-1, -1.2420140846e-1,
+                       1.4249322787e-1, -1.6668057665e-1, 2.0000714765e-1, -2.4999993993e-1,
+                       3.3333331174e-1))  # fmt: skip
+    p = f.op("fmul", f.op("fmul", p, y), z)
+    k = f.convert("sitofp", e, f32)
+    p = f.fma(k, f.const(-2.12194440e-4, f32, n), p)
+    p = f.fma(z, f.const(-0.5, f32, n), p)
+    out = f.fma(k, f.const(0.693359375, f32, n), f.op("fadd", y, p))
+    inf = f.const(float("inf"), f32, n)
+    out = f.select(f.compare("oeq", x, inf), inf, out)
+    zero = f.const(0.0, f32, n)
+    out = f.select(f.compare("oeq", x, zero), f.const(float("-inf"), f32, n), out)
+    return f.select(f.compare("ult", x, zero), f.const(float("nan"), f32, n), out)
+
+
+def tanh(f: Function, x: Value) -> Value:
+    c = 7.90531110763549805
+    x = _clamp(f, x, -c, c)
+    z = f.op("fmul", x, x)
+    p = _horner(f, z, (-2.76076847742355e-16, 2.00018790482477e-13, -8.60467152213735e-11,
+                       5.12229709037114e-08, 1.48572235717979e-05, 6.37261928875436e-04,
+                       4.89352455891786e-03))  # fmt: skip
+    q = _horner(f, z, (1.19825839466702e-06, 1.18534705686654e-04, 2.26843463243900e-03,
+                       4.89352518554385e-03))  # fmt: skip
+    return f.op("fdiv", f.op("fmul", p, x), q)
+
+
+def erf(f: Function, x: Value) -> Value:
+    x = _clamp(f, x, -4.0, 4.0)
+    z = f.op("fmul", x, x)
+    p = _horner(f, z, (-2.72614225801306e-10, 2.77068142495902e-08, -2.10102402082508e-06,
+                       -5.69250639462346e-05, -7.34990630326855e-04, -2.95459980854025e-03,
+                       -1.60960333262415e-02))  # fmt: skip
+    q = _horner(f, z, (-1.45660718464996e-05, -2.13374055278905e-04, -1.68282697438203e-03,
+                       -7.37332916720468e-03, -1.42647390514189e-02))  # fmt: skip
+    return f.op("fdiv", f.op("fmul", p, x), q)
+
+
+VECTOR: Final[dict[str, Callable[[Function, Value], Value]]] = {
+    "exp": exp, "log": log, "tanh": tanh, "erf": erf,
+}  # fmt: skip
+
+# LLVM intrinsics that every target expands, in lanes where it has the instruction.
+INTRINSIC: Final = {
+    "sqrt": "sqrt", "floor": "floor", "ceil": "ceil", "trunc": "trunc", "round": "rint",
+    "abs": "fabs",
+}  # fmt: skip
+
+# Functions of the C library, called lane by lane; "f" is appended for float32.
+LIBRARY: Final = {
+    "exp": "exp", "log": "log", "tanh": "tanh", "erf": "erf", "sin": "sin", "cos": "cos",
+    "tan": "tan", "asin": "asin", "acos": "acos", "atan": "atan", "sinh": "sinh", "cosh": "cosh",
+    "asinh": "asinh", "acosh": "acosh", "atanh": "atanh", "log1p": "log1p", "expm1": "expm1",
+    "pow": "pow", "fmod": "fmod",
+}  # fmt: skip
+
+
+def library_call(f: Function, op: str, *args: Value) -> Value:
+    """Call the C library's function for each lane."""
+    args = f.match(*args)
+    dtype, lanes = args[0].dtype, args[0].lanes
+    name = LIBRARY[op] + ("f" if dtype is f32 else "")
+    if not lanes:
+        return f.call(name, dtype, 0, *args)
+    out = Value("poison", dtype, lanes)
+    for k in range(lanes):
+        one = f.call(name, dtype, 0, *(f.extract(a, k) for a in args))
+        out = f.make(f"insertelement {out}, {one}, i64 {k}", dtype, lanes)
+    return out

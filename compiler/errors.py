@@ -1,0 +1,56 @@
+"""Every error class that a user of Tilewright can meet.
+
+A message says what happened, where (model node, operator, dtypes, shapes), why, and what to do next.
+The operator library (`tilewright.ops`) stands below this file and raises its own `OperatorError`;
+the graph builder turns it into a `GraphError` that names the node.
+"""
+
+from __future__ import annotations
+
+
+class TilewrightError(Exception):
+    """Base of every error that Tilewright raises on purpose."""
+
+
+class OptionError(TilewrightError, ValueError):
+    """An argument or environment variable has a value that makes no sense."""
+
+
+class TargetError(TilewrightError):
+    """The target is unknown, or this machine cannot build or run code for it."""
+
+
+class ModelError(TilewrightError):
+    """The model file or object is damaged, inconsistent or uses something that is not allowed."""
+
+
+class UnsupportedOperator(ModelError):
+    """Nodes of the model that cannot be compiled, all of them listed at once."""
+
+
+class GraphError(TilewrightError):
+    """A graph is not well formed: unknown blob, clashing types, cycle, bad attribute."""
+
+
+class TextError(GraphError):
+    """Graph text that does not parse; carries the line and column."""
+
+
+class InputError(TilewrightError, ValueError):
+    """An array given to an executable does not fit: name, shape or dtype."""
+
+
+class MemoryLimitError(TilewrightError):
+    """`memory_limit` cannot be met; names the op and the bytes alive there."""
+
+
+class PlanError(TilewrightError):
+    """A memory plan failed its independent verification: always a bug, never served."""
+
+
+class LoweringError(TilewrightError):
+    """No kernel could be made for a group of operators, or its code did not build."""
+
+
+class ArtifactError(TilewrightError):
+    """A saved executable cannot be loaded: damaged, or made for another machine or version."""

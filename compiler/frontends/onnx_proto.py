@@ -1,0 +1,90 @@
+"""Getting at ONNX's protobuf messages: from a path, from bytes, or from a loaded model."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import sys
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from ..errors import ModelError
+
+Message = Any  # protobuf builds its classes at run time: there is nothing to name statically
+Source = str | os.PathLike[str] | bytes | Message
+
+DEFAULT_DOMAINS = frozenset({"", "ai.onnx"})
+
+
+@cache
+def messages() -> ModuleType:
+    """The module of generated protobuf classes (`ModelProto`, ...).
+
+    `import onnx` also loads helpers, checkers and C++ bindings that an importer has no use for.
+    The file of the generated classes stands on its own and loads in a third of the time.
+    """
+    if "onnx" not in sys.modules:
+        package = importlib.util.find_spec("onnx")
+        for folder in (package.submodule_search_locations or ()) if package else ():
+            path = Path(folder) / "onnx_ml_pb2.py"
+            spec = importlib.util.spec_from_file_location(f"{__package__}._onnx_messages", path)
+            if path.is_file() and spec is not None and spec.loader is not None:
+                module = importlib.util.module_from_spec(spec)
+                spec.loader.exec_module(module)
+                return module
+    import onnx
+
+    return onnx
+
+
+@dataclass(frozen=True, slots=True)
+class Parsed:
+    """A model message, what to call it in errors, and the folder that its external data lies in
+    (None for a model that came from memory)."""
+
+    model: Message
+    label: str
+    folder: Path | None
+
+
+def parse(source: Source) -> Parsed:
+    """Read and parse a model. Raises ModelError when it cannot be read or is not an ONNX model."""
+    if isinstance(source, (bytes, bytearray, memoryview)):
+        return Parsed(_decode(bytes(source), "the model"), "the model", None)
+    if isinstance(source, (str, os.PathLike)):
+        path = Path(source)
+        label = f"model file {str(path)!r}"
+        try:
+            data = path.read_bytes()
+        except (OSError, ValueError) as e:
+            reason = e.strerror if isinstance(e, OSError) and e.strerror else str(e)
+            raise ModelError(f"{label} cannot be read: {reason}") from e
+        return Parsed(_decode(data, label), label, path.parent)
+    if hasattr(source, "graph") and hasattr(source, "opset_import"):
+        return Parsed(source, "the model", None)
+    raise ModelError(
+        f"a {type(source).__name__} is not an ONNX model; give a path, bytes or an onnx.ModelProto"
+    )
+
+
+def _decode(data: bytes, label: str) -> Message:
+    if not data:
+        raise ModelError(f"{label} is empty (0 bytes)")
+    model = messages().ModelProto()
+    try:
+        model.ParseFromString(data)
+    except Exception as e:  # DecodeError; its module moved between versions of protobuf
+        raise ModelError(
+            f"{label} ({len(data)} bytes) is no ONNX model, or it is truncated or damaged: {e}"
+        ) from e
+    if not model.HasField("graph"):
+        raise ModelError(f"{label} ({len(data)} bytes) holds no graph: is it an ONNX model?")
+    return model
+
+
+def domain_of(name: str) -> str:
+    """A domain in its canonical spelling: the default domain is ''."""
+    return "" if name in DEFAULT_DOMAINS else name

@@ -1,0 +1,189 @@
+"""The graph: an immutable list of typed operators over named blobs.
+
+Blobs carry types and roles; Ops name an operator, its attributes, the blobs they read and write, and
+the model nodes they came from. Ops stand in an order in which they can run. Passes never change a
+graph: they build another one (`builder.py`), sharing blobs and constants.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from enum import Enum
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ...ops.operator import Operator, Trait
+from ...ops.operator import get as get_operator
+from ...ops.types import TensorType
+
+if TYPE_CHECKING:
+    import networkx
+
+Array = npt.NDArray[Any]
+
+
+class Role(Enum):
+    """What a blob is to the program."""
+
+    INPUT = "input"
+    CONSTANT = "constant"
+    PARAMETER = "parameter"  # a constant that training may update
+    STATE = "state"  # kept between calls, updated in place
+    INTERMEDIATE = "intermediate"
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Blob:
+    """A named value. Constants hold their array (row-major, read-only)."""
+
+    name: str
+    type: TensorType
+    role: Role = Role.INTERMEDIATE
+    value: Array | None = None
+
+    def digest(self) -> str:
+        """A short content hash of a constant's bytes."""
+        if self.value is None:
+            return ""
+        return content_digest(self.value)
+
+
+def content_digest(value: Array) -> str:
+    """sha256 over the row-major bytes, 16 hex digits. Zero-strided arrays hash their one element."""
+    if value.size and not any(value.strides) and value.ndim:
+        data = np.ascontiguousarray(value.reshape(-1)[:1])
+        return hashlib.sha256(b"splat" + data.tobytes()).hexdigest()[:16]
+    flat = np.ascontiguousarray(value).reshape(-1).view(np.uint8)
+    return hashlib.sha256(flat.data).hexdigest()[:16]
+
+
+@dataclass(frozen=True, slots=True)
+class Op:
+    """One use of an operator.
+
+    inputs: blob names, None for an absent optional input. attrs: complete, values hashable.
+    name: the model node's name. source: the model nodes it stands for (several after rewrites).
+    group: the fusion group, None before fusion.
+    """
+
+    operator: str
+    inputs: tuple[str | None, ...]
+    outputs: tuple[str, ...]
+    attrs: tuple[tuple[str, Any], ...] = ()
+    name: str = ""
+    source: tuple[str, ...] = ()
+    group: int | None = None
+
+    @property
+    def definition(self) -> Operator:
+        return get_operator(self.operator)
+
+    @property
+    def attributes(self) -> dict[str, Any]:
+        return dict(self.attrs)
+
+    def attr(self, name: str) -> Any:
+        return dict(self.attrs)[name]
+
+    def has(self, trait: type[Trait]) -> bool:
+        return self.definition.has(trait)
+
+    @property
+    def reads(self) -> tuple[str, ...]:
+        """The blobs read, without the absent ones."""
+        return tuple(n for n in self.inputs if n is not None)
+
+    def with_group(self, group: int | None) -> Op:
+        return replace(self, group=group)
+
+
+@dataclass(frozen=True, eq=False)
+class Graph:
+    """A whole program. `inputs` and `outputs` are blob names in call order."""
+
+    name: str
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    ops: tuple[Op, ...]
+    blobs: Mapping[str, Blob] = field(repr=False)
+
+    def type(self, blob: str) -> TensorType:
+        return self.blobs[blob].type
+
+    def input_types(self, op: Op) -> tuple[TensorType | None, ...]:
+        return tuple(None if n is None else self.blobs[n].type for n in op.inputs)
+
+    def output_types(self, op: Op) -> tuple[TensorType, ...]:
+        return tuple(self.blobs[n].type for n in op.outputs)
+
+    @cached_property
+    def producer(self) -> Mapping[str, Op]:
+        """The op that writes each blob; inputs and constants have none."""
+        return {o: op for op in self.ops for o in op.outputs}
+
+    @cached_property
+    def consumers(self) -> Mapping[str, tuple[Op, ...]]:
+        """The ops that read each blob, in order; one entry per op."""
+        out: dict[str, list[Op]] = {n: [] for n in self.blobs}
+        for op in self.ops:
+            for n in dict.fromkeys(op.reads):
+                out[n].append(op)
+        return {n: tuple(v) for n, v in out.items()}
+
+    @cached_property
+    def constants(self) -> tuple[str, ...]:
+        return tuple(n for n, b in self.blobs.items() if b.role in (Role.CONSTANT, Role.PARAMETER))
+
+    @cached_property
+    def groups(self) -> tuple[tuple[Op, ...], ...]:
+        """Ops by fusion group, in order of their last member; an op without a group is alone."""
+        table: dict[object, list[Op]] = {}
+        for k, op in enumerate(self.ops):
+            key: object = ("alone", k) if op.group is None else op.group
+            members = table.pop(key, [])
+            table[key] = [*members, op]
+        return tuple(tuple(v) for v in table.values())
+
+    def is_constant(self, blob: str | None) -> bool:
+        return blob is not None and self.blobs[blob].value is not None
+
+    def structural_key(self) -> str:
+        """A hash of the structure, types, attributes and constants; blob and node names do not
+        matter, so that equal graphs under other names share one key."""
+        ids: dict[str, int] = {}
+        h = hashlib.sha256()
+
+        def number(n: str) -> int:
+            if n not in ids:
+                ids[n] = len(ids)
+                b = self.blobs[n]
+                h.update(f"{ids[n]}:{b.type}:{b.role.value}:{b.digest()};".encode())
+            return ids[n]
+
+        h.update(f"in {[number(n) for n in self.inputs]};".encode())
+        for op in self.ops:
+            ins = [None if n is None else number(n) for n in op.inputs]
+            outs = [number(n) for n in op.outputs]
+            h.update(f"{op.operator}{ins}{outs}{op.attrs}{op.group};".encode())
+        h.update(f"out {[number(n) for n in self.outputs]}".encode())
+        return h.hexdigest()
+
+    def networkx(self) -> networkx.DiGraph:
+        """A bipartite view: nodes ("op", k) and ("blob", name), edges along the data flow."""
+        import networkx  # heavy: only who asks for this view pays for it
+
+        g = networkx.DiGraph(name=self.name)
+        for n, b in self.blobs.items():
+            g.add_node(("blob", n), type=b.type, role=b.role.value)
+        for k, op in enumerate(self.ops):
+            g.add_node(("op", k), operator=op.operator, name=op.name, op=op)
+            for n in op.reads:
+                g.add_edge(("blob", n), ("op", k))
+            for n in op.outputs:
+                g.add_edge(("op", k), ("blob", n))
+        return g

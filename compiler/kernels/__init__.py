@@ -1,0 +1,1 @@
+"""Kernel templates: a fusion group in, loop-level Kernel IR out."""

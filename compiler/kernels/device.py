@@ -1,0 +1,27 @@
+"""What templates need to know of a machine to choose tiles. No code generation here."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ...ops.types import DType, f32
+
+
+@dataclass(frozen=True, slots=True)
+class Device:
+    """A CPU as kernels see it: bytes per vector, number of vector registers, threads, cache bytes."""
+
+    vector_bytes: int
+    registers: int
+    threads: int
+    l1_bytes: int = 32 << 10
+    l2_bytes: int = 1 << 20
+
+    def lanes(self, dtype: DType = f32) -> int:
+        """Elements of dtype per vector, at least 4."""
+        return max(4, self.vector_bytes // max(dtype.bytes, 4))
+
+    @property
+    def channel_block(self) -> int:
+        """Channels per block of the blocked layout: one float32 vector, 8 on narrow machines."""
+        return max(8, self.vector_bytes // 4)

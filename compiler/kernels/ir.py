@@ -1,0 +1,285 @@
+"""Loop-level Kernel IR: what templates emit, people read, and code generators lower.
+
+A kernel is a list of phases. A phase is a parallel region: its body runs once for every item, in any
+order, on any thread; a phase starts when the one before it has ended. Bodies are loops and stores
+over buffers in the expression language of `ops.expr`:
+
+* `load(buffer, (offset,), dtype)` reads one element of a buffer at a flat element offset,
+  `load(local, indices, dtype)` reads a local.
+* A `vector` loop runs its iterations in lanes, `lanes` at a time, SPMD style: expressions that depend
+  on its variable differ per lane, all others are uniform. The last, partial round runs under a mask:
+  masked lanes neither load nor store. Vector loops do not nest. An innermost vector loop may contain
+  serial and unrolled loops whose bounds are uniform.
+* `unroll` loops have static bounds and are expanded; after that, indices of locals that live in
+  registers must be static.
+* Besides the operations of `ops.expr`, kernels may use apply("fma", (a, b, c)) for a * b + c in one
+  rounding, and apply("hsum" | "hmax" | "hmin" | "hprod", (x,)) outside a vector loop, which
+  combines the lanes of a local declared with lanes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy.typing as npt
+
+from ...ops.expr import Expr, index, load, walk
+from ...ops.types import DType
+
+Role = Literal["in", "out", "const", "scratch"]
+
+
+@dataclass(frozen=True, slots=True)
+class Buffer:
+    """A parameter of a kernel: `elements` of `dtype`, aligned to the element at least.
+
+    in: read only. const: read only, the same in every call. out: written; may be read back.
+    scratch: written and read within one launch, contents undefined at its start.
+    """
+
+    name: str
+    dtype: DType
+    elements: int
+    role: Role
+
+    @property
+    def nbytes(self) -> int:
+        return self.elements * self.dtype.bytes
+
+    @property
+    def is_written(self) -> bool:
+        return self.role in ("out", "scratch")
+
+    def __getitem__(self, offset: Expr | int) -> Expr:
+        return load(self, (_expr(offset),), self.dtype)
+
+    def __str__(self) -> str:
+        return self.name
+
+
+@dataclass(frozen=True, slots=True)
+class Local:
+    """Storage of one item: registers when all indices are static, else the stack.
+
+    lanes: 0 for one scalar per element, else each element holds that many lanes.
+    """
+
+    name: str
+    dtype: DType
+    shape: tuple[int, ...] = ()
+    lanes: int = 0
+
+    def __getitem__(self, where: Expr | int | tuple[Expr | int, ...]) -> Expr:
+        at = where if isinstance(where, tuple) else (where,)
+        return load(self, tuple(_expr(i) for i in at), self.dtype)
+
+    @property
+    def value(self) -> Expr:
+        """The element of a local of rank 0."""
+        return load(self, (), self.dtype)
+
+    def __str__(self) -> str:
+        return self.name
+
+
+def _expr(value: Expr | int) -> Expr:
+    return value if isinstance(value, Expr) else index(value)
+
+
+# --------------------------------------------------------------------------- statements
+
+
+@dataclass(frozen=True, slots=True)
+class Stmt:
+    """A statement."""
+
+
+@dataclass(frozen=True, slots=True)
+class For(Stmt):
+    """for var in lo..hi by step. kind: "serial", "unroll" (static bounds) or "vector"."""
+
+    var: Expr
+    lo: Expr
+    hi: Expr
+    body: tuple[Stmt, ...]
+    kind: Literal["serial", "unroll", "vector"] = "serial"
+    step: int = 1
+    lanes: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Declare(Stmt):
+    """Bring a local into being; its contents are undefined until set."""
+
+    local: Local
+
+
+@dataclass(frozen=True, slots=True)
+class Set(Stmt):
+    """local[where] = value. A uniform value fills all lanes."""
+
+    local: Local
+    where: tuple[Expr, ...]
+    value: Expr
+
+
+@dataclass(frozen=True, slots=True)
+class Store(Stmt):
+    """buffer[offset] = value."""
+
+    buffer: Buffer
+    offset: Expr
+    value: Expr
+
+
+@dataclass(frozen=True, slots=True)
+class If(Stmt):
+    """A branch on a uniform condition."""
+
+    condition: Expr
+    then: tuple[Stmt, ...]
+    otherwise: tuple[Stmt, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Prefetch(Stmt):
+    """A hint that buffer[offset] will be read soon."""
+
+    buffer: Buffer
+    offset: Expr
+
+
+@dataclass(frozen=True, slots=True)
+class Comment(Stmt):
+    """A line for the reader."""
+
+    text: str
+
+
+# --------------------------------------------------------------------------- kernels
+
+
+@dataclass(frozen=True, slots=True)
+class Phase:
+    """body for every value of the variable `item` in 0..items, in parallel."""
+
+    items: int
+    item: Expr
+    body: tuple[Stmt, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """A constant brought into the form that a kernel reads, once, when the program is linked.
+
+    Equal (blobs, recipe) are prepared once and shared between kernels. make: from the constants'
+    arrays (row-major) to the packed array; runs at most once per program.
+    """
+
+    blobs: tuple[str, ...]
+    recipe: str
+    make: Callable[..., npt.NDArray[Any]] = field(compare=False)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Kernel:
+    """One unit of code, independent of the names in the model: equal shapes share one kernel.
+
+    template, version, config: what made it. flops, bytes: the least work and traffic its problem
+    needs. inplace: pairs (out, in) of parameter positions that may be the same memory.
+    """
+
+    template: str
+    version: int
+    config: tuple[tuple[str, Any], ...]
+    params: tuple[Buffer, ...]
+    phases: tuple[Phase, ...]
+    flops: int = 0
+    bytes: int = 0
+    inplace: tuple[tuple[int, int], ...] = ()
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Launch:
+    """A kernel applied to blobs. args: per parameter a blob name, a `Prepared`, or None (scratch).
+    ops: indices of the graph's ops it computes."""
+
+    kernel: Kernel
+    args: tuple[str | Prepared | None, ...]
+    ops: tuple[int, ...]
+    label: str = ""
+
+
+# --------------------------------------------------------------------------- building and walking
+
+
+def seq(*stmts: Stmt | Iterable[Stmt]) -> tuple[Stmt, ...]:
+    """Flatten statements and sequences of statements into one body."""
+    out: list[Stmt] = []
+    for s in stmts:
+        if isinstance(s, Stmt):
+            out.append(s)
+        else:
+            out.extend(s)
+    return tuple(out)
+
+
+def loop(
+    var: Expr,
+    body: Iterable[Stmt],
+    kind: Literal["serial", "unroll", "vector"] = "serial",
+    *,
+    lo: Expr | int | None = None,
+    hi: Expr | int | None = None,
+    step: int = 1,
+    lanes: int = 0,
+) -> For:
+    """A loop over the range that `var` declares, or over lo..hi within it."""
+    _, first, end = var.payload
+    return For(
+        var,
+        index(first) if lo is None else _expr(lo),
+        index(end) if hi is None else _expr(hi),
+        tuple(body),
+        kind,
+        step,
+        lanes,
+    )
+
+
+def statements(body: Iterable[Stmt]) -> Iterator[Stmt]:
+    """Every statement, outer before inner."""
+    for s in body:
+        yield s
+        if isinstance(s, For):
+            yield from statements(s.body)
+        elif isinstance(s, If):
+            yield from statements(s.then)
+            yield from statements(s.otherwise)
+
+
+def expressions(s: Stmt) -> tuple[Expr, ...]:
+    """The expressions that a statement itself evaluates."""
+    if isinstance(s, For):
+        return s.lo, s.hi
+    if isinstance(s, Set):
+        return (*s.where, s.value)
+    if isinstance(s, Store):
+        return s.offset, s.value
+    if isinstance(s, If):
+        return (s.condition,)
+    if isinstance(s, Prefetch):
+        return (s.offset,)
+    return ()
+
+
+def loads(phase: Phase, buffer: Buffer) -> tuple[Expr, ...]:
+    """Every load of a buffer in a phase."""
+    found: dict[Expr, None] = {}
+    for s in statements(phase.body):
+        for e in walk(*expressions(s)):
+            if e.op == "load" and e.payload == buffer:
+                found[e] = None
+    return tuple(found)

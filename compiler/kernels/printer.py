@@ -1,0 +1,69 @@
+"""Kernel IR as readable, Python-like text. The text without comments is also the kernel's identity:
+it keys the store, so it must hold everything that code generation depends on."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable
+
+from ...ops.expr import Expr, format_expr
+from .ir import Comment, Declare, For, If, Kernel, Prefetch, Set, Stmt, Store
+
+
+def _text(e: Expr) -> str:
+    return format_expr(e)
+
+
+def _lines(body: Iterable[Stmt], depth: int) -> Iterable[str]:
+    pad = "  " * depth
+    for s in body:
+        if isinstance(s, For):
+            how = {"serial": "", "unroll": " (unroll)", "vector": f" (vector {s.lanes})"}[s.kind]
+            by = f" by {s.step}" if s.step != 1 else ""
+            lo, hi = _text(s.lo), _text(s.hi)
+            _, first, end = s.var.payload
+            within = "" if (lo, hi) == (str(first), str(end)) else f" within {first}..{end}"
+            yield f"{pad}for {_text(s.var)} in {lo}..{hi}{within}{by}{how}:"
+            yield from _lines(s.body, depth + 1)
+        elif isinstance(s, Declare):
+            loc = s.local
+            dims = "".join(f", {d}" for d in loc.shape)
+            lanes = f" x {loc.lanes}" if loc.lanes else ""
+            yield f"{pad}{loc.name} = local({loc.dtype}{lanes}{dims})"
+        elif isinstance(s, Set):
+            at = f"[{', '.join(map(_text, s.where))}]" if s.where else ""
+            yield f"{pad}{s.local.name}{at} = {_text(s.value)}"
+        elif isinstance(s, Store):
+            yield f"{pad}{s.buffer.name}[{_text(s.offset)}] = {_text(s.value)}"
+        elif isinstance(s, If):
+            yield f"{pad}if {_text(s.condition)}:"
+            yield from _lines(s.then, depth + 1)
+            if s.otherwise:
+                yield f"{pad}else:"
+                yield from _lines(s.otherwise, depth + 1)
+        elif isinstance(s, Prefetch):
+            yield f"{pad}prefetch {s.buffer.name}[{_text(s.offset)}]"
+        elif isinstance(s, Comment):
+            yield f"{pad}# {s.text}"
+
+
+def kernel_text(kernel: Kernel) -> str:
+    """The whole kernel but for its name, deterministic."""
+    config = " ".join(f"{k}={v}" for k, v in kernel.config)
+    lines = [f"template {kernel.template} v{kernel.version}  {config}".rstrip()]
+    for b in kernel.params:
+        lines.append(f"  {b.role} {b.name}: {b.dtype}[{b.elements}]")
+    for p in kernel.phases:
+        lines.append(f"  parallel {_text(p.item)} in {p.items}:")
+        lines.extend(_lines(p.body, 2))
+    return "\n".join(lines) + "\n"
+
+
+def kernel_digest(kernel: Kernel) -> str:
+    """A content hash that names the kernel: equal text, equal name."""
+    return hashlib.sha256(kernel_text(kernel).encode()).hexdigest()[:12]
+
+
+def symbol(kernel: Kernel) -> str:
+    """The native symbol stem; phases append `_p0`, `_p1`, ..."""
+    return f"tw_{kernel.template}_{kernel_digest(kernel)}"

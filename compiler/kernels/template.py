@@ -1,0 +1,46 @@
+"""What a kernel template is.
+
+Correctness (`matches`, `instantiate`) stays apart from performance (`space`, `default`): any config
+of the space computes the same function.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+from ..graph.ir import Graph, Op
+from .device import Device
+from .ir import Launch
+
+Config = dict[str, Any]
+
+
+class KernelTemplate(Protocol):
+    """Makes kernels for the fusion groups that it matches.
+
+    A group is a sequence of ops in order. `outputs` are the blobs that others read. Around an
+    anchor (a contraction, say) stand ops that make its operands and ops that consume its result.
+    """
+
+    name: str
+    version: int
+
+    def matches(self, graph: Graph, ops: Sequence[Op], outputs: Sequence[str]) -> bool:
+        """Whether this template can compute the group."""
+
+    def space(
+        self, graph: Graph, ops: Sequence[Op], outputs: Sequence[str], device: Device
+    ) -> list[Config]:
+        """Every config worth trying, the default among them."""
+
+    def default(
+        self, graph: Graph, ops: Sequence[Op], outputs: Sequence[str], device: Device
+    ) -> Config:
+        """A good config without tuning."""
+
+    def instantiate(
+        self, graph: Graph, ops: Sequence[Op], outputs: Sequence[str], device: Device,
+        config: Config,
+    ) -> Launch:  # fmt: skip
+        """The kernel for one config, bound to blobs. `ops` of the launch is filled by the caller."""

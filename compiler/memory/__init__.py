@@ -1,0 +1,1 @@
+"""Memory planning: live ranges, packing with a certificate, and an independent verifier."""

@@ -1,0 +1,605 @@
+"""One hash-consed expression language for scalars and indices.
+
+Operators declare what they compute in it, fusion composes declarations by substitution, and kernels
+carry it down to code generation. Nodes are interned: equal expressions are the same object, so `is`
+compares them and every traversal can be memoised. Index arithmetic (i64) is simplified as it is
+built, see `ops.index`; that keeps composed reshapes, transposes and slices affine.
+"""
+
+from __future__ import annotations
+
+import math
+import operator as _op
+from collections.abc import Callable, Hashable, Mapping
+from typing import Any, Final
+from weakref import WeakValueDictionary
+
+from .errors import OperatorError
+from .types import DType, boolean, f32, i64
+
+Scalar = int | float | bool
+
+_interned: WeakValueDictionary[tuple[Any, ...], Expr] = WeakValueDictionary()
+
+
+class Expr:
+    """A node: an operation name, argument expressions, a payload and the element type."""
+
+    __slots__ = ("__weakref__", "_bounds", "_free", "args", "dtype", "op", "payload")
+    op: str
+    args: tuple[Expr, ...]
+    payload: Any
+    dtype: DType
+    _free: frozenset[Expr] | None
+    _bounds: tuple[int, int] | None | str
+
+    def __new__(cls, op: str, args: tuple[Expr, ...], payload: Any, dtype: DType) -> Expr:
+        # type(payload) tells 1 from 1.0 and True; repr tells 0.0 from -0.0 and keeps NaN findable
+        tag = repr(payload) if isinstance(payload, float) else payload
+        key = (op, args, type(payload), tag, dtype)
+        found = _interned.get(key)
+        if found is not None:
+            return found
+        self = object.__new__(cls)
+        self.op, self.args, self.payload, self.dtype = op, args, payload, dtype
+        self._free = None
+        self._bounds = "unknown"
+        _interned[key] = self
+        return self
+
+    # Arithmetic builds through the smart constructors below.
+    def __add__(self, other: Expr | Scalar) -> Expr:
+        return add(self, other)
+
+    def __radd__(self, other: Expr | Scalar) -> Expr:
+        return add(other, self)
+
+    def __sub__(self, other: Expr | Scalar) -> Expr:
+        return sub(self, other)
+
+    def __rsub__(self, other: Expr | Scalar) -> Expr:
+        return sub(other, self)
+
+    def __mul__(self, other: Expr | Scalar) -> Expr:
+        return mul(self, other)
+
+    def __rmul__(self, other: Expr | Scalar) -> Expr:
+        return mul(other, self)
+
+    def __truediv__(self, other: Expr | Scalar) -> Expr:
+        return binary("div", self, other)
+
+    def __rtruediv__(self, other: Expr | Scalar) -> Expr:
+        return binary("div", other, self)
+
+    def __floordiv__(self, other: Expr | Scalar) -> Expr:
+        return floordiv(self, other)
+
+    def __mod__(self, other: Expr | Scalar) -> Expr:
+        return mod(self, other)
+
+    def __neg__(self) -> Expr:
+        return mul(self, -1) if self.dtype is i64 else unary("neg", self)
+
+    def __and__(self, other: Expr | Scalar) -> Expr:
+        return logical_and(self, other)
+
+    def __or__(self, other: Expr | Scalar) -> Expr:
+        return logical_or(self, other)
+
+    def __lt__(self, other: Expr | Scalar) -> Expr:
+        return compare("lt", self, other)
+
+    def __le__(self, other: Expr | Scalar) -> Expr:
+        return compare("le", self, other)
+
+    def __gt__(self, other: Expr | Scalar) -> Expr:
+        return compare("lt", other, self)
+
+    def __ge__(self, other: Expr | Scalar) -> Expr:
+        return compare("le", other, self)
+
+    def __bool__(self) -> bool:
+        raise TypeError("an expression has no truth value; use select, logical_and, logical_or")
+
+    def __repr__(self) -> str:
+        return format_expr(self)
+
+    @property
+    def is_const(self) -> bool:
+        return self.op == "const"
+
+    @property
+    def free(self) -> frozenset[Expr]:
+        """The index variables that this expression reads and does not bind itself."""
+        if self._free is None:
+            out = frozenset({self}) if self.op == "var" else frozenset().union(
+                *(a.free for a in self.args)
+            )
+            self._free = out - frozenset(self.payload[1]) if self.op == "reduce" else out
+        return self._free
+
+
+# --------------------------------------------------------------------------- leaves
+
+
+def const(value: Scalar, dtype: DType) -> Expr:
+    if dtype.is_float:
+        return Expr("const", (), float(value), dtype)
+    if dtype is boolean:
+        return Expr("const", (), bool(value), dtype)
+    return Expr("const", (), int(value), dtype)
+
+
+def index(value: int) -> Expr:
+    return Expr("const", (), int(value), i64)
+
+
+def var(name: str, extent: int, lo: int = 0) -> Expr:
+    """An index variable with lo <= value < lo + extent."""
+    return Expr("var", (), (name, lo, lo + extent), i64)
+
+
+def load(source: Hashable, where: tuple[Expr, ...], dtype: DType) -> Expr:
+    """One element of a tensor argument, a blob or a buffer; `source` says which."""
+    return Expr("load", where, source, dtype)
+
+
+def reduce(combine: str, over: tuple[Expr, ...], body: Expr) -> Expr:
+    """Combine body over all values of the variables `over`.
+
+    combine: "sum" | "prod" | "max" | "min" (max/min propagate NaN, as numpy does).
+    """
+    if not over:
+        return body
+    return Expr("reduce", (body,), (combine, over), body.dtype)
+
+
+def as_expr(value: Expr | Scalar, dtype: DType | None = None) -> Expr:
+    """Lift a Python number; without a dtype: bool -> bool, int -> i64, float -> f32."""
+    if isinstance(value, Expr):
+        return value
+    if dtype is None:
+        dtype = boolean if isinstance(value, bool) else i64 if isinstance(value, int) else f32
+    return const(value, dtype)
+
+
+def _pair(a: Expr | Scalar, b: Expr | Scalar) -> tuple[Expr, Expr]:
+    x = as_expr(a, b.dtype if isinstance(b, Expr) else None)
+    y = as_expr(b, x.dtype)
+    if x.dtype is not y.dtype:
+        raise OperatorError(f"cannot combine {x.dtype} and {y.dtype} in one expression")
+    return x, y
+
+
+# --------------------------------------------------------------------------- calls
+
+UNARY: Final = frozenset(
+    "neg abs exp log sqrt sin cos tan asin acos atan sinh cosh tanh asinh acosh atanh erf floor "
+    "ceil round trunc log1p expm1 not bitnot isnan isinf".split()
+)
+BINARY: Final = frozenset(
+    "add sub mul div truncdiv floordiv mod fmod pow max min and or xor shl shr".split()
+)
+COMPARE: Final = frozenset("lt le eq ne".split())
+
+
+def apply(op: str, args: tuple[Expr, ...], dtype: DType) -> Expr:
+    """Any other call, e.g. kernel-level "fma" or "hsum"; no simplification."""
+    return Expr(op, args, None, dtype)
+
+
+def unary(op: str, x: Expr | Scalar) -> Expr:
+    """`op` in UNARY. "round" is half-to-even, "not" is logical, "bitnot" is bitwise."""
+    e = as_expr(x)
+    if op not in UNARY:
+        raise OperatorError(f"unknown unary operation {op!r}")
+    if op == "not" and e.op == "const":
+        return const(not e.payload, boolean)
+    return Expr(op, (e,), None, boolean if op in ("isnan", "isinf") else e.dtype)
+
+
+def binary(op: str, a: Expr | Scalar, b: Expr | Scalar) -> Expr:
+    """`op` in BINARY. "mod" is floored and "fmod" truncated; max and min propagate NaN."""
+    x, y = _pair(a, b)
+    special = _SPECIAL.get(op)
+    if special is not None:
+        return special(x, y)
+    if op not in BINARY:
+        raise OperatorError(f"unknown binary operation {op!r}")
+    return Expr(op, (x, y), None, x.dtype)
+
+
+def compare(op: str, a: Expr | Scalar, b: Expr | Scalar) -> Expr:
+    """op in COMPARE; decided at once where index bounds allow."""
+    x, y = _pair(a, b)
+    if x.dtype is i64:
+        bx, by = bounds(x), bounds(y)
+        if bx and by:
+            if op == "lt" and (bx[1] < by[0] or bx[0] >= by[1]):
+                return const(bx[1] < by[0], boolean)
+            if op == "le" and (bx[1] <= by[0] or bx[0] > by[1]):
+                return const(bx[1] <= by[0], boolean)
+            if op in ("eq", "ne") and (bx[1] < by[0] or by[1] < bx[0]):
+                return const(op == "ne", boolean)
+        if op in ("eq", "ne", "le", "lt") and x is y:
+            return const(op in ("eq", "le"), boolean)
+    return Expr(op, (x, y), None, boolean)
+
+
+def logical_and(a: Expr | Scalar, b: Expr | Scalar) -> Expr:
+    x, y = _pair(a, b)
+    for p, q in ((x, y), (y, x)):
+        if p.op == "const" and p.dtype is boolean:
+            return q if p.payload else p
+    return Expr("and", (x, y), None, x.dtype)
+
+
+def logical_or(a: Expr | Scalar, b: Expr | Scalar) -> Expr:
+    x, y = _pair(a, b)
+    for p, q in ((x, y), (y, x)):
+        if p.op == "const" and p.dtype is boolean:
+            return p if p.payload else q
+    return Expr("or", (x, y), None, x.dtype)
+
+
+def select(cond: Expr | Scalar, yes: Expr | Scalar, no: Expr | Scalar) -> Expr:
+    """yes where cond, else no. Only the chosen side is evaluated: it may guard a load."""
+    c = as_expr(cond, boolean)
+    y, n = _pair(yes, no)
+    if c.op == "const":
+        return y if c.payload else n
+    if y is n:
+        return y
+    return Expr("select", (c, y, n), None, y.dtype)
+
+
+def cast(x: Expr | Scalar, dtype: DType) -> Expr:
+    e = as_expr(x)
+    if e.dtype is dtype:
+        return e
+    if e.op == "const" and not (isinstance(e.payload, float) and not math.isfinite(e.payload)):
+        if dtype.is_float or dtype is boolean:
+            return const(e.payload, dtype)
+        if not e.dtype.is_float and -(1 << 31) <= int(e.payload) < 1 << 31 and dtype.bits >= 32:
+            return const(int(e.payload), dtype)
+    return Expr("cast", (e,), None, dtype)
+
+
+def maximum(a: Expr | Scalar, b: Expr | Scalar) -> Expr:
+    return binary("max", a, b)
+
+
+def minimum(a: Expr | Scalar, b: Expr | Scalar) -> Expr:
+    return binary("min", a, b)
+
+
+def exp(x: Expr) -> Expr:
+    return unary("exp", x)
+
+
+# --------------------------------------------------------------------------- index arithmetic
+#
+# i64 sums are kept as sorted linear combinations of atoms (anything that is not itself a sum or a
+# product by a constant), so equal indices are the same object and divisions can be split.
+
+Linear = dict[Expr, int]
+
+
+def linear(e: Expr) -> tuple[Linear, int]:
+    """e as sum of coefficient * atom, plus a constant."""
+    if e.op == "const":
+        return {}, int(e.payload)
+    if e.op == "add":
+        left, c0 = linear(e.args[0])
+        right, c1 = linear(e.args[1])
+        out = dict(left)
+        for k, v in right.items():
+            out[k] = out.get(k, 0) + v
+        return {k: v for k, v in out.items() if v}, c0 + c1
+    if e.op == "mul" and e.args[1].op == "const":
+        terms, c = linear(e.args[0])
+        f = int(e.args[1].payload)
+        return {k: v * f for k, v in terms.items()}, c * f
+    return {e: 1}, 0
+
+
+def _atom_key(e: Expr) -> tuple[int, str]:
+    return (0 if e.op == "var" else 1, repr(e))
+
+
+def from_linear(terms: Linear, constant: int) -> Expr:
+    """The canonical i64 expression of a linear combination."""
+    terms = _recombine(terms)
+    out: Expr | None = None
+    for atom in sorted((a for a, c in terms.items() if c), key=_atom_key):
+        f = terms[atom]
+        t = atom if f == 1 else Expr("mul", (atom, index(f)), None, i64)
+        out = t if out is None else Expr("add", (out, t), None, i64)
+    if out is None:
+        return index(constant)
+    return out if constant == 0 else Expr("add", (out, index(constant)), None, i64)
+
+
+def _recombine(terms: Linear) -> Linear:
+    """c * (x mod d) + c * d * (x div d) = c * x."""
+    mods = [a for a in terms if a.op == "mod"]
+    if not mods:
+        return terms
+    terms = dict(terms)
+    for m in mods:
+        c = terms.get(m, 0)
+        if not c:
+            continue
+        x, d = m.args
+        q = floordiv(x, d)
+        if terms.get(q, 0) == c * d.payload:
+            del terms[m], terms[q]
+            more, k = linear(x)
+            if k:  # keep constants out of the term table: put the pair back
+                terms[m], terms[q] = c, c * d.payload
+                continue
+            for a, f in more.items():
+                terms[a] = terms.get(a, 0) + c * f
+            return _recombine(terms)
+    return terms
+
+
+def _linear_sum(x: Expr, y: Expr, sign: int) -> Expr:
+    left, c0 = linear(x)
+    right, c1 = linear(y)
+    out = dict(left)
+    for k, v in right.items():
+        out[k] = out.get(k, 0) + sign * v
+    return from_linear({k: v for k, v in out.items() if v}, c0 + sign * c1)
+
+
+def add(a: Expr | Scalar, b: Expr | Scalar) -> Expr:
+    x, y = _pair(a, b)
+    return _linear_sum(x, y, 1) if x.dtype is i64 else Expr("add", (x, y), None, x.dtype)
+
+
+def sub(a: Expr | Scalar, b: Expr | Scalar) -> Expr:
+    x, y = _pair(a, b)
+    return _linear_sum(x, y, -1) if x.dtype is i64 else Expr("sub", (x, y), None, x.dtype)
+
+
+def mul(a: Expr | Scalar, b: Expr | Scalar) -> Expr:
+    x, y = _pair(a, b)
+    if x.dtype is i64:
+        if x.op == "const":
+            x, y = y, x
+        if y.op == "const":
+            terms, c = linear(x)
+            f = int(y.payload)
+            return from_linear({k: v * f for k, v in terms.items()} if f else {}, c * f)
+    return Expr("mul", (x, y), None, x.dtype)
+
+
+def floordiv(a: Expr | Scalar, b: Expr | Scalar) -> Expr:
+    x, y = _pair(a, b)
+    if x.dtype is not i64 or y.op != "const" or y.payload <= 0:
+        return Expr("floordiv", (x, y), None, x.dtype)
+    m = int(y.payload)
+    if m == 1:
+        return x
+    terms, c = linear(x)
+    whole = {k: v // m for k, v in terms.items() if v % m == 0}
+    rest = {k: v for k, v in terms.items() if v % m}
+    shift, c = divmod(c, m)
+    r = from_linear(rest, c)
+    rb = bounds(r)
+    if rb and rb[0] // m == rb[1] // m:
+        return from_linear(whole, shift + rb[0] // m)
+    g = math.gcd(m, *rest.values()) if rest else m
+    if g > 1:
+        inner = floordiv(from_linear({k: v // g for k, v in rest.items()}, c // g), m // g)
+    elif len(rest) == 1 and c == 0 and r.op == "floordiv" and r.args[1].op == "const":
+        inner = floordiv(r.args[0], index(int(r.args[1].payload) * m))
+    else:
+        inner = Expr("floordiv", (r, index(m)), None, i64)
+    return _linear_sum(from_linear(whole, shift), inner, 1)
+
+
+def mod(a: Expr | Scalar, b: Expr | Scalar) -> Expr:
+    x, y = _pair(a, b)
+    if x.dtype is not i64 or y.op != "const" or y.payload <= 0:
+        return Expr("mod", (x, y), None, x.dtype)
+    m = int(y.payload)
+    terms, c = linear(x)
+    rest = {k: v % m for k, v in terms.items() if v % m}
+    if rest != terms and any(v < 0 for v in terms.values()):
+        rest = {k: v for k, v in terms.items() if v % m}
+    c %= m
+    r = from_linear(rest, c)
+    rb = bounds(r)
+    if rb and rb[0] // m == rb[1] // m:
+        return _linear_sum(r, index(rb[0] // m * m), -1)
+    g = math.gcd(m, *rest.values()) if rest else m
+    if g > 1:
+        low = c % g
+        inner = mod(from_linear({k: v // g for k, v in rest.items()}, c // g), m // g)
+        return from_linear({k: v * g for k, v in linear(inner)[0].items()},
+                           linear(inner)[1] * g + low)
+    return Expr("mod", (r, index(m)), None, i64)
+
+
+def _extremum(op: str) -> Callable[[Expr, Expr], Expr]:
+    def build(x: Expr, y: Expr) -> Expr:
+        if x is y:
+            return x
+        if x.dtype is i64:
+            bx, by = bounds(x), bounds(y)
+            if bx and by:
+                if bx[1] <= by[0]:
+                    return y if op == "max" else x
+                if by[1] <= bx[0]:
+                    return x if op == "max" else y
+        return Expr(op, (x, y), None, x.dtype)
+
+    return build
+
+
+_SPECIAL: Final[dict[str, Callable[[Expr, Expr], Expr]]] = {
+    "add": add, "sub": sub, "mul": mul, "floordiv": floordiv, "mod": mod,
+    "and": logical_and, "or": logical_or, "max": _extremum("max"), "min": _extremum("min"),
+}  # fmt: skip
+
+
+def bounds(e: Expr) -> tuple[int, int] | None:
+    """Inclusive (lowest, highest) value of an index expression, or None where it depends on data."""
+    if e._bounds == "unknown":
+        e._bounds = _bounds(e)
+    return e._bounds  # type: ignore[return-value]
+
+
+def _bounds(e: Expr) -> tuple[int, int] | None:
+    if e.dtype is not i64:
+        return None
+    if e.op == "const":
+        return int(e.payload), int(e.payload)
+    if e.op == "var":
+        return e.payload[1], e.payload[2] - 1
+    if e.op == "select":
+        b, c = bounds(e.args[1]), bounds(e.args[2])
+        return (min(b[0], c[0]), max(b[1], c[1])) if b and c else None
+    if len(e.args) != 2 or e.op not in ("add", "sub", "mul", "floordiv", "mod", "max", "min"):
+        return None
+    x, y = bounds(e.args[0]), bounds(e.args[1])
+    if e.op == "mod" and y and y[0] == y[1] > 0:
+        return 0, y[0] - 1
+    if not x or not y:
+        return None
+    if e.op == "add":
+        return x[0] + y[0], x[1] + y[1]
+    if e.op == "sub":
+        return x[0] - y[1], x[1] - y[0]
+    if e.op == "max":
+        return max(x[0], y[0]), max(x[1], y[1])
+    if e.op == "min":
+        return min(x[0], y[0]), min(x[1], y[1])
+    if e.op == "floordiv" and y[0] <= 0:
+        return None
+    combine = _op.mul if e.op == "mul" else _op.floordiv
+    if e.op == "mod":
+        return None
+    corners = [combine(p, q) for p in x for q in y]
+    return min(corners), max(corners)
+
+
+# --------------------------------------------------------------------------- traversal
+
+
+def rebuild(e: Expr, args: tuple[Expr, ...]) -> Expr:
+    """The same node over other arguments, simplified again."""
+    if args == e.args:
+        return e
+    if e.op in _SPECIAL:
+        return _SPECIAL[e.op](*args)
+    if e.op in COMPARE:
+        return compare(e.op, *args)
+    if e.op == "select":
+        return select(*args)
+    if e.op == "not":
+        return unary("not", args[0])
+    if e.op == "cast":
+        return cast(args[0], e.dtype)
+    return Expr(e.op, args, e.payload, e.dtype)
+
+
+def transform(e: Expr, visit: Callable[[Expr, tuple[Expr, ...]], Expr | None],
+              memo: dict[Expr, Expr] | None = None) -> Expr:
+    """Rebuild bottom-up; visit(node, new args) may return a replacement."""
+    done: dict[Expr, Expr] = {} if memo is None else memo
+
+    def go(n: Expr) -> Expr:
+        r = done.get(n)
+        if r is None:
+            args = tuple(go(a) for a in n.args)
+            r = visit(n, args)
+            if r is None:
+                r = rebuild(n, args)
+            done[n] = r
+        return r
+
+    return go(e)
+
+
+def substitute(e: Expr, mapping: Mapping[Expr, Expr], memo: dict[Expr, Expr] | None = None) -> Expr:
+    """Replace variables (or whole nodes). A variable bound by a `reduce` inside e is not touched
+    unless the mapping names it: then the reduce binds the new variable."""
+    if not mapping:
+        return e
+
+    def visit(n: Expr, args: tuple[Expr, ...]) -> Expr | None:
+        hit = mapping.get(n)
+        if hit is not None:
+            return hit
+        if n.op == "reduce":
+            combine, over = n.payload
+            return reduce(combine, tuple(mapping.get(v, v) for v in over), args[0])
+        return None
+
+    return transform(e, visit, memo)
+
+
+def walk(*roots: Expr) -> list[Expr]:
+    """Every distinct node below the roots, arguments before users."""
+    seen: set[Expr] = set()
+    out: list[Expr] = []
+
+    def go(n: Expr) -> None:
+        if n not in seen:
+            seen.add(n)
+            for a in n.args:
+                go(a)
+            out.append(n)
+
+    for r in roots:
+        go(r)
+    return out
+
+
+# --------------------------------------------------------------------------- printing
+
+_INFIX: Final = {
+    "add": "+", "sub": "-", "mul": "*", "div": "/", "floordiv": "//", "mod": "%", "lt": "<",
+    "le": "<=", "eq": "==", "ne": "!=", "and": "&", "or": "|", "xor": "^", "shl": "<<", "shr": ">>",
+}  # fmt: skip
+_RANK: Final = {
+    "|": 1, "^": 2, "&": 3, "==": 4, "!=": 4, "<": 4, "<=": 4, "<<": 5, ">>": 5, "+": 6, "-": 6,
+    "*": 7, "/": 7, "//": 7, "%": 7,
+}  # fmt: skip
+
+
+def format_expr(e: Expr, source: Callable[[Any], str] = str) -> str:
+    """Python-like text; `source` names what loads read."""
+
+    def go(n: Expr, rank: int) -> str:
+        if n.op == "const":
+            return str(n.payload) if not n.dtype.is_float else repr(float(n.payload))
+        if n.op == "var":
+            return str(n.payload[0])
+        if n.op == "load":
+            return f"{source(n.payload)}[{', '.join(go(a, 0) for a in n.args)}]"
+        if n.op in _INFIX and len(n.args) == 2:
+            sign = _INFIX[n.op]
+            mine = _RANK[sign]
+            right = n.args[1]
+            if n.op == "add" and right.op == "const" and not right.dtype.is_float:
+                if right.payload < 0:
+                    text = f"{go(n.args[0], mine)} - {-right.payload}"
+                    return f"({text})" if mine < rank else text
+            text = f"{go(n.args[0], mine)} {sign} {go(right, mine + 1)}"
+            return f"({text})" if mine < rank else text
+        if n.op == "cast":
+            return f"{n.dtype}({go(n.args[0], 0)})"
+        if n.op == "select":
+            return f"({go(n.args[1], 1)} if {go(n.args[0], 1)} else {go(n.args[2], 1)})"
+        if n.op == "reduce":
+            combine, over = n.payload
+            ranges = ", ".join(f"{v.payload[0]} in {v.payload[1]}..{v.payload[2]}" for v in over)
+            return f"{combine}({ranges}: {go(n.args[0], 0)})"
+        return f"{n.op}({', '.join(go(a, 0) for a in n.args)})"
+
+    return go(e, 0)

@@ -1,0 +1,67 @@
+"""`import tilewright` is quick, and leaves the heavy libraries alone."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+HEAVY = ("networkx", "numba", "onnx", "onnxruntime", "torch")
+MAX_SECONDS = 0.3
+NUMPY_SECONDS = 0.15  # a machine that takes longer for numpy alone is not measured with it
+
+MEASURE = """
+import sys, time
+started = time.thread_time()
+import {module}
+spent = time.thread_time() - started
+print(spent, *(name for name in {heavy} if name in sys.modules))
+"""
+
+
+def import_in_a_new_process(module: str, folder: Path, rounds: int) -> tuple[float, list[str]]:
+    """Lowest processor seconds of `rounds` imports, and the heavy modules that came with it.
+
+    Time of the importing thread, not of the clock: other tests running meanwhile count little.
+    """
+    code = MEASURE.format(module=module, heavy=HEAVY)
+    best, pulled = float("inf"), []
+    for _ in range(rounds):
+        command = [sys.executable, "-c", code]
+        out = subprocess.run(command, cwd=folder, check=True, capture_output=True, text=True).stdout
+        seconds, *pulled = out.split()
+        best = min(best, float(seconds))
+    return best, pulled
+
+
+def over_budget(package: float, numpy: float) -> bool:
+    return package - (numpy if numpy > NUMPY_SECONDS else 0.0) >= MAX_SECONDS
+
+
+def test_importing_is_quick_and_pulls_nothing_heavy(tmp_path: Path) -> None:
+    package, pulled = import_in_a_new_process("tilewright", tmp_path, rounds=5)
+    assert pulled == []
+    numpy = 0.0
+    if package >= MAX_SECONDS:
+        numpy, _ = import_in_a_new_process("numpy", tmp_path, rounds=5)
+    assert not over_budget(package, numpy), f"tilewright {package:.3f} s, numpy {numpy:.3f} s"
+
+
+def test_a_slow_module_is_measured_and_a_heavy_one_is_named(tmp_path: Path) -> None:
+    (tmp_path / "slow.py").write_text("import time\nwhile time.thread_time() < 0.5: pass\n")
+    (tmp_path / "networkx.py").write_text("")
+    (tmp_path / "heavy.py").write_text("import networkx\n")
+    assert import_in_a_new_process("slow", tmp_path, rounds=1)[0] > 0.3
+    assert import_in_a_new_process("heavy", tmp_path, rounds=1)[1] == ["networkx"]
+
+
+@pytest.mark.parametrize(
+    ("package", "numpy", "over"),
+    [(0.29, 0.0, False), (0.31, 0.1, True), (0.45, 0.2, False), (0.55, 0.2, True)],
+)
+def test_a_slow_numpy_is_not_held_against_the_package(
+    package: float, numpy: float, over: bool
+) -> None:
+    assert over_budget(package, numpy) is over

@@ -1,0 +1,141 @@
+"""The plan verifier on hand-made plans, each wrong in one way."""
+
+from __future__ import annotations
+
+import pytest
+
+from tilewright.compiler.errors import PlanError
+from tilewright.compiler.memory.buffers import BufferSpec, Step
+from tilewright.compiler.memory.verify import verify
+
+BUFFERS = [
+    BufferSpec("a", 64),
+    BufferSpec("b", 64),
+    BufferSpec("c", 64),
+    BufferSpec("v", 32, "a", 32),
+]
+STEPS = [
+    Step("make", ("x",), ("a",)),
+    Step("next", ("a",), ("b",), scratch=64, inplace=(("b", "a"),)),
+    Step("last", ("v", "b"), ("c",)),
+]
+GOOD = {"a": 0, "b": 64, "c": 128, "v": 32}
+
+
+def judge(
+    steps: list[Step] = STEPS,
+    offsets: dict[str, int] | None = None,
+    scratch: int | None = 128,
+    arena: int = 192,
+    keep: tuple[str, ...] = (),
+    buffers: list[BufferSpec] = BUFFERS,
+) -> None:
+    verify(steps, buffers, GOOD | (offsets or {}), [None, scratch, None], arena, keep, alignment=64)
+
+
+def test_good_plan_passes() -> None:
+    judge()
+    judge(keep=("a", "b", "c"))
+
+
+@pytest.mark.parametrize(
+    ("message", "changes"),
+    [
+        ("'v' at bytes 32..64 is read by step 'last'.* hold 'b'", {"offsets": {"b": 0}}),
+        ("'c' at bytes 64..128 over its operand 'b'", {"offsets": {"c": 64}}),
+        ("scratch of next' at bytes 64..128 overlaps 'b'", {"scratch": 64}),
+        ("scratch of next' at bytes 0..64 overlaps 'a'", {"scratch": 0}),
+        ("leaves the arena of 128", {"arena": 128}),
+        ("leaves the arena", {"offsets": {"c": -64}}),
+        ("not aligned", {"offsets": {"c": 130}, "arena": 300}),
+        ("not byte 32 onwards", {"offsets": {"v": 0}}),
+        ("have no place", {"scratch": None}),
+    ],
+)
+def test_faults(message: str, changes: dict[str, object]) -> None:
+    with pytest.raises(PlanError, match=message):
+        judge(**changes)  # type: ignore[arg-type]
+
+
+def test_kept_buffers_are_read_at_the_end() -> None:
+    steps = [*STEPS, Step("more", (), ("d",))]
+    buffers = [*BUFFERS, BufferSpec("d", 8)]
+    verify(steps, buffers, GOOD | {"d": 0}, [None, 128, None, None], 192)
+    with pytest.raises(PlanError, match=r"'a' .* the end of the run.* bytes 0\.\.8 hold 'd'"):
+        verify(steps, buffers, GOOD | {"d": 0}, [None, 128, None, None], 192, ("a",))
+
+
+def test_scratch_over_a_buffer_needed_later() -> None:
+    steps = [STEPS[0], Step("next", (), ("b",), scratch=64), STEPS[2]]
+    with pytest.raises(PlanError, match=r"'v' at bytes 32\.\.64.*'scratch of next'"):
+        judge(steps, scratch=0)
+
+
+def test_in_place_is_legal_when_offered_and_the_operand_dies() -> None:
+    steps = [STEPS[0], STEPS[1], Step("last", ("b",), ("c",))]
+    judge(steps, {"b": 0})
+    silent = [STEPS[0], Step("next", ("a",), ("b",), scratch=64), steps[2]]
+    with pytest.raises(PlanError, match="does not allow that"):
+        judge(silent, {"b": 0})
+
+
+def test_in_place_must_be_exact() -> None:
+    with pytest.raises(PlanError, match="may at most share it exactly"):
+        verify(
+            [STEPS[0], STEPS[1], Step("last", ("b",), ("c",))],
+            BUFFERS,
+            {"a": 0, "v": 32, "b": 32, "c": 128},
+            [None, 256, None],
+            512,
+        )
+
+
+def test_in_place_under_another_name_of_the_operand() -> None:
+    steps = [STEPS[0], Step("next", ("a", "v"), ("b",), scratch=64, inplace=(("b", "a"),))]
+    with pytest.raises(PlanError, match="over its operand 'v'"):
+        verify(steps, BUFFERS, GOOD | {"b": 0}, [None, 128], 192)
+
+
+def test_two_results_on_one_place() -> None:
+    with pytest.raises(PlanError, match="over its other result 'b'"):
+        verify([Step("s", (), ("b", "c"))], BUFFERS, GOOD | {"c": 64}, [None], 192)
+
+
+def test_reads_of_bytes_never_written() -> None:
+    with pytest.raises(PlanError, match=r"bytes 0\.\.32 were never written"):
+        verify([Step("s", (), ("v",)), Step("t", ("a",), ())], BUFFERS, GOOD, [None] * 2, 192)
+
+
+def test_a_root_assembled_from_views() -> None:
+    buffers = [*BUFFERS, BufferSpec("u", 32, "a")]
+    steps = [Step("p", (), ("u",)), Step("q", (), ("v",)), Step("r", ("a",), ("b",))]
+    verify(steps, buffers, GOOD | {"u": 0}, [None] * 3, 192)
+    clobber = [*steps[:2], Step("c", (), ("c",)), steps[2]]
+    with pytest.raises(PlanError, match=r"bytes 0\.\.32 hold 'c'"):
+        verify(clobber, buffers, GOOD | {"u": 0, "c": 0}, [None] * 4, 192)
+
+
+def test_dead_bytes_may_be_reused_before_the_rest_of_the_buffer() -> None:
+    """Only the second half of a is read later: writing over the first half changes no answer."""
+    steps = [STEPS[0], Step("mid", (), ("h",)), Step("last", ("v",), ("c",))]
+    verify(steps, [*BUFFERS, BufferSpec("h", 32)], GOOD | {"h": 0}, [None] * 3, 192)
+
+
+def test_rewriting_a_buffer_starts_a_new_generation() -> None:
+    steps = [STEPS[0], Step("b", (), ("b",)), Step("again", ("b",), ("a",)), Step("e", ("a",), ())]
+    verify(steps, BUFFERS, GOOD | {"b": 0, "a": 64, "v": 96}, [None] * 4, 192)
+    with pytest.raises(PlanError):
+        verify([*steps, Step("f", ("b",), ())], BUFFERS, GOOD | {"b": 0}, [None] * 5, 192)
+
+
+def test_touched_buffer_without_offset_and_missing_scratch_list() -> None:
+    with pytest.raises(PlanError, match="no place in the arena"):
+        verify(STEPS[:1], BUFFERS, {}, [None], 0)
+    with pytest.raises(PlanError, match="0 of 1 steps"):
+        verify(STEPS[:1], BUFFERS, GOOD, [], 192)
+
+
+def test_cyclic_views() -> None:
+    loop = [BufferSpec("p", 1, "q"), BufferSpec("q", 1, "p")]
+    with pytest.raises(PlanError, match="view of itself"):
+        verify([], loop, {}, [], 0)
