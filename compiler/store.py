@@ -94,6 +94,8 @@ class Explanation:
             return f"hit: {self.nearest}"
         if self.nearest is None:
             return "miss: nothing is stored"
+        if not self.differences:
+            return f"miss: nearest is {self.nearest}, which has another order of the fields"
         return "\n  ".join([f"miss: nearest is {self.nearest}", *map(str, self.differences)])
 
 
@@ -121,7 +123,7 @@ class Store:
         except _Damaged as damage:
             self._quarantine(path, str(damage))
         except OSError as error:
-            _warn_once("read", "cache entry %s cannot be read (%s); building instead", path, error)
+            _warn_once("disk", "cannot read cache entry %s (%s); building instead", path, error)
         return None
 
     def put(self, key: Key, payload: bytes) -> bool:
@@ -136,7 +138,7 @@ class Store:
             _sweep(staging)
             _publish(image, staging, entries / _name(text))
         except OSError as error:
-            _warn_once("write", "cannot write to the cache in %s (%s)", self.directory, error)
+            _warn_once("disk", "cannot write to the cache in %s (%s)", self.directory, error)
             return False
         return True
 
@@ -207,18 +209,13 @@ class Store:
         try:
             if create:
                 self.directory.parent.mkdir(parents=True, exist_ok=True)
-                for path in (self.directory, folder):
-                    if not os.path.lexists(path):
-                        path.mkdir(mode=0o700, exist_ok=True)
-            _check_directory(self.directory)
-            _check_directory(folder)
-        except FileNotFoundError:
-            if not create:
-                return None
-            _warn_once("folder", "not caching: %s cannot be made", folder)
-            return None
+            for path in (self.directory, folder):
+                if create and not os.path.lexists(path):
+                    path.mkdir(mode=0o700, exist_ok=True)
+                _check_directory(path)
         except (OSError, _Untrusted) as error:
-            _warn_once("folder", "not caching in %s: %s", self.directory, error)
+            if create or not isinstance(error, FileNotFoundError):
+                _warn_once("folder", "not caching in %s: %s", self.directory, error)
             return None
         return folder
 

@@ -24,7 +24,7 @@ from .operator import (
 )
 from .samples import Case, Sampler
 from .types import TensorType, boolean
-from .windows import WINDOW_ATTRS, Window, share, slide, spread, spread_pads
+from .windows import WINDOW_ATTRS, Window, check_auto_pad, share, slide, spread, spread_pads
 
 Array = npt.NDArray[Any]
 
@@ -119,8 +119,9 @@ def _convolve(x: Array, w: Array, b: Array | None, group: int, win: Window) -> A
     n, o = x.shape[0], w.shape[0]
     shape = (n, group, x.shape[1] // group, -1)
     out = np.zeros((n, group, o // group, int(np.prod(win.output))), x.dtype)
-    for tap, view in win.views(win.pad(x, 0)):
-        out += w[(..., *tap)].reshape(group, o // group, -1) @ view.reshape(shape)
+    taps = w.reshape(group, o // group, w.shape[1], -1)
+    for k, view in enumerate(win.views(win.pad(x, 0))):
+        out += taps[..., k] @ view.reshape(shape)
     out = out.reshape(n, o, *win.output)
     return out if b is None else out + b.reshape(o, *(1,) * win.rank)
 
@@ -177,28 +178,24 @@ def transpose_window(
     the result and `output` those of x. `end` may be negative: then the result ends in elements that
     only the bias reaches. Raises OperatorError."""
     rank = len(size)
-    base = slide(size, kernel, strides=strides, dilations=dilations, pads=kernel, ceil_mode=1)
-    # pads=kernel cannot fail: only strides and dilations are wanted from here
+    ss = spread(strides, rank, "strides", 1)
+    ds = spread(dilations, rank, "dilations", 1)
     begin, end = spread_pads(pads, rank)
     extra = spread(output_padding, rank, "output_padding", 0)
     for k, p in enumerate(extra):
-        limit = max(base.strides[k], base.dilations[k])
-        require(p < limit, f"output_padding {list(extra)} must be below the stride or dilation")
-    require(
-        auto_pad in ("NOTSET", "SAME_UPPER", "SAME_LOWER", "VALID"),
-        f"auto_pad {auto_pad!r} is not one of NOTSET, SAME_UPPER, SAME_LOWER, VALID",
+        small = p < max(ss[k], ds[k])
+        require(small, f"output_padding {list(extra)} must be below the stride or the dilation")
+    check_auto_pad(auto_pad, begin + end)
+    reach = tuple(
+        (n - 1) * s + (k - 1) * d + 1 for n, k, s, d in zip(size, kernel, ss, ds, strict=True)
     )
-    full = tuple(
-        (n - 1) * s + e + p
-        for n, s, e, p in zip(size, base.strides, base.extent, extra, strict=True)
-    )
+    full = tuple(r + p for r, p in zip(reach, extra, strict=True))
     wanted: tuple[int, ...] = ()
     if output_shape:
         wanted = spread(output_shape, rank, "output_shape", 1)
     elif auto_pad.startswith("SAME"):
-        wanted = tuple(n * s for n, s in zip(size, base.strides, strict=True))
-    elif auto_pad == "VALID":
-        begin = end = (0,) * rank
+        # a kernel shorter than the stride does not reach that far
+        wanted = tuple(min(n * s, f) for n, s, f in zip(size, ss, full, strict=True))
     if wanted:
         total = tuple(max(f - n, 0) for f, n in zip(full, wanted, strict=True))
         begin, _ = share(total, auto_pad)
@@ -206,8 +203,8 @@ def transpose_window(
         wanted = tuple(f - p - q for f, p, q in zip(full, begin, end, strict=True))
         require(min(wanted) >= 1,
                 f"pads {list(begin + end)} leave nothing of the result's {list(full)}")  # fmt: skip
-    end = tuple(f - p - n for f, p, n in zip(full, begin, wanted, strict=True))
-    return Window(wanted, base.kernel, base.strides, base.dilations, begin, end, size)
+    end = tuple(r - p - n for r, p, n in zip(reach, begin, wanted, strict=True))
+    return Window(wanted, kernel, ss, ds, begin, end, size)
 
 
 @operator(
@@ -270,10 +267,10 @@ class ConvTranspose:
         )
         out = np.zeros((n, o, *whole), x.dtype)
         xs = x.reshape(n, group, c // group, -1)
-        for tap, view in win.views(out):
-            part = w[(..., *tap)].reshape(group, c // group, o // group).transpose(0, 2, 1) @ xs
-            view += part.reshape(view.shape)
-        crop = tuple(slice(p, p + size) for p, size in zip(win.begin, win.input, strict=True))
+        taps = w.reshape(group, c // group, o // group, -1).transpose(0, 2, 1, 3)
+        for k, view in enumerate(win.views(out)):
+            view += (taps[..., k] @ xs).reshape(view.shape)
+        crop: Any = tuple(slice(p, p + size) for p, size in zip(win.begin, win.input, strict=True))
         out = out[(..., *crop)]
         return out if b is None else out + b.reshape(o, *(1,) * win.rank)
 

@@ -1,3 +1,4 @@
+# mypy: disable-error-code="misc"
 """Operators whose results do not depend on any element of their inputs."""
 
 from __future__ import annotations
@@ -76,11 +77,14 @@ def _writable(dtype: str) -> DType:
     return kind
 
 
-def _require_fits(value: Number, kind: DType) -> None:
+def require_fits(value: Number, kind: DType) -> None:
+    """Raises OperatorError when an integer type cannot hold the value."""
     if kind.is_integer:
         limits = np.iinfo(kind.numpy)
-        require(math.isfinite(value) and limits.min <= value <= limits.max,
-                f"{value} does not fit into {kind}")
+        require(
+            math.isfinite(value) and limits.min <= value <= limits.max,
+            f"{value} does not fit into {kind}",
+        )
 
 
 @operator("constant_of_shape", inputs=(), attrs={"shape": REQUIRED, "value": 0.0, "dtype": "f32"})
@@ -93,7 +97,7 @@ class ConstantOfShape:
     def infer(*, shape: Ints, value: Number, dtype: str) -> TensorType:
         kind = _writable(dtype)
         require(min(shape, default=0) >= 0, f"shape {list(shape)} has a negative dimension")
-        _require_fits(value, kind)
+        require_fits(value, kind)
         return TensorType(kind, shape)
 
     def compute(out: TensorType, *, shape: Ints, value: Number, dtype: str) -> At:
@@ -124,15 +128,13 @@ class Range:
             require(math.isfinite(v), f"{name} must be finite, got {v}")
             require(kind.is_float or v == int(v), f"{name} must be an integer for {kind}, got {v}")
         require(delta != 0, "delta must not be 0")
-        _require_fits(start, kind)
+        require_fits(start, kind)
         n = _count(start, limit, delta)
         if n:
-            _require_fits(int(start) + (n - 1) * int(delta), kind)
+            require_fits(int(start) + (n - 1) * int(delta), kind)
         return TensorType(kind, (n,))
 
-    def compute(
-        out: TensorType, *, start: Number, limit: Number, delta: Number, dtype: str
-    ) -> At:
+    def compute(out: TensorType, *, start: Number, limit: Number, delta: Number, dtype: str) -> At:
         if out.dtype.is_float:
             return lambda i: cast(i, out.dtype) * float(delta) + float(start)
         return lambda i: cast(i * int(delta) + int(start), out.dtype)

@@ -394,6 +394,8 @@ def floordiv(a: Expr | Scalar, b: Expr | Scalar) -> Expr:
     g = math.gcd(m, *rest.values()) if rest else m
     if g > 1:
         inner = floordiv(from_linear({k: v // g for k, v in rest.items()}, c // g), m // g)
+    elif (split := _split(rest, c, m)) is not None:
+        inner = floordiv(split[0], m // split[2])
     elif len(rest) == 1 and c == 0 and r.op == "floordiv" and r.args[1].op == "const":
         inner = floordiv(r.args[0], index(int(r.args[1].payload) * m))
     else:
@@ -421,7 +423,21 @@ def mod(a: Expr | Scalar, b: Expr | Scalar) -> Expr:
         inner = mod(from_linear({k: v // g for k, v in rest.items()}, c // g), m // g)
         return from_linear({k: v * g for k, v in linear(inner)[0].items()},
                            linear(inner)[1] * g + low)
+    split = _split(rest, c, m)
+    if split is not None:
+        return add(mul(mod(split[0], m // split[2]), split[2]), split[1])
     return Expr("mod", (r, index(m)), None, i64)
+
+
+def _split(terms: Linear, constant: int, m: int) -> tuple[Expr, Expr, int] | None:
+    """terms + constant as g * high + low, where g > 1 divides m and 0 <= low < g."""
+    for g in sorted({math.gcd(v, m) for v in terms.values()} - {1}, reverse=True):
+        low = from_linear({k: v for k, v in terms.items() if v % g}, constant % g)
+        b = bounds(low)
+        if b is not None and b[0] >= 0 and b[1] < g:
+            high = {k: v // g for k, v in terms.items() if v % g == 0}
+            return from_linear(high, constant // g), low, g
+    return None
 
 
 def _extremum(op: str) -> Callable[[Expr, Expr], Expr]:
@@ -580,6 +596,8 @@ def format_expr(e: Expr, source: Callable[[Any], str] = str) -> str:
             return str(n.payload) if not n.dtype.is_float else repr(float(n.payload))
         if n.op == "var":
             return str(n.payload[0])
+        if n.op == "load" and not n.args:
+            return source(n.payload)
         if n.op == "load":
             return f"{source(n.payload)}[{', '.join(go(a, 0) for a in n.args)}]"
         if n.op in _INFIX and len(n.args) == 2:

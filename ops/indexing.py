@@ -1,3 +1,4 @@
+# mypy: disable-error-code="misc"
 """Operators that pick elements by index, or by their position relative to a diagonal."""
 
 from __future__ import annotations
@@ -101,8 +102,10 @@ def check_elements(data: TensorType, indices: TensorType, axis: int) -> int:
     Raises OperatorError where their shapes do not fit.
     """
     require_indices(indices)
-    require(data.rank > 0 and data.rank == indices.rank,
-            f"data {data} and indices {indices} must have one rank, at least 1")
+    require(
+        data.rank > 0 and data.rank == indices.rank,
+        f"data {data} and indices {indices} must have one rank, at least 1",
+    )
     a = normal_axis(axis, data.rank)
     for k, (n, d) in enumerate(zip(indices.dims, data.dims, strict=True)):
         require(k == a or n <= d, f"indices {indices} reach past axis {k} of {data}")
@@ -121,13 +124,19 @@ class GatherND:
         require_indices(indices)
         b = batch_dims
         require(data.rank > 0 and indices.rank > 0, f"{data} and {indices} must have axes")
-        require(0 <= b < min(data.rank, indices.rank),
-                f"batch_dims {b} does not fit {data} and {indices}")
-        require(data.dims[:b] == indices.dims[:b],
-                f"the first {b} axes of {data} and {indices} must agree")
+        require(
+            0 <= b < min(data.rank, indices.rank),
+            f"batch_dims {b} does not fit {data} and {indices}",
+        )
+        require(
+            data.dims[:b] == indices.dims[:b],
+            f"the first {b} axes of {data} and {indices} must agree",
+        )
         depth = indices.dims[-1]
-        require(1 <= depth <= data.rank - b,
-                f"indices {indices} give {depth} positions, {data} has {data.rank - b} axes left")
+        require(
+            1 <= depth <= data.rank - b,
+            f"indices {indices} give {depth} positions, {data} has {data.rank - b} axes left",
+        )
         indexed = data.dims[b : b + depth]
         require(min(indexed) > 0 or indices.size == 0, f"axes of {data} have nothing to index")
         return data.with_shape((*indices.dims[:-1], *data.dims[b + depth :]))
@@ -136,8 +145,9 @@ class GatherND:
         b, lead, depth = batch_dims, indices.rank - 1, indices.shape[-1]
 
         def at(*idx: Expr) -> Expr:
-            where = tuple(position(indices[(*idx[:lead], index(k))], data.shape[b + k])
-                          for k in range(depth))
+            where = tuple(
+                position(indices[(*idx[:lead], index(k))], data.shape[b + k]) for k in range(depth)
+            )
             return data[(*idx[:b], *where, *idx[lead:])]
 
         return at
@@ -170,9 +180,7 @@ class OneHot:
     Indices outside [-depth, depth) give no hot element. ONNX: OneHot.
     """
 
-    def infer(
-        indices: TensorType, values: TensorType, *, depth: int, axis: int
-    ) -> TensorType:
+    def infer(indices: TensorType, values: TensorType, *, depth: int, axis: int) -> TensorType:
         require(indices.dtype.kind != "b", f"indices must be numbers, got {indices}")
         require(values.dims == (2,), f"values must be [off, on], got {values}")
         require(depth > 0, f"depth must be positive, got {depth}")
@@ -254,7 +262,7 @@ class EyeLike:
 
     def reference(x: Array, *, dtype: str | None, k: int) -> Array:
         kind = x.dtype if dtype is None else dtype_of(dtype).numpy
-        return np.eye(*x.shape, k=k, dtype=kind)
+        return np.eye(x.shape[0], x.shape[1], k=k, dtype=kind)
 
     def samples(s: Sampler) -> Iterator[Case]:
         yield s.case(s.numbers(3, 5))

@@ -1,3 +1,4 @@
+# mypy: disable-error-code="misc"
 """Operators that rearrange elements without choosing among them: reshapes, transposes, repetition.
 
 `slicing.py` holds the ones that cut and join.
@@ -88,8 +89,10 @@ def resolve_shape(old: Ints, shape: Ints, allowzero: int = 0) -> Ints:
     for d in shape:
         require(d >= -1, f"shape {list(shape)} has the negative dimension {d}")
     require(shape.count(-1) <= 1, f"shape {list(shape)} leaves more than one dimension open")
-    require(not (allowzero and -1 in shape and 0 in shape),
-            f"shape {list(shape)} with allowzero=1 has a 0 and a -1: the -1 could be anything")
+    require(
+        not (allowzero and -1 in shape and 0 in shape),
+        f"shape {list(shape)} with allowzero=1 has a 0 and a -1: the -1 could be anything",
+    )
     new = list(shape)
     for k, d in enumerate(shape):
         if d == 0 and not allowzero:
@@ -98,11 +101,15 @@ def resolve_shape(old: Ints, shape: Ints, allowzero: int = 0) -> Ints:
     total = prod(old)
     if -1 in new:
         rest = prod(d for d in new if d != -1)
-        require(rest > 0 and total % rest == 0,
-                f"{list(old)} ({total} elements) does not divide into the shape {list(shape)}")
+        require(
+            rest > 0 and total % rest == 0,
+            f"{list(old)} ({total} elements) does not divide into the shape {list(shape)}",
+        )
         new[new.index(-1)] = total // rest
-    require(prod(new) == total,
-            f"{list(old)} has {total} elements, the shape {list(new)} holds {prod(new)}")
+    require(
+        prod(new) == total,
+        f"{list(old)} has {total} elements, the shape {list(new)} holds {prod(new)}",
+    )
     return tuple(new)
 
 
@@ -216,8 +223,10 @@ class Transpose:
 
     def infer(x: TensorType, *, perm: Ints | None) -> TensorType:
         order = tuple(reversed(range(x.rank))) if perm is None else perm
-        require(sorted(order) == list(range(x.rank)),
-                f"perm {list(order)} does not permute the {x.rank} axes of {x}")
+        require(
+            sorted(order) == list(range(x.rank)),
+            f"perm {list(order)} does not permute the {x.rank} axes of {x}",
+        )
         return x.with_shape(x.dims[p] for p in order)
 
     def compute(out: TensorType, x: TensorArg, *, perm: Ints | None) -> At:
@@ -252,8 +261,10 @@ class DepthToSpace:
         _check_blocks(x, blocksize)
         require(mode in ("DCR", "CRD"), f'mode must be "DCR" or "CRD", got {mode!r}')
         n, c, h, w = x.dims
-        require(c % blocksize**2 == 0,
-                f"{c} channels of {x} do not divide by blocksize squared, {blocksize**2}")
+        require(
+            c % blocksize**2 == 0,
+            f"{c} channels of {x} do not divide by blocksize squared, {blocksize**2}",
+        )
         return x.with_shape((n, c // blocksize**2, h * blocksize, w * blocksize))
 
     def compute(out: TensorType, x: TensorArg, *, blocksize: int, mode: str) -> At:
@@ -291,8 +302,10 @@ class SpaceToDepth:
     def infer(x: TensorType, *, blocksize: int) -> TensorType:
         _check_blocks(x, blocksize)
         n, c, h, w = x.dims
-        require(h % blocksize == 0 and w % blocksize == 0,
-                f"height {h} and width {w} of {x} do not both divide by blocksize {blocksize}")
+        require(
+            h % blocksize == 0 and w % blocksize == 0,
+            f"height {h} and width {w} of {x} do not both divide by blocksize {blocksize}",
+        )
         return x.with_shape((n, c * blocksize**2, h // blocksize, w // blocksize))
 
     def compute(out: TensorType, x: TensorArg, *, blocksize: int) -> At:
@@ -331,8 +344,9 @@ class Expand:
         skip = out.rank - x.rank
 
         def at(*idx: Expr) -> Expr:
-            return x[tuple(index(0) if d == 1 else i
-                           for d, i in zip(x.shape, idx[skip:], strict=True))]
+            return x[
+                tuple(index(0) if d == 1 else i for d, i in zip(x.shape, idx[skip:], strict=True))
+            ]
 
         return at
 
@@ -380,11 +394,15 @@ class ReverseSequence:
 
     def infer(x: TensorType, lens: TensorType, *, time_axis: int, batch_axis: int) -> TensorType:
         require(x.rank >= 2, f"needs a time and a batch axis, got {x}")
-        require({time_axis, batch_axis} == {0, 1},
-                f"time_axis and batch_axis must be 0 and 1, got {time_axis} and {batch_axis}")
+        require(
+            {time_axis, batch_axis} == {0, 1},
+            f"time_axis and batch_axis must be 0 and 1, got {time_axis} and {batch_axis}",
+        )
         require(lens.dtype in (i32, i64), f"sequence_lens must be integers, got {lens}")
-        require(lens.dims == (x.dims[batch_axis],),
-                f"sequence_lens {lens} must hold one length for each batch entry of {x}")
+        require(
+            lens.dims == (x.dims[batch_axis],),
+            f"sequence_lens {lens} must hold one length for each batch entry of {x}",
+        )
         return x.with_shape(x.dims)
 
     def compute(

@@ -1,3 +1,4 @@
+# mypy: disable-error-code="misc"
 """Overlapping patches of an image, added up again."""
 
 from __future__ import annotations
@@ -36,21 +37,36 @@ class Col2Im:
         n = len(image_shape)
         require(x.rank == 3, f"needs patches [N, C * block elements, patches], got {x}")
         require(x.dtype.kind != "b", f"cannot add up bool patches {x}")
-        require(n > 0 and len(block_shape) == n,
-                f"image_shape {list(image_shape)} and block_shape {list(block_shape)} must have "
-                "one length, at least 1")
+        require(
+            n > 0 and len(block_shape) == n,
+            f"image_shape {list(image_shape)} and block_shape {list(block_shape)} must have "
+            "one length, at least 1",
+        )
         d, p, s = _patches(n, dilations, pads, strides)
-        require(len(d) == n and len(s) == n and len(p) == 2 * n,
-                f"dilations {list(d)}, strides {list(s)} and pads {list(p)} do not fit {n} axes")
-        require(min(image_shape) >= 0 and min(block_shape) > 0 and min(d) > 0 and min(s) > 0
-                and min(p) >= 0, "block_shape, dilations and strides must be positive, image_shape "
-                "and pads not negative")
+        require(
+            len(d) == n and len(s) == n and len(p) == 2 * n,
+            f"dilations {list(d)}, strides {list(s)} and pads {list(p)} do not fit {n} axes",
+        )
+        require(
+            min(image_shape) >= 0
+            and min(block_shape) > 0
+            and min(d) > 0
+            and min(s) > 0
+            and min(p) >= 0,
+            "block_shape, dilations and strides must be positive, image_shape "
+            "and pads not negative",
+        )
         channels, rest = divmod(x.dims[1], prod(block_shape))
-        require(rest == 0, f"axis 1 of {x} does not divide by the {prod(block_shape)} elements of "
-                f"the block {list(block_shape)}")
+        require(
+            rest == 0,
+            f"axis 1 of {x} does not divide by the {prod(block_shape)} elements of "
+            f"the block {list(block_shape)}",
+        )
         counts = _patch_counts(image_shape, block_shape, d, p, s)
-        require(min(counts) >= 0 and prod(counts) == x.dims[2],
-                f"{x} holds {x.dims[2]} patches, the image {list(image_shape)} has {list(counts)}")
+        require(
+            min(counts) >= 0 and prod(counts) == x.dims[2],
+            f"{x} holds {x.dims[2]} patches, the image {list(image_shape)} has {list(counts)}",
+        )
         return x.with_shape((x.dims[0], channels, *image_shape))
 
     def compute(
@@ -87,16 +103,19 @@ class Col2Im:
         y = np.zeros((x.shape[0], x.shape[1] // size, *padded), x.dtype)
         cols = x.reshape(x.shape[0], -1, size, *counts)
         for e, tap in enumerate(np.ndindex(*block_shape)):
-            window = tuple(slice(tap[k] * d[k], tap[k] * d[k] + counts[k] * s[k], s[k])
-                           for k in range(n))
+            window = tuple(
+                slice(tap[k] * d[k], tap[k] * d[k] + counts[k] * s[k], s[k]) for k in range(n)
+            )
             y[(slice(None), slice(None), *window)] += cols[:, :, e]
-        return y[(..., *(slice(p[k], p[k] + image_shape[k]) for k in range(n)))]
+        image = tuple(slice(p[k], p[k] + image_shape[k]) for k in range(n))
+        return y[(slice(None), slice(None), *image)]
 
     def samples(s: Sampler) -> Iterator[Case]:
         yield s.case(s.numbers(1, 5, 5), image_shape=(5, 5), block_shape=(1, 5))
         yield s.case(s.numbers(2, 9, 4), image_shape=(5, 5), block_shape=(3, 3), strides=(2, 2))
-        yield s.case(s.numbers(1, 18, 15), image_shape=(5, 3), block_shape=(3, 3),
-                     pads=(1, 1, 1, 1))
+        yield s.case(
+            s.numbers(1, 18, 15), image_shape=(5, 3), block_shape=(3, 3), pads=(1, 1, 1, 1)
+        )
         yield s.case(s.numbers(1, 6, 5), image_shape=(9,), block_shape=(3,), dilations=(2,))
 
 

@@ -1,3 +1,4 @@
+# mypy: disable-error-code="misc"
 """Operators that write updates into a copy of a tensor, at places known only at run time.
 
 The updates are applied one after the other in row-major order, so the last of several to one place
@@ -28,8 +29,10 @@ _UPDATE: Final[dict[str, Callable[[Any, Any], Any]]] = {
 def _check_update(data: TensorType, updates: TensorType, reduction: str) -> None:
     require_same_dtype(data, updates)
     require(reduction in _UPDATE, f"unknown reduction {reduction!r}; known are {list(_UPDATE)}")
-    require(reduction == "none" or data.dtype.kind != "b",
-            f"reduction {reduction!r} needs numbers, got {data}")
+    require(
+        reduction == "none" or data.dtype.kind != "b",
+        f"reduction {reduction!r} needs numbers, got {data}",
+    )
 
 
 @operator("scatter_elements", inputs=("data", "indices", "updates"),
@@ -43,8 +46,10 @@ class ScatterElements:
     ) -> TensorType:
         _check_update(data, updates, reduction)
         a = check_elements(data, indices, axis)
-        require(indices.dims == updates.dims,
-                f"indices {indices} and updates {updates} must have one shape")
+        require(
+            indices.dims == updates.dims,
+            f"indices {indices} and updates {updates} must have one shape",
+        )
         require(data.dims[a] > 0 or indices.size == 0, f"axis {a} of {data} has nothing to index")
         return data.with_shape(data.dims)
 
@@ -61,11 +66,17 @@ class ScatterElements:
 
     def samples(s: Sampler) -> Iterator[Case]:
         yield s.case(s.numbers(5, 3), s.ints(2, 3, lo=-5, hi=5), s.numbers(2, 3))
-        yield s.case(s.numbers(3, 7), s.ints(2, 13, lo=0, hi=7, dtype="i32"), s.numbers(2, 13),
-                     axis=1)
+        yield s.case(
+            s.numbers(3, 7), s.ints(2, 13, lo=0, hi=7, dtype="i32"), s.numbers(2, 13), axis=1
+        )
         for reduction in ("add", "mul", "min", "max"):
-            yield s.case(s.numbers(2, 3, 5), s.ints(2, 1, 7, lo=-5, hi=5), s.numbers(2, 1, 7),
-                         axis=-1, reduction=reduction)
+            yield s.case(
+                s.numbers(2, 3, 5),
+                s.ints(2, 1, 7, lo=-5, hi=5),
+                s.numbers(2, 1, 7),
+                axis=-1,
+                reduction=reduction,
+            )
 
 
 @operator("scatter_nd", inputs=("data", "indices", "updates"), attrs={"reduction": "none"},
@@ -81,13 +92,18 @@ class ScatterND:
         require_indices(indices)
         require(data.rank > 0 and indices.rank > 0, f"{data} and {indices} must have axes")
         depth = indices.dims[-1]
-        require(1 <= depth <= data.rank,
-                f"indices {indices} give {depth} positions, {data} has {data.rank} axes")
+        require(
+            1 <= depth <= data.rank,
+            f"indices {indices} give {depth} positions, {data} has {data.rank} axes",
+        )
         wanted = (*indices.dims[:-1], *data.dims[depth:])
-        require(updates.dims == wanted,
-                f"updates {updates} must have shape {list(wanted)} for {data} and {indices}")
-        require(min(data.dims[:depth]) > 0 or indices.size == 0,
-                f"axes of {data} have nothing to index")
+        require(
+            updates.dims == wanted,
+            f"updates {updates} must have shape {list(wanted)} for {data} and {indices}",
+        )
+        require(
+            min(data.dims[:depth]) > 0 or indices.size == 0, f"axes of {data} have nothing to index"
+        )
         return data.with_shape(data.dims)
 
     def reference(data: Array, indices: Array, updates: Array, *, reduction: str) -> Array:
@@ -100,8 +116,8 @@ class ScatterND:
 
     def samples(s: Sampler) -> Iterator[Case]:
         yield s.case(s.numbers(7), s.ints(3, 1, lo=-7, hi=7), s.numbers(3))
-        yield s.case(s.numbers(5, 3), s.ints(2, 2, 1, lo=0, hi=5, dtype="i32"),
-                     s.numbers(2, 2, 3))
+        yield s.case(s.numbers(5, 3), s.ints(2, 2, 1, lo=0, hi=5, dtype="i32"), s.numbers(2, 2, 3))
         for reduction in ("add", "mul", "min", "max"):
-            yield s.case(s.numbers(3, 2, 5), s.ints(7, 2, lo=-2, hi=2), s.numbers(7, 5),
-                         reduction=reduction)
+            yield s.case(
+                s.numbers(3, 2, 5), s.ints(7, 2, lo=-2, hi=2), s.numbers(7, 5), reduction=reduction
+            )

@@ -1,3 +1,4 @@
+# mypy: disable-error-code="misc"
 """Operators over the order of elements along one axis: arg max, top k, running sums."""
 
 from __future__ import annotations
@@ -23,9 +24,7 @@ from .types import TensorType, i64
 _ARG_ATTRS = {"axis": 0, "keepdims": 1, "select_last_index": 0}
 
 
-def _infer_arg(
-    x: TensorType, *, axis: int, keepdims: int, select_last_index: int
-) -> TensorType:
+def _infer_arg(x: TensorType, *, axis: int, keepdims: int, select_last_index: int) -> TensorType:
     require(x.dtype.kind != "b", f"needs numbers, got {x}")
     a = normal_axis(axis, x.rank)
     require(x.dims[a] > 0, f"axis {a} of {x} is empty: there is no index to return")
@@ -126,9 +125,7 @@ class TopK:
         values = x.with_shape((*x.dims[:a], k, *x.dims[a + 1 :]))
         return values, values.with_dtype(i64)
 
-    def reference(
-        x: Array, *, k: int, axis: int, largest: int, sorted: int
-    ) -> tuple[Array, Array]:
+    def reference(x: Array, *, k: int, axis: int, largest: int, sorted: int) -> tuple[Array, Array]:
         n = x.shape[axis]
         if largest:  # a stable ascending sort of the reversed axis, read backwards
             order = n - 1 - np.flip(np.argsort(np.flip(x, axis), axis, kind="stable"), axis)
@@ -160,12 +157,11 @@ class CumSum:
         return x.with_shape(x.dims)
 
     def reference(x: Array, *, axis: int, exclusive: int, reverse: int) -> Array:
-        y = np.flip(x, axis) if reverse else x
+        y = np.moveaxis(np.flip(x, axis) if reverse else x, axis, -1)
+        y = np.cumsum(y, -1, dtype=x.dtype)
         if exclusive:
-            first = np.zeros_like(np.take(y, [], axis), shape=(
-                *x.shape[: axis % x.ndim], 1, *x.shape[axis % x.ndim + 1 :]))
-            y = np.concatenate([first, np.take(y, np.arange(y.shape[axis] - 1), axis)], axis)
-        y = np.cumsum(y, axis, dtype=x.dtype)
+            y = np.concatenate([np.zeros_like(y[..., :1]), y[..., :-1]], -1)
+        y = np.moveaxis(y, -1, axis)
         return np.flip(y, axis) if reverse else y
 
     def samples(s: Sampler) -> Iterator[Case]:

@@ -67,9 +67,7 @@ class Window:
         """One reduction variable per spatial axis, over the taps."""
         return tuple(var(f"{stem}{first + k}", n) for k, n in enumerate(self.kernel))
 
-    def at(
-        self, where: tuple[Expr, ...], taps: tuple[Expr, ...]
-    ) -> tuple[tuple[Expr, ...], Expr]:
+    def at(self, where: tuple[Expr, ...], taps: tuple[Expr, ...]) -> tuple[tuple[Expr, ...], Expr]:
         """Input indices of these taps at output place `where`, and whether they are inside the
         input (the constant true where that is decidable, as it is without padding)."""
         inside = const(True, boolean)
@@ -102,15 +100,15 @@ class Window:
             widths.append((self.begin[k], max(self.end[k], reach - n - self.begin[k])))
         return np.pad(x, widths, constant_values=fill) if np.any(widths) else x
 
-    def views(self, padded: Array) -> Iterator[tuple[tuple[int, ...], Array]]:
+    def views(self, padded: Array) -> Iterator[Array]:
         """For each tap, in row-major order, its value at every output place: a strided view of
         what `pad` returned."""
         for tap in product(*map(range, self.kernel)):
-            where = tuple(
+            where: tuple[Any, ...] = tuple(
                 slice(t * d, t * d + (n - 1) * s + 1, s)
                 for t, d, n, s in zip(tap, self.dilations, self.output, self.strides, strict=True)
             )
-            yield tap, padded[(..., *where)]
+            yield padded[(..., *where)]
 
 
 def spread(value: Any, rank: int, what: str, least: int) -> tuple[int, ...]:
@@ -140,6 +138,14 @@ def spread_pads(value: Any, rank: int) -> tuple[tuple[int, ...], tuple[int, ...]
     return one, one
 
 
+def check_auto_pad(auto_pad: str, pads: tuple[int, ...]) -> None:
+    """Raises OperatorError for an unknown mode, or for pads next to a mode that makes them."""
+    if auto_pad not in AUTO_PADS:
+        raise OperatorError(f"auto_pad {auto_pad!r} is not one of {', '.join(AUTO_PADS)}")
+    if auto_pad != "NOTSET" and any(pads):
+        raise OperatorError(f"pads {list(pads)} and auto_pad {auto_pad} exclude each other")
+
+
 def slide(
     size: tuple[int, ...],
     kernel: Any,
@@ -165,10 +171,7 @@ def slide(
     ss = spread(strides, rank, "strides", 1)
     ds = spread(dilations, rank, "dilations", 1)
     begin, end = spread_pads(pads, rank)
-    if auto_pad not in AUTO_PADS:
-        raise OperatorError(f"auto_pad {auto_pad!r} is not one of {', '.join(AUTO_PADS)}")
-    if auto_pad != "NOTSET" and any(begin + end):
-        raise OperatorError(f"pads {pads!r} and auto_pad {auto_pad} exclude each other")
+    check_auto_pad(auto_pad, begin + end)
     extents = tuple((k - 1) * d + 1 for k, d in zip(ks, ds, strict=True))
     if auto_pad.startswith("SAME"):
         sizes = list(zip(size, ss, extents, strict=True))
@@ -190,9 +193,7 @@ def slide(
     return Window(size, ks, ss, ds, begin, end, tuple(output))
 
 
-def share(
-    total: tuple[int, ...], auto_pad: str
-) -> tuple[tuple[int, ...], tuple[int, ...]]:
+def share(total: tuple[int, ...], auto_pad: str) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """Split pads into begins and ends; the larger half is at the end for SAME_UPPER only."""
     small, large = tuple(t // 2 for t in total), tuple(t - t // 2 for t in total)
     return (small, large) if auto_pad == "SAME_UPPER" else (large, small)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
 from ..errors import ModelError
@@ -30,8 +30,16 @@ def read_attributes(
     outer: the attributes of the call, inside the body of an ONNX function; a reference to one that
     the call leaves out counts as absent. Raises ModelError naming the node.
     """
+    return read_attributes_of(node.attribute, files, where, outer)
+
+
+def read_attributes_of(
+    attributes: Iterable[Message], files: ExternalFiles, where: str,
+    outer: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:  # fmt: skip
+    """`read_attributes` of a list of attributes, such as the defaults of a function."""
     out: dict[str, Any] = {}
-    for a in node.attribute:
+    for a in attributes:
         if a.name in out:
             raise ModelError(f"{where} has the attribute {a.name!r} twice")
         if a.ref_attr_name:
@@ -84,12 +92,13 @@ def _guess(a: Message) -> int:
 def matching(value: Any, default: Any, name: str, where: str) -> Any:
     """An attribute value, checked against the type of the operator's default.
 
-    A float may be given as int, a bool as 0 or 1. Raises ModelError.
+    A float may be given as int, a bool as 0 or 1, and a list where the default is one number for
+    all axes. Without a natural default (None) anything passes. Raises ModelError.
     """
     kind = type(default)
     if kind not in _PYTHON or isinstance(value, kind):
-        if isinstance(value, tuple) and default and kind is tuple:
-            return tuple(matching(v, default[0], name, where) for v in value)
+        return value
+    if isinstance(value, tuple) and kind is int and all(isinstance(v, int) for v in value):
         return value
     if kind is float and isinstance(value, int):
         return float(value)

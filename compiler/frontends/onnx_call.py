@@ -33,6 +33,10 @@ class Unsupported(Exception):
     """The node cannot be compiled, for this reason. Collected by the importer."""
 
 
+class Unknown(Unsupported):
+    """There is no operator of that name."""
+
+
 def converts(*op_types: str, domain: str = "") -> Callable[[Converter], Converter]:
     """Register the converter of one or more ONNX operators."""
 
@@ -73,8 +77,8 @@ class Call:
     inputs: tuple[Value | Known | None, ...]
     attrs: Mapping[str, Any]
     outputs: tuple[str, ...]
+    lift_input: Callable[[int], Value] = field(repr=False)  # a known input as a constant
     out_names: tuple[str, ...] = ()  # names of blobs to make; empty while folding
-    _lifted: dict[int, Value] = field(default_factory=dict, repr=False)
 
     # ---------------------------------------------------------------- inputs
 
@@ -90,11 +94,7 @@ class Call:
         if not self.has(k):
             return None
         entry = self.inputs[k]
-        if isinstance(entry, Known):
-            if k not in self._lifted:
-                self._lifted[k] = self.constant(entry)
-            return self._lifted[k]
-        return entry
+        return self.lift_input(k) if isinstance(entry, Known) else entry
 
     def need(self, k: int, what: str) -> Value:
         v = self.value(k)
@@ -207,7 +207,12 @@ class Call:
         definition = REGISTRY.get(operator) if operator else find_operator(self.op_type)
         if definition is None:
             raise Unsupported("")
-        given = {k: v for k, v in self.attrs.items() if k not in drop and k not in _HISTORIC}
+        leave_out = {*drop, *_HISTORIC}
+        given = {
+            k.lower(): self.attr(k, definition.attrs.get(k.lower()))
+            for k in self.attrs
+            if k not in leave_out and k.lower() not in attrs
+        }
         ins: list[Value | None] = []
         for k in range(len(self.inputs)):
             names, is_list = FORMAL.get(self.op_type, {}).get(k, ((), False))
@@ -218,15 +223,10 @@ class Call:
                 a = self.array(k, name)
                 assert a is not None
                 given[name] = tuple(a.reshape(-1).tolist()) if is_list else self.scalar(k, name)
-        given.update(attrs)
-        for name, value in given.items():
-            if isinstance(value, ForeignType):
-                raise Unsupported(str(value))
+        for name in given:
             if name not in definition.attrs:
                 raise Unsupported(f"its attribute {name!r} is not supported")
-            if name not in attrs:
-                given[name] = matching(value, definition.attrs[name], name, self.where)
-        result: Result = self.emit(definition.name, *ins, **given)
+        result: Result = self.emit(definition.name, *ins, **{**given, **attrs})
         return result
 
 

@@ -6,26 +6,25 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Final
 
-import numpy as np
-
 from ...ops.errors import OperatorError
-from ...ops.operator import REGISTRY, Operator
 from ...ops.types import TensorType, bf16
 from ..errors import GraphError, ModelError, UnsupportedOperator
 from ..graph.builder import GraphBuilder, Value
 from ..graph.evaluate import evaluate_op, narrow
-from ..graph.ir import Graph
-from . import onnx_compute, onnx_microsoft, onnx_movement, onnx_nets  # noqa: F401  converters
-from .onnx_attributes import read_attributes
-from .onnx_call import CONVERTERS, Call, Result, Unsupported, find_operator, lift
+from ..graph.ir import Blob, Graph
+from . import onnx_compute, onnx_microsoft, onnx_movement  # noqa: F401  registers converters
+from .onnx_attributes import read_attributes, read_attributes_of
+from .onnx_call import CONVERTERS, Call, Converter, Result, Unknown, Unsupported, find_operator, lift
 from .onnx_functions import functions_by_key, schema_function
-from .onnx_proto import Message
+from .onnx_proto import Message, domain_of
+from .onnx_reports import Report, explain
 from .onnx_scope import Node, Scope, Slot, read_nodes, schedule
-from .onnx_tensors import ExternalFiles, ForeignType, Known, decode
+from .onnx_signatures import TYPE_ONLY
+from .onnx_tensors import ExternalFiles, Known, decode_all
 
 FOLD_LIMIT: Final = 1 << 16  # elements; larger results are left to the pass that folds constants
 _MAX_DEPTH: Final = 64  # of functions and branches inside each other
-_OWN_PACKAGE: Final = (__package__ or "").partition(".compiler.")[0]
+_OPERATORS: Final = (__package__ or "").partition(".compiler.")[0] + ".ops."
 
 
 class _Builder(GraphBuilder):
@@ -33,7 +32,7 @@ class _Builder(GraphBuilder):
 
     def __init__(self, name: str, reserved: Iterable[str]) -> None:
         super().__init__(name)
-        self.reserved = set(reserved)
+        self.reserved = frozenset(reserved)
 
     def fresh(self, stem: str) -> str:
         name = super().fresh(stem)
@@ -54,8 +53,8 @@ class Importer:
         self.label = label
         self.files = files
         self.opsets = opsets
-        self.functions = functions_by_key(model)
-        self.reports: list[tuple[str, str, str, str]] = []
+        self.functions = functions_by_key(model, label)
+        self.reports: list[Report] = []
         self.builder = _Builder("", ())
         self._outputs: frozenset[str] = frozenset()
 
@@ -68,72 +67,83 @@ class Importer:
         """inputs and constants: types and arrays by name; text for a type that is no tensor."""
         graph = self.model.graph
         nodes = read_nodes(graph.node, "")
-        reserved = {*inputs, *constants, *outputs, *(n for node in nodes for n in node.outputs)}
-        self.builder = _Builder(graph.name or "graph", reserved)
+        made = {name for node in nodes for name in node.outputs}
+        self.builder = _Builder(graph.name or "graph", {*inputs, *constants, *outputs, *made})
         self._outputs = frozenset(outputs)
         scope = Scope(opsets=self.opsets)
         for name, kind in inputs.items():
-            slot = scope.slots[name] = Slot(name)
+            slot = scope.declare(name)
             if isinstance(kind, str):
                 slot.foreign = kind
             else:
                 slot.value = self.builder.input(name, kind.dims, kind.dtype)
-        for name, value in constants.items():
-            slot = scope.slots[name] = Slot(name)
-            if isinstance(value, str):
-                slot.foreign = value
-            else:
-                slot.known = value
+        _declare_constants(scope, constants)
         self._run_body(nodes, scope, outputs, self.label)
         if self.reports:
-            raise UnsupportedOperator(self._report(len(nodes)))
-        for name in outputs:
-            self._mark_output(name, scope)
+            raise UnsupportedOperator(explain(self.reports, len(nodes)))
         for name, kind in inputs.items():
             if isinstance(kind, str):
                 raise ModelError(f"{self.label}: input {name!r} is a {kind}, not a tensor of "
                                  "numbers")  # fmt: skip
+        for k, name in enumerate(outputs):
+            self._mark_output(k, name, scope)
         return self.builder.build()
+
+    def _mark_output(self, k: int, name: str, scope: Scope) -> None:
+        """Outputs keep their names; one that is an input, a constant or another name of a value
+        gets an identity op. (An output that *is* an input cannot have its name twice.)"""
+        slot = scope.find(name)
+        assert slot is not None
+        if slot.foreign is not None:
+            raise ModelError(f"{self.label}: output {name!r} is no tensor of numbers")
+        value = self._lift(slot)
+        made = value.name == name and value.name not in self.builder.inputs
+        if not made:
+            free = name not in self.builder.blobs
+            out = name if free else self.builder.fresh(f"{name}.output")
+            value = self.builder.op("identity", value, name=f"Output_{k}", out=(out,))
+        self.builder.output(value)
 
     # ---------------------------------------------------------------- bodies
 
     def _run_body(
         self, nodes: Sequence[Node], scope: Scope, wanted: Sequence[str], label: str
     ) -> None:
+        """Convert the nodes of a graph, branch or function that `wanted` values need."""
+        made = {name for n in nodes for name in n.outputs}
         for name in wanted:
-            made = any(name in n.outputs for n in nodes)
-            if not made and scope.find(name) is None:
+            if name not in made and scope.find(name) is None:
                 raise ModelError(f"{label}: the output {name!r} is not made by any node, nor is it "
                                  "an input or initializer")  # fmt: skip
         order = schedule(nodes, scope.slots, wanted, scope.parent, label)
         read = {*wanted, *(name for n in order for name in n.reads)}
         for node in order:
             slots = [scope.find(n) if n else None for n in node.inputs]
-            out = tuple(n if n in read else "" for n in node.outputs)
+            wants = tuple(n if n in read else "" for n in node.outputs)
             for name in filter(None, node.outputs):
-                scope.slots[name] = Slot(name, foreign="")
-            if not any(s is not None and s.foreign == "" for s in slots):
-                try:
-                    self._run_node(node, scope, slots, out)
-                except Unsupported as e:
-                    self._note(node, scope, slots, str(e))
-            # Otherwise an unsupported node stands before this one, which says enough.
+                scope.declare(name).foreign = ""
+            if any(s is not None and s.foreign == "" for s in slots):
+                continue  # an unsupported node stands before this one and has been reported
+            try:
+                self._run_node(node, scope, slots, wants)
+            except Unsupported as e:
+                types = tuple("-" if s is None else s.foreign or str(_type(s)) for s in slots)
+                cut = tuple(s.value.name for s in slots if s and s.value and not s.known)
+                self.reports.append(Report(node.op_type, node.label, types, str(e), cut))
 
     def _run_node(
-        self, node: Node, scope: Scope, slots: Sequence[Slot | None], outputs: tuple[str, ...]
+        self, node: Node, scope: Scope, slots: Sequence[Slot | None], wants: tuple[str, ...]
     ) -> None:
         attrs = read_attributes(node.proto, self.files, node.where, scope.outer_attributes)
         for s in slots:
-            if s is not None and s.foreign and node.op_type != "If":
-                raise Unsupported(
-                    "strings are not supported" if "string" in s.foreign
-                    else f"its input {s.name!r} is a {s.foreign}"
-                )  # fmt: skip
+            if s is not None and s.foreign:
+                text = "string" in s.foreign
+                raise Unsupported("strings are not supported" if text else f"reads a {s.foreign}")
         key = (node.domain, node.op_type, getattr(node.proto, "overload", ""))
         if key in self.functions:
-            self._inline(self.functions[key], node, scope, slots, attrs)
-        elif (node.domain, node.op_type) == ("", "If"):
-            self._branch(node, scope, slots, attrs)
+            self._inline(self.functions[key], node, scope, slots, attrs, wants)
+        elif key[:2] == ("", "If"):
+            self._branch(node, scope, slots, attrs, wants)
         else:
             call = Call(
                 builder=self.builder,
@@ -141,70 +151,223 @@ class Importer:
                 label=node.label,
                 where=node.where,
                 version=self._version(node, scope),
-                inputs=tuple(None if s is None else self._entry(s) for s in slots),
+                inputs=tuple(None if s is None else s.value or s.known for s in slots),
                 attrs=attrs,
-                outputs=_trimmed(outputs),
+                outputs=wants,
+                lift_input=lambda k: self._lift(slots[k]),
+                out_names=tuple(self._blob_name(scope, n) for n in _trimmed(wants)),
             )
-            try:
-                result = self._convert(node, scope, call)
-            except Unsupported:
-                function = schema_function(node.proto, call)
-                if function is None:
-                    raise
-                self._inline(function, node, scope, slots, attrs)
-                return
-            self._bind(scope, call.outputs, result)
+            self._run_call(node, scope, slots, call)
 
-    def _entry(self, slot: Slot) -> Value | Known | None:
-        return slot.value if slot.value is not None else slot.known
+    def _run_call(
+        self, node: Node, scope: Scope, slots: Sequence[Slot | None], call: Call
+    ) -> None:
+        try:
+            result = _convert(node, call)
+        except Unsupported as reason:
+            if not self._run_definition(node, scope, slots, call, reason):
+                raise
+            return
+        results = result if isinstance(result, tuple) else (result,)
+        for k, name in enumerate(call.outputs):
+            r = results[k] if k < len(results) else None
+            if name and r is None:
+                raise Unsupported(f"its output {k} ({name!r}) cannot be computed")
+            if name:
+                slot = scope.slots[name]
+                slot.foreign = None
+                slot.known, slot.value = (r, None) if isinstance(r, Known) else (None, r)
+
+    def _run_definition(
+        self, node: Node, scope: Scope, slots: Sequence[Slot | None], call: Call,
+        reason: Unsupported,
+    ) -> bool:  # fmt: skip
+        """Import what the ONNX standard gives as the definition of an operator, if it does."""
+        function = schema_function(node, call)
+        if function is None:
+            return False
+        before = len(self.reports)
+        self._inline(function, node, scope, slots, call.attrs, call.outputs)
+        inner = self.reports[before:]
+        del self.reports[before:]
+        if inner and not isinstance(reason, Unknown):
+            raise reason
+        if inner:
+            raise Unsupported(f"is made of {inner[0].op_type}: {inner[0].reason}")
+        return True
 
     def _version(self, node: Node, scope: Scope) -> int:
         if node.domain in scope.opsets:
             return scope.opsets[node.domain]
         if node.domain == "":
             raise ModelError(f"{self.label}: {node.where} is of the ONNX domain, but the model "
-                             "imports no version of it (opset_import)")  # fmt: skip
+                             "imports no version of that (opset_import)")  # fmt: skip
         return 1
 
-    def _bind(self, scope: Scope, outputs: tuple[str, ...], result: Result) -> None:
-        results = result if isinstance(result, tuple) else (result,)
-        for name, r in zip(outputs, results, strict=False):
-            if name and r is not None:
-                slot = scope.slots[name]
-                slot.foreign = None
-                if isinstance(r, Known):
-                    slot.known = r
-                else:
-                    slot.value = r
-        for k, name in enumerate(outputs):
-            if name and (k >= len(results) or results[k] is None):
-                raise Unsupported(f"its output {k} ({name!r}) cannot be computed")
+    def _blob_name(self, scope: Scope, name: str) -> str:
+        if not name:
+            return ""
+        blob = scope.slots[name].name
+        return blob if blob in self.builder.reserved else self.builder.fresh(blob)
 
-    # ---------------------------------------------------------------- one node
+    def _lift(self, slot: Slot | None) -> Value:
+        """The value of a slot; a known array becomes a constant of the graph on first use."""
+        assert slot is not None
+        if slot.value is None:
+            assert slot.known is not None
+            taken = slot.name in self._outputs or slot.name in self.builder.blobs
+            name = self.builder.fresh(f"{slot.name}.value") if taken else slot.name
+            slot.value = lift(self.builder, slot.known, name)
+        return slot.value
 
-    def _convert(self, node: Node, scope: Scope, call: Call) -> Result:
-        converter = CONVERTERS.get((node.domain, node.op_type))
-        if converter is None:
-            operator = _registered(node)
-            if operator is None:
-                version = "" if node.domain == "" else f"domain {node.domain}, "
-                raise Unsupported(f"{version}opset {call.version}")
-            converter = Call.forward
-        folded = self._fold(call, converter)
-        if folded is not None:
-            return folded
-        names = tuple(self._blob_name(scope, n) for n in call.outputs)
-        inputs = tuple(
-            self._lift(scope.find(n)) if n and _is_large(e) else e
-            for n, e in zip(node.inputs, call.inputs, strict=True)
-        )
-        made = replace(call, inputs=call.inputs, out_names=names, _lifted=self._lifted(scope, node))
-        del inputs
-        try:
-            return converter(made)
-        except OperatorError as e:
-            types = ", ".join("-" if v is None else str(v.type) for v in call.inputs)
-            raise GraphError(f"{node.where} of ({types}): {e}") from e
+    # ---------------------------------------------------------------- functions and branches
 
-    def _report(self, total: int) -> str:
-        return ""
+    def _inline(
+        self, function: Message, node: Node, scope: Scope, slots: Sequence[Slot | None],
+        attrs: Mapping[str, Any], wants: tuple[str, ...],
+    ) -> None:  # fmt: skip
+        """Import the body of an ONNX function in place of the node that calls it."""
+        if len(slots) > len(function.input) or len(wants) > len(function.output):
+            raise ModelError(f"{node.where} has {len(slots)} inputs and {len(wants)} outputs, but "
+                             f"its function has {len(function.input)} and "
+                             f"{len(function.output)}")  # fmt: skip
+        defaults = read_attributes_of(function.attribute_proto, self.files, node.where)
+        opsets = {domain_of(o.domain): o.version for o in function.opset_import}
+        inner = self._inner(node, scope, function.output, wants,
+                            opsets={**scope.opsets, **opsets}, parent=None,
+                            outer_attributes={**defaults, **attrs})  # fmt: skip
+        for k, name in enumerate(function.input):
+            slot = slots[k] if k < len(slots) else None
+            inner.slots[name] = slot or Slot(name)  # an empty slot: an absent input
+        nodes = read_nodes(function.node, inner.prefix)
+        self._finish(node, scope, inner, nodes, list(function.output), wants)
+
+    def _branch(
+        self, node: Node, scope: Scope, slots: Sequence[Slot | None], attrs: Mapping[str, Any],
+        wants: tuple[str, ...],
+    ) -> None:  # fmt: skip
+        """Import the branch of an If that a constant condition takes."""
+        condition = slots[0].known if slots and slots[0] else None
+        if condition is None or condition.array.size != 1:
+            raise Unsupported("its condition depends on the model's inputs")
+        key = "then_branch" if condition.array.reshape(-1)[0] else "else_branch"
+        if not hasattr(attrs.get(key), "node"):
+            raise ModelError(f"{node.where} has no {key}")
+        graph = attrs[key]
+        outputs = [o.name for o in graph.output]
+        if len(wants) > len(outputs):
+            raise ModelError(f"{node.where}: its {key} has only {len(outputs)} outputs")
+        inner = self._inner(node, scope, outputs, wants, opsets=scope.opsets, parent=scope,
+                            outer_attributes=scope.outer_attributes)  # fmt: skip
+        _declare_constants(inner, decode_all(graph, self.files, node.where))
+        nodes = read_nodes(graph.node, inner.prefix)
+        self._finish(node, scope, inner, nodes, outputs, wants)
+
+    def _inner(
+        self, node: Node, scope: Scope, outputs: Sequence[str], wants: Sequence[str], **fields: Any
+    ) -> Scope:
+        if scope.depth >= _MAX_DEPTH:
+            raise ModelError(f"{node.where}: functions are nested more than {_MAX_DEPTH} deep; "
+                             "does one call itself?")  # fmt: skip
+        names = {o: self._blob_name(scope, w) for o, w in zip(outputs, wants, strict=False) if w}
+        return Scope(f"{node.label}/", blob_names=names, depth=scope.depth + 1, **fields)
+
+    def _finish(
+        self, node: Node, scope: Scope, inner: Scope, nodes: Sequence[Node],
+        outputs: Sequence[str], wants: Sequence[str],
+    ) -> None:  # fmt: skip
+        pairs = [(o, w) for o, w in zip(outputs, wants, strict=False) if w]
+        self._run_body(nodes, inner, [o for o, _ in pairs], node.where)
+        for o, w in pairs:
+            made = inner.find(o)
+            assert made is not None
+            slot = scope.slots[w]
+            slot.known, slot.value, slot.foreign = made.known, made.value, made.foreign
+
+
+def _convert(node: Node, call: Call) -> Result:
+    converter = CONVERTERS.get((node.domain, node.op_type))
+    if converter is None:
+        if not _is_registered(node):
+            version = f"opset {call.version}"
+            raise Unknown(f"domain {node.domain}, {version}" if node.domain else version)
+        converter = Call.forward
+    try:
+        folded = _fold(call, converter)
+        return converter(call) if folded is None else folded
+    except OperatorError as e:
+        types = ", ".join("-" if v is None else str(v.type) for v in call.inputs)
+        raise GraphError(f"{node.where} of ({types}): {e}") from e
+
+
+def _is_registered(node: Node) -> bool:
+    """The operators of this package are ONNX's; those of other domains come from users."""
+    operator = find_operator(node.op_type)
+    if operator is None:
+        return False
+    own = operator.infer.__module__.startswith(_OPERATORS)
+    return not own or node.domain == ""
+
+
+def _fold(call: Call, converter: Converter) -> Result | None:
+    """The outputs of a node whose inputs are all known and small; None if it is not of that kind.
+
+    The references compute in float64 and round once per operator.
+    """
+    unread = TYPE_ONLY.get(call.op_type, frozenset())
+    arrays = [v for k, v in enumerate(call.inputs) if v is not None and k not in unread]
+    if not all(isinstance(v, Known) and _is_small(v.type) for v in arrays):
+        return None
+    scratch = GraphBuilder("fold")
+
+    def lift_input(k: int) -> Value:
+        value = call.inputs[k]
+        assert isinstance(value, Known)
+        return lift(scratch, value, scratch.fresh("c"))
+
+    inputs = tuple(
+        scratch.add_blob(Blob(scratch.fresh("x"), v.type)) if isinstance(v, Value) else v
+        for v in call.inputs
+    )
+    made = replace(call, builder=scratch, inputs=inputs, lift_input=lift_input, out_names=())
+    result = converter(made)
+    results = result if isinstance(result, tuple) else (result,)
+    if all(r is None or isinstance(r, Known) for r in results):
+        return result
+    if not all(_is_small(b.type) for b in scratch.blobs.values()):
+        return None
+    values = {n: b.value for n, b in scratch.blobs.items() if b.value is not None}
+    try:
+        for op in scratch.ops:
+            outs = evaluate_op(op, [None if n is None else values[n] for n in op.inputs])
+            for n, y in zip(op.outputs, outs, strict=True):
+                values[n] = narrow(y, scratch.blobs[n].type.dtype)
+    except (ArithmeticError, LookupError, TypeError, ValueError):
+        return None  # what the compiled op does with such values is its own affair
+    return tuple(
+        Known(values[r.name], r.type.dtype) if isinstance(r, Value) else r for r in results
+    )
+
+
+def _is_small(t: TensorType) -> bool:
+    return t.size <= FOLD_LIMIT and t.dtype is not bf16
+
+
+def _type(slot: Slot) -> TensorType | str:
+    v = slot.value or slot.known
+    return "-" if v is None else v.type
+
+
+def _trimmed(names: tuple[str, ...]) -> tuple[str, ...]:
+    while names and not names[-1]:
+        names = names[:-1]
+    return names
+
+
+def _declare_constants(scope: Scope, constants: Mapping[str, Known | str]) -> None:
+    for name, value in constants.items():
+        slot = scope.declare(name)
+        if isinstance(value, str):
+            slot.foreign = value
+        else:
+            slot.known = value

@@ -20,7 +20,7 @@ class Slot:
     has been reported already.
     """
 
-    name: str
+    name: str  # of the blob, for values of the graph and constants
     known: Known | None = None
     value: Value | None = None
     foreign: str | None = None
@@ -37,6 +37,11 @@ class Scope:
     blob_names: Mapping[str, str] = field(default_factory=dict)  # inner output -> outer name
     slots: dict[str, Slot] = field(default_factory=dict)
     depth: int = 0
+
+    def declare(self, name: str) -> Slot:
+        """A new name, without a value so far."""
+        slot = self.slots[name] = Slot(self.blob_names.get(name, self.prefix + name))
+        return slot
 
     def find(self, name: str) -> Slot | None:
         scope: Scope | None = self

@@ -49,3 +49,9 @@ FORMAL: Final[Mapping[str, Mapping[int, Formal]]] = {
     "Upsample": {1: _list("scales")},
     **{name: {1: _list("axes")} for name in _REDUCTIONS},
 }
+
+# Inputs of which only the type and shape matter: the result is constant whatever they hold.
+TYPE_ONLY: Final[Mapping[str, frozenset[int]]] = {
+    "CastLike": frozenset({1}),
+    "EyeLike": frozenset({0}),
+}

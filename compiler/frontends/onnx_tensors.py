@@ -205,3 +205,24 @@ def _external(tensor: Message, files: ExternalFiles, length: int, what: str) -> 
     if stored is None:
         stored = length if offset else files.size(location, what)
     return files.bytes_at(location, offset, stored, what)
+
+
+def decode_all(graph: Message, files: ExternalFiles, label: str) -> dict[str, Known | str]:
+    """The initializers of a graph by name; for one of a foreign type, the name of that.
+
+    Raises ModelError for a damaged tensor, a duplicate or a missing name.
+    """
+    out: dict[str, Known | str] = {}
+    for tensor in graph.initializer:
+        what = f"{label}: initializer {tensor.name!r}"
+        if not tensor.name:
+            raise ModelError(f"{label} has an initializer without a name")
+        if tensor.name in out:
+            raise ModelError(f"{what} is defined twice")
+        try:
+            out[tensor.name] = decode(tensor, files, what)
+        except ForeignType as e:
+            out[tensor.name] = f"{e}{list(tensor.dims)}"
+    for sparse in graph.sparse_initializer:
+        out[sparse.values.name] = f"sparse tensor{list(sparse.dims)}"
+    return out

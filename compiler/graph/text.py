@@ -9,12 +9,12 @@
       }
     }
 
-`%` marks inputs and intermediates; `@` marks what lives as long as the program: `const`, `param` and
-`state`. `_` is an absent input. Attributes that have their default are left out. An array prints in
-full up to 16 elements, as `splat(v)` where it repeats one element without storing it, and else as a
-hash: its bytes then come from `constants` when the text is parsed. A group whose ops stand together
-is a block, otherwise each of its ops says `group=3`. Named dimensions with known bounds are declared
-above the graph: `dim batch in 1..8`.
+`%` marks inputs and intermediates; `@` marks what lives as long as the program: `const`, `param`
+and `state`. `_` is an absent input. Attributes that have their default are left out. An array
+prints in full up to 16 elements, as `splat(v)` where it repeats one element without storing it, and
+else as a hash: its bytes then come from `constants` when the text is parsed. A group whose ops
+stand together is a block, otherwise each of its ops says `group=3`. Named dimensions with known
+bounds are declared above the graph: `dim batch in 1..8`.
 
 A comment `# model: Conv_0 + Relu_1 as both` behind an op names the model nodes it stands for
 (`Op.source`) and its own name (`Op.name`; the first of the nodes unless `as` says otherwise). It is
@@ -151,7 +151,8 @@ def _number(x: Any) -> str:
     value = _value_of(x)
     if isinstance(value, float) and np.isfinite(value):
         short = str(x)
-        return short if type(x)(float(short)) == x and "." in short else repr(value)
+        exact = type(x)(float(short)) == x and ("." in short or "e" in short)
+        return short if exact else repr(value)
     return str(value)
 
 

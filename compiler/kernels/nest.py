@@ -20,13 +20,31 @@ from ..graph.ir import Graph, Op
 from .address import offset
 from .compose import Composer, Indices
 from .device import Device
-from .ir import Buffer, Declare, For, If, Kernel, Launch, Local, Phase, Set, Stmt, Store, loads, loop, seq
+from .ir import (
+    Buffer,
+    Declare,
+    For,
+    If,
+    Kernel,
+    Launch,
+    Local,
+    Phase,
+    Set,
+    Stmt,
+    Store,
+    loads,
+    loop,
+    seq,
+)
+from .template import Config
 
 VERSION = 1
 UNROLL_LIMIT = 16  # window reductions up to this many taps are unrolled
 SERIAL_WORK = 24_000  # element operations below which a phase is not worth sharing between threads
 ITEM_WORK = 12_000  # and what one item should hold at least
 MAX_ITEMS = 32
+HEAVY = frozenset("reduce exp log pow sin cos tan asin acos atan sinh cosh tanh asinh acosh atanh "
+                  "erf log1p expm1 fmod mod floordiv truncdiv".split())  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,7 +204,7 @@ def _collapsible(a: Expr, b: Expr, extent: int, work: Sequence[Assignment]) -> b
     for x in work:
         if not _uses_beside_offsets(x.value).isdisjoint((a, b)):
             return False
-        for at in (x.offset, *(n.args[0] for n in walk(x.value) if n.op == "load")):
+        for at in (x.offset, *(n.args[0] for n in _buffer_loads(x.value))):
             terms, _ = linear(at)
             if any(t is not a and t is not b and not t.free.isdisjoint((a, b)) for t in terms):
                 return False
@@ -207,6 +225,15 @@ def _reduces(values: Iterable[Expr]) -> list[Expr]:
     return [n for n in walk(*values) if n.op == "reduce"]
 
 
+def _is_heavy(e: Expr) -> bool:
+    """Whether unrolling e would repeat long code: elementary functions, nested reductions."""
+    return any(n.op in HEAVY for n in walk(e))
+
+
+def _buffer_loads(e: Expr) -> list[Expr]:
+    return [n for n in walk(e) if n.op == "load" and isinstance(n.payload, Buffer)]
+
+
 def _extent(v: Expr) -> int:
     return int(v.payload[2] - v.payload[1])
 
@@ -217,12 +244,11 @@ def _prefers_output_lanes(v: Expr, reduces: Sequence[Expr]) -> bool:
     score = 0
     for r in reduces:
         over = r.payload[1]
-        for n in walk(r.args[0]):
-            if n.op == "load":
-                if _stride(n.args[0], v) == 1:
-                    score += 1
-                if any(_stride(n.args[0], k) == 1 and _extent(k) >= 8 for k in over):
-                    score -= 1
+        for n in _buffer_loads(r.args[0]):
+            if _stride(n.args[0], v) == 1:
+                score += 1
+            if any(_stride(n.args[0], k) == 1 and _extent(k) >= 8 for k in over):
+                score -= 1
     return score > 0 or (score == 0 and _extent(v) >= 8)
 
 
@@ -257,8 +283,9 @@ class _Emitter:
 
     def __init__(self, piece: Piece, device: Device) -> None:
         self.piece = piece
-        widest = max((n.dtype.bytes for a in piece.assignments for n in (a.value, *(
-            x for x in walk(a.value) if x.op == "load"))), default=4)  # fmt: skip
+        widest = max(
+            n.dtype.bytes for a in piece.assignments for n in (a.value, *_buffer_loads(a.value))
+        )
         self.lanes = device.lanes(f64) if widest == 8 else device.lanes()
         self.in_lanes = False
         self.locals = 0
@@ -291,7 +318,7 @@ class _Emitter:
         stmts, (value,) = self.hoist([body], inner)
         self.in_lanes = lanes > 0 and lane is None
         nest = seq(stmts, Set(acc, (), _combined(combine, acc.value, value)))
-        small = prod(_extent(v) for v in over) <= UNROLL_LIMIT and not _reduces([body])
+        small = prod(_extent(v) for v in over) <= UNROLL_LIMIT and not _is_heavy(body)
         for v in reversed(order):
             if v is lane:
                 nest = (loop(v, nest, "vector", lanes=self.lanes),)
@@ -313,7 +340,7 @@ class _Emitter:
         for v in over:
             if _extent(v) < 4:
                 continue
-            n = sum(1 for x in walk(body) if x.op == "load" and _stride(x.args[0], v) == 1)
+            n = sum(1 for x in _buffer_loads(body) if _stride(x.args[0], v) == 1)
             if n >= votes:
                 best, votes = v, n
         return best
@@ -406,21 +433,40 @@ class _Emitter:
 # --------------------------------------------------------------------------- the template
 
 
-def instantiate(
-    graph: Graph, ops: Sequence[Op], outputs: Sequence[str], device: Device
-) -> tuple[Kernel, tuple[str, ...]]:
-    """The kernel that computes `outputs` of a group, and the blobs for its parameters."""
-    buffers = Buffers(graph)
-    found = [collapse(p) for p in pieces(graph, ops, outputs, buffers)]
-    phases = tuple(_Emitter(p, device).emit() for p in found if p.assignments)
-    names = sorted(buffers.table, key=lambda n: buffers.table[n].role == "out")
-    params = tuple(buffers.table[n] for n in names)
-    flops = sum(graph.type(o).size for o in outputs)
-    kernel = Kernel(
-        "nest", VERSION, (), params, phases, flops, sum(b.nbytes for b in params),
-        _inplace(params, phases),
-    )  # fmt: skip
-    return kernel, tuple(names)
+class Nest:
+    """The template that serves every group whose operators declare expressions."""
+
+    name = "nest"
+    version = VERSION
+
+    def matches(self, graph: Graph, ops: Sequence[Op], outputs: Sequence[str]) -> bool:
+        return all(op.definition.compute is not None for op in ops)
+
+    def default(
+        self, graph: Graph, ops: Sequence[Op], outputs: Sequence[str], device: Device
+    ) -> Config:
+        return {}
+
+    def space(
+        self, graph: Graph, ops: Sequence[Op], outputs: Sequence[str], device: Device
+    ) -> list[Config]:
+        return [{}]
+
+    def instantiate(
+        self, graph: Graph, ops: Sequence[Op], outputs: Sequence[str], device: Device,
+        config: Config,
+    ) -> Launch:  # fmt: skip
+        buffers = Buffers(graph)
+        found = [collapse(p) for p in pieces(graph, ops, outputs, buffers)]
+        phases = tuple(_Emitter(p, device).emit() for p in found if p.assignments)
+        names = sorted(buffers.table, key=lambda n: buffers.table[n].role == "out")
+        params = tuple(buffers.table[n] for n in names)
+        flops = sum(graph.type(o).size for o in outputs)
+        kernel = Kernel(
+            self.name, VERSION, (), params, phases, flops, sum(b.nbytes for b in params),
+            _inplace(params, phases),
+        )  # fmt: skip
+        return Launch(kernel, tuple(names), ())
 
 
 def _inplace(params: tuple[Buffer, ...], phases: tuple[Phase, ...]) -> tuple[tuple[int, int], ...]:

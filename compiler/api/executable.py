@@ -1,0 +1,193 @@
+"""The callable that `tw.compile` returns."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ...ops.types import TensorType
+from ..errors import InputError
+from ..graph.ir import Graph
+from ..inspect.views import Compilation, kernel_name, view
+from ..kernels.ir import Launch
+from ..kernels.printer import kernel_text
+from ..memory.plan import MemoryPlan
+from ..passes.base import Stage
+from ..runtime.program import Program, TensorSpec, by_name
+
+Array = npt.NDArray[Any]
+
+
+@dataclass(frozen=True, slots=True)
+class KernelInfo:
+    """One launch of an executable.
+
+    flops and bytes: the least work and memory traffic of the launch. ops: the model nodes it
+    computes. source: its Kernel IR.
+    """
+
+    name: str
+    template: str
+    config: dict[str, Any]
+    ops: tuple[str, ...]
+    flops: int
+    bytes: int
+    source: str
+
+
+@dataclass(frozen=True, slots=True)
+class ProfileRow:
+    """One launch: median seconds and what they amount to."""
+
+    kernel: str
+    label: str
+    seconds: float
+    gflops: float
+    gbytes: float
+    share: float
+
+
+@dataclass(frozen=True, slots=True)
+class Profile:
+    """Where an inference spends its time, launch by launch, in execution order."""
+
+    rows: tuple[ProfileRow, ...]
+
+    @property
+    def seconds(self) -> float:
+        return sum(r.seconds for r in self.rows)
+
+    def __str__(self) -> str:
+        lines = [f"{'us':>9} {'share':>6} {'GFLOP/s':>8} {'GB/s':>6}  kernel, model nodes"]
+        for r in sorted(self.rows, key=lambda r: -r.seconds):
+            lines.append(f"{r.seconds * 1e6:9.1f} {r.share:6.1%} {r.gflops:8.1f} {r.gbytes:6.1f}"
+                         f"  {r.kernel}  {r.label}")  # fmt: skip
+        return "\n".join(lines)
+
+
+@dataclass(frozen=True, slots=True)
+class CompileStats:
+    """How long the parts of a compilation took, in seconds, and what the store saved."""
+
+    read: float
+    passes: float
+    kernels: float
+    objects: float
+    link: float
+    built: int
+    distinct: int
+
+    @property
+    def total(self) -> float:
+        return self.read + self.passes + self.kernels + self.objects + self.link
+
+
+class Executable:
+    """A compiled program: call it with arrays.
+
+    `exe(x)` takes arrays in input order, `exe(data=x)` by name; one output comes back as an array,
+    several as a tuple. `exe.run({...})` maps names to arrays on both sides. Arrays may have any
+    strides; shape and dtype must match `exe.inputs`. Calls from several threads are serialised.
+    """
+
+    def __init__(self, compilation: Compilation, program: Program, stats: CompileStats) -> None:
+        self._compilation = compilation
+        self._program = program
+        self.stats = stats
+        self.inputs: tuple[TensorSpec, ...] = program.inputs
+        self.outputs: tuple[TensorSpec, ...] = program.outputs
+
+    def __call__(self, *arrays: Any, **named: Any) -> Any:
+        """Run once. Raises InputError when arrays do not fit the inputs."""
+        results = self._program(self._ordered(arrays, named))
+        return results[0] if len(results) == 1 else tuple(results)
+
+    def run(self, feeds: Mapping[str, Any]) -> dict[str, Array]:
+        """Run once, by names. Raises InputError when arrays do not fit the inputs."""
+        results = self._program(by_name(self.inputs, feeds))
+        return {s.name: y for s, y in zip(self.outputs, results, strict=True)}
+
+    def _ordered(self, arrays: Sequence[Any], named: Mapping[str, Any]) -> Sequence[Any]:
+        if named:
+            first = {s.name: a for s, a in zip(self.inputs, arrays, strict=False)}
+            twice = sorted(set(first) & set(named))
+            if twice or len(arrays) > len(self.inputs):
+                raise InputError(f"input {twice or list(first)} is given by position and by name")
+            return by_name(self.inputs, {**first, **named})
+        if len(arrays) != len(self.inputs):
+            raise InputError(
+                f"{len(arrays)} arrays for {len(self.inputs)} inputs: "
+                f"{', '.join(map(str, self.inputs))}"
+            )
+        return arrays
+
+    # ---------------------------------------------------------------- inspection
+
+    @property
+    def graph(self) -> Graph:
+        """The graph after all passes."""
+        return self._compilation.graph
+
+    @property
+    def plan(self) -> MemoryPlan:
+        """The memory plan: arena_bytes, lower_bound_bytes, unshared_bytes, check()."""
+        return self._compilation.plan
+
+    @property
+    def stages(self) -> tuple[Stage, ...]:
+        """The graph after every pass, with milliseconds."""
+        return tuple(self._compilation.stages)
+
+    @property
+    def kernels(self) -> tuple[KernelInfo, ...]:
+        """Every kernel launch, in execution order."""
+        return tuple(self._info(launch) for launch in self._compilation.launches)
+
+    def _info(self, launch: Launch) -> KernelInfo:
+        k = launch.kernel
+        ops = self.graph.ops
+        nodes = dict.fromkeys(s for j in launch.ops for s in ops[j].source)
+        return KernelInfo(kernel_name(launch), k.template, dict(k.config), tuple(nodes), k.flops,
+                          k.bytes, kernel_text(k))  # fmt: skip
+
+    def ir(self, level: str = "graph") -> str:
+        """The program as text: "graph", "fused", "memory", "kernels", "source", "llvm" or "asm".
+
+        Raises OptionError for another level.
+        """
+        return view(self._compilation, level)
+
+    def profile(self, *arrays: Any, rounds: int = 20) -> Profile:
+        """Median time of every launch over `rounds` runs; random inputs when none are given."""
+        feeds = arrays or tuple(random_input(s) for s in self.inputs)
+        times = np.array([self._program.timed(feeds, time.perf_counter_ns)[1]
+                          for _ in range(max(1, rounds))])  # fmt: skip
+        seconds = np.median(times, axis=0) / 1e9
+        total = max(float(seconds.sum()), 1e-12)
+        rows = []
+        for launch, s in zip(self._compilation.launches, seconds, strict=True):
+            k = launch.kernel
+            t = max(float(s), 1e-9)
+            rows.append(ProfileRow(kernel_name(launch), launch.label, float(s), k.flops / t / 1e9,
+                                   k.bytes / t / 1e9, float(s) / total))  # fmt: skip
+        return Profile(tuple(rows))
+
+    def __repr__(self) -> str:
+        ins = ", ".join(map(str, self.inputs))
+        outs = ", ".join(map(str, self.outputs))
+        n = len(self._compilation.launches)
+        return f"<tilewright.Executable ({ins}) -> ({outs}), {n} kernels>"
+
+
+def random_input(spec: TensorSpec | TensorType, seed: int = 0) -> Array:
+    """Plausible data for an input: normal floats, small non-negative integers."""
+    rng = np.random.default_rng(seed)
+    dtype = spec.dtype if isinstance(spec, TensorSpec) else spec.dtype.numpy
+    if dtype.kind == "f":
+        return np.asarray(rng.standard_normal(spec.shape), dtype)
+    return np.asarray(rng.integers(0, 2, spec.shape), dtype)

@@ -1,0 +1,484 @@
+"""Kernel IR to LLVM IR text.
+
+Expressions are lowered SPMD style: outside a vector loop everything is scalar; inside, an expression
+that depends on the loop's variable becomes a vector and every other one stays scalar and is splat
+where it meets a vector. A load whose offset moves by one element per lane is a vector load, any
+other varying offset a gather. Partial rounds run under a mask.
+
+Equal expressions are lowered once per region of straight-line code: what only reads constants,
+inputs and loop variables stays known until the region ends, what reads locals or written buffers
+until the end of the statement.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from ....ops.expr import Expr, bounds, linear
+from ....ops.types import boolean, i64
+from ...errors import LoweringError
+from ...kernels.ir import (
+    Buffer,
+    Comment,
+    Declare,
+    For,
+    If,
+    Kernel,
+    Local,
+    Phase,
+    Prefetch,
+    Set,
+    Stmt,
+    Store,
+    statements,
+)
+from ...kernels.printer import symbol
+from .arithmetic import call, convert, lanes_reduce
+from .llvm_text import LOOP_TAIL, Function, Value, number
+
+ATTRIBUTES = 'nounwind "no-trapping-math"="true" "prefer-vector-width"="512"'
+
+
+@dataclass(frozen=True, slots=True)
+class Lanes:
+    """The vector loop being lowered: its variable in lane 0, how many lanes, which are on."""
+
+    var: Expr
+    first: Value
+    count: int
+    mask: Value | None
+
+
+class Lowering:
+    """Lowers one phase of a kernel into one function `void f(ptr table, i64 item)`."""
+
+    def __init__(self, kernel: Kernel, phase: Phase, name: str) -> None:
+        self.kernel = kernel
+        self.f = Function(name, "ptr noalias nocapture readonly %table, i64 %item", ATTRIBUTES)
+        self.values: dict[Expr, Value] = {phase.item: Value("%item", i64)}
+        self.unrolled: dict[Expr, int] = {}
+        self.lanes: Lanes | None = None
+        self.pointers: dict[Buffer, str] = {}
+        self.locals: dict[Local, str] = {}
+        self.known: list[dict[object, Value]] = [{}]
+        self.passing: dict[object, Value] = {}
+        self.written = {
+            s.buffer for p in kernel.phases for s in statements(p.body) if isinstance(s, Store)
+        }
+        self._unstable: dict[Expr, bool] = {}
+        self._lane_local: dict[Expr, bool] = {}
+        if phase.items == 1:
+            self.values[phase.item] = number(0)
+        for k, b in enumerate(kernel.params):
+            slot = self.f.raw(f"getelementptr ptr, ptr %table, i64 {k}")
+            self.pointers[b] = self.f.raw(f"load ptr, ptr {slot}, align 8")
+        self.body(phase.body)
+
+    # ---------------------------------------------------------------- statements
+
+    @contextmanager
+    def region(self) -> Iterator[None]:
+        """Code that may not run, or runs several times: what it learns is forgotten after it."""
+        self.known.append({})
+        saved, self.passing = self.passing, {}
+        yield
+        self.passing = saved
+        self.known.pop()
+
+    def body(self, stmts: Iterable[Stmt]) -> None:
+        for s in stmts:
+            self.passing = {}
+            self.statement(s)
+
+    def statement(self, s: Stmt) -> None:
+        if isinstance(s, For):
+            {"serial": self.serial, "unroll": self.unroll, "vector": self.vector}[s.kind](s)
+        elif isinstance(s, Set):
+            self.set(s)
+        elif isinstance(s, Store):
+            self.store(s)
+        elif isinstance(s, Declare):
+            loc = s.local
+            count = 1
+            for d in loc.shape:
+                count *= d
+            if loc not in self.locals:
+                self.locals[loc] = self.f.stack(loc.dtype, loc.lanes, count)
+        elif isinstance(s, If):
+            self.branch(s)
+        elif isinstance(s, Prefetch):
+            at = self.scalar(s.offset)
+            self.f.prefetch(self.f.element(self.pointers[s.buffer], s.buffer.dtype, at))
+        elif not isinstance(s, Comment):
+            raise LoweringError(f"the CPU has no lowering for the statement {type(s).__name__}")
+
+    def serial(self, s: For) -> None:
+        lo, hi = self.scalar(s.lo), self.scalar(s.hi)
+        if lo.number is not None and hi.number is not None:
+            if hi.number <= lo.number:
+                return
+            if hi.number - lo.number <= s.step:
+                self._bound(s.var, lo, s.body)
+                return
+        b0, b1 = bounds(s.lo), bounds(s.hi)
+        sure = b0 is not None and b1 is not None and b0[1] < b1[0]
+        with self.f.counted(lo, hi, s.step, sure) as i, self.region():
+            self._bound(s.var, i, s.body)
+
+    def _bound(self, v: Expr, value: Value, body: Iterable[Stmt]) -> None:
+        if value.number is not None:
+            self._unrolled_once(v, value.number, body)
+            return
+        self.values[v] = value
+        self.body(body)
+        del self.values[v]
+
+    def _unrolled_once(self, v: Expr, value: int, body: Iterable[Stmt]) -> None:
+        self.values[v] = number(value)
+        self.unrolled[v] = value
+        self.body(body)
+        del self.unrolled[v], self.values[v]
+
+    def unroll(self, s: For) -> None:
+        lo, hi = self.scalar(s.lo), self.scalar(s.hi)
+        if lo.number is None or hi.number is None:
+            raise LoweringError(f"the unrolled loop over {s.var!r} has no static bounds")
+        for k in range(lo.number, hi.number, s.step):
+            self._unrolled_once(s.var, k, s.body)
+
+    def branch(self, s: If) -> None:
+        c = self.scalar(s.condition)
+        if c.text in ("true", "false"):
+            self.body(s.then if c.text == "true" else s.otherwise)
+            return
+        yes, no, end = self.f.labels("yes", "no", "fi")
+        self.f.branch(c, (yes, no))
+        for label, arm in ((yes, s.then), (no, s.otherwise)):
+            self.f.label(label)
+            with self.region():
+                self.body(arm)
+            self.f.jump(end)
+        self.f.label(end)
+
+    def vector(self, s: For) -> None:
+        if self.lanes is not None:
+            raise LoweringError(f"vector loops cannot nest (over {s.var!r})")
+        lo, hi, n = self.scalar(s.lo), self.scalar(s.hi), s.lanes
+        if lo.number is not None and hi.number is not None:
+            whole = (hi.number - lo.number) // n * n
+            if whole == n:
+                self._round(s, lo, n, None)
+            elif whole:
+                with self.f.counted(lo, number(lo.number + whole), n, True) as i, self.region():
+                    self._round(s, i, n, None)
+            rest = hi.number - lo.number - whole
+            if rest > 0:
+                on = ", ".join("i1 true" if k < rest else "i1 false" for k in range(n))
+                with self.region():
+                    self._round(s, number(lo.number + whole), n, Value(f"<{on}>", boolean, n))
+            return
+        even = _divisible(s.lo, n) and _divisible(s.hi, n)
+        end = hi if even else self.f.sub(hi, number(n - 1))
+        with self.f.counted(lo, end, n, False) as i, self.region():
+            self._round(s, i, n, None)
+        if even:
+            return
+        span = self.f.sub(hi, lo)
+        rest_value = self.f.op("srem", span, number(n))
+        start = self.f.sub(hi, rest_value)
+        some = self.f.compare("sgt", rest_value, number(0))
+        with self.f.when(some), self.region():
+            mask = self.f.compare("slt", self.f.iota(n), rest_value)
+            self._round(s, start, n, mask)
+
+    def _round(self, s: For, first: Value, count: int, mask: Value | None) -> None:
+        self.lanes = Lanes(s.var, first, count, mask)
+        self.body(s.body)
+        self.lanes = None
+
+    def set(self, s: Set) -> None:
+        loc = s.local
+        value = self.lower(s.value)
+        if loc.lanes:
+            value = self.f.splat(value, loc.lanes)
+        elif value.lanes:
+            raise LoweringError(f"a vector is assigned to the scalar local {loc.name}")
+        at = self._local_pointer(loc, s.where)
+        align = 64 if loc.lanes else loc.dtype.bytes
+        mask = self.lanes.mask if self.lanes is not None and loc.lanes else None
+        if mask is not None:
+            value = self.f.select(mask, value, self.f.load(at, loc.dtype, loc.lanes, 1))
+        self.f.store(value, at, min(align, max(loc.lanes, 1) * loc.dtype.bytes))
+
+    def _local_pointer(self, loc: Local, where: tuple[Expr, ...]) -> str:
+        if loc not in self.locals:
+            raise LoweringError(f"the local {loc.name} is used before it is declared")
+        at = number(0)
+        for i, d in zip(where, loc.shape, strict=True):
+            at = self.f.add(self.f.mul(at, number(d)), self.scalar(i))
+        if at.number == 0:
+            return self.locals[loc]
+        step = number(max(loc.lanes, 1))
+        return self.f.element(self.locals[loc], loc.dtype, self.f.mul(at, step))
+
+    def store(self, s: Store) -> None:
+        b = s.buffer
+        value = self.lower(s.value)
+        if self.lanes is None:
+            if value.lanes:
+                raise LoweringError(f"a vector is stored to {b.name} outside a vector loop")
+            self.f.store(value, self.f.element(self.pointers[b], b.dtype, self.scalar(s.offset)))
+            return
+        n, mask = self.lanes.count, self.lanes.mask
+        stride, at = self.address(s.offset)
+        if stride == 0:
+            raise LoweringError(f"all lanes store to one place of {b.name}")
+        value = self.f.splat(value, n)
+        if stride == 1:
+            p = self.f.element(self.pointers[b], b.dtype, at)
+            if mask is None:
+                self.f.store(value, p, b.dtype.bytes)
+            else:
+                self.f.masked_store(value, p, mask)
+            return
+        places = self.f.pointers(self.pointers[b], b.dtype, at)
+        self.f.scatter(value, places, mask or self.f.const(True, boolean, n))
+
+    # ---------------------------------------------------------------- expressions
+
+    def scalar(self, e: Expr) -> Value:
+        """A uniform value."""
+        value = self.lower(e)
+        if value.lanes:
+            raise LoweringError(f"{e!r} must not differ between lanes")
+        return value
+
+    def lower(self, e: Expr) -> Value:
+        if e.op == "const":
+            return self.f.const(e.payload, e.dtype)
+        if e.op == "var":
+            return self.variable(e)
+        key: object = e
+        if self.unrolled:
+            pinned = [(v, k) for v, k in self.unrolled.items() if v in e.free]
+            if pinned:
+                key = (e, tuple(pinned))
+        if self.lanes is not None and self.varying(e):
+            mask = self.lanes.mask
+            key = (key, self.lanes.first.text, self.lanes.count, mask and mask.text)
+        unstable = self.unstable(e)
+        if unstable:
+            found = self.passing.get(key)
+        else:
+            found = next((t[key] for t in reversed(self.known) if key in t), None)
+        if found is None:
+            found = self.compute(e)
+            (self.passing if unstable else self.known[-1])[key] = found
+        return found
+
+    def variable(self, e: Expr) -> Value:
+        if self.lanes is not None and e is self.lanes.var:
+            return self.f.add(self.lanes.first, self.f.iota(self.lanes.count))
+        try:
+            return self.values[e]
+        except KeyError:
+            raise LoweringError(f"the variable {e!r} is used outside its loop") from None
+
+    def unstable(self, e: Expr) -> bool:
+        """Whether the value may change between statements."""
+        found = self._unstable.get(e)
+        if found is None:
+            mine = e.op == "load" and (isinstance(e.payload, Local) or e.payload in self.written)
+            found = self._unstable[e] = mine or any(self.unstable(a) for a in e.args)
+        return found
+
+    def varying(self, e: Expr) -> bool:
+        """Whether lanes may differ in e."""
+        if self.lanes is None:
+            return False
+        return self.lanes.var in e.free or self._reads_lanes(e)
+
+    def _reads_lanes(self, e: Expr) -> bool:
+        found = self._lane_local.get(e)
+        if found is None:
+            mine = e.op == "load" and isinstance(e.payload, Local) and e.payload.lanes > 0
+            found = self._lane_local[e] = mine or any(self._reads_lanes(a) for a in e.args)
+        return found
+
+    def compute(self, e: Expr) -> Value:
+        if e.op == "load":
+            if isinstance(e.payload, Local):
+                loc = e.payload
+                width = min(64, max(loc.lanes, 1) * loc.dtype.bytes)
+                return self.f.load(self._local_pointer(loc, e.args), loc.dtype, loc.lanes, width)
+            return self.load(e.payload, e.args[0])
+        if e.op == "select":
+            return self.select(e)
+        if e.dtype is i64 and e.op in ("add", "mul") and not self.varying(e):
+            return self._sum(e)
+        if e.op == "cast":
+            return convert(self.f, self.lower(e.args[0]), e.dtype)
+        if e.op in ("hsum", "hprod", "hmax", "hmin"):
+            return lanes_reduce(self.f, e.op[1:], self.lower(e.args[0]))
+        nonnegative = all((b := bounds(a)) is not None and b[0] >= 0 for a in e.args)
+        return call(self.f, e.op, [self.lower(a) for a in e.args], e.dtype, nonnegative)
+
+    def _sum(self, e: Expr) -> Value:
+        """A uniform index: moving parts first, the constant last, so that neighbours share them."""
+        terms, constant = linear(e)
+        if len(terms) == 1 and e in terms:
+            return call(self.f, e.op, [self.lower(a) for a in e.args], e.dtype, False)
+        moving, fixed = number(0), constant
+        for atom, factor in terms.items():
+            part = self.f.mul(self.lower(atom), number(factor))
+            if part.number is not None:
+                fixed += part.number
+            else:
+                moving = self.f.add(moving, part)
+        return self.f.add(moving, number(fixed))
+
+    def address(self, at: Expr) -> tuple[int | None, Value]:
+        """(1, scalar offset of lane 0), (0, the uniform offset) or (None, offsets per lane)."""
+        assert self.lanes is not None
+        if not self.varying(at):
+            return 0, self.lower(at)
+        terms, constant = linear(at)
+        stride = terms.get(self.lanes.var, 0)
+        rest = [(a, k) for a, k in terms.items() if a is not self.lanes.var]
+        if stride != 1 or any(self.varying(a) for a, _ in rest):
+            return None, self.lower(at)
+        out, fixed = number(0), constant
+        for atom, factor in [*rest, (self.lanes.var, 1)]:
+            one = self.lanes.first if atom is self.lanes.var else self.lower(atom)
+            part = self.f.mul(one, number(factor))
+            if part.number is not None:
+                fixed += part.number
+            else:
+                out = self.f.add(out, part)
+        return 1, self.f.add(out, number(fixed))
+
+    def load(self, b: Buffer, at: Expr) -> Value:
+        if b not in self.pointers:
+            raise LoweringError(f"the kernel has no parameter {b.name}")
+        base = self.pointers[b]
+        if self.lanes is None:
+            return self.f.load(self.f.element(base, b.dtype, self.scalar(at)), b.dtype, 0)
+        n, mask = self.lanes.count, self.lanes.mask
+        stride, where = self.address(at)
+        if stride is None:
+            places = self.f.pointers(base, b.dtype, where)
+            return self.f.gather(places, b.dtype, n, mask or self.f.const(True, boolean, n))
+        p = self.f.element(base, b.dtype, where)
+        if stride == 0:
+            return self.f.load(p, b.dtype, 0)
+        if mask is None:
+            return self.f.load(p, b.dtype, n, b.dtype.bytes)
+        return self.f.masked_load(p, b.dtype, n, mask)
+
+    def select(self, e: Expr) -> Value:
+        c = self.lower(e.args[0])
+        arms = e.args[1:]
+        if c.text in ("true", "false"):
+            return self.lower(arms[0] if c.text == "true" else arms[1])
+        if not any(_has_load(a) for a in arms):
+            return self.f.select(c, self.lower(arms[0]), self.lower(arms[1]))
+        if c.lanes:
+            return self._masked_select(c, arms)
+        width = self.lanes.count if self.lanes is not None and any(map(self.varying, arms)) else 0
+        labels = self.f.labels("yes", "no", "phi")
+        self.f.branch(c, labels[:2])
+        found = []
+        for label, arm in zip(labels, arms, strict=False):
+            self.f.label(label)
+            with self.region():
+                value = self.f.splat(self.lower(arm), width)
+            found.append((value, self.f.block))
+            self.f.jump(labels[2])
+        self.f.label(labels[2])
+        return self.f.phi(found)
+
+    def _masked_select(self, c: Value, arms: tuple[Expr, ...]) -> Value:
+        assert self.lanes is not None
+        outer, n = self.lanes, self.lanes.count
+        values = []
+        for k, arm in enumerate(arms):
+            mask = c if k == 0 else self.f.op("xor", c, self.f.const(True, boolean, n))
+            if outer.mask is not None:
+                mask = self.f.op("and", mask, outer.mask)
+            self.lanes = Lanes(outer.var, outer.first, n, mask)
+            with self.region():
+                values.append(self._guarded(arm, mask))
+            self.lanes = outer
+        return self.f.select(c, values[0], values[1])
+
+    def _guarded(self, arm: Expr, mask: Value) -> Value:
+        """An arm whose uniform loads may only happen if some lane wants them."""
+        if not any(n.op == "load" and isinstance(n.payload, Buffer) and not self.varying(n.args[0])
+                   for n in _loads(arm)):  # fmt: skip
+            return self.lower(arm)
+        n = mask.lanes
+        bits = self.f.raw(f"bitcast {mask} to i{n}")
+        some = Value(self.f.raw(f"icmp ne i{n} {bits}, 0"), boolean)
+        yes, end = self.f.labels("some", "phi")
+        before = self.f.block
+        self.f.branch(some, (yes, end))
+        self.f.label(yes)
+        with self.region():
+            value = self.f.splat(self.lower(arm), n)
+        inner = self.f.block
+        self.f.jump(end)
+        self.f.label(end)
+        zero = Value("zeroinitializer", value.dtype, n)
+        return self.f.phi([(zero, before), (value, inner)])
+
+
+def _loads(e: Expr) -> list[Expr]:
+    seen: set[Expr] = set()
+    out: list[Expr] = []
+
+    def go(n: Expr) -> None:
+        if n not in seen:
+            seen.add(n)
+            if n.op == "load":
+                out.append(n)
+            for a in n.args:
+                go(a)
+
+    go(e)
+    return out
+
+
+def _has_load(e: Expr) -> bool:
+    return any(isinstance(n.payload, Buffer) for n in _loads(e))
+
+
+def _divisible(e: Expr, n: int) -> bool:
+    """Whether e is surely a multiple of n."""
+    if e.op in ("min", "max"):
+        return all(_divisible(a, n) for a in e.args)
+    terms, constant = linear(e)
+    return constant % n == 0 and all(k % n == 0 for k in terms.values())
+
+
+def phase_symbols(kernel: Kernel) -> tuple[str, ...]:
+    """The function that runs each phase."""
+    return tuple(f"{symbol(kernel)}_p{k}" for k in range(len(kernel.phases)))
+
+
+def module_text(kernel: Kernel) -> str:
+    """The LLVM module of one kernel: one function for every phase.
+
+    Raises LoweringError naming the template where the Kernel IR is not valid.
+    """
+    functions: list[str] = []
+    declarations: set[str] = set()
+    for phase, name in zip(kernel.phases, phase_symbols(kernel), strict=True):
+        try:
+            made = Lowering(kernel, phase, name).f
+        except LoweringError as e:
+            raise LoweringError(f"kernel template {kernel.template}: {e}") from e
+        functions.append(made.finish())
+        declarations |= made.declarations
+    return "\n\n".join([*functions, "\n".join(sorted(declarations)), LOOP_TAIL])

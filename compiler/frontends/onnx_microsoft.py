@@ -1,0 +1,74 @@
+"""Converters of operators that onnxruntime's optimizer puts into models (domain com.microsoft)."""
+
+from __future__ import annotations
+
+from ..graph.builder import Value
+from .onnx_call import Call, Result, Unsupported, converts
+
+_DOMAIN = "com.microsoft"
+
+
+def _microsoft(*op_types: str):  # type: ignore[no-untyped-def]
+    return converts(*op_types, domain=_DOMAIN)
+
+
+@_microsoft("Gelu")
+def _gelu(c: Call) -> Result:
+    return c.forward()
+
+
+@_microsoft("QuickGelu")
+def _quick_gelu(c: Call) -> Result:
+    return c.forward()
+
+
+@_microsoft("BiasGelu", "FastGelu")
+def _bias_gelu(c: Call) -> Result:
+    x, bias = c.need(0, "input"), c.value(1)
+    x = x if bias is None else c.op("add", x, bias)
+    approximate = "tanh" if c.op_type == "FastGelu" else "none"
+    result: Result = c.emit("gelu", x, approximate=approximate)
+    return result
+
+
+@_microsoft("SimplifiedLayerNormalization")
+def _simplified_layer_normalization(c: Call) -> Result:
+    return c.forward("rms_normalization", drop=("stash_type",))
+
+
+@_microsoft("SkipLayerNormalization", "SkipSimplifiedLayerNormalization")
+def _skip_layer_normalization(c: Call) -> Result:
+    """input + skip (+ bias), normalised over the last axis; output 3 is that sum."""
+    if c.wants(1) or c.wants(2):
+        raise Unsupported("its mean and deviation are only there for training")
+    simplified = c.op_type.startswith("SkipSimplified")
+    gamma = c.need(2, "gamma")
+    beta = None if simplified else c.value(3)
+    bias = c.value(3 if simplified else 4)
+    total: Value = c.op("add", c.need(0, "input"), c.need(1, "skip"))
+    if bias is not None:
+        total = c.op("add", total, bias)
+    epsilon = c.attr("epsilon", 1e-5 if simplified else 1e-12)
+    operator = "rms_normalization" if simplified else "layer_normalization"
+    y = c.op(operator, total, gamma, beta, axis=-1, epsilon=epsilon)
+    return (y[0] if isinstance(y, tuple) else y, None, None, total)
+
+
+@_microsoft("FusedMatMul")
+def _fused_matmul(c: Call) -> Result:
+    """alpha * a @ b, each possibly transposed."""
+    if c.attr("transBatchA", 0) or c.attr("transBatchB", 0):
+        raise Unsupported("transposed batches are not supported")
+    operands = []
+    for k, name in ((0, "A"), (1, "B")):
+        v = c.need(k, name)
+        rank = v.type.rank
+        if c.attr(f"trans{name}", 0) and rank > 1:
+            v = c.op("transpose", v, perm=(*range(rank - 2), rank - 1, rank - 2))
+        operands.append(v)
+    alpha = c.attr("alpha", 1.0)
+    if alpha == 1.0:
+        result: Result = c.emit("matmul", *operands)
+        return result
+    result = c.emit("mul", c.op("matmul", *operands), c.like(alpha, operands[0]))
+    return result

@@ -1,0 +1,94 @@
+"""What a compilation made, as text: one function per level of IR."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from ..codegen.cpu import lower
+from ..codegen.cpu.assemble import assembly
+from ..codegen.cpu.target import CpuTarget
+from ..errors import OptionError
+from ..graph.ir import Graph
+from ..graph.text import to_text
+from ..kernels.ir import Kernel, Launch, Prepared
+from ..kernels.printer import kernel_digest, kernel_text, symbol
+from ..memory.plan import MemoryPlan
+from ..passes.base import Stage
+from ..text import quote
+
+
+@dataclass(frozen=True, slots=True)
+class Compilation:
+    """Everything that the views read."""
+
+    source: Graph
+    graph: Graph
+    stages: Sequence[Stage]
+    launches: Sequence[Launch]
+    plan: MemoryPlan
+    target: CpuTarget
+
+
+def kernel_name(launch: Launch) -> str:
+    """How a kernel is called in reports: template and content hash."""
+    return f"{launch.kernel.template}_{kernel_digest(launch.kernel)[:8]}"
+
+
+def _argument(arg: str | Prepared | None) -> str:
+    if arg is None:
+        return "scratch"
+    if isinstance(arg, str):
+        return f"%{quote(arg)}"
+    return f"{arg.recipe}({', '.join('@' + quote(b) for b in arg.blobs)})"
+
+
+def kernels_view(c: Compilation) -> str:
+    """Every launch in order with its blobs; the code of each distinct kernel once."""
+    out, seen = [], set()
+    for k, launch in enumerate(c.launches):
+        args = ", ".join(
+            f"{b.name}={_argument(a)}"
+            for a, b in zip(launch.args, launch.kernel.params, strict=True)
+        )
+        out.append(f"k{k} {kernel_name(launch)}({args})  # model: {quote(launch.label)}")
+        digest = kernel_digest(launch.kernel)
+        if digest not in seen:
+            seen.add(digest)
+            out += ["  " + line for line in kernel_text(launch.kernel).splitlines()]
+        out.append("")
+    return "\n".join(out)
+
+
+def _distinct(c: Compilation) -> list[tuple[Launch, Kernel]]:
+    found: dict[str, tuple[Launch, Kernel]] = {}
+    for launch in c.launches:
+        found.setdefault(symbol(launch.kernel), (launch, launch.kernel))
+    return list(found.values())
+
+
+def _native(c: Compilation, show: Callable[[str], str]) -> str:
+    parts = []
+    for launch, kernel in _distinct(c):
+        parts.append(f"; {kernel_name(launch)}: {quote(launch.label)}\n{show(lower.module_text(kernel))}")
+    return "\n".join(parts)
+
+
+VIEWS: Mapping[str, Callable[[Compilation], str]] = {
+    "graph": lambda c: to_text(c.source),
+    "fused": lambda c: to_text(c.graph),
+    "memory": lambda c: str(c.plan) + "\n",
+    "kernels": kernels_view,
+    "source": kernels_view,
+    "llvm": lambda c: _native(c, str),
+    "asm": lambda c: _native(c, lambda text: assembly(text, c.target)),
+}
+
+
+def view(c: Compilation, level: str) -> str:
+    """The text of one level. Raises OptionError for a level that this target does not have."""
+    if level not in VIEWS:
+        raise OptionError(f"ir({level!r}): a CPU program has the levels {', '.join(VIEWS)}")
+    return VIEWS[level](c)
+
+

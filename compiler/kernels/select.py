@@ -1,0 +1,71 @@
+"""Choose a template and a config for every fusion group: graph in, launches out."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Final
+
+from ...ops.operator import View
+from ..errors import LoweringError
+from ..graph.ir import Graph, Op
+from . import nest
+from .device import Device
+from .ir import Launch
+from .template import KernelTemplate
+
+TEMPLATES: Final[tuple[KernelTemplate, ...]] = (nest.Nest(),)
+logger = logging.getLogger("tilewright")
+
+
+def is_alias(graph: Graph, op: Op) -> bool:
+    """Whether the op's result is its input's memory under another shape: no code is needed."""
+    if not op.has(View):
+        return False
+    source, out = op.inputs[0], op.outputs[0]
+    if source is None or len(op.outputs) != 1 or out in graph.outputs:
+        return False
+    blob = graph.blobs[source]
+    return blob.value is None and not (
+        blob.type.layout.is_blocked or graph.type(out).layout.is_blocked
+    )
+
+
+def live_outputs(graph: Graph, ops: Sequence[Op]) -> tuple[str, ...]:
+    """The blobs of a group that others read, or the caller. An unused group keeps its last."""
+    inside = set(map(id, ops))
+    found = [
+        o for op in ops for o in op.outputs
+        if o in graph.outputs or any(id(u) not in inside for u in graph.consumers[o])
+    ]  # fmt: skip
+    return tuple(found) or (ops[-1].outputs[0],)
+
+
+def select(graph: Graph, device: Device) -> tuple[Launch, ...]:
+    """One launch for every group that needs code.
+
+    Raises LoweringError naming the ops where no template fits.
+    """
+    positions = {id(op): k for k, op in enumerate(graph.ops)}
+    launches = []
+    for ops in graph.groups:
+        if len(ops) == 1 and is_alias(graph, ops[0]):
+            continue
+        outputs = live_outputs(graph, ops)
+        template = next((t for t in TEMPLATES if t.matches(graph, ops, outputs)), None)
+        if template is None:
+            what = ", ".join(f"{op.operator} (node {op.name!r})" for op in ops)
+            raise LoweringError(f"no CPU kernel computes {what}")
+        config = template.default(graph, ops, outputs, device)
+        made = template.instantiate(graph, ops, outputs, device, config)
+        launches.append(replace(made, ops=tuple(positions[id(op)] for op in ops),
+                                label=label(ops)))  # fmt: skip
+    return tuple(launches)
+
+
+def label(ops: Sequence[Op]) -> str:
+    """How reports call a kernel: the model nodes it stands for."""
+    names = dict.fromkeys(s for op in ops for s in (op.source or (op.operator,)))
+    shown = list(names)
+    return " + ".join(shown if len(shown) <= 4 else [*shown[:3], f"{len(shown) - 3} more"])

@@ -1,0 +1,81 @@
+"""What a compilation can be asked for, and every environment variable that Tilewright reads."""
+
+from __future__ import annotations
+
+import os
+import re
+from dataclasses import dataclass
+from typing import Final, Literal
+
+from .errors import OptionError
+
+Numerics = Literal["reproducible", "standard", "reduced"]
+NUMERICS: Final = ("reproducible", "standard", "reduced")
+
+ENVIRONMENT: Final[dict[str, str]] = {
+    "TILEWRIGHT_THREADS": "how many threads run kernels (default: the CPUs this process may use)",
+    "TILEWRIGHT_CACHE": "directory of the store of built code; `off` disables it",
+    "TILEWRIGHT_CPU": "build for a lesser CPU: x86-64-avx512, x86-64-avx2, x86-64-sse, aarch64-neon",
+    "TILEWRIGHT_FUEL": "do only the first n rewrites of the graph, to bisect a miscompile",
+    "TILEWRIGHT_DUMP": "directory that receives every stage of every compilation as text",
+    "TILEWRIGHT_POISON": "1: fill the arena with NaN before every call, to expose stale reads",
+    "TILEWRIGHT_DEBUG": "1 to 4: how much the logger `tilewright` reports on stderr",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """The choices of one compilation, checked."""
+
+    numerics: Numerics = "standard"
+    memory_limit: int | None = None
+    threads: int | None = None
+    fuel: int | None = None
+    dump: str = ""
+    poison: bool = False
+
+
+def options(
+    *, numerics: str = "standard", memory_limit: int | str | None = None,
+    threads: int | None = None,
+) -> Options:  # fmt: skip
+    """Arguments and environment together. Raises OptionError for a value that makes no sense."""
+    if numerics not in NUMERICS:
+        raise OptionError(f"numerics={numerics!r}: expected one of {', '.join(NUMERICS)}")
+    if threads is not None and (not isinstance(threads, int) or threads < 1):
+        raise OptionError(f"threads={threads!r}: expected a positive number")
+    limit = None if memory_limit is None else parse_bytes(memory_limit)
+    return Options(
+        numerics,  # type: ignore[arg-type]
+        limit,
+        threads,
+        _number("TILEWRIGHT_FUEL"),
+        os.environ.get("TILEWRIGHT_DUMP", ""),
+        os.environ.get("TILEWRIGHT_POISON", "") == "1",
+    )
+
+
+def _number(variable: str) -> int | None:
+    text = os.environ.get(variable, "")
+    if not text:
+        return None
+    if not text.isdigit():
+        raise OptionError(f"{variable}={text!r}: expected a number")
+    return int(text)
+
+
+_BYTES: Final = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([KMGT]i?B|B|)\s*\Z")
+_UNIT: Final = {"": 1, "B": 1, **{
+    f"{p}{i}B": (1024 if i else 1000) ** k
+    for k, p in enumerate("KMGT", 1) for i in ("i", "")
+}}  # fmt: skip
+
+
+def parse_bytes(value: int | str) -> int:
+    """An amount of memory: a number of bytes, or text like "512MiB" or "1.5 GB"."""
+    if isinstance(value, int) and not isinstance(value, bool) and value >= 0:
+        return value
+    m = _BYTES.match(value) if isinstance(value, str) else None
+    if m is None:
+        raise OptionError(f"{value!r} is not an amount of memory such as 1048576 or '512MiB'")
+    return int(float(m[1]) * _UNIT[m[2]])

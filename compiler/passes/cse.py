@@ -1,0 +1,68 @@
+"""Computes equal things once."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from ...ops.operator import View
+from ..graph.ir import Graph, Op, Role
+from .base import UNLIMITED, Fuel, OptionalPass
+
+
+@dataclass(frozen=True)
+class CommonSubexpressions(OptionalPass):
+    """An op with the operator, attributes and inputs of an earlier one takes its results.
+
+    Constants with equal bytes count as one where they have at most `max_bytes`: hashing larger ones
+    costs more than it finds. Parameters are never merged with others, as training may tell them
+    apart. Operators are functions of their inputs (random ones read a seed): this is always sound.
+    """
+
+    max_bytes: int = 1 << 20
+
+    def run(self, graph: Graph, fuel: Fuel = UNLIMITED) -> Graph:
+        same = self._equal_constants(graph, fuel)  # blob -> the earlier blob that takes its place
+        ops: list[Op] = []
+        first: dict[tuple[object, ...], int] = {}  # what an op computes -> its place in `ops`
+        for op in graph.ops:
+            op = replace(op, inputs=tuple(n and same.get(n, n) for n in op.inputs))
+            layouts = tuple(t.layout for t in graph.output_types(op))
+            # repr tells 1 from 1.0 and True, and 0.0 from -0.0
+            key = (op.operator, op.inputs, repr(op.attrs), op.group, layouts)
+            place = first.setdefault(key, len(ops))
+            wanted = [n for n in op.outputs if n in graph.outputs]
+            # a view under the name of an output is as cheap as the copy that would replace it
+            if (
+                place == len(ops)
+                or (wanted and op.has(View))
+                or not fuel.take(f"cse: {op.operator} {op.outputs[0]!r}")
+            ):
+                ops.append(op)
+                continue
+            kept = ops[place]
+            source = tuple(dict.fromkeys(kept.source + op.source))
+            ops[place] = replace(kept, source=source)
+            for mine, earlier in zip(op.outputs, kept.outputs, strict=True):
+                same[mine] = earlier
+                if mine in wanted:
+                    copy = Op("identity", (earlier,), (mine,), (), op.name, op.source, op.group)
+                    ops.append(copy)
+        if not same:
+            return graph
+        made = {n for op in ops for n in op.outputs}
+        merged = same.keys() - made - set(graph.outputs)
+        blobs = {n: b for n, b in graph.blobs.items() if n not in merged}
+        return replace(graph, ops=tuple(ops), blobs=blobs)
+
+    def _equal_constants(self, graph: Graph, fuel: Fuel) -> dict[str, str]:
+        """Constant -> an equal constant before it."""
+        table: dict[tuple[object, str], str] = {}
+        out = {}
+        for n in graph.constants:
+            b = graph.blobs[n]
+            if b.role is not Role.CONSTANT or b.value is None or b.value.nbytes > self.max_bytes:
+                continue
+            kept = table.setdefault((b.type, b.digest()), n)
+            if kept != n and n not in graph.outputs and fuel.take(f"cse: constant {n!r}"):
+                out[n] = kept
+        return out

@@ -1,0 +1,86 @@
+"""Computes at compile time what depends on constants only."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from ...ops.operator import Injective, View
+from ...ops.types import bf16
+from ..graph.builder import Value
+from ..graph.evaluate import evaluate_op, narrow
+from ..graph.ir import Array, Blob, Graph, Op, Role
+from .base import UNLIMITED, Fuel, OptionalPass
+from .rewrite import SourceRewriter, dense
+
+_MiB = 1 << 20
+
+
+@dataclass(frozen=True)
+class FoldConstants(OptionalPass):
+    """Ops over constants and parameters become constants.
+
+    Arithmetic is done in float64 by the operators' references and rounded once to the result's
+    element type. A result of more than `max_bytes` is not stored unless its inputs were as large,
+    and one element repeated over more than `max_splat` bytes never is: making it again is cheaper
+    than reading it. What the reference refuses (an index out of range, say) is left to the kernel.
+    """
+
+    max_bytes: int = 16 * _MiB
+    max_splat: int = 64 * 1024
+
+    def run(self, graph: Graph, fuel: Fuel = UNLIMITED) -> Graph:
+        rewriter = SourceRewriter(graph)
+
+        def rewrite(op: Op, inputs: tuple[Value | None, ...]) -> Any:
+            arrays = [rewriter.array(v) for v in inputs]
+            # a copy of a constant that gives an output its name would come back at once
+            if op.has(View) and not set(op.outputs).isdisjoint(graph.outputs):
+                return None
+            if any(x is None and v is not None for x, v in zip(arrays, inputs, strict=True)):
+                return None
+            results = self._results(graph, op, arrays)
+            if results is None or not fuel.take(f"fold_constants: {op.operator} {op.outputs[0]!r}"):
+                return None
+            return tuple(
+                _constant(rewriter, graph, n, x) for n, x in zip(op.outputs, results, strict=True)
+            )
+
+        return rewriter.run(rewrite)
+
+    def _results(self, graph: Graph, op: Op, inputs: list[Array | None]) -> list[Array] | None:
+        types = graph.output_types(op)
+        size = sum(t.nbytes for t in types)
+        given = sum(x.nbytes for x in inputs if x is not None)
+        if size > max(self.max_bytes, given) or any(t.layout.is_blocked for t in types):
+            return None
+        if any(t is not None and t.dtype is bf16 for t in (*types, *graph.input_types(op))):
+            return None
+        # copies need no precision, and widening large weights takes time
+        exact = op.has(Injective) or op.has(View)
+        try:
+            values = evaluate_op(op, inputs, wide=not exact)
+        except (ValueError, IndexError, TypeError, ArithmeticError):
+            return None
+        results = [dense(narrow(y, t.dtype)) for y, t in zip(values, types, strict=True)]
+        if any(x.nbytes > self.max_splat and _is_splat(x) for x in results):
+            return None
+        return results
+
+
+def _is_splat(x: Array) -> bool:
+    """One bit pattern everywhere."""
+    flat = x.reshape(-1).view(np.uint8).reshape(x.size, -1)
+    return bool((flat == flat[:1]).all())
+
+
+def _constant(rewriter: SourceRewriter, graph: Graph, name: str, value: Array) -> Value:
+    """The value as a constant blob, under the name of the blob that it replaces where that is free:
+    an output of the graph must be written by an op."""
+    value = value.view()
+    value.flags.writeable = False
+    if name in graph.outputs:
+        return rewriter.constant(value, name)
+    return rewriter.add_blob(Blob(name, graph.type(name), Role.CONSTANT, value))

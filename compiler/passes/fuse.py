@@ -1,0 +1,306 @@
+"""Group operators into kernels.
+
+Groups grow from a seed along the order of the ops. A seed is a contraction, which takes in what can
+run on its result while it is in registers, or any operator that has an expression, which grows into
+the largest neighbourhood that one loop nest computes without repeating work. Growth may pass through
+states with several results (a softmax does: exp feeds both the sum and the quotient); the last
+state that one kernel can serve is taken.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import networkx
+
+from ...ops.operator import (
+    Contraction,
+    Elementwise,
+    Injective,
+    Opaque,
+    Recurrence,
+    Reduction,
+    View,
+)
+from ...ops.types import f32, f64
+from ..graph.ir import Graph, Op
+from .base import Pass
+
+LOOKAHEAD = 16  # ops a group may grow by before it must be one kernel again
+MOST_OPS = 64
+
+
+@dataclass(frozen=True, slots=True)
+class Fuse(Pass):
+    """Assign `Op.group` and bring the members of each group together in the order of ops."""
+
+    def run(self, graph: Graph) -> Graph:
+        return _Fuser(graph).run()
+
+
+def is_contraction(graph: Graph, op: Op) -> bool:
+    """Whether a contraction template computes this op (layout assignment marks convolutions by a
+    blocked result)."""
+    trait = op.definition.trait(Contraction)
+    if trait is None or graph.type(op.outputs[0]).dtype not in (f32, f64):
+        return False
+    if trait.kind == "conv":
+        blocked = graph.type(op.outputs[0]).layout.is_blocked
+        return blocked and not _is_depthwise(graph, op)
+    return trait.kind == "matmul"
+
+
+def _is_depthwise(graph: Graph, op: Op) -> bool:
+    x, w = graph.type(op.reads[0]), graph.type(op.reads[1])
+    return w.dims[1] == 1 and x.dims[1] > 1
+
+
+class _Fuser:
+    def __init__(self, graph: Graph) -> None:
+        self.graph = graph
+        self.ops = graph.ops
+        self.at = {o: k for k, op in enumerate(self.ops) for o in op.outputs}
+        self.ancestors: list[int] = []
+        for op in self.ops:
+            bits = 0
+            for n in op.reads:
+                if n in self.at:
+                    bits |= self.ancestors[self.at[n]] | 1 << self.at[n]
+            self.ancestors.append(bits)
+        self.users: dict[str, list[int]] = {}
+        for k, op in enumerate(self.ops):
+            for n in dict.fromkeys(op.reads):
+                self.users.setdefault(n, []).append(k)
+        self.group: list[int | None] = [None] * len(self.ops)
+
+    def run(self) -> Graph:
+        groups: list[list[int]] = []
+        for contraction in (True, False):  # contractions choose their epilogues first
+            for k, op in enumerate(self.ops):
+                if self.group[k] is not None or is_contraction(self.graph, op) is not contraction:
+                    continue
+                members = self.contraction(k) if contraction else self.nest(k)
+                for m in members:
+                    self.group[m] = len(groups)
+                groups.append(members)
+                self.contract(members, groups)
+        return self.ordered(groups)
+
+    def contract(self, members: Sequence[int], groups: Sequence[Sequence[int]]) -> None:
+        """From now on whatever follows one member follows all of them: without that, two groups
+        could wait for each other."""
+        if len(members) == 1:
+            return
+        changed: list[Sequence[int]] = [members]
+        while changed:
+            group = changed.pop()
+            mine = together = 0
+            for m in group:
+                mine |= 1 << m
+                together |= self.ancestors[m] | 1 << m
+            touched: set[int] = set()
+            for k, bits in enumerate(self.ancestors):
+                if (bits & mine or mine >> k & 1) and bits | together != bits:
+                    self.ancestors[k] = bits | together & ~(1 << k)
+                    g = self.group[k]
+                    if g is not None and len(groups[g]) > 1 and not mine >> k & 1:
+                        touched.add(g)
+            changed += [groups[g] for g in touched if self._uneven(groups[g])]
+
+    def _uneven(self, group: Sequence[int]) -> bool:
+        mine = sum(1 << m for m in group)
+        return len({self.ancestors[m] | mine for m in group}) > 1
+
+    # ---------------------------------------------------------------- growth
+
+    def contraction(self, k: int) -> list[int]:
+        """The anchor, index maps on its operands (matmul), and what runs on its result."""
+        op = self.ops[k]
+        prologue = self.prologue(k) if op.definition.trait(Contraction).kind == "matmul" else []  # type: ignore[union-attr]
+        out = self.graph.type(op.outputs[0])
+        best, members = [k], [k]
+        for c in self.later(k):
+            if len(members) - len(best) > LOOKAHEAD or len(members) > MOST_OPS:
+                break
+            if not self.touches(c, members) or not self.convex(c, [*prologue, *members]):
+                continue
+            t = self.graph.type(self.ops[c].outputs[0])
+            epilogue = self.ops[c].has(Elementwise) and len(self.ops[c].outputs) == 1
+            if epilogue and t.dims == out.dims and t.layout == out.layout:
+                members.append(c)
+                if len(self.live(members)) == 1:
+                    best = list(members)
+            elif self._is_border(c, best, members):
+                return [*prologue, *best, c]
+        return [*prologue, *best]
+
+    def _is_border(self, c: int, best: Sequence[int], members: Sequence[int]) -> bool:
+        """A zero padding of the whole result, which the kernel writes around what it computes."""
+        op = self.ops[c]
+        if list(best) != list(members) or "pads" not in op.attributes or not op.has(Injective):
+            return False
+        conv = self.ops[members[0]].definition.trait(Contraction)
+        live = self.live(best)
+        if conv is None or conv.kind != "conv" or len(live) != 1 or op.reads != (live[0],):
+            return False
+        pads, half = op.attr("pads"), len(op.attr("pads")) // 2
+        spatial = not any(pads[:2]) and not any(pads[half : half + 2]) and min(pads) >= 0
+        plain = op.attr("mode") == "constant" and op.attr("value") == 0
+        only = self.users[live[0]] == [c] and live[0] not in self.graph.outputs
+        blocked = self.graph.type(op.outputs[0]).layout.is_blocked
+        return spatial and plain and only and blocked
+
+    def prologue(self, k: int) -> list[int]:
+        """Index maps (transposes, reshapes, slices) that only this op reads, producers first."""
+        found: list[int] = []
+        for n in self.ops[k].reads:
+            at = self.at.get(n)
+            while at is not None and self.group[at] is None and at not in found:
+                op = self.ops[at]
+                single = len(op.outputs) == 1 and self.users[op.outputs[0]] in ([k], [found[-1]] if found else [])
+                if not single or op.outputs[0] in self.graph.outputs or len(op.reads) != 1:
+                    break
+                if not (op.has(View) or op.has(Injective)) or op.definition.compute is None:
+                    break
+                if self.graph.type(op.outputs[0]).size > self.graph.type(op.reads[0]).size:
+                    break
+                found.append(at)
+                at = self.at.get(op.reads[0])
+        return sorted(found)
+
+    def nest(self, k: int) -> list[int]:
+        if not self.can_nest(k):
+            return [k]
+        if self.is_concat(k):
+            return [k]
+        best, members = [k], [k]
+        for c in self.later(k):
+            if len(members) - len(best) > LOOKAHEAD or len(members) > MOST_OPS:
+                break
+            if not self.touches(c, members):
+                continue
+            if not self.can_nest(c) or not self.convex(c, members) or not self.joins(c, members):
+                continue
+            members.append(c)
+            if self.one_nest(members):
+                best = list(members)
+            if self.is_concat(c):
+                break
+        return best
+
+    def later(self, k: int) -> Iterable[int]:
+        return (c for c in range(k + 1, len(self.ops)) if self.group[c] is None)
+
+    def touches(self, c: int, members: Sequence[int]) -> bool:
+        return any(self.at.get(n) in members for n in self.ops[c].reads)
+
+    def convex(self, c: int, members: Sequence[int]) -> bool:
+        """Whether no path leaves the members and comes back through op c."""
+        mine = 0
+        for m in members:
+            mine |= 1 << m
+        for n in self.ops[c].reads:
+            p = self.at.get(n)
+            if p is not None and not mine >> p & 1 and self.ancestors[p] & mine:
+                return False
+        return True
+
+    def live(self, members: Sequence[int]) -> list[str]:
+        """Blobs that others read, or the caller."""
+        inside = set(members)
+        return [
+            o for m in members for o in self.ops[m].outputs
+            if o in self.graph.outputs or any(u not in inside for u in self.users.get(o, ()))
+        ]  # fmt: skip
+
+    # ---------------------------------------------------------------- what one loop nest can do
+
+    def can_nest(self, k: int) -> bool:
+        op = self.ops[k]
+        if op.has(View) and not op.has(Elementwise):
+            return False  # free as it is: an alias
+        return op.definition.compute is not None and not op.has(Recurrence) and (
+            not op.has(Opaque) or self.is_concat(k)
+        )
+
+    def is_concat(self, k: int) -> bool:
+        trait = self.ops[k].definition.trait(Opaque)
+        return trait is not None and trait.kind == "concat"
+
+    def reduces(self, k: int) -> bool:
+        """Whether an element of op k combines several elements of its inputs."""
+        op = self.ops[k]
+        return not op.has(Elementwise) and not op.has(Injective)
+
+    def whole_axes(self, k: int) -> tuple[object, ...] | None:
+        """Shape and axes of a reduction over whole axes; None for windows and the like."""
+        op = self.ops[k]
+        if not op.has(Reduction) or "axes" not in op.attributes:
+            return None
+        x = self.graph.type(op.reads[0])
+        axes = op.attr("axes")
+        chosen = range(x.rank) if axes is None else (a % x.rank for a in axes)
+        return (x.dims, frozenset(chosen))
+
+    def joins(self, c: int, members: Sequence[int]) -> bool:
+        """Whether op c can follow the members in one nest without repeating their work."""
+        op = self.ops[c]
+        inside = {o for m in members for o in self.ops[m].outputs}
+        feeding = [self.at[n] for n in op.reads if n in inside]
+        if self.is_concat(c):
+            return not any(self.reduces(m) for m in members)
+        if op.has(Elementwise):
+            return self._same_rows(c, members)
+        if any(self.reduces(m) for m in members):
+            return self.whole_axes(c) is not None and self._same_reduction(c, members)
+        if op.has(Injective):
+            total = self.graph.type(op.outputs[0]).size
+            return all(total <= self.graph.type(self.ops[m].outputs[0]).size for m in feeding)
+        return self.whole_axes(c) is not None
+
+    def _same_reduction(self, c: int, members: Sequence[int]) -> bool:
+        mine = self.whole_axes(c)
+        return all(self.whole_axes(m) == mine for m in members if self.reduces(m))
+
+    def _same_rows(self, c: int, members: Sequence[int]) -> bool:
+        """Elementwise op c after windows or products must keep their shape; after reductions over
+        whole axes it may broadcast their results back over those axes."""
+        dims = self.graph.type(self.ops[c].outputs[0]).dims
+        for m in members:
+            if not self.reduces(m):
+                continue
+            whole = self.whole_axes(m)
+            result = self.graph.type(self.ops[m].outputs[0]).dims
+            if dims == result:
+                continue
+            if whole is None or dims != whole[0]:
+                return False
+        return True
+
+    def one_nest(self, members: Sequence[int]) -> bool:
+        """Whether one kernel serves: a single result, or several of one shape and layout."""
+        live = self.live(members)
+        kinds = {(self.graph.type(o).dims, self.graph.type(o).layout) for o in live}
+        if len(live) > 1 and any(self.is_concat(m) for m in members):
+            return False
+        return len(kinds) == 1 and len(live) <= 4
+
+    # ---------------------------------------------------------------- result
+
+    def ordered(self, groups: list[list[int]]) -> Graph:
+        """Groups in an order in which they can run, close to the original one."""
+        dag = networkx.DiGraph()
+        dag.add_nodes_from(range(len(groups)))
+        for k, op in enumerate(self.ops):
+            for n in op.reads:
+                if n in self.at and self.group[self.at[n]] != self.group[k]:
+                    dag.add_edge(self.group[self.at[n]], self.group[k])
+        order = networkx.lexicographical_topological_sort(dag, key=lambda g: groups[g][-1])
+        ops = [
+            self.ops[m].with_group(new)
+            for new, g in enumerate(order)
+            for m in sorted(groups[g])
+        ]
+        g = self.graph
+        return Graph(g.name, g.inputs, g.outputs, tuple(ops), g.blobs)

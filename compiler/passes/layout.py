@@ -1,0 +1,130 @@
+"""Choose a memory layout for every blob: blocked channels where convolutions run, row-major elsewhere.
+
+Kernels for pointwise, injective and reducing operators read and write any layout, so only the
+operators with templates of their own have wishes: direct convolutions want blocked channels and
+no padding of their own, everything opaque wants row-major. A `reformat` op stands where a wish and
+the blob disagree; fusion makes most of them part of a neighbour.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ...ops.operator import ChannelLocal, Contraction, Elementwise, Opaque, Recurrence, View
+from ...ops.types import ROW_MAJOR, Layout, TensorType, f32, f64
+from ...ops.windows import WINDOW_ATTRS, slide
+from ..graph.builder import Rewriter, Value
+from ..graph.ir import Graph, Op
+from .base import Pass
+
+PLANAR_CHANNELS = 4  # a convolution of so few channels reads row-major input directly
+
+
+@dataclass(frozen=True, slots=True)
+class AssignLayout(Pass):
+    """block: channels per block, one vector of the target."""
+
+    block: int
+
+    def run(self, graph: Graph) -> Graph:
+        rewriter = _Layouts(graph, self.block)
+        return rewriter.run(rewriter.visit)
+
+
+class _Layouts(Rewriter):
+    def __init__(self, old: Graph, block: int) -> None:
+        super().__init__(old)
+        self.block = block
+        self.blocked = Layout(1, block)
+        self._reformatted: dict[tuple[str, Layout], Value] = {}
+
+    def visit(self, op: Op, inputs: tuple[Value | None, ...]) -> Value | tuple[Value, ...] | None:
+        contraction = op.definition.trait(Contraction)
+        if contraction is not None and contraction.kind == "conv":
+            return self.convolution(op, inputs)
+        rigid = contraction is not None or any(op.has(t) for t in (View, Recurrence))
+        opaque = op.definition.trait(Opaque)
+        if rigid or (opaque is not None and opaque.kind != "concat"):
+            return self.emit(op, tuple(self.to(v, ROW_MAJOR) for v in inputs), ROW_MAJOR)
+        return self.emit(op, inputs, self.follow(op, inputs))
+
+    def emit(self, op: Op, inputs: tuple[Value | None, ...], layout: Layout) -> Value | tuple[Value, ...]:
+        outs = tuple(
+            layout if o not in self.old.outputs else ROW_MAJOR for o in op.outputs
+        )
+        return self.op(op.operator, *inputs, name=op.name, source=op.source, out=op.outputs,
+                       layouts=outs, **op.attributes)  # type: ignore[no-any-return]  # fmt: skip
+
+    def to(self, v: Value | None, layout: Layout) -> Value | None:
+        """v in another layout; constants and lists of scalars have only one."""
+        if v is None or v.type.layout == layout or self.blobs[v.name].value is not None:
+            return v
+        key = (v.name, layout)
+        if key not in self._reformatted:
+            self._reformatted[key] = self.op(
+                "reformat", v, layouts=(layout,), name="", out=(self.fresh(f"{v.name}_r"),)
+            )
+        return self._reformatted[key]
+
+    def follow(self, op: Op, inputs: tuple[Value | None, ...]) -> Layout:
+        """The layout that an operator without wishes hands on."""
+        outs = self.old.output_types(op)
+        present = [v for v in inputs if v is not None]
+        if len({t.dims for t in outs}) != 1 or not present:
+            return ROW_MAJOR
+        out = outs[0]
+        if op.has(Elementwise):
+            for v in present:
+                if v.type.layout.is_blocked and v.type.dims == out.dims:
+                    return v.type.layout
+        elif op.has(ChannelLocal):
+            x = present[0].type
+            if x.layout.is_blocked and x.rank == out.rank and x.dims[1] == out.dims[1]:
+                return x.layout
+        elif op.has(Opaque):  # concat
+            if op.attr("axis") % out.rank == 1 and all(self._stackable(v.type) for v in present):
+                return self.blocked
+        return ROW_MAJOR
+
+    def _stackable(self, t: TensorType) -> bool:
+        return t.layout == self.blocked and t.dims[1] % self.block == 0
+
+    # ---------------------------------------------------------------- convolutions
+
+    def convolution(self, op: Op, inputs: tuple[Value | None, ...]) -> Value | tuple[Value, ...]:
+        x, w = inputs[0], inputs[1]
+        assert x is not None and w is not None
+        if not self._direct(op, x.type, w):
+            depthwise = w.type.dims[1] == 1 and op.attr("group") == x.type.dims[1] > 1
+            if depthwise and w.type.dims[0] == x.type.dims[1] >= self.block:
+                return self.emit(op, (self.to(x, self.blocked), *inputs[1:]), self.blocked)
+            return self.emit(op, inputs, ROW_MAJOR)
+        planar = x.type.dims[1] <= PLANAR_CHANNELS
+        x = self.to(x, ROW_MAJOR if planar else self.blocked)
+        assert x is not None
+        attrs = op.attributes
+        window = slide(x.type.dims[2:], w.type.dims[2:], **{k: attrs[k] for k in WINDOW_ATTRS})
+        if any(window.begin + window.end):
+            x = self.op("pad", x, name=op.name, source=op.source, layouts=(x.type.layout,),
+                        pads=(0, 0, *window.begin, 0, 0, *window.end))  # fmt: skip
+        attrs |= {"pads": (0,) * (2 * window.rank), "auto_pad": "NOTSET",
+                  "strides": window.strides, "dilations": window.dilations}  # fmt: skip
+        keep = op.outputs[0] not in self.old.outputs
+        stem = op.outputs if keep else (self.fresh(f"{op.outputs[0]}_b"),)
+        y: Value = self.op(op.operator, x, *inputs[1:], name=op.name, source=op.source, out=stem,
+                           layouts=(self.blocked,), **attrs)  # fmt: skip
+        if keep:
+            return y
+        out: Value = self.op("reformat", y, name=op.name, source=op.source, out=op.outputs)
+        return out
+
+    def _direct(self, op: Op, x: TensorType, w: Value) -> bool:
+        """Whether the direct convolution template serves this op."""
+        constant = self.blobs[w.name].value is not None
+        if not constant or x.dtype not in (f32, f64) or x.rank not in (3, 4, 5):
+            return False
+        group = op.attr("group")
+        if group == 1:
+            return True
+        per_in, per_out = w.type.dims[1], w.type.dims[0] // group
+        return per_in % self.block == 0 and per_out % self.block == 0

@@ -1,0 +1,80 @@
+"""Native code for kernels: from the store when it was built before, else built now."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from types import MappingProxyType
+
+from ..codegen.cpu import arithmetic, assemble, llvm_text, lower, vector_math
+from ..codegen.cpu.assemble import build_object
+from ..codegen.cpu.link import Linked, link
+from ..codegen.cpu.target import CpuTarget
+from ..kernels.ir import Kernel
+from ..kernels.printer import kernel_text, symbol
+from ..store import Store
+
+
+@dataclass(frozen=True, slots=True)
+class Objects:
+    """Linked code. `built` of `total` kernels were compiled; the others came from the store."""
+
+    linked: Linked
+    symbols: Mapping[int, tuple[str, ...]]
+    built: int
+    total: int
+
+    def addresses(self, kernel: Kernel) -> tuple[int, ...]:
+        """The entry of every phase of a kernel."""
+        return tuple(self.linked.address(n) for n in self.symbols[id(kernel)])
+
+
+@cache
+def codegen_fingerprint() -> str:
+    """A hash of the code generator's own source: a change to it makes new store entries."""
+    h = hashlib.sha256()
+    for module in (arithmetic, assemble, llvm_text, lower, vector_math):
+        assert module.__file__ is not None
+        h.update(Path(module.__file__).read_bytes())
+    return h.hexdigest()[:16]
+
+
+def object_key(source: str, name: str, target: CpuTarget) -> tuple[tuple[str, str], ...]:
+    """Everything that decides the bytes of one kernel's object code."""
+    fields = {"what": "cpu kernel", "symbol": name, "source": source,
+              "codegen": codegen_fingerprint()}  # fmt: skip
+    fields |= {k: str(v) for k, v in target.fingerprint.items()}
+    return tuple(fields.items())
+
+
+def load(
+    kernels: Iterable[Kernel],
+    target: CpuTarget,
+    store: Store,
+    progress: Callable[[int, int], None] | None = None,
+) -> Objects:
+    """Get object code for all kernels and link it. Equal kernels share code.
+
+    progress(done, total) is called as kernels become ready. Raises LoweringError.
+    """
+    everything = tuple(kernels)
+    names = {id(k): symbol(k) for k in everything}
+    unique = {names[id(k)]: k for k in everything}
+    objects, built = [], 0
+    for done, (name, kernel) in enumerate(unique.items(), 1):
+        key = object_key(kernel_text(kernel), name, target)
+        found = store.get(key)
+        if found is None:
+            found = build_object(lower.module_text(kernel), target)
+            store.put(key, found)
+            built += 1
+        objects.append(found)
+        if progress is not None:
+            progress(done, len(unique))
+    exports = {name: lower.phase_symbols(k) for name, k in unique.items()}
+    linked = link(objects, [s for names_ in exports.values() for s in names_])
+    table = MappingProxyType({k: exports[n] for k, n in names.items()})
+    return Objects(linked, table, built, len(unique))

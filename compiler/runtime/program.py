@@ -1,0 +1,244 @@
+"""A program: launches bound to memory and native code, ready to run."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ..errors import InputError
+from ..graph.ir import Graph
+from ..kernels.ir import Launch, Prepared
+from ..kernels.select import is_alias
+from ..memory.buffers import BufferSpec, Step
+from ..memory.plan import MemoryPlan, plan
+from .driver import driver
+from .objects import Objects
+from .threads import thread_pool
+
+Array = npt.NDArray[Any]
+ALIGNMENT = 64
+
+
+def aliases(graph: Graph) -> dict[str, str]:
+    """Blobs that are another blob's memory under a new shape."""
+    return {
+        op.outputs[0]: op.reads[0]
+        for group in graph.groups if len(group) == 1
+        for op in group if is_alias(graph, op)
+    }  # fmt: skip
+
+
+def scratch_bytes(launch: Launch) -> int:
+    """What a kernel needs besides its blobs, every buffer on a cache line of its own."""
+    return sum(_round(b.nbytes) for b in launch.kernel.params if b.role == "scratch")
+
+
+def _round(n: int) -> int:
+    return -(-n // ALIGNMENT) * ALIGNMENT
+
+
+def plan_memory(graph: Graph, launches: Sequence[Launch], limit: int | None = None) -> MemoryPlan:
+    """One arena for everything that is neither input, output nor constant.
+
+    Raises MemoryLimitError when `limit` bytes do not suffice.
+    """
+    shared = aliases(graph)
+    external = {*graph.inputs, *graph.outputs, *graph.constants}
+    specs = [
+        BufferSpec(n, b.type.nbytes, shared.get(n))
+        for n, b in graph.blobs.items() if n not in external
+    ]  # fmt: skip
+    steps = []
+    for k, launch in enumerate(launches):
+        named = [(a, b) for a, b in zip(launch.args, launch.kernel.params, strict=True)
+                 if isinstance(a, str)]  # fmt: skip
+        pairs = tuple(
+            (str(launch.args[y]), str(launch.args[x]))
+            for y, x in launch.kernel.inplace
+            if isinstance(launch.args[y], str) and isinstance(launch.args[x], str)
+        )
+        steps.append(Step(
+            f"{k}: {launch.label}",
+            tuple(a for a, b in named if b.role != "out"),
+            tuple(a for a, b in named if b.role == "out"),
+            scratch_bytes(launch),
+            pairs,
+        ))  # fmt: skip
+    return plan(steps, specs, limit)
+
+
+@dataclass(frozen=True, slots=True)
+class TensorSpec:
+    """An input or output of an executable."""
+
+    name: str
+    shape: tuple[Any, ...]
+    dtype: np.dtype
+
+    def __str__(self) -> str:
+        return f"{self.name}: {self.dtype}{list(map(str, self.shape))}".replace("'", "")
+
+
+def aligned(nbytes: int) -> Array:
+    """Uninitialised bytes that start on a cache line."""
+    raw = np.empty(nbytes + ALIGNMENT, np.uint8)
+    start = -raw.ctypes.data % ALIGNMENT
+    return raw[start : start + nbytes]
+
+
+def _settled(value: Array) -> Array:
+    """A constant, dense, and on a cache line where it is not already in place."""
+    dense = np.ascontiguousarray(value)
+    if dense.ctypes.data % ALIGNMENT == 0:
+        return dense
+    out = aligned(dense.nbytes).view(dense.dtype).reshape(dense.shape)
+    out[...] = dense
+    return out
+
+
+class Program:
+    """Native code, constants and an arena. Calls from several threads are served one by one."""
+
+    def __init__(
+        self, graph: Graph, launches: Sequence[Launch], memory: MemoryPlan, objects: Objects,
+        threads: int | None = None, poison: bool = False,
+    ) -> None:  # fmt: skip
+        self.graph = graph
+        self.launches = tuple(launches)
+        self.memory = memory
+        self.poison = poison
+        self.inputs = tuple(_spec(graph, n) for n in graph.inputs)
+        self.outputs = tuple(_spec(graph, n) for n in graph.outputs)
+        self.pool = thread_pool(threads)
+        self.constants: dict[object, Array] = {}
+        self._lock = threading.Lock()
+        self._arena = aligned(memory.arena_bytes)
+        self._alias = aliases(graph)
+        self._inputs: list[list[int]] = [[] for _ in graph.inputs]
+        self._outputs: list[list[int]] = [[] for _ in graph.outputs]
+        width = sum(len(launch.args) for launch in launches)
+        self._table = np.zeros(max(width, 1), np.uint64)
+        steps: list[tuple[int, int, int]] = []
+        self.spans: list[tuple[int, int]] = []  # the steps of each launch
+        slot = 0
+        for k, launch in enumerate(launches):
+            base = self._table.ctypes.data + slot * 8
+            first = len(steps)
+            for entry, phase in zip(objects.addresses(launch.kernel), launch.kernel.phases, strict=True):
+                steps.append((entry, base, phase.items))
+            self.spans.append((first, len(steps)))
+            self._bind(k, launch, slot)
+            slot += len(launch.args)
+        self._steps = np.array(steps or [(0, 0, 0)], np.uint64)
+        self._count = len(steps)
+        self._keep = objects
+        self._run = driver().run
+
+    def _bind(self, number: int, launch: Launch, slot: int) -> None:
+        g = self.graph
+        scratch = self.memory.scratch[number] or 0
+        for j, (arg, buffer) in enumerate(zip(launch.args, launch.kernel.params, strict=True)):
+            at = slot + j
+            if arg is None:
+                self._table[at] = self._arena.ctypes.data + scratch
+                scratch += _round(buffer.nbytes)
+            elif isinstance(arg, Prepared):
+                self._table[at] = self._constant(arg).ctypes.data
+            else:
+                root = arg
+                while root in self._alias:
+                    root = self._alias[root]
+                blob = g.blobs[root]
+                if blob.value is not None:
+                    self._table[at] = self._constant(root).ctypes.data
+                elif root in g.inputs:
+                    self._inputs[g.inputs.index(root)].append(at)
+                elif root in g.outputs:
+                    self._outputs[g.outputs.index(root)].append(at)
+                else:
+                    self._table[at] = self._arena.ctypes.data + self.memory.offsets[root]
+
+    def _constant(self, what: str | Prepared) -> Array:
+        """A constant in the form kernels read, made once and shared."""
+        if what not in self.constants:
+            names = (what,) if isinstance(what, str) else what.blobs
+            values = [self.graph.blobs[n].value for n in names]
+            made = values[0] if isinstance(what, str) else what.make(*values)
+            assert made is not None
+            self.constants[what] = _settled(made)
+        return self.constants[what]
+
+    # ---------------------------------------------------------------- calls
+
+    def __call__(self, arrays: Sequence[Array]) -> list[Array]:
+        """Run once. arrays: one per input, in order, any strides. Returns new arrays."""
+        ready = [self._accept(spec, a) for spec, a in zip(self.inputs, arrays, strict=True)]
+        results = [np.empty(spec.shape, spec.dtype) for spec in self.outputs]
+        with self._lock:
+            self._point(ready, results)
+            self._run(self.pool.address, self.pool.run_address, self._steps.ctypes.data, self._count)
+        return results
+
+    def timed(self, arrays: Sequence[Array], clock: Any) -> tuple[list[Array], list[int]]:
+        """Run once, launch by launch; also returns what `clock` (in ns) measured for each."""
+        ready = [self._accept(spec, a) for spec, a in zip(self.inputs, arrays, strict=True)]
+        results = [np.empty(spec.shape, spec.dtype) for spec in self.outputs]
+        times = []
+        with self._lock:
+            self._point(ready, results)
+            for first, end in self.spans:
+                at = self._steps.ctypes.data + first * 24
+                start = clock()
+                self._run(self.pool.address, self.pool.run_address, at, end - first)
+                times.append(clock() - start)
+        return results, times
+
+    def _point(self, ready: Sequence[Array], results: Sequence[Array]) -> None:
+        table = self._table
+        for slots, a in zip(self._inputs, ready, strict=True):
+            for s in slots:
+                table[s] = a.ctypes.data
+        for slots, a in zip(self._outputs, results, strict=True):
+            for s in slots:
+                table[s] = a.ctypes.data
+        if self.poison:
+            self._arena.fill(0xFF)  # every float that no kernel wrote is NaN
+        self.pool.wake()
+
+    def _accept(self, spec: TensorSpec, array: Any) -> Array:
+        a = np.asarray(array)
+        if a.dtype != spec.dtype:
+            raise InputError(
+                f"input {spec.name!r} must be {spec.dtype}, got {a.dtype}{list(a.shape)}; "
+                f"convert it with .astype({str(spec.dtype)!r})"
+            )
+        if a.shape != spec.shape:
+            raise InputError(
+                f"input {spec.name!r} must have shape {list(spec.shape)}, got {list(a.shape)}"
+            )
+        if a.flags.c_contiguous and a.flags.aligned:
+            return a
+        return np.require(np.array(a, order="C", copy=True), requirements="CA")
+
+
+def _spec(graph: Graph, name: str) -> TensorSpec:
+    t = graph.type(name)
+    return TensorSpec(name, t.dims, t.dtype.numpy)
+
+
+def by_name(specs: Sequence[TensorSpec], feeds: Mapping[str, Any]) -> list[Any]:
+    """Arrays in input order. Raises InputError for a missing or an unknown name."""
+    known = [s.name for s in specs]
+    missing = [n for n in known if n not in feeds]
+    unknown = [n for n in feeds if n not in known]
+    if missing or unknown:
+        what = f"no array for {missing}" if missing else f"there is no input {unknown}"
+        raise InputError(f"{what}; the inputs are {known}")
+    return [feeds[n] for n in known]
+
+
