@@ -164,14 +164,15 @@ def gru_step(s: Step, gate: Array, states: States) -> States:
 
 def lstm_step(s: Step, gate: Array, states: States) -> States:
     """i, o, f = f(..); c' = f c + i g(..); h' = o h(c'). Gates in order i, o, f, c; peepholes in
-    order i, o, f; the switch couples the forget gate to the input gate."""
+    order i, o, f; the switch couples the forget gate to the input gate. clip bounds what f and g
+    see, not what h sees: ONNX leaves that open, and ONNX Runtime does so."""
     h, c = states
     gi, go, gf, gc = np.split(gate + h @ s.r.T + s.rb, 4, -1)
     pi, po, pf = (0, 0, 0) if s.p is None else np.split(s.p, 3)
     i = s.act(0, gi + pi * c)
     f = 1 - i if s.switch else s.act(0, gf + pf * c)
     c = f * c + i * s.act(1, gc)
-    return s.act(0, go + po * c) * s.act(2, c), c
+    return s.act(0, go + po * c) * s.activations[2].numpy(c), c
 
 
 @dataclass(frozen=True, slots=True)

@@ -128,6 +128,8 @@ def const(value: Scalar, dtype: DType) -> Expr:
         return Expr("const", (), float(value), dtype)
     if dtype is boolean:
         return Expr("const", (), bool(value), dtype)
+    if isinstance(value, float) and not value.is_integer():
+        raise OperatorError(f"{value} is not a value of type {dtype}")
     return Expr("const", (), int(value), dtype)
 
 
@@ -150,6 +152,8 @@ def reduce(combine: str, over: tuple[Expr, ...], body: Expr) -> Expr:
 
     combine: "sum" | "prod" | "max" | "min" (max/min propagate NaN, as numpy does).
     """
+    if combine not in ("sum", "prod", "max", "min"):
+        raise OperatorError(f"unknown combination {combine!r}")
     if not over:
         return body
     return Expr("reduce", (body,), (combine, over), body.dtype)
@@ -261,7 +265,8 @@ def cast(x: Expr | Scalar, dtype: DType) -> Expr:
     if e.op == "const" and not (isinstance(e.payload, float) and not math.isfinite(e.payload)):
         if dtype.is_float or dtype is boolean:
             return const(e.payload, dtype)
-        if not e.dtype.is_float and -(1 << 31) <= int(e.payload) < 1 << 31 and dtype.bits >= 32:
+        low = -(1 << 31) if dtype.kind == "i" else 0
+        if not e.dtype.is_float and low <= int(e.payload) < 1 << 31 and dtype.bits >= 32:
             return const(int(e.payload), dtype)
     return Expr("cast", (e,), None, dtype)
 
@@ -323,7 +328,7 @@ def from_linear(terms: Linear, constant: int) -> Expr:
 
 def _recombine(terms: Linear) -> Linear:
     """c * (x mod d) + c * d * (x div d) = c * x."""
-    mods = [a for a in terms if a.op == "mod"]
+    mods = [a for a in terms if a.op == "mod" and a.args[1].op == "const"]
     if not mods:
         return terms
     terms = dict(terms)

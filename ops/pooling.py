@@ -38,6 +38,7 @@ def pool_window(x: TensorType | TensorArg | Array, kernel_shape: Any, **window: 
     shape = x.dims if isinstance(x, TensorType) else x.shape
     require(len(shape) >= 3, f"x must be [N, C, spatial...] with 1 or more spatial axes, "
                              f"got {list(shape)}")  # fmt: skip
+    require(kernel_shape != (), "kernel_shape must not be empty")
     win = slide(tuple(shape[2:]), kernel_shape, **window)
     for p in (*zip(win.begin, win.extent, strict=True), *zip(win.end, win.extent, strict=True)):
         require(p[0] < p[1], f"pads {list(win.begin + win.end)} must be smaller than the window "
@@ -204,6 +205,7 @@ def _unpooled(
     require(rank >= 1, f"x must be [N, C, spatial...], got {list(dims)}")
     if output_shape:
         return spread(output_shape, rank + 2, "output_shape", 0)
+    require(kernel_shape != (), "needs kernel_shape or output_shape")
     ks, ss = spread(kernel_shape, rank, "kernel_shape", 1), spread(strides, rank, "strides", 1)
     begin, end = spread_pads(pads, rank)
     sizes = tuple(

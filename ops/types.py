@@ -186,9 +186,19 @@ def parse_type(text: str) -> TensorType:
     if m is None or m[1] not in DTYPES:
         raise OperatorError(f"{text!r} is not a tensor type such as f32[1,3,224,224]")
     parts = [p.strip() for p in m[2].split(",")] if m[2].strip() else []
-    shape = tuple(int(p) if p.lstrip("-").isdigit() else SymDim(p) for p in parts)
+    shape = tuple(_parse_dim(p, text) for p in parts)
     layout = Layout(int(m[3]), int(m[4])) if m[3] else ROW_MAJOR
+    if m[3] and (layout.axis >= len(shape) or not layout.block):
+        raise OperatorError(f"{text!r}: a tensor of rank {len(shape)} has no layout {layout}")
     return TensorType(DTYPES[m[1]], shape, layout)
+
+
+def _parse_dim(text: str, where: str) -> Dim:
+    if re.fullmatch(r"-?[0-9]+", text):
+        return int(text)
+    if not text.isidentifier():
+        raise OperatorError(f"{where!r}: {text!r} is not a dimension")
+    return SymDim(text)
 
 
 def broadcast_shapes(*shapes: tuple[int, ...]) -> tuple[int, ...]:

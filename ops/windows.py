@@ -131,9 +131,9 @@ def spread_pads(value: Any, rank: int) -> tuple[tuple[int, ...], tuple[int, ...]
     if isinstance(value, tuple) and len(value) == 2 * rank:
         both = spread(value, 2 * rank, "pads", 0)
         return both[:rank], both[rank:]
-    require(isinstance(value, int) or len(value) in (0, rank),
-            f"pads {value!r} must be one number, {rank} or {2 * rank} numbers for {rank} spatial "
-            f"axes")  # fmt: skip
+    fits = not isinstance(value, tuple) or len(value) in (0, rank)
+    require(fits, f"pads {value!r} must be one number, {rank} or {2 * rank} numbers for {rank} "
+                  f"spatial axes")  # fmt: skip
     one = spread(value, rank, "pads", 0)
     return one, one
 

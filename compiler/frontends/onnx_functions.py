@@ -47,9 +47,9 @@ def schema_function(node: Node, call: Call) -> Message | None:
         versions = [
             v for v in schema.context_dependent_function_opset_versions if v <= call.version
         ]
-        if versions and not any(a.ref_attr_name for a in node.proto.attribute):
+        if versions:
             body = schema.get_context_dependent_function_with_opset_version(
-                max(versions), node.proto.SerializeToString(), [_type_of(v) for v in call.inputs]
+                max(versions), _resolved(node, call), [_type_of(v) for v in call.inputs]
             )
     return _parsed(body, schema) if body else None
 
@@ -64,6 +64,27 @@ def _parsed(body: bytes, schema: Message) -> Message:
             default.ParseFromString(attribute.default_value.SerializeToString())
             default.name = name
     return function
+
+
+def _resolved(node: Node, call: Call) -> bytes:
+    """The node with references to attributes of an enclosing function replaced by values."""
+    proto = type(node.proto)()
+    proto.CopyFrom(node.proto)
+    for a in proto.attribute:
+        if a.ref_attr_name:
+            name, value = a.name, call.attrs.get(a.name)
+            a.Clear()
+            a.name = name
+            if isinstance(value, int):
+                a.i, a.type = value, a.INT
+            elif isinstance(value, float):
+                a.f, a.type = value, a.FLOAT
+            elif isinstance(value, str):
+                a.s, a.type = value.encode(), a.STRING
+    kept = [a for a in proto.attribute if a.type]
+    del proto.attribute[:]
+    proto.attribute.extend(kept)
+    return bytes(proto.SerializeToString())
 
 
 def _type_of(value: object) -> bytes:

@@ -151,7 +151,7 @@ class Importer:
                 label=node.label,
                 where=node.where,
                 version=self._version(node, scope),
-                inputs=tuple(None if s is None else s.value or s.known for s in slots),
+                inputs=tuple(None if s is None else s.known or s.value for s in slots),
                 attrs=attrs,
                 outputs=wants,
                 lift_input=lambda k: self._lift(slots[k]),
@@ -354,7 +354,7 @@ def _is_small(t: TensorType) -> bool:
 
 
 def _type(slot: Slot) -> TensorType | str:
-    v = slot.value or slot.known
+    v = slot.known or slot.value
     return "-" if v is None else v.type
 
 

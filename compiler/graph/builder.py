@@ -160,7 +160,7 @@ class GraphBuilder:
         name: str = "",
         source: tuple[str, ...] = (),
         out: tuple[str, ...] = (),
-        group: int | None = None,
+        fusion_group: int | None = None,
         layouts: tuple[Layout, ...] = (),
         **attrs: Any,
     ) -> Any:
@@ -199,7 +199,7 @@ class GraphBuilder:
             names.append(n)
         self.ops.append(
             Op(operator, tuple(ins), tuple(names), tuple(bound.items()), name,
-               source or ((name,) if name else ()), group)
+               source or ((name,) if name else ()), fusion_group)
         )  # fmt: skip
         values = tuple(Value(self, n) for n in names)
         return values[0] if len(values) == 1 else values
@@ -289,7 +289,7 @@ class Rewriter(GraphBuilder):
         ins = self.inputs_of(op) if inputs is None else inputs
         layouts = tuple(t.layout for t in self.old.output_types(op))
         return self.op(op.operator, *ins, name=op.name, source=op.source, out=op.outputs,
-                       group=op.group, layouts=layouts, **op.attributes)  # fmt: skip
+                       fusion_group=op.group, layouts=layouts, **op.attributes)  # fmt: skip
 
     def inputs_of(self, op: Op) -> tuple[Value | None, ...]:
         return tuple(None if n is None else self.value(n) for n in op.inputs)

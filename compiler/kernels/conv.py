@@ -8,7 +8,7 @@ is the same kernel on flattened places. Few-channel inputs are read from row-maj
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from math import prod
 from typing import Any
@@ -16,13 +16,25 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ...ops.expr import Expr, binary, compare, const, floordiv, index, load, minimum, var
+from ...ops.expr import (
+    Expr,
+    compare,
+    const,
+    floordiv,
+    index,
+    load,
+    minimum,
+    substitute,
+    var,
+    walk,
+)
 from ...ops.operator import Contraction
 from ...ops.types import DType, TensorType, f32, f64, row_major_strides
 from ...ops.windows import WINDOW_ATTRS, Window, slide
+from ..errors import LoweringError
 from ..graph.ir import Graph, Op
 from .address import offset
-from .compose import Indices, fresh
+from .compose import Indices
 from .device import Device
 from .epilogue import Params, Result, inplace, lowered, place, results
 from .ir import (
@@ -36,7 +48,6 @@ from .ir import (
     Prepared,
     Stmt,
     Store,
-    loads,
     loop,
     seq,
 )
@@ -176,39 +187,471 @@ def _border(graph: Graph, op: Op) -> tuple[tuple[int, ...], tuple[int, ...]]:
 # --------------------------------------------------------------------------- what is stored
 
 
-def _formal(p: _Problem) -> tuple[Indices, Indices, Expr, Expr, Expr]:
-    """(logical indices of the result, outer variables, channel, row, column). Flat places are
-    split into spatial indices here, before tiles come in: offsets then join them again."""
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """The variables that an output element's indices are made of. Those of extent 1 are constants;
+    the channel runs to the end of the last block."""
+
+    outer: Indices
+    channel: Expr
+    row: Expr
+    column: Expr
+    at: Indices
+
+
+def _formal(p: _Problem) -> _Place:
+    """Variables for the indices of the result. Flat places are split into spatial indices here,
+    before tiles come in: offsets then join them again."""
     outer, rows, columns = p.places
-    at = fresh(p.y.dims, "y")
-    row, column = index(0), index(0)
-    if p.is_flat:
-        column = var("w", columns) if columns > 1 else index(0)
-        strides = row_major_strides(p.y.dims[2:])
-        where: list[Expr] = []
-        for k, (d, s) in enumerate(zip(p.y.dims[2:], strides, strict=True)):
-            i = floordiv(column, s)
-            where.append(i % d if k else i)
-        at = (*at[:2], *where)
-    else:
-        column = at[-1]
-        row = at[-2] if len(outer) < len(p.y.dims) - 2 and p.y.rank > 3 else index(0)
-    lead = at[:1] if p.is_flat else (at[0], *at[2 : 2 + len(outer) - 1])
+    n, *lead = (_variable(f"o{k}", d) for k, d in enumerate(outer))
     channel = var("c", -(-p.channels // p.block) * p.block)
-    return (at[0], channel, *at[2:]), lead, channel, row, column
+    row, column = _variable("h", rows), _variable("w", columns)
+    where = [*lead, row, column][-(p.y.rank - 2) :]
+    if p.is_flat:
+        space = p.y.dims[2:]
+        where = [floordiv(column, s) if d > 1 else index(0)
+                 for d, s in zip(space, row_major_strides(space), strict=True)]  # fmt: skip
+        where = [i % d for i, d in zip(where, space, strict=True)]
+    return _Place((n, *lead), channel, row, column, (n, channel, *where))
+
+
+def _variable(name: str, extent: int) -> Expr:
+    return var(name, extent) if extent > 1 else index(0)
 
 
 def _results(p: _Problem) -> list[Result] | None:
     """The outputs over the formal indices of the result; shifted where zeros surround it."""
-    at = _formal(p)[0]
+    at = _formal(p).at
     inner = p.pad.inputs[0] if p.pad is not None else None
     names = [inner if p.pad is not None and o == p.pad.outputs[0] else o for o in p.outputs]
     found = results(p.graph, p.after, p.result, [n for n in names if n is not None], at)
-    if found is None or any(r.at != at for r in found):
+    if found is None:
         return None
+    for r in found:
+        if p.graph.type(r.blob).dims != p.y.dims or any(
+            i is not j for i, j, d in zip(r.at, at, p.y.dims, strict=True) if d > 1
+        ):
+            return None
+    found = [Result(r.blob, at, r.value) for r in found]
     if p.pad is None:
         return found
     before, _ = _border(p.graph, p.pad)
     there = tuple(i + b for i, b in zip(at, before, strict=True))
     return [r if r.blob == o else Result(o, there, r.value)
             for r, o in zip(found, p.outputs, strict=True)]  # fmt: skip
+
+
+class _Operands:
+    """How values other than the input and the weights are read when channels do not fill the last
+    block: the lanes past the last channel must stay inside the operand's memory."""
+
+    def __init__(self, p: _Problem, params: Params, channel: Expr) -> None:
+        self.p, self.params, self.channel = p, params, channel
+        self.padded = -(-p.channels // p.block) * p.block
+
+    def __call__(self, blob: str, at: Indices) -> Expr | None:
+        kind = self.p.graph.type(blob)
+        c = self.channel
+        if self.padded == self.p.channels or not any(c in i.free for i in at):
+            return None
+        if _is_blocked(kind) and at[1] is c:
+            return None
+        if self.p.graph.is_constant(blob) and kind.size == self.p.channels and c in at:
+            return self.vector(blob)[c]
+        inside = {c: minimum(c, self.p.channels - 1)}
+        return self.params.read(blob)[offset(kind, tuple(substitute(i, inside) for i in at))]
+
+    def vector(self, blob: str) -> Buffer:
+        """A constant with one value per channel, zeros behind the last."""
+        if self.padded == self.p.channels:
+            return self.params.read(blob)
+        more = self.padded - self.p.channels
+        made = Prepared((blob,), f"channels+{more}", lambda v: np.pad(v.reshape(-1), (0, more)))
+        return self.params.prepared(made, self.p.graph.type(blob).dtype, self.padded)
+
+
+def _pack(w: Array, lanes: int, blocks: int, vectors: int, block: int) -> Array:
+    """Weights [O, C, taps...] as panels of `blocks` vectors of output channels, then one of the
+    vectors that remain; in each, steps of the reduction in the micro-kernel's order. block: input
+    channels per block, 0 for row-major inputs."""
+    o, c = w.shape[:2]
+    w = np.pad(w.reshape(o, c, -1), ((0, vectors * lanes - o), (0, 0), (0, 0)))
+    whole = c // block * block if block else 0
+    parts = []
+    if whole:
+        split = w[:, :whole].reshape(w.shape[0], whole // block, block, -1)
+        parts.append(split.transpose(1, 3, 2, 0).reshape(-1, w.shape[0]))
+    if block and whole < c:
+        parts.append(w[:, whole:].transpose(2, 1, 0).reshape(-1, w.shape[0]))
+    if not block:
+        parts.append(w.transpose(1, 2, 0).reshape(-1, w.shape[0]))
+    steps = np.concatenate(parts)
+    width = blocks * lanes
+    full = vectors // blocks * width
+    panels = steps[:, :full].reshape(len(steps), -1, width).transpose(1, 0, 2)
+    return np.concatenate([panels.reshape(-1), steps[:, full:].reshape(-1)])
+
+
+# --------------------------------------------------------------------------- the kernel
+
+
+class _Writer:
+    """Writes the kernel of one problem for one config."""
+
+    def __init__(self, p: _Problem, device: Device, config: Config) -> None:
+        self.p, self.config = p, config
+        self.lanes = device.lanes(p.dtype)
+        self.outer, self.rows, self.columns = p.places
+        self.th, self.tw = config["th"], config["tw"]
+        self.blocks = config["nb"]
+        self.vectors = -(-p.channels // p.block) * (p.block // self.lanes)
+        self.panels, self.rest = divmod(self.vectors, self.blocks)
+        self.steps = p.depth * p.window.taps
+        self.params = Params(p.graph)
+        self.place = _formal(p)
+        operands = _Operands(p, self.params, self.place.channel)
+        self.x = self.params.read(p.anchor.reads[0])
+        weights = Prepared(
+            (p.anchor.reads[1],),
+            f"conv lanes={self.lanes} blocks={self.blocks} vectors={self.vectors} "
+            f"block={p.x.layout.block}",
+            lambda w: _pack(w, self.lanes, self.blocks, self.vectors, p.x.layout.block),
+        )
+        total = self.steps * self.vectors * self.lanes
+        self.w = self.params.prepared(weights, p.dtype, total)
+        self.bias = None if p.bias is None else operands.vector(p.bias)
+        found = _results(p)
+        assert found is not None
+        self.stores = lowered(self.params, found, p.result, operands)
+        self.acc = load(p.result, self.place.at, p.dtype)
+        self.count = 0
+
+    # ---------------------------------------------------------------- input
+
+    def input_strides(self) -> tuple[int, ...]:
+        """Elements between neighbours of x: image, channel (block), spatial axes."""
+        s = row_major_strides(self.p.x.physical_shape)
+        return s[: self.p.x.rank]
+
+    def segments(self) -> list[Segment]:
+        window, x, depth = self.p.window, self.p.x, self.p.depth
+        _, channel, *space = self.input_strides()
+        taps = tuple(Level(k, s * d)
+                     for k, s, d in zip(window.kernel, space, window.dilations, strict=True))
+        block = x.layout.block
+        if not block:
+            return [Segment((Level(depth, channel), *taps))]
+        full, rest = divmod(depth, block)
+        found = []
+        if full:
+            found.append(Segment((Level(full, channel), *taps, Level(block, 1))))
+        if rest:
+            start = full * channel, full * block * window.taps
+            found.append(Segment((*taps, Level(rest, 1)), *start))
+        return found
+
+    def moves(self) -> tuple[int, ...]:
+        """Elements of x between neighbouring places: outer axes (image first), rows, columns."""
+        image, _, *space = self.input_strides()
+        if self.p.is_flat:
+            return image, 0, space[-1]
+        steps = [s * m for s, m in zip(space, self.p.window.strides, strict=True)]
+        return (image, 0, *steps) if len(steps) == 1 else (image, *steps)
+
+    # ---------------------------------------------------------------- one tile
+
+    def tile(
+        self, panel: Expr, blocks: int, outer: Indices, h0: Expr, th: int, w0: Expr, tw: int
+    ) -> tuple[Stmt, ...]:
+        """The tile of th x tw places from (h0, w0), for all channels of a panel."""
+        self.count += 1
+        micro = MicroKernel(self.p.dtype, self.lanes, th * tw, blocks, str(self.count))
+        *leads, down, right = self.moves()
+        base = h0 * down + w0 * right
+        for i, m in zip(outer, leads, strict=True):
+            base = base + i * m
+        first = panel * (self.blocks * self.lanes)
+        if self.p.group > 1:
+            each = self.p.channels // self.p.group
+            per = self.p.depth // (self.p.x.layout.block or 1) * self.input_strides()[1]
+            base = base + first // each * per
+        a = Rows(self.x, base, lambda r: r // tw * down + r % tw * right)
+        b = Panel(self.w, first * self.steps, blocks * self.lanes)
+
+        def where(r: Expr, j: Expr, l: Expr) -> dict[Expr, Expr]:
+            place = self.place
+            actual = (*outer, first + j * self.lanes + l, h0 + r // tw, w0 + r % tw)
+            names = (*place.outer, place.channel, place.row, place.column)
+            return {v: e for v, e in zip(names, actual, strict=True) if v.op == "var"}
+
+        def start(r: Expr, j: Expr, l: Expr) -> Expr:
+            bias = self.bias
+            return const(0, self.p.dtype) if bias is None else bias[first + j * self.lanes + l]
+
+        def finish(r: Expr, j: Expr, l: Expr, value: Expr) -> list[Stmt]:
+            swap = where(r, j, l)
+            return [place(s, {**swap, self.acc: value}) for s in self.stores]
+
+        return seq(
+            self.prefetch(micro, where), micro.declare(), micro.start(start),
+            micro.accumulate(a, b, self.segments()), micro.finish(finish),
+        )  # fmt: skip
+
+    def prefetch(
+        self, micro: MicroKernel, where: Callable[[Expr, Expr, Expr], dict[Expr, Expr]]
+    ) -> tuple[Stmt, ...]:
+        """Ask for the values that join the result, of its own size, before the reduction starts."""
+        like = {
+            n for s in self.stores for n in walk(s.value)
+            if n.op == "load" and isinstance(n.payload, Buffer) and n.payload.role == "in"
+            and n.payload.elements >= self.p.y.size
+        }  # fmt: skip
+        if not like:
+            return ()
+        r, j = var("r", micro.rows), var("j", micro.blocks)
+        swap = where(r, j, index(0))
+        hints = [Prefetch(n.payload, substitute(n.args[0], swap))
+                 for n in sorted(like, key=repr)]  # fmt: skip
+        return (loop(r, (loop(j, hints, "unroll"),), "unroll"),)
+
+    # ---------------------------------------------------------------- loops around it
+
+    def across(self, panel: Expr, blocks: int, outer: Indices, h0: Expr, th: int) -> tuple[Stmt, ...]:
+        """All tiles of one row of tiles."""
+        whole, rest = divmod(self.columns, self.tw)
+        out: list[Stmt] = []
+        if whole:
+            v = var("x", whole)
+            out.append(loop(v, self.tile(panel, blocks, outer, h0, th, v * self.tw, self.tw)))
+        if rest:
+            at = index(whole * self.tw)
+            out += self.tile(panel, blocks, outer, h0, th, at, rest)
+        return tuple(out)
+
+    def unit(self, panel: Expr, blocks: int, outer: Indices, s: Expr) -> tuple[Stmt, ...]:
+        """What is shared out in space: a row of tiles, or one tile where there is one row."""
+        if self.rows == 1:
+            return split(s, self.columns, self.tw, lambda at, tw: self.tile(
+                panel, blocks, outer, index(0), 1, at, tw))  # fmt: skip
+        return split(s, self.rows, self.th, lambda at, th: self.across(
+            panel, blocks, outer, at, th))  # fmt: skip
+
+    def phase(self) -> Phase:
+        along = -(-self.columns // self.tw) if self.rows == 1 else -(-self.rows // self.th)
+        units = prod(self.outer) * along
+        panels = self.panels + (self.rest > 0)
+        wanted = self.config["items"]
+        if self.config["order"] == "oc":
+            parts = min(panels, wanted)
+            shares = min(units, -(-wanted // parts))
+        else:
+            shares = min(units, wanted)
+            parts = min(panels, -(-wanted // shares))
+        per_part, per_share = -(-panels // parts), -(-units // shares)
+        parts, shares = -(-panels // per_part), -(-units // per_share)
+        item = var("item", parts * shares)
+        g, u = var("g", panels), var("u", units)
+        g_lo, u_lo = item // shares * per_part, item % shares * per_share
+        g_range = {"lo": g_lo, "hi": minimum(g_lo + per_part, panels)}
+        u_range = {"lo": u_lo, "hi": minimum(u_lo + per_share, units)}
+
+        def place_of(body: Callable[[Indices, Expr], tuple[Stmt, ...]]) -> tuple[Stmt, ...]:
+            """Split a unit into the outer indices and the place along rows."""
+            if prod(self.outer) == 1:
+                return body(tuple(index(0) for _ in self.outer), u)
+            out: list[Stmt] = []
+            found = []
+            for k, (d, s) in enumerate(zip(self.outer, row_major_strides(self.outer), strict=True)):
+                made, i = bind(f"o{k}", u // (s * along) % d)
+                out += made
+                found.append(i)
+            made, s = bind("s", u % along)
+            return seq(out, made, body(tuple(found), s))
+
+        def panel_of(body: Callable[[Expr, int], tuple[Stmt, ...]]) -> tuple[Stmt, ...]:
+            if not self.rest:
+                return body(g, self.blocks)
+            last = body(index(self.panels), self.rest)
+            if not self.panels:
+                return last
+            return (If(compare("lt", g, self.panels), body(g, self.blocks), last),)
+
+        if self.config["order"] == "oc":
+            body: For = loop(g, panel_of(lambda panel, blocks: (
+                loop(u, place_of(lambda o, s: self.unit(panel, blocks, o, s)), **u_range),
+            )), **g_range)  # fmt: skip
+        else:
+            body = loop(u, place_of(lambda o, s: (
+                loop(g, panel_of(lambda panel, blocks: self.unit(panel, blocks, o, s)), **g_range),
+            )), **u_range)  # fmt: skip
+        return Phase(item.payload[2], item, (body,))
+
+    def launch(self) -> Launch:
+        phases = (self.phase(), *self.borders())
+        params = self.params
+        pairs = () if self.p.pad is not None else inplace(params, self.stores, (self.x,))
+        kernel = Kernel(
+            DirectConv.name, DirectConv.version, tuple(sorted(self.config.items())),
+            params.buffers, phases, self.p.flops, params.traffic, pairs,
+        )  # fmt: skip
+        return Launch(kernel, params.args, ())
+
+    # ---------------------------------------------------------------- zeros around the result
+
+    def borders(self) -> list[Phase]:
+        if self.p.pad is None:
+            return []
+        before, behind = _border(self.p.graph, self.p.pad)
+        name = self.p.pad.outputs[0]
+        kind = self.p.graph.type(name)
+        return [_frame(self.params.write(name), kind, before[2:], behind[2:])]
+
+
+def split(
+    tile: Expr, extent: int, size: int, body: Callable[[Expr, int], tuple[Stmt, ...]]
+) -> tuple[Stmt, ...]:
+    """body(start, size) of a tile by its number; the last tile may be smaller."""
+    whole, rest = divmod(extent, size)
+    if not rest:
+        return body(tile * size, size)
+    last = body(index(whole * size), rest)
+    if not whole:
+        return last
+    return (If(compare("lt", tile, whole), body(tile * size, size), last),)
+
+
+def _frame(
+    y: Buffer, kind: TensorType, before: tuple[int, ...], behind: tuple[int, ...]
+) -> Phase:
+    """Zeros in the outermost places of every plane of a blocked tensor. Along each axis two slabs:
+    the axes before it run over the interior, those behind it over everything."""
+    space = kind.physical_shape[2:]
+    strides = row_major_strides(space)
+    planes = prod(kind.physical_shape[:2])
+    each = prod(space) - prod(
+        d - b - e for d, b, e in zip(space, (*before, 0), (*behind, 0), strict=True)
+    )
+    share = max(1, min(planes, FILL_ELEMENTS // max(each, 1)))
+    items = -(-planes // share)
+    item, plane = var("item", items), var("p", planes)
+    body: list[Stmt] = []
+    for a in range(len(before)):
+        for lo, hi in ((0, before[a]), (space[a] - behind[a], space[a])):
+            if lo == hi:
+                continue
+            run = var("z", (hi - lo) * strides[a])
+            at = plane * prod(space) + lo * strides[a] + run
+            loops = []
+            for k in range(a):
+                v = var(f"q{k}", space[k] - behind[k], 0)
+                at = at + v * strides[k]
+                loops.append((v, before[k]))
+            fill: Stmt = loop(
+                run, (Store(y, at, const(0, y.dtype)),), "vector", lanes=kind.layout.block
+            )
+            for v, start in reversed(loops):
+                fill = loop(v, (fill,), lo=start)
+            body.append(fill)
+    first = item * share
+    return Phase(items, item, (
+        loop(plane, body, lo=first, hi=minimum(first + share, planes)),
+    ))  # fmt: skip
+
+
+# --------------------------------------------------------------------------- the template
+
+
+class DirectConv:
+    """Convolutions with constant weights into channel-blocked tensors, with the pointwise ops
+    behind them and a border of zeros around the result.
+
+    Config: th, tw (places per tile), nb (vectors of output channels per tile), order ("oc": panels
+    of weights outermost; "sp": places outermost), items.
+    """
+
+    name = "direct_conv"
+    version = 1
+
+    def matches(self, graph: Graph, ops: Sequence[Op], outputs: Sequence[str]) -> bool:
+        return _problem(graph, ops, outputs) is not None
+
+    def space(
+        self, graph: Graph, ops: Sequence[Op], outputs: Sequence[str], device: Device
+    ) -> list[Config]:
+        p = _require(graph, ops, outputs)
+        found = [self.default(graph, ops, outputs, device)]
+        taken: dict[int, int] = {}
+        items = found[0]["items"]
+        for shape in _tiles(p, device):
+            taken[shape["nb"]] = taken.get(shape["nb"], 0) + 1
+            if taken[shape["nb"]] > 2:
+                continue
+            for order in ("oc", "sp"):
+                for n in dict.fromkeys((items, max(1, items // 2))):
+                    config = {**shape, "order": order, "items": n}
+                    if config not in found:
+                        found.append(config)
+        return found
+
+    def default(
+        self, graph: Graph, ops: Sequence[Op], outputs: Sequence[str], device: Device
+    ) -> Config:
+        p = _require(graph, ops, outputs)
+        items = max(1, min(MAX_ITEMS, p.flops // ITEM_FLOPS))
+        return {**_tiles(p, device)[0], "order": "oc", "items": items}
+
+    def instantiate(
+        self, graph: Graph, ops: Sequence[Op], outputs: Sequence[str], device: Device,
+        config: Config,
+    ) -> Launch:  # fmt: skip
+        return _Writer(_require(graph, ops, outputs), device, config).launch()
+
+
+def _require(graph: Graph, ops: Sequence[Op], outputs: Sequence[str]) -> _Problem:
+    p = _problem(graph, ops, outputs)
+    if p is None:
+        what = " + ".join(op.operator for op in ops)
+        raise LoweringError(f"the direct convolution kernel does not compute {what}")
+    return p
+
+
+def _tiles(p: _Problem, device: Device) -> list[Config]:
+    """Register tiles, the one that takes the fewest issue slots first. With equal figures, more
+    vectors per scalar of the input win."""
+    lanes = device.lanes(p.dtype)
+    unit = p.block // lanes
+    vectors = -(-p.channels // p.block) * unit
+    each = p.channels // p.group // lanes
+    _, rows, columns = p.places
+    found: list[tuple[float, Config]] = []
+    for nb in range(unit, min(vectors, 4 * max(unit, 1)) + 1, unit):
+        limit = most_rows(nb, device.registers)
+        if limit < 1 or (p.group > 1 and each % nb):
+            continue
+        for th, tw in _shapes(rows, columns, limit):
+            full, rest = divmod(vectors, nb)
+            slots = sum(
+                panels * count * issue_slots(h * w, blocks)
+                for blocks, panels in ((nb, full), (rest, min(rest, 1)))
+                for count, h, w in _covering(rows, columns, th, tw)
+            )
+            found.append((slots, {"th": th, "tw": tw, "nb": nb}))
+    return [c for _, c in sorted(found, key=lambda f: (f[0], -f[1]["nb"], -f[1]["tw"]))]
+
+
+def _shapes(rows: int, columns: int, limit: int) -> list[tuple[int, int]]:
+    """(th, tw) of at most `limit` places: widths that divide the columns or fill the registers."""
+    found = []
+    for tw in range(min(columns, limit), 0, -1):
+        if columns % tw == 0 or tw >= limit - 3:
+            found.append((1, tw))
+        found += [(th, tw) for th in range(2, min(rows, limit // tw) + 1)
+                  if columns % tw == 0 and (tw == columns or rows % th == 0)]  # fmt: skip
+    return found
+
+
+def _covering(rows: int, columns: int, th: int, tw: int) -> list[tuple[int, int, int]]:
+    """(how many, height, width) of the tiles that cover all places."""
+    down = [(rows // th, th), (min(rows % th, 1), rows % th)]
+    right = [(columns // tw, tw), (min(columns % tw, 1), columns % tw)]
+    return [(m * n, h, w) for m, h in down for n, w in right if m * n]

@@ -118,12 +118,11 @@ def results(
         reads = {n for n in walk(value) if n.op == "load" and n.payload == anchor}
         if len(reads) != 1:
             return None
-        inverse = _invert(reads.pop().args, graph.type(anchor).dims, at)
+        read = reads.pop()
+        inverse = _invert(read.args, graph.type(anchor).dims, at)
         if inverse is None or not all(v in inverse for v in formal if v.op == "var"):
             return None
-        value = substitute(value, inverse)
-        if any(n.payload == anchor and n is not here for n in walk(value) if n.op == "load"):
-            return None
+        value = substitute(value, {**inverse, read: here})
         found.append(Result(name, tuple(inverse.get(v, v) for v in formal), value))
     return found
 

@@ -17,7 +17,7 @@ from math import prod
 
 from ...ops.expr import Expr, apply, const, index, var
 from ...ops.types import DType, i64
-from .ir import Buffer, Declare, Local, Set, Stmt, loop, seq
+from .ir import Buffer, Declare, Local, Set, Stmt, loop
 
 UNROLL = 4  # steps of the reduction per round: enough to hide the loop's own cost
 PIPELINE = 8  # independent multiply-adds that keep two units of latency 4 busy
@@ -207,8 +207,3 @@ def most_rows(blocks: int, registers: int) -> int:
 def issue_slots(rows: int, blocks: int) -> float:
     """Multiply-add slots that one reduction step of a tile takes; small tiles wait for results."""
     return max(rows * blocks, PIPELINE + blocks) + 0.3 * blocks
-
-
-def call(*parts: Stmt | Iterable[Stmt]) -> tuple[Stmt, ...]:
-    """One use of a micro-kernel as a body."""
-    return seq(*parts)

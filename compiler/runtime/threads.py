@@ -386,6 +386,10 @@ class ThreadPool:
     Workers start at first use. Callers on several threads, and regions inside regions, are safe: a
     region that finds the pool taken is run by its caller alone. `close`, or the interpreter's exit,
     ends the workers; after that the pool still works, with the caller alone.
+
+    `run_address` is native `void pool_run(ptr pool, ptr fn, ptr table, i64 items)`, which calls
+    `void fn(ptr table, i64 item)` for item in 0..items. `wake_address` is native
+    `void pool_wake(ptr pool)`: a load if nobody sleeps, else a system call.
     """
 
     def __init__(self, threads: int) -> None:
@@ -393,6 +397,8 @@ class ThreadPool:
             raise OptionError(f"threads={threads}: expected 1 to {MAX_THREADS}")
         self.threads: Final = threads
         self._native = _native()
+        self.run_address: Final = self._native.code.address("pool_run")
+        self.wake_address: Final = self._native.code.address("pool_wake")
         self._memory = ctypes.create_string_buffer(ctypes.sizeof(_Pool) + 8 * threads + 128)
         self._address = -(-ctypes.addressof(self._memory) // 128) * 128
         self._started = False
@@ -411,19 +417,6 @@ class ThreadPool:
         if not self._started:
             self._start()
         return self._address
-
-    @property
-    def run_address(self) -> int:
-        """Native `void pool_run(ptr pool, ptr fn, ptr table, i64 items)`.
-
-        It calls `void fn(ptr table, i64 item)` for item in 0..items.
-        """
-        return self._native.code.address("pool_run")
-
-    @property
-    def wake_address(self) -> int:
-        """Native `void pool_wake(ptr pool)`: a load if nobody sleeps, else a system call."""
-        return self._native.code.address("pool_wake")
 
     @property
     def workers(self) -> int:

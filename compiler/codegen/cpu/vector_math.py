@@ -82,8 +82,17 @@ def log(f: Function, x: Value) -> Value:
     return f.select(f.compare("ult", x, zero), f.const(float("nan"), f32, n), out)
 
 
+def _saturate(f: Function, x: Value, limit: float, inner: Value) -> Value:
+    """inner, but exactly 1 with x's sign where |x| >= limit."""
+    n = x.lanes
+    one, minus = f.const(1.0, f32, n), f.const(-1.0, f32, n)
+    out = f.select(f.compare("oge", x, f.const(limit, f32, n)), one, inner)
+    return f.select(f.compare("ole", x, f.const(-limit, f32, n)), minus, out)
+
+
 def tanh(f: Function, x: Value) -> Value:
     c = 7.90531110763549805
+    whole = x
     x = _clamp(f, x, -c, c)
     z = f.op("fmul", x, x)
     p = _horner(f, z, (-2.76076847742355e-16, 2.00018790482477e-13, -8.60467152213735e-11,
@@ -91,10 +100,11 @@ def tanh(f: Function, x: Value) -> Value:
                        4.89352455891786e-03))  # fmt: skip
     q = _horner(f, z, (1.19825839466702e-06, 1.18534705686654e-04, 2.26843463243900e-03,
                        4.89352518554385e-03))  # fmt: skip
-    return f.op("fdiv", f.op("fmul", p, x), q)
+    return _saturate(f, whole, 9.0, f.op("fdiv", f.op("fmul", p, x), q))
 
 
 def erf(f: Function, x: Value) -> Value:
+    whole = x
     x = _clamp(f, x, -4.0, 4.0)
     z = f.op("fmul", x, x)
     p = _horner(f, z, (-2.72614225801306e-10, 2.77068142495902e-08, -2.10102402082508e-06,
@@ -102,7 +112,7 @@ def erf(f: Function, x: Value) -> Value:
                        -1.60960333262415e-02))  # fmt: skip
     q = _horner(f, z, (-1.45660718464996e-05, -2.13374055278905e-04, -1.68282697438203e-03,
                        -7.37332916720468e-03, -1.42647390514189e-02))  # fmt: skip
-    return f.op("fdiv", f.op("fmul", p, x), q)
+    return _saturate(f, whole, 4.0, f.op("fdiv", f.op("fmul", p, x), q))
 
 
 VECTOR: Final[dict[str, Callable[[Function, Value], Value]]] = {

@@ -1,0 +1,259 @@
+"""Runs Kernel IR in plain Python: the oracle that lets templates be tested without code generation.
+
+Phases run their items in random order. Every access is checked against the buffer's bounds and
+role; an item may not touch what another item of the same phase has written. Outputs, scratch and
+locals start as NaN, so a value that is used before it is set shows in the result.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from tilewright.compiler.kernels.ir import (
+    Buffer,
+    Comment,
+    Declare,
+    For,
+    If,
+    Kernel,
+    Local,
+    Prefetch,
+    Set,
+    Stmt,
+    Store,
+)
+from tilewright.ops.expr import Expr
+
+Thunk = Callable[[], Any]
+
+
+class KernelError(AssertionError):
+    """The kernel does something that no kernel may do."""
+
+
+def _poison(elements: int, dtype: Any) -> Any:
+    kind = np.dtype(dtype)
+    fill = np.nan if kind.kind == "f" else 1 if kind.kind == "b" else np.iinfo(kind).max
+    return np.full(elements, fill, kind)
+
+
+def run_kernel(kernel: Kernel, arrays: list[Any], seed: int = 0) -> list[Any]:
+    """Run with one flat array per parameter, None for outputs and scratch; returns all of them.
+
+    Inputs must have exactly the buffer's elements; pass one object for two parameters to alias them.
+    """
+    memory: dict[Buffer, Any] = {}
+    for buffer, array in zip(kernel.params, arrays, strict=True):
+        if array is None:
+            array = _poison(buffer.elements, buffer.dtype.numpy)
+        assert array.size == buffer.elements and array.dtype == buffer.dtype.numpy, buffer
+        memory[buffer] = array
+    rng = np.random.default_rng(seed)
+    for phase in kernel.phases:
+        assert phase.items == phase.item.payload[2], "the item variable must range over the items"
+        machine = _Machine(memory)
+        body = machine.block(phase.body)
+        for item in rng.permutation(phase.items):
+            machine.item = machine.env[phase.item] = int(item)
+            body()
+    return [memory[b] for b in kernel.params]
+
+
+class _Machine:
+    """One phase. Expressions and statements become closures over `env`."""
+
+    def __init__(self, memory: dict[Buffer, Any]) -> None:
+        self.memory = memory
+        self.writer = {b: np.full(b.elements, -1) for b in memory if b.is_written}
+        self.env: dict[Expr, Any] = {}
+        self.locals: dict[Local, Any] = {}
+        self.item = 0
+        self.width = 0  # lanes of the vector round that is running, 0 outside
+        self.mask: Any = None
+        self.thunks: dict[Expr, Thunk] = {}
+
+    # ---------------------------------------------------------------- statements
+
+    def block(self, body: tuple[Stmt, ...]) -> Thunk:
+        steps = [self.statement(s) for s in body]
+
+        def run() -> None:
+            for s in steps:
+                s()
+
+        return run
+
+    def statement(self, s: Stmt) -> Thunk:
+        if isinstance(s, For):
+            return self.loop(s)
+        if isinstance(s, Declare):
+            return lambda: self.declare(s.local)
+        if isinstance(s, Set):
+            where, value = [self.expr(e) for e in s.where], self.expr(s.value)
+            return lambda: self.set(s.local, tuple(int(w()) for w in where), value())
+        if isinstance(s, Store):
+            at, value = self.expr(s.offset), self.expr(s.value)
+            return lambda: self.store(s.buffer, at(), value())
+        if isinstance(s, If):
+            test, then, other = self.expr(s.condition), self.block(s.then), self.block(s.otherwise)
+            return lambda: then() if bool(test()) else other()
+        assert isinstance(s, (Prefetch, Comment)), s
+        return lambda: None
+
+    def loop(self, s: For) -> Thunk:
+        lo, hi, body = self.expr(s.lo), self.expr(s.hi), self.block(s.body)
+        _, first, end = s.var.payload
+        if s.kind == "unroll":
+            assert s.lo.is_const and s.hi.is_const, f"unrolled loop over {s.var} has open bounds"
+
+        def run() -> None:
+            a, b = int(lo()), int(hi())
+            if a < b and not first <= a < b <= end:
+                raise KernelError(f"loop over {s.var} runs {a}..{b}, declared {first}..{end}")
+            if s.kind != "vector":
+                for k in range(a, b, s.step):
+                    self.env[s.var] = k
+                    body()
+                return
+            if self.width:
+                raise KernelError(f"vector loop over {s.var} inside a vector loop")
+            for k in range(a, b, s.lanes):
+                self.width = min(s.lanes, b - k)
+                self.env[s.var] = np.arange(k, k + self.width)
+                body()
+            self.width = 0
+
+        return run
+
+    def declare(self, local: Local) -> None:
+        shape = (*local.shape, local.lanes) if local.lanes else local.shape
+        self.locals[local] = _poison(math.prod(shape), local.dtype.numpy).reshape(shape)
+
+    def set(self, local: Local, where: tuple[int, ...], value: Any) -> None:
+        self.inside(local, where)
+        if local.lanes and self.width:
+            self.locals[local][where][: self.width] = value
+        elif np.ndim(value) and not local.lanes:
+            raise KernelError(f"{local.name} has no lanes but gets a value for each")
+        else:
+            self.locals[local][where] = value
+
+    def inside(self, local: Local, where: tuple[int, ...]) -> None:
+        if local not in self.locals:
+            raise KernelError(f"{local.name} is used before it is declared")
+        if not all(0 <= i < d for i, d in zip(where, local.shape, strict=True)):
+            raise KernelError(f"{local.name}{list(where)} is outside {list(local.shape)}")
+
+    def touch(self, buffer: Buffer, at: Any, what: str) -> Any:
+        """The offsets in use, checked."""
+        where = np.broadcast_to(at, self.width or 1)
+        where = where if self.mask is None else where[self.mask]
+        if where.size and not (0 <= where.min() and where.max() < buffer.elements):
+            raise KernelError(f"{what} {buffer.name}[{where}], which has {buffer.elements} elements")
+        if buffer.is_written and not np.isin(self.writer[buffer][where], (-1, self.item)).all():
+            raise KernelError(f"{what} {buffer.name}[{where}], which another item wrote")
+        return where
+
+    def store(self, buffer: Buffer, at: Any, value: Any) -> None:
+        if not buffer.is_written:
+            raise KernelError(f"store to {buffer.name}, which is read only")
+        where = self.touch(buffer, at, "store to")
+        if len(set(where.tolist())) != where.size:
+            raise KernelError(f"lanes store to the same element of {buffer.name}")
+        value = np.broadcast_to(value, self.width or 1)
+        self.memory[buffer][where] = value if self.mask is None else value[self.mask]
+        self.writer[buffer][where] = self.item
+
+    # ---------------------------------------------------------------- expressions
+
+    def expr(self, e: Expr) -> Thunk:
+        if e not in self.thunks:
+            self.thunks[e] = self.compile(e)
+        return self.thunks[e]
+
+    def compile(self, e: Expr) -> Thunk:
+        kind = e.dtype.numpy.type
+        if e.op == "const":
+            value = kind(e.payload) if e.dtype.is_float else e.payload
+            return lambda: value
+        if e.op == "var":
+            return lambda: self.env[e]
+        args = [self.expr(a) for a in e.args]
+        if e.op == "load":
+            source = e.payload
+            if isinstance(source, Local):
+                return lambda: self.read_local(source, tuple(int(a()) for a in args))
+            return lambda: self.read(source, args[0]())
+        if e.op == "select":
+            return lambda: self.select(*args)
+        if e.op == "cast":
+            return lambda: np.asarray(args[0]()).astype(kind)[()]
+        if e.op in _HORIZONTAL:
+            held, fold = e.args[0].payload, _HORIZONTAL[e.op]
+            at = [self.expr(a) for a in e.args[0].args]
+            return lambda: kind(fold(self.locals[held][tuple(int(a()) for a in at)]))
+        fn = _CALLS[e.op]
+        if e.dtype.is_float:
+            return lambda: np.asarray(fn(*(a() for a in args))).astype(kind)[()]
+        return lambda: fn(*(a() for a in args))
+
+    def read(self, buffer: Buffer, at: Any) -> Any:
+        where = self.touch(buffer, at, "load from")
+        if not np.ndim(at):
+            return self.memory[buffer][int(at)] if where.size else self.memory[buffer].dtype.type(0)
+        if self.mask is None:
+            return self.memory[buffer][where]
+        out = _poison(self.width, buffer.dtype.numpy)
+        out[self.mask] = self.memory[buffer][where]
+        return out
+
+    def read_local(self, local: Local, where: tuple[int, ...]) -> Any:
+        self.inside(local, where)
+        value = self.locals[local][where]
+        if not local.lanes:
+            return value[()]
+        if not self.width:
+            raise KernelError(f"the lanes of {local.name} are read outside a vector loop")
+        return value[: self.width].copy()
+
+    def select(self, test: Thunk, yes: Thunk, no: Thunk) -> Any:
+        chosen = test()
+        if not np.ndim(chosen):
+            return yes() if chosen else no()
+        outer = self.mask
+        outside = np.ones(self.width, bool) if outer is None else outer
+        self.mask = outside & chosen
+        a = yes()
+        self.mask = outside & ~chosen
+        b = no()
+        self.mask = outer
+        return np.where(chosen, a, b)
+
+
+def _fma(a: Any, b: Any, c: Any) -> Any:
+    return np.float64(a) * b + c
+
+
+def _wide(fn: Callable[..., Any]) -> Callable[..., Any]:
+    """Functions of floats in double precision."""
+    return lambda *xs: fn(*(np.asarray(x, np.float64) for x in xs))
+
+
+_HORIZONTAL = {"hsum": np.sum, "hprod": np.prod, "hmax": np.max, "hmin": np.min}
+_CALLS: dict[str, Callable[..., Any]] = {
+    "fma": _fma, "add": lambda a, b: a + b, "sub": lambda a, b: a - b, "mul": lambda a, b: a * b,
+    "div": lambda a, b: np.true_divide(a, b), "floordiv": lambda a, b: a // b,
+    "mod": lambda a, b: a % b, "fmod": np.fmod, "pow": np.power, "max": np.maximum,
+    "min": np.minimum, "and": lambda a, b: a & b, "or": lambda a, b: a | b,
+    "xor": lambda a, b: a ^ b, "lt": lambda a, b: a < b, "le": lambda a, b: a <= b,
+    "eq": lambda a, b: a == b, "ne": lambda a, b: a != b, "not": np.logical_not,
+    "bitnot": np.invert, "neg": np.negative, "isnan": np.isnan, "isinf": np.isinf,
+    "erf": np.vectorize(math.erf, otypes=[float]),
+    **{n: _wide(getattr(np, n)) for n in
+       "abs exp log sqrt sin cos tan sinh cosh tanh floor ceil trunc log1p expm1".split()},
+    "round": _wide(np.rint),
+}  # fmt: skip
