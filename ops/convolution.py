@@ -117,12 +117,12 @@ class Conv:
         yield s.case(f(1, 3, 1, 2), f(16, 3, 7, 7), f(16), strides=2, pads=(3, 3, 3, 3))
 
 
-# Elements of the unfolded input that one matrix product of the reference reads: 4 MiB of float64.
-_BLOCK = 1 << 19
+# Elements of the unfolded input that one matrix product of the reference reads: 16 MiB of float64.
+_BLOCK = 1 << 21
 
 
 def _convolve(x: Array, w: Array, b: Array | None, group: int, win: Window) -> Array:
-    """Unfold the input for a few output rows at a time, so that they stay in the cache, and leave
+    """Unfold the input for a few output rows at a time, which bounds the memory it takes, and leave
     the rest to matrix products."""
     rank, (n, c), o = win.rank, x.shape[:2], w.shape[0]
     spots = sliding_window_view(win.pad(x, 0), win.extent, tuple(range(2, 2 + rank)))

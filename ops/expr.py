@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 import operator as _op
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Hashable
 from typing import Any, Final
 from weakref import WeakValueDictionary
 
@@ -206,7 +206,7 @@ def unary(op: str, x: Expr | Scalar) -> Expr:
 def binary(op: str, a: Expr | Scalar, b: Expr | Scalar) -> Expr:
     """`op` in BINARY. "mod" is floored and "fmod" truncated; max and min propagate NaN."""
     x, y = _pair(a, b)
-    special = _SPECIAL.get(op)
+    special = SPECIAL.get(op)
     if special is not None:
         return special(x, y)
     if op not in BINARY:
@@ -461,7 +461,7 @@ def _extremum(op: str) -> Callable[[Expr, Expr], Expr]:
     return build
 
 
-_SPECIAL: Final[dict[str, Callable[[Expr, Expr], Expr]]] = {
+SPECIAL: Final[dict[str, Callable[[Expr, Expr], Expr]]] = {
     "add": add, "sub": sub, "mul": mul, "floordiv": floordiv, "mod": mod,
     "and": logical_and, "or": logical_or, "max": _extremum("max"), "min": _extremum("min"),
 }  # fmt: skip
@@ -506,79 +506,6 @@ def _bounds(e: Expr) -> tuple[int, int] | None:
         return None
     corners = [combine(p, q) for p in x for q in y]
     return min(corners), max(corners)
-
-
-# --------------------------------------------------------------------------- traversal
-
-
-def rebuild(e: Expr, args: tuple[Expr, ...]) -> Expr:
-    """The same node over other arguments, simplified again."""
-    if args == e.args:
-        return e
-    if e.op in _SPECIAL:
-        return _SPECIAL[e.op](*args)
-    if e.op in COMPARE:
-        return compare(e.op, *args)
-    if e.op == "select":
-        return select(*args)
-    if e.op == "not":
-        return unary("not", args[0])
-    if e.op == "cast":
-        return cast(args[0], e.dtype)
-    return Expr(e.op, args, e.payload, e.dtype)
-
-
-def transform(e: Expr, visit: Callable[[Expr, tuple[Expr, ...]], Expr | None],
-              memo: dict[Expr, Expr] | None = None) -> Expr:
-    """Rebuild bottom-up; visit(node, new args) may return a replacement."""
-    done: dict[Expr, Expr] = {} if memo is None else memo
-
-    def go(n: Expr) -> Expr:
-        r = done.get(n)
-        if r is None:
-            args = tuple(go(a) for a in n.args)
-            r = visit(n, args)
-            if r is None:
-                r = rebuild(n, args)
-            done[n] = r
-        return r
-
-    return go(e)
-
-
-def substitute(e: Expr, mapping: Mapping[Expr, Expr], memo: dict[Expr, Expr] | None = None) -> Expr:
-    """Replace variables (or whole nodes). A variable bound by a `reduce` inside e is not touched
-    unless the mapping names it: then the reduce binds the new variable."""
-    if not mapping:
-        return e
-
-    def visit(n: Expr, args: tuple[Expr, ...]) -> Expr | None:
-        hit = mapping.get(n)
-        if hit is not None:
-            return hit
-        if n.op == "reduce":
-            combine, over = n.payload
-            return reduce(combine, tuple(mapping.get(v, v) for v in over), args[0])
-        return None
-
-    return transform(e, visit, memo)
-
-
-def walk(*roots: Expr) -> list[Expr]:
-    """Every distinct node below the roots, arguments before users."""
-    seen: set[Expr] = set()
-    out: list[Expr] = []
-
-    def go(n: Expr) -> None:
-        if n not in seen:
-            seen.add(n)
-            for a in n.args:
-                go(a)
-            out.append(n)
-
-    for r in roots:
-        go(r)
-    return out
 
 
 # --------------------------------------------------------------------------- printing

@@ -62,9 +62,10 @@ def _value(a: Message, files: ExternalFiles, where: str) -> Any:
     kind, field = _KINDS[number]
     if field is None:
         return ForeignType(f"attribute {a.name!r} holds {kind}")
-    if kind in ("float", "int", "string", "tensor", "graph") and not a.HasField(field):
-        if kind in ("tensor", "graph") or any(a.HasField(f) for f in "fistg"):
-            raise ModelError(f"{where}: attribute {a.name!r} says it is a {kind}, but holds none")
+    # A scalar at its default may be left out of the message, but not for another kind of value.
+    absent = len(field) == 1 and not a.HasField(field)
+    if absent and (kind in ("tensor", "graph") or any(a.HasField(f) for f in "fistg")):
+        raise ModelError(f"{where}: attribute {a.name!r} says it is a {kind}, but holds none")
     value = getattr(a, field)
     try:
         if kind == "string":

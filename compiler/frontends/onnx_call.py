@@ -1,9 +1,9 @@
 """One ONNX node as its converter sees it, and the table of converters.
 
 A converter takes a `Call` and returns what the node's outputs are: values of the graph (made with
-`emit` or `op`) or `Known` arrays. Most operators need none: `forward` maps a node to the operator of
-the same name, attribute by attribute, turning inputs into attributes where the operator declares an
-attribute of that name.
+`emit` or `op`) or `Known` arrays. Most operators need none: `forward` maps a node to the operator
+of the same name, attribute by attribute, turning inputs into attributes where the operator declares
+an attribute of that name.
 """
 
 from __future__ import annotations

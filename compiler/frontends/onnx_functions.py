@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Any, Final
 
 from ..errors import ModelError
 from .onnx_call import Call
@@ -21,7 +21,7 @@ def functions_by_key(model: Message, label: str) -> dict[Key, Message]:
     for f in model.functions:
         key = (domain_of(f.domain), f.name, getattr(f, "overload", ""))
         if key in out:
-            raise ModelError(f"{label}: function {f.name!r} of domain {f.domain!r} is defined twice")
+            raise ModelError(f"{label}: the function {f.name!r} of {f.domain!r} is defined twice")
         out[key] = f
     return out
 
@@ -35,7 +35,7 @@ def schema_function(node: Node, call: Call) -> Message | None:
     import onnx.defs
 
     try:
-        schema = onnx.defs.get_schema(node.op_type, call.version, node.domain)
+        schema: Any = onnx.defs.get_schema(node.op_type, call.version, node.domain)
     except Exception:  # SchemaError, which is no public name in every version
         return None
     body = b""

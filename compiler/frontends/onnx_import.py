@@ -14,7 +14,16 @@ from ..graph.evaluate import evaluate_op, narrow
 from ..graph.ir import Blob, Graph
 from . import onnx_compute, onnx_microsoft, onnx_movement  # noqa: F401  registers converters
 from .onnx_attributes import read_attributes, read_attributes_of
-from .onnx_call import CONVERTERS, Call, Converter, Result, Unknown, Unsupported, find_operator, lift
+from .onnx_call import (
+    CONVERTERS,
+    Call,
+    Converter,
+    Result,
+    Unknown,
+    Unsupported,
+    find_operator,
+    lift,
+)
 from .onnx_functions import functions_by_key, schema_function
 from .onnx_proto import Message, domain_of
 from .onnx_reports import Report, explain
@@ -159,9 +168,7 @@ class Importer:
             )
             self._run_call(node, scope, slots, call)
 
-    def _run_call(
-        self, node: Node, scope: Scope, slots: Sequence[Slot | None], call: Call
-    ) -> None:
+    def _run_call(self, node: Node, scope: Scope, slots: Sequence[Slot | None], call: Call) -> None:
         try:
             result = _convert(node, call)
         except Unsupported as reason:

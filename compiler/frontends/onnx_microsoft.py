@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from ..graph.builder import Value
-from .onnx_call import Call, Result, Unsupported, converts
+from .onnx_call import Call, Converter, Result, Unsupported, converts
 
 _DOMAIN = "com.microsoft"
 
 
-def _microsoft(*op_types: str):  # type: ignore[no-untyped-def]
+def _microsoft(*op_types: str) -> Callable[[Converter], Converter]:
     return converts(*op_types, domain=_DOMAIN)
 
 

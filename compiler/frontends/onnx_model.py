@@ -103,23 +103,19 @@ def load(source: Source) -> OnnxModel:
         version = opsets.get("", OLDEST_OPSET)
         if version < OLDEST_OPSET:
             raise ModelError(
-                f"{label} uses ONNX opset {version}; the oldest that can be read is {OLDEST_OPSET}. "
-                "Convert it: onnx.version_converter.convert_version(model, 13)"
+                f"{label} uses ONNX opset {version}; the oldest that can be read is "
+                f"{OLDEST_OPSET}. Convert it: onnx.version_converter.convert_version(model, 13)"
             )
         if not model.graph.output:
             what = "no outputs" if model.graph.node else "neither nodes nor outputs"
             raise ModelError(f"{label}: its graph has {what}, there is nothing to compute")
         files = ExternalFiles(parsed.folder)
         constants = decode_all(model.graph, files, label)
-        inputs = tuple(
-            _declared(v, label) for v in model.graph.input if v.name not in constants
-        )
+        inputs = tuple(_declared(v, label) for v in model.graph.input if v.name not in constants)
         outputs = tuple(_declared(v, label) for v in model.graph.output)
         _check_names([v.name for v in inputs], label, "input")
         _check_names([v.name for v in outputs], label)
-        return OnnxModel(
-            model.graph.name, inputs, outputs, parsed, constants, files, opsets
-        )
+        return OnnxModel(model.graph.name, inputs, outputs, parsed, constants, files, opsets)
 
 
 def bind(
@@ -133,19 +129,20 @@ def bind(
     names = {v.name for v in inputs}
     symbols = {d.name for v in inputs for d in v.dims or () if isinstance(d, SymDim)}
     bound: dict[str, tuple[int, str]] = {}
-    for key, given in shapes.items():
-        if isinstance(given, int):
+    for key, size in shapes.items():
+        if isinstance(size, int):
             if key not in symbols:
                 known = ", ".join(map(repr, sorted(symbols))) or "none"
                 raise OptionError(f"shapes: no dimension is called {key!r} (there are: {known})")
-            _bind_dim(bound, key, given, f"dimension {key!r}")
+            _bind_dim(bound, key, size, f"dimension {key!r}")
         elif key not in names:
             known = ", ".join(map(repr, sorted(names))) or "none"
             raise OptionError(f"shapes: the model has no input {key!r} (there are: {known})")
+    by_input = {key: tuple(s) for key, s in shapes.items() if not isinstance(s, int)}
     for v in inputs:
-        given = shapes.get(v.name)
-        if given is None or isinstance(given, int):
+        if v.name not in by_input:
             continue
+        given = by_input[v.name]
         if v.dims is not None and len(given) != len(v.dims):
             raise OptionError(f"shapes: input {v.name!r} is {v}, but {list(given)} has "
                               f"{len(given)} dimensions")  # fmt: skip
@@ -162,10 +159,7 @@ def bind(
         if v.dtype is None:
             out[v.name] = v.kind
             continue
-        given = shapes.get(v.name)
-        dims = v.dims
-        if dims is None and given is not None and not isinstance(given, int):
-            dims = tuple(int(d) for d in given)
+        dims = by_input.get(v.name) if v.dims is None else v.dims
         if dims is None or any(isinstance(d, SymDim) and d.name not in bound for d in dims):
             unbound.append(v)
             continue

@@ -183,5 +183,6 @@ def _check_acyclic(nodes: Sequence[Node], needs: Sequence[Sequence[int]], label:
         path.append(k)
         k = next(m for m in needs[k] if waiting[m])
     cycle = [*path[path.index(k) :], k]
-    names = " <- ".join(repr(nodes[m].label) for m in cycle[:8]) + (" ..." if len(cycle) > 8 else "")
+    names = " <- ".join(repr(nodes[m].label) for m in cycle[:8])
+    names += " <- ..." if len(cycle) > 8 else ""
     raise ModelError(f"{label}: {len(cycle) - 1} nodes form a cycle: {names}")

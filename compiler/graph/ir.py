@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from enum import Enum
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -20,9 +20,6 @@ import numpy.typing as npt
 from ...ops.operator import Operator, Trait
 from ...ops.operator import get as get_operator
 from ...ops.types import TensorType
-
-if TYPE_CHECKING:
-    import networkx
 
 Array = npt.NDArray[Any]
 
@@ -172,18 +169,3 @@ class Graph:
             h.update(f"{op.operator}{ins}{outs}{op.attrs}{op.group};".encode())
         h.update(f"out {[number(n) for n in self.outputs]}".encode())
         return h.hexdigest()
-
-    def networkx(self) -> networkx.DiGraph:
-        """A bipartite view: nodes ("op", k) and ("blob", name), edges along the data flow."""
-        import networkx  # heavy: only who asks for this view pays for it
-
-        g = networkx.DiGraph(name=self.name)
-        for n, b in self.blobs.items():
-            g.add_node(("blob", n), type=b.type, role=b.role.value)
-        for k, op in enumerate(self.ops):
-            g.add_node(("op", k), operator=op.operator, name=op.name, op=op)
-            for n in op.reads:
-                g.add_edge(("blob", n), ("op", k))
-            for n in op.outputs:
-                g.add_edge(("op", k), ("blob", n))
-        return g

@@ -8,8 +8,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from ...ops.expr import Expr, const, index, load, substitute, transform, var
+from ...ops.expr import Expr, const, index, load, var
 from ...ops.operator import Elementwise, TensorArg
+from ...ops.traverse import substitute, transform
 from ..errors import LoweringError
 from ..graph.ir import Graph, Op
 

@@ -16,19 +16,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ...ops.expr import (
-    Expr,
-    compare,
-    const,
-    floordiv,
-    index,
-    load,
-    minimum,
-    substitute,
-    var,
-    walk,
-)
+from ...ops.expr import Expr, compare, const, floordiv, index, load, minimum, var
 from ...ops.operator import Contraction
+from ...ops.traverse import substitute, walk
 from ...ops.types import DType, TensorType, f32, f64, row_major_strides
 from ...ops.windows import WINDOW_ATTRS, Window, slide
 from ..errors import LoweringError
@@ -308,8 +298,8 @@ class _Writer:
         self.panels, self.rest = divmod(self.vectors, self.blocks)
         self.steps = p.depth * p.window.taps
         self.params = Params(p.graph)
-        self.place = _formal(p)
-        operands = _Operands(p, self.params, self.place.channel)
+        self.form = _formal(p)
+        operands = _Operands(p, self.params, self.form.channel)
         self.x = self.params.read(p.anchor.reads[0])
         weights = Prepared(
             (p.anchor.reads[1],),
@@ -323,7 +313,7 @@ class _Writer:
         found = _results(p)
         assert found is not None
         self.stores = lowered(self.params, found, p.result, operands)
-        self.acc = load(p.result, self.place.at, p.dtype)
+        self.acc = load(p.result, self.form.at, p.dtype)
         self.count = 0
 
     # ---------------------------------------------------------------- input
@@ -365,7 +355,10 @@ class _Writer:
     ) -> tuple[Stmt, ...]:
         """The tile of th x tw places from (h0, w0), for all channels of a panel."""
         self.count += 1
-        micro = MicroKernel(self.p.dtype, self.lanes, th * tw, blocks, str(self.count))
+        group = self.p.block // self.lanes
+        micro = MicroKernel(
+            self.p.dtype, self.lanes, (th, tw), blocks, group, str(self.count)
+        )
         *leads, down, right = self.moves()
         base = h0 * down + w0 * right
         for i, m in zip(outer, leads, strict=True):
@@ -375,30 +368,31 @@ class _Writer:
             each = self.p.channels // self.p.group
             per = self.p.depth // (self.p.x.layout.block or 1) * self.input_strides()[1]
             base = base + first // each * per
-        a = Rows(self.x, base, lambda r: r // tw * down + r % tw * right)
+        a = Rows(self.x, base, (down, right))
         b = Panel(self.w, first * self.steps, blocks * self.lanes)
 
-        def where(r: Expr, j: Expr, l: Expr) -> dict[Expr, Expr]:
-            place = self.place
-            actual = (*outer, first + j * self.lanes + l, h0 + r // tw, w0 + r % tw)
-            names = (*place.outer, place.channel, place.row, place.column)
+        def where(r: Indices, j: Expr, lane: Expr) -> dict[Expr, Expr]:
+            form = self.form
+            actual = (*outer, first + j * self.lanes + lane, h0 + r[0], w0 + r[1])
+            names = (*form.outer, form.channel, form.row, form.column)
             return {v: e for v, e in zip(names, actual, strict=True) if v.op == "var"}
 
-        def start(r: Expr, j: Expr, l: Expr) -> Expr:
-            bias = self.bias
-            return const(0, self.p.dtype) if bias is None else bias[first + j * self.lanes + l]
+        def start(r: Indices, j: Expr, lane: Expr) -> Expr:
+            if self.bias is None:
+                return const(0, self.p.dtype)
+            return self.bias[first + j * self.lanes + lane]
 
-        def finish(r: Expr, j: Expr, l: Expr, value: Expr) -> list[Stmt]:
-            swap = where(r, j, l)
+        def finish(r: Indices, j: Expr, lane: Expr, value: Expr) -> list[Store]:
+            swap = where(r, j, lane)
             return [place(s, {**swap, self.acc: value}) for s in self.stores]
 
         return seq(
-            self.prefetch(micro, where), micro.declare(), micro.start(start),
+            self.prefetch(micro, where), micro.start(start),
             micro.accumulate(a, b, self.segments()), micro.finish(finish),
         )  # fmt: skip
 
     def prefetch(
-        self, micro: MicroKernel, where: Callable[[Expr, Expr, Expr], dict[Expr, Expr]]
+        self, micro: MicroKernel, where: Callable[[Indices, Expr, Expr], dict[Expr, Expr]]
     ) -> tuple[Stmt, ...]:
         """Ask for the values that join the result, of its own size, before the reduction starts."""
         like = {
@@ -408,15 +402,21 @@ class _Writer:
         }  # fmt: skip
         if not like:
             return ()
-        r, j = var("r", micro.rows), var("j", micro.blocks)
-        swap = where(r, j, index(0))
-        hints = [Prefetch(n.payload, substitute(n.args[0], swap))
-                 for n in sorted(like, key=repr)]  # fmt: skip
-        return (loop(r, (loop(j, hints, "unroll"),), "unroll"),)
+
+        def hints(r: Indices, j: Expr) -> list[Stmt]:
+            swap = where(r, j, index(0))
+            return [Prefetch(n.payload, substitute(n.args[0], swap))
+                    for n in sorted(like, key=repr)]  # fmt: skip
+
+        return (micro.each_row(
+            lambda r: micro.each_block(lambda j: hints(r, j), micro.blocks)
+        ),)  # fmt: skip
 
     # ---------------------------------------------------------------- loops around it
 
-    def across(self, panel: Expr, blocks: int, outer: Indices, h0: Expr, th: int) -> tuple[Stmt, ...]:
+    def across(
+        self, panel: Expr, blocks: int, outer: Indices, h0: Expr, th: int
+    ) -> tuple[Stmt, ...]:
         """All tiles of one row of tiles."""
         whole, rest = divmod(self.columns, self.tw)
         out: list[Stmt] = []

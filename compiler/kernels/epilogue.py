@@ -1,8 +1,8 @@
-"""What contraction templates share: kernel parameters, and the ops that consume a contraction's result.
+"""What contraction templates share: kernel parameters, and the ops that consume the result.
 
-The ops behind an anchor are composed into one expression per output that reads the anchor's element
-once. Where an output's indices can be computed from the anchor's (pointwise ops, but also transposes
-and reshapes), the kernel stores it straight from the accumulators.
+The ops behind an anchor are composed into one expression per output that reads the anchor's
+element once. Where an output's indices can be computed from the anchor's (pointwise ops, but also
+transposes and reshapes), the kernel stores it straight from the accumulators.
 """
 
 from __future__ import annotations
@@ -11,8 +11,9 @@ from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from math import prod
 
-from ...ops.expr import Expr, index, linear, load, substitute, transform, walk
+from ...ops.expr import Expr, index, linear, load
 from ...ops.operator import Elementwise, Injective, View
+from ...ops.traverse import substitute, transform, walk
 from ...ops.types import DType
 from ..graph.ir import Graph, Op
 from .address import offset
@@ -213,7 +214,7 @@ def inplace(
     for k, x in enumerate(order):
         reads = [n for n in walk(target.value) if n.op == "load" and n.payload == x]
         fits = x.nbytes == target.buffer.nbytes and x.dtype.bytes == target.buffer.dtype.bytes
-        if x.role == "in" and x not in busy and reads and fits:
-            if all(n.args[0] is target.offset for n in reads):
-                pairs.append((order.index(target.buffer), k))
+        same = bool(reads) and all(n.args[0] is target.offset for n in reads)
+        if x.role == "in" and x not in busy and fits and same:
+            pairs.append((order.index(target.buffer), k))
     return tuple(pairs)

@@ -25,7 +25,8 @@ from typing import Any, Literal
 
 import numpy.typing as npt
 
-from ...ops.expr import Expr, index, load, walk
+from ...ops.expr import Expr, index, load
+from ...ops.traverse import walk
 from ...ops.types import DType
 
 Role = Literal["in", "out", "const", "scratch"]

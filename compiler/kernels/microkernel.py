@@ -1,12 +1,12 @@
 """The one inner loop of every contraction: a tile of fused multiply-adds that stays in registers.
 
-    acc[r, j, lane] += A[base + row(r) + k] * B[base + k * step + j * lanes + lane]
+    acc[row, j, lane] += A[base + offset(row) + k] * B[base + k * step + j * lanes + lane]
 
-`rows` times `blocks` vectors are accumulated at once. A is read one scalar at a time (and spread over
-the lanes), B one vector at a time, so that `rows * blocks` multiply-adds share `rows + blocks` loads.
-Convolutions and matrix products differ only in how far each row of A lies from the first and in the
-loops that the reduction walks; both are numbers here. Terms are added in one order, that of the
-loops, whatever the tile: results do not depend on it.
+Rows times `blocks` vectors are accumulated at once. A is read one scalar at a time (and spread over
+the lanes), B one vector at a time, so `rows * blocks` multiply-adds share `rows + blocks` loads.
+Convolutions and matrix products differ only in how far each row of A lies from the first and in
+the loops that the reduction walks; both are numbers here. Terms are added in one order, that of
+the loops, whatever the tile: results do not depend on it.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from math import prod
 
 from ...ops.expr import Expr, apply, const, index, var
 from ...ops.types import DType, i64
+from .compose import Indices
 from .ir import Buffer, Declare, Local, Set, Stmt, loop
 
 UNROLL = 4  # steps of the reduction per round: enough to hide the loop's own cost
@@ -40,18 +41,14 @@ class Segment:
     a_start: int = 0
     b_start: int = 0
 
-    @property
-    def steps(self) -> int:
-        return prod(level.count for level in self.levels)
-
 
 @dataclass(frozen=True, slots=True)
 class Rows:
-    """The operand that is read by scalars. offset: of row r from the base, static for static r."""
+    """The operand that is read by scalars. strides: elements between rows, per axis of rows."""
 
     buffer: Buffer
     base: Expr
-    offset: Callable[[Expr], Expr]
+    strides: tuple[int, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,76 +65,112 @@ class Panel:
     tail: int = 0
 
 
-Element = Callable[[Expr, Expr, Expr], Expr]
+Element = Callable[[Indices, Expr, Expr], Expr]
 """A value for (row, block, lane)."""
+
+Body = Callable[[Indices, Expr, Expr], Iterable[Stmt]]
 
 
 @dataclass(frozen=True, slots=True)
 class MicroKernel:
-    """A register tile. tag: makes the names of its locals unique within a kernel."""
+    """A register tile.
+
+    rows: how many, over one or more axes. group: so many blocks in turn are indexed together (a
+    channel block of several vectors). tag: makes the names of its locals unique within a kernel.
+    """
 
     dtype: DType
     lanes: int
-    rows: int
+    rows: tuple[int, ...]
     blocks: int
+    group: int = 1
     tag: str = ""
 
     @property
     def acc(self) -> Local:
-        return Local(f"acc{self.tag}", self.dtype, (self.rows, self.blocks), self.lanes)
+        return Local(f"acc{self.tag}", self.dtype, (*self.rows, self.blocks), self.lanes)
 
-    def vectors(
-        self, body: Callable[[Expr, Expr], Iterable[Stmt]], tail: int = 0, first: int = 0
+    # ---------------------------------------------------------------- loops over the tile
+
+    def each_row(self, body: Callable[[Indices], Iterable[Stmt]]) -> Stmt:
+        """Statements for every row."""
+        at = tuple(var(f"r{k}", d) if d > 1 else index(0) for k, d in enumerate(self.rows))
+        inner = tuple(body(at))
+        for v in reversed(at):
+            if v.op == "var":
+                inner = (loop(v, inner, "unroll"),)
+        return inner[0] if len(inner) == 1 else loop(var("r", 1), inner, "unroll")
+
+    def each_block(self, body: Callable[[Expr], Iterable[Stmt]], count: int) -> tuple[Stmt, ...]:
+        """Statements for the first `count` blocks."""
+        if self.group > 1:
+            low, high = var("ji", self.group), var("jo", count // self.group)
+            inner = (loop(low, body(high * self.group + low), "unroll"),)
+            return (loop(high, inner, "unroll"),)
+        if count == 1:
+            return tuple(body(index(0)))
+        j = var("j", count)
+        return (loop(j, body(j), "unroll"),)
+
+    def each_vector(
+        self, body: Callable[[Expr, Expr], Iterable[Stmt]], tail: int = 0
     ) -> tuple[Stmt, ...]:
-        """Statements for every block j and lane l; `tail` lanes of the last block when not 0."""
+        """Statements for every block and lane; only `tail` lanes of the last block when not 0."""
         lane = var("l", self.lanes)
-        whole = self.blocks - (tail > 0)
         out: list[Stmt] = []
-        if whole > first:
-            j = var("j", self.blocks)
-            inner = loop(lane, body(j, lane), "vector", lanes=self.lanes)
-            out.append(loop(j, (inner,), "unroll", lo=first, hi=whole))
+        whole = self.blocks - (tail > 0)
+        if whole:
+            out += self.each_block(
+                lambda j: (loop(lane, body(j, lane), "vector", lanes=self.lanes),), whole
+            )
         if tail:
             last = body(index(self.blocks - 1), lane)
             out.append(loop(lane, last, "vector", hi=tail, lanes=self.lanes))
         return tuple(out)
 
-    def tile(self, body: Callable[[Expr, Expr, Expr], Iterable[Stmt]], tail: int = 0) -> Stmt:
-        """Statements for every row r, block j and lane l of the tile."""
-        r = var("r", self.rows)
-        return loop(r, self.vectors(lambda j, l: body(r, j, l), tail), "unroll")
+    def each(self, body: Body, tail: int = 0) -> Stmt:
+        """Statements for every row, block and lane."""
+        return self.each_row(lambda r: self.each_vector(lambda j, lane: body(r, j, lane), tail))
 
-    def declare(self) -> tuple[Stmt, ...]:
-        return (Declare(self.acc),)
+    # ---------------------------------------------------------------- its life
 
-    def start(self, value: Element | None = None, tail: int = 0) -> Stmt:
-        """Set the accumulators to a value, zero by default."""
+    def start(self, value: Element | None = None, tail: int = 0) -> tuple[Stmt, ...]:
+        """Declare the accumulators and set them to a value, zero by default."""
+        return (Declare(self.acc), self.restart(value, tail))
+
+    def restart(self, value: Element | None = None, tail: int = 0) -> Stmt:
+        """Set the accumulators."""
         zero = const(0, self.dtype)
 
-        def body(r: Expr, j: Expr, l: Expr) -> tuple[Stmt, ...]:
-            return (Set(self.acc, (r, j), zero if value is None else value(r, j, l)),)
+        def body(r: Indices, j: Expr, lane: Expr) -> tuple[Stmt, ...]:
+            return (Set(self.acc, (*r, j), zero if value is None else value(r, j, lane)),)
 
-        return self.tile(body, tail)
+        return self.each(body, tail)
 
     def accumulate(self, a: Rows, b: Panel, segments: Sequence[Segment]) -> tuple[Stmt, ...]:
         """The whole reduction: the nests of all segments, one after the other."""
-        bs = Local(f"b{self.tag}", self.dtype, (self.blocks,), self.lanes)
-        x = Local(f"a{self.tag}", self.dtype)
+        panel = Local(f"b{self.tag}", self.dtype, (self.blocks,), self.lanes)
+        scalar = Local(f"a{self.tag}", self.dtype)
         declare_a, a_base = bind(f"pa{self.tag}", a.base)
         declare_b, b_base = bind(f"pb{self.tag}", b.base)
-        out: list[Stmt] = [Declare(bs), Declare(x), *declare_a, *declare_b]
-        r = var("r", self.rows)
-        lane = var("l", self.lanes)
-        j = var("j", self.blocks)
+        out: list[Stmt] = [Declare(panel), Declare(scalar), *declare_a, *declare_b]
 
         def step(a_at: Expr, b_at: Expr) -> tuple[Stmt, ...]:
-            def read(block: Expr, l: Expr) -> tuple[Stmt, ...]:
-                return (Set(bs, (block,), b.buffer[b_at + block * self.lanes + l]),)
+            def read(j: Expr, lane: Expr) -> tuple[Stmt, ...]:
+                return (Set(panel, (j,), b.buffer[b_at + j * self.lanes + lane]),)
 
-            product = apply("fma", (x.value, bs[j], self.acc[r, j]), self.dtype)
-            add = loop(lane, (Set(self.acc, (r, j), product),), "vector", lanes=self.lanes)
-            row = (Set(x, (), a.buffer[a_at + a.offset(r)]), loop(j, (add,), "unroll"))
-            return (*self.vectors(read, b.tail), loop(r, row, "unroll"))
+            def row(r: Indices) -> tuple[Stmt, ...]:
+                def add(j: Expr) -> tuple[Stmt, ...]:
+                    total = apply("fma", (scalar.value, panel[j], self.acc[(*r, j)]), self.dtype)
+                    done = Set(self.acc, (*r, j), total)
+                    return (loop(var("l", self.lanes), (done,), "vector", lanes=self.lanes),)
+
+                at = a_at
+                for i, s in zip(r, a.strides, strict=True):
+                    at = at + i * s
+                return (Set(scalar, (), a.buffer[at]), *self.each_block(add, self.blocks))
+
+            return (*self.each_vector(read, b.tail), self.each_row(row))
 
         def nest(levels: Sequence[Level], a_at: Expr, b_at: Expr, depth: int) -> tuple[Stmt, ...]:
             level, rest = levels[0], levels[1:]
@@ -154,10 +187,10 @@ class MicroKernel:
         return tuple(out)
 
     def finish(
-        self, body: Callable[[Expr, Expr, Expr, Expr], Iterable[Stmt]], tail: int = 0
+        self, body: Callable[[Indices, Expr, Expr, Expr], Iterable[Stmt]], tail: int = 0
     ) -> Stmt:
         """Statements for every (row, block, lane, accumulated value)."""
-        return self.tile(lambda r, j, l: body(r, j, l, self.acc[r, j]), tail)
+        return self.each(lambda r, j, lane: body(r, j, lane, self.acc[(*r, j)]), tail)
 
 
 def bind(name: str, value: Expr) -> tuple[tuple[Stmt, ...], Expr]:

@@ -13,8 +13,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from math import prod
 
-from ...ops.expr import Expr, apply, binary, const, index, linear, substitute, transform, var, walk
+from ...ops.expr import Expr, apply, binary, const, index, linear, var
 from ...ops.operator import Opaque
+from ...ops.traverse import substitute, transform, walk
 from ...ops.types import DType, TensorType, boolean, f64, i64
 from ..graph.ir import Graph, Op
 from .address import offset

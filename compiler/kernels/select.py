@@ -10,12 +10,13 @@ from typing import Final
 from ...ops.operator import View
 from ..errors import LoweringError
 from ..graph.ir import Graph, Op
-from . import nest
+from .conv import DirectConv
 from .device import Device
 from .ir import Launch
+from .nest import Nest
 from .template import KernelTemplate
 
-TEMPLATES: Final[tuple[KernelTemplate, ...]] = (nest.Nest(),)
+TEMPLATES: Final[tuple[KernelTemplate, ...]] = (DirectConv(), Nest())
 logger = logging.getLogger("tilewright")
 
 

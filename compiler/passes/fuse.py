@@ -9,10 +9,9 @@ state that one kernel can serve is taken.
 
 from __future__ import annotations
 
+import heapq
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-
-import networkx
 
 from ...ops.operator import (
     Contraction,
@@ -290,17 +289,27 @@ class _Fuser:
 
     def ordered(self, groups: list[list[int]]) -> Graph:
         """Groups in an order in which they can run, close to the original one."""
-        dag = networkx.DiGraph()
-        dag.add_nodes_from(range(len(groups)))
+        waits: list[set[int]] = [set() for _ in groups]
+        users: list[set[int]] = [set() for _ in groups]
         for k, op in enumerate(self.ops):
+            mine = self.group[k]
+            assert mine is not None
             for n in op.reads:
-                if n in self.at and self.group[self.at[n]] != self.group[k]:
-                    dag.add_edge(self.group[self.at[n]], self.group[k])
-        order = networkx.lexicographical_topological_sort(dag, key=lambda g: groups[g][-1])
-        ops = [
-            self.ops[m].with_group(new)
-            for new, g in enumerate(order)
-            for m in sorted(groups[g])
-        ]
-        g = self.graph
-        return Graph(g.name, g.inputs, g.outputs, tuple(ops), g.blobs)
+                other = self.group[self.at[n]] if n in self.at else None
+                if other is not None and other != mine:
+                    waits[mine].add(other)
+                    users[other].add(mine)
+        ready = [(members[-1], g) for g, members in enumerate(groups) if not waits[g]]
+        heapq.heapify(ready)
+        ops: list[Op] = []
+        count = 0
+        while ready:
+            _, g = heapq.heappop(ready)
+            ops += [self.ops[m].with_group(count) for m in sorted(groups[g])]
+            count += 1
+            for u in users[g]:
+                waits[u].discard(g)
+                if not waits[u]:
+                    heapq.heappush(ready, (groups[u][-1], u))
+        old = self.graph
+        return Graph(old.name, old.inputs, old.outputs, tuple(ops), old.blobs)

@@ -13,6 +13,7 @@ from math import prod
 from typing import Any
 
 import numpy as np
+
 from tilewright.compiler.graph.builder import GraphBuilder, Value
 from tilewright.compiler.graph.evaluate import evaluate_op
 from tilewright.compiler.graph.ir import Array, Graph

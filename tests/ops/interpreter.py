@@ -13,9 +13,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from tilewright.ops.expr import COMPARE, Expr, index, load, var, walk
+from tilewright.ops.expr import COMPARE, Expr, index, load, var
 from tilewright.ops.operator import Elementwise, Operator, TensorArg
 from tilewright.ops.pointwise import numpy_erf
+from tilewright.ops.traverse import walk
 from tilewright.ops.types import DType, TensorType, boolean, dtype_of
 
 Array = npt.NDArray[Any]

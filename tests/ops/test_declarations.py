@@ -15,7 +15,6 @@ from tilewright.compiler.graph.builder import GraphBuilder, Value
 from tilewright.compiler.graph.evaluate import evaluate, narrow, widen
 from tilewright.ops import library as _library  # noqa: F401  registers every operator
 from tilewright.ops.errors import OperatorError
-from tilewright.ops.expr import walk
 from tilewright.ops.operator import (
     REGISTRY,
     Contraction,
@@ -27,6 +26,7 @@ from tilewright.ops.operator import (
     View,
 )
 from tilewright.ops.samples import Case, cases
+from tilewright.ops.traverse import walk
 from tilewright.ops.types import (
     DTYPES,
     ROW_MAJOR,

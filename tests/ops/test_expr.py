@@ -28,11 +28,10 @@ from tilewright.ops.expr import (
     mod,
     reduce,
     select,
-    substitute,
     unary,
     var,
-    walk,
 )
+from tilewright.ops.traverse import substitute, walk
 from tilewright.ops.types import boolean, f32, f64, i32, i64
 
 from .interpreter import evaluate_expr

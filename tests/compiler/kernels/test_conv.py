@@ -1,0 +1,111 @@
+"""The direct convolution template against float64 references, in the interpreter."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tilewright.compiler.graph.builder import GraphBuilder
+from tilewright.compiler.graph.ir import Graph
+from tilewright.compiler.kernels.conv import DirectConv
+from tilewright.compiler.kernels.device import Device
+from tilewright.ops.types import Layout
+
+from .support import AVX2, AVX512, DEVICES, NEON, check_group, with_layouts
+
+DIRECT = DirectConv()
+
+
+def conv_graph(
+    x_shape: tuple[int, ...],
+    w_shape: tuple[int, ...],
+    device: Device,
+    *,
+    bias: bool = True,
+    relu: bool = False,
+    residual: bool = False,
+    border: tuple[int, ...] = (),
+    planar: bool = False,
+    dtype: str = "float32",
+    **attrs: Any,
+) -> tuple[Graph, dict[str, Any]]:
+    """conv [+ residual] [relu] [pad], blobs blocked as the device likes."""
+    rng = np.random.default_rng(sum(x_shape) + sum(w_shape))
+    blocked = Layout(1, device.channel_block)
+    g = GraphBuilder("conv")
+    x = g.input("x", x_shape, dtype)
+    feeds = {"x": rng.standard_normal(x_shape).astype(dtype)}
+    weights = [rng.standard_normal(w_shape).astype(dtype)]
+    if bias:
+        weights.append(rng.standard_normal(w_shape[0]).astype(dtype))
+    y = g.op("conv", x, *weights, **attrs)
+    layouts = {} if planar else {"x": blocked}
+    if residual:
+        r = g.input("r", y.shape, dtype)
+        layouts["r"] = blocked
+        feeds["r"] = rng.standard_normal(y.shape).astype(dtype)
+        y = g.op("add", y, r)
+    if relu:
+        y = g.op("relu", y)
+    if border:
+        y = g.op("pad", y, pads=(0, 0, *border[: len(border) // 2], 0, 0,
+                                 *border[len(border) // 2 :]))  # fmt: skip
+    g.output(y, name="y")
+    graph = g.build()
+    kept = [op for op in graph.ops if op.operator != "identity"]
+    layouts |= {o: blocked for op in kept for o in op.outputs}
+    return with_layouts(_without_identity(graph), layouts), feeds
+
+
+def _without_identity(graph: Graph) -> Graph:
+    """Drop the identity that only names the output."""
+    last = graph.ops[-1]
+    assert last.operator == "identity"
+    names = tuple(last.reads)
+    return Graph(graph.name, graph.inputs, names, graph.ops[:-1], graph.blobs)
+
+
+CASES = {
+    "3x3": dict(x_shape=(1, 16, 8, 8), w_shape=(32, 16, 3, 3), relu=True),
+    "tails": dict(x_shape=(1, 19, 7, 9), w_shape=(37, 19, 3, 2), relu=True),
+    "pointwise": dict(x_shape=(1, 21, 5, 6), w_shape=(33, 21, 1, 1), relu=True, residual=True),
+    "strided": dict(x_shape=(2, 16, 9, 8), w_shape=(16, 16, 3, 3), strides=(2, 3), residual=True),
+    "pointwise strided": dict(x_shape=(1, 16, 7, 7), w_shape=(48, 16, 1, 1), strides=2),
+    "dilated": dict(x_shape=(1, 8, 9, 9), w_shape=(16, 8, 3, 3), dilations=(2, 3), bias=False),
+    "planar": dict(x_shape=(1, 3, 11, 12), w_shape=(20, 3, 7, 7), strides=2, planar=True),
+    "planar 1x1": dict(x_shape=(2, 3, 4, 5), w_shape=(16, 3, 1, 1), planar=True),
+    "1-d": dict(x_shape=(2, 17, 30), w_shape=(24, 17, 5), relu=True, residual=True),
+    "3-d": dict(x_shape=(1, 5, 4, 5, 6), w_shape=(17, 5, 2, 3, 2), relu=True),
+    "3-d batch": dict(x_shape=(2, 3, 3, 4, 4), w_shape=(16, 3, 2, 2, 2), strides=(1, 2, 1)),
+    "border": dict(x_shape=(2, 16, 6, 7), w_shape=(20, 16, 3, 3), border=(1, 2, 3, 0), relu=True),
+    "border 1x1": dict(x_shape=(1, 16, 4, 4), w_shape=(16, 16, 1, 1), border=(1, 1, 1, 1)),
+    "border 3-d": dict(x_shape=(1, 4, 3, 3, 3), w_shape=(9, 4, 2, 2, 2),
+                       border=(1, 0, 2, 1, 1, 0)),
+    "one channel": dict(x_shape=(1, 1, 5, 5), w_shape=(1, 1, 3, 3), relu=True, residual=True),
+    "one place": dict(x_shape=(1, 40, 1, 1), w_shape=(72, 40, 1, 1)),
+    "double": dict(x_shape=(1, 18, 5, 5), w_shape=(40, 18, 3, 3), dtype="float64", residual=True),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_every_config_agrees(name: str) -> None:
+    check_group(DIRECT, *conv_graph(device=AVX512, **CASES[name]), device=AVX512, most=8)
+
+
+@pytest.mark.parametrize("machine", DEVICES)
+def test_every_machine(machine: str) -> None:
+    device = DEVICES[machine]
+    for name in ("tails", "pointwise", "border", "double"):
+        launches = check_group(
+            DIRECT, *conv_graph(device=device, **CASES[name]), device=device, most=2
+        )
+        assert launches
+
+
+def test_groups() -> None:
+    graph, feeds = conv_graph((1, 48, 5, 5), (48, 16, 3, 3), AVX2, group=3, relu=True)
+    check_group(DIRECT, graph, feeds, AVX2, most=3)
+    graph, feeds = conv_graph((1, 10, 5, 5), (32, 5, 3, 3), NEON, group=2, planar=True)
+    check_group(DIRECT, graph, feeds, NEON, most=3)
