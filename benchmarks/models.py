@@ -191,7 +191,7 @@ class _Weights:
 
     def _gemm_deviation(self, op: Op, shape: tuple[int, ...]) -> float:
         """He's, but for the classifier: logits with a deviation of 2 leave the softmax unsaturated."""
-        fan = shape[1] if op.attr("trans_b") else shape[0]
+        fan = shape[1] if op.attr("transb") else shape[0]
         users = self.graph.consumers[op.outputs[0]]
         if users and all(u.operator != "softmax" for u in users):
             return float((2.0 / fan) ** 0.5)
@@ -238,15 +238,19 @@ class _Weights:
 def _with_weights(model: onnx.ModelProto, name: str, weights: dict[str, Array]) -> bytes:
     """The model with the weights as initializers instead of the nodes that stood for them."""
     old = model.graph
-    nodes = [n for n in old.node if not set(n.output) <= set(weights)]
-    read = {i for n in nodes for i in n.input}
+    read = {o.name for o in old.output}
+    nodes = []
+    for n in reversed(old.node):
+        if read.intersection(n.output) and not set(n.output) <= set(weights):
+            nodes.append(n)
+            read.update(n.input)
     stray = [n.output[0] for n in nodes if n.op_type == "ConstantOfShape"]
     assert not stray and set(weights) <= read, f"{name}: no weights for {stray}"
     initializers = [numpy_helper.from_array(a, n) for n, a in weights.items()]
     kept = [i for i in old.initializer if i.name in read and i.name not in weights]
     stored = {i.name for i in old.initializer}
     made = onnx.helper.make_graph(
-        nodes,
+        nodes[::-1],
         name,
         [i for i in old.input if i.name not in stored],
         list(old.output),

@@ -44,7 +44,8 @@ def transform(e: Expr, visit: Callable[[Expr, tuple[Expr, ...]], Expr | None],
 
 def substitute(e: Expr, mapping: Mapping[Expr, Expr], memo: dict[Expr, Expr] | None = None) -> Expr:
     """Replace variables (or whole nodes). A variable bound by a `reduce` inside e is not touched
-    unless the mapping names it: then the reduce binds the new variable."""
+    unless the mapping names it: then the reduce binds the new variable, or no longer runs over it
+    when that is a constant."""
     if not mapping:
         return e
 
@@ -54,7 +55,8 @@ def substitute(e: Expr, mapping: Mapping[Expr, Expr], memo: dict[Expr, Expr] | N
             return hit
         if n.op == "reduce":
             combine, over = n.payload
-            return reduce(combine, tuple(mapping.get(v, v) for v in over), args[0])
+            kept = tuple(x for v in over if (x := mapping.get(v, v)).op == "var")
+            return reduce(combine, kept, args[0])
         return None
 
     return transform(e, visit, memo)

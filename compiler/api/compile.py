@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,19 +15,12 @@ from ..graph.builder import GraphBuilder
 from ..graph.ir import Graph
 from ..graph.text import parse, to_text
 from ..inspect.views import Compilation
-from ..kernels.device import Device
-from ..kernels.select import select
 from ..options import Options, options
-from ..passes.base import Fuel, Stage, run_pipeline
-from ..passes.pipeline import cpu_pipeline
-from ..runtime.objects import load as load_objects
-from ..runtime.program import Program, plan_memory
-from ..runtime.threads import default_threads
 from ..store import Store
+from .build import Progress, Stopwatch, choose, link, optimise
 from .deferred import DeferredExecutable
-from .executable import CompileStats, Executable
+from .executable import Executable
 
-Progress = Callable[[str, int, int], None]
 Shapes = Mapping[str, Sequence[int]]
 
 
@@ -77,6 +70,29 @@ def compile(
     return _build(graph, machine, chosen, time.perf_counter() - start, progress)
 
 
+def analyse(
+    source: Any,
+    *,
+    target: str = "cpu",
+    shapes: Shapes | None = None,
+    outputs: Sequence[str] | None = None,
+    threads: int | None = None,
+) -> Compilation:
+    """Everything that `compile` does but native code: passes, kernels and the memory plan.
+
+    Raises as `compile` does, and OptionError when the model leaves shapes open.
+    """
+    chosen = options(threads=threads)
+    machine = cpu_target(target)
+    start = time.perf_counter()
+    graph, model = _read(source, shapes, outputs)
+    if graph is None:
+        listed = ", ".join(f"{v.name}: {v}" for v in model.inputs)
+        raise OptionError(f"the model leaves shapes open ({listed}); give them in shapes={{...}}")
+    stages = optimise(graph, machine, chosen, time.perf_counter() - start)
+    return choose(stages, machine, chosen)
+
+
 def cpu_target(name: str) -> CpuTarget:
     """The CPU that a `target` argument means. Raises TargetError."""
     if name == "cpu":
@@ -102,34 +118,14 @@ def _read(source: Any, shapes: Shapes | None, outputs: Sequence[str] | None) -> 
 def _build(
     graph: Graph, target: CpuTarget, chosen: Options, read: float, progress: Progress | None
 ) -> Executable:
-    clock = [time.perf_counter()]
-
-    def lap() -> float:
-        clock.append(time.perf_counter())
-        return clock[-1] - clock[-2]
-
-    def report(station: str) -> Callable[[int, int], None] | None:
-        if progress is None:
-            return None
-        return lambda done, total: progress(station, done, total)
-
-    threads = chosen.threads or default_threads()
-    device = Device(target.vector_bits // 8, target.vector_registers, threads)
-    passes = cpu_pipeline(device.channel_block)
-    final, stages = run_pipeline(passes, graph, Fuel(chosen.fuel))
-    stages = (Stage("import", graph, read * 1e3, True), *stages)
-    t_passes = lap()
-    launches = select(final, device)
-    plan = plan_memory(final, launches, chosen.memory_limit)
-    compilation = Compilation(graph, final, stages, launches, plan, target)
+    watch = Stopwatch()
+    stages = optimise(graph, target, chosen, read)
+    passes = watch.lap()
+    compilation = choose(stages, target, chosen)
     if chosen.dump:
         _dump(compilation, Path(chosen.dump))
-    t_kernels = lap()
-    objects = load_objects((x.kernel for x in launches), target, Store(), report("kernels"))
-    t_objects = lap()
-    program = Program(final, launches, plan, objects, threads, chosen.poison)
-    stats = CompileStats(read, t_passes, t_kernels, t_objects, lap(), objects.built, objects.total)
-    return Executable(compilation, program, stats)
+    kernels = watch.lap()
+    return link(compilation, Store(), progress, read=read, passes=passes, kernels=kernels)
 
 
 def _dump(c: Compilation, directory: Path) -> None:

@@ -9,6 +9,7 @@ an attribute of that name.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -180,17 +181,22 @@ class Call:
         """The op that makes the node's outputs, under their own names."""
         names = self.out_names
         if len(names) > 1:
-            definition = REGISTRY[operator]
-            types = definition.infer_types(
-                [None if v is None else v.type for v in inputs],
-                definition.bind(self._checked(attrs)),
-            )
-            if len(types) < len(names):
-                raise Unsupported(f"its output {len(types)} cannot be computed")
+            made = self._count(operator, inputs, attrs)
+            if made is not None and made < len(names):
+                raise Unsupported(f"its output {made} cannot be computed")
         return self.builder.op(
             operator, *inputs, name=self.label, source=(self.label,), out=names,
             **self._checked(attrs),
         )  # fmt: skip
+
+    def _count(self, operator: str, inputs: tuple[Any, ...], attrs: Mapping[str, Any]) -> int | None:
+        """How many outputs an op will have; None when its inputs do not fit: the builder says why
+        in better words."""
+        definition = REGISTRY[operator]
+        types = [None if v is None else v.type for v in inputs]
+        with suppress(ArithmeticError, LookupError, TypeError, ValueError):
+            return len(definition.infer_types(types, definition.bind(self._checked(attrs))))
+        return None
 
     def _checked(self, attrs: Mapping[str, Any]) -> dict[str, Any]:
         return {k: v for k, v in attrs.items() if v is not None}

@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from ...ops.errors import OperatorError
 from ...ops.types import TensorType, bf16
-from ..errors import GraphError, ModelError, UnsupportedOperator
+from ..errors import GraphError, ModelError, TilewrightError, UnsupportedOperator
 from ..graph.builder import GraphBuilder, Value
 from ..graph.evaluate import evaluate_op, narrow
 from ..graph.ir import Blob, Graph
@@ -171,8 +171,8 @@ class Importer:
     def _run_call(self, node: Node, scope: Scope, slots: Sequence[Slot | None], call: Call) -> None:
         try:
             result = _convert(node, call)
-        except Unsupported as reason:
-            if not self._run_definition(node, scope, slots, call, reason):
+        except Unknown:
+            if not self._run_definition(node, scope, slots, call):
                 raise
             return
         results = result if isinstance(result, tuple) else (result,)
@@ -186,9 +186,8 @@ class Importer:
                 slot.known, slot.value = (r, None) if isinstance(r, Known) else (None, r)
 
     def _run_definition(
-        self, node: Node, scope: Scope, slots: Sequence[Slot | None], call: Call,
-        reason: Unsupported,
-    ) -> bool:  # fmt: skip
+        self, node: Node, scope: Scope, slots: Sequence[Slot | None], call: Call
+    ) -> bool:
         """Import what the ONNX standard gives as the definition of an operator, if it does."""
         function = schema_function(node, call)
         if function is None:
@@ -197,8 +196,6 @@ class Importer:
         self._inline(function, node, scope, slots, call.attrs, call.outputs)
         inner = self.reports[before:]
         del self.reports[before:]
-        if inner and not isinstance(reason, Unknown):
-            raise reason
         if inner:
             raise Unsupported(f"is made of {inner[0].op_type}: {inner[0].reason}")
         return True
@@ -302,9 +299,15 @@ def _convert(node: Node, call: Call) -> Result:
     try:
         folded = _fold(call, converter)
         return converter(call) if folded is None else folded
+    except TilewrightError:
+        raise
     except OperatorError as e:
-        types = ", ".join("-" if v is None else str(v.type) for v in call.inputs)
-        raise GraphError(f"{node.where} of ({types}): {e}") from e
+        why = str(e)
+    except (ArithmeticError, LookupError, TypeError, ValueError) as e:
+        # A converter met attributes or constants of a kind that its operator does not have.
+        why = f"its attributes or constant inputs do not fit ({type(e).__name__}: {e})"
+    types = ", ".join("-" if v is None else str(v.type) for v in call.inputs)
+    raise GraphError(f"{node.where} of ({types}): {why}")
 
 
 def _is_registered(node: Node) -> bool:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -11,7 +10,7 @@ from ...ops.types import Dim, DType, SymDim, TensorType
 from ..errors import ModelError, OptionError
 from ..graph.ir import Graph
 from .onnx_import import Importer
-from .onnx_proto import Message, Parsed, Source, domain_of, parse
+from .onnx_proto import Message, Parsed, Source, check_text, domain_of, parse
 from .onnx_tensors import (
     ExternalFiles,
     ForeignType,
@@ -78,12 +77,11 @@ class OnnxModel:
         compiled, GraphError naming the node whose inputs do not fit.
         """
         label = self._parsed.label
-        with _readable(label):
-            types = bind(self.inputs, shapes or {}, label)
-            importer = Importer(self._parsed.model, label, self._files, self._opsets)
-            wanted = [v.name for v in self.outputs] if outputs is None else list(outputs)
-            _check_names(wanted, label)
-            graph = importer.run(types, self._constants, wanted)
+        types = bind(self.inputs, shapes or {}, label)
+        importer = Importer(self._parsed.model, label, self._files, self._opsets)
+        wanted = [v.name for v in self.outputs] if outputs is None else list(outputs)
+        _check_names(wanted, label)
+        graph = importer.run(types, self._constants, wanted)
         declared = {v.name: v for v in self.outputs}
         for wish, made in zip(wanted, graph.outputs, strict=True):
             if wish in declared:
@@ -97,25 +95,25 @@ def load(source: Source) -> OnnxModel:
     Raises ModelError for a damaged or inconsistent model.
     """
     parsed = parse(source)
-    with _readable(parsed.label):
-        model, label = parsed.model, parsed.label
-        opsets = {domain_of(o.domain): o.version for o in model.opset_import}
-        version = opsets.get("", OLDEST_OPSET)
-        if version < OLDEST_OPSET:
-            raise ModelError(
-                f"{label} uses ONNX opset {version}; the oldest that can be read is "
-                f"{OLDEST_OPSET}. Convert it: onnx.version_converter.convert_version(model, 13)"
-            )
-        if not model.graph.output:
-            what = "no outputs" if model.graph.node else "neither nodes nor outputs"
-            raise ModelError(f"{label}: its graph has {what}, there is nothing to compute")
-        files = ExternalFiles(parsed.folder)
-        constants = decode_all(model.graph, files, label)
-        inputs = tuple(_declared(v, label) for v in model.graph.input if v.name not in constants)
-        outputs = tuple(_declared(v, label) for v in model.graph.output)
-        _check_names([v.name for v in inputs], label, "input")
-        _check_names([v.name for v in outputs], label)
-        return OnnxModel(model.graph.name, inputs, outputs, parsed, constants, files, opsets)
+    model, label = parsed.model, parsed.label
+    check_text(model, label)
+    opsets = {domain_of(o.domain): o.version for o in model.opset_import}
+    version = opsets.get("", OLDEST_OPSET)
+    if version < OLDEST_OPSET:
+        raise ModelError(
+            f"{label} uses ONNX opset {version}; the oldest that can be read is "
+            f"{OLDEST_OPSET}. Convert it: onnx.version_converter.convert_version(model, 13)"
+        )
+    if not model.graph.output:
+        what = "no outputs" if model.graph.node else "neither nodes nor outputs"
+        raise ModelError(f"{label}: its graph has {what}, there is nothing to compute")
+    files = ExternalFiles(parsed.folder)
+    constants = decode_all(model.graph, files, label)
+    inputs = tuple(_declared(v, label) for v in model.graph.input if v.name not in constants)
+    outputs = tuple(_declared(v, label) for v in model.graph.output)
+    _check_names([v.name for v in inputs], label, "input")
+    _check_names([v.name for v in outputs], label)
+    return OnnxModel(model.graph.name, inputs, outputs, parsed, constants, files, opsets)
 
 
 def bind(
@@ -239,12 +237,3 @@ def _check_output(declared: OnnxValue, made: TensorType, label: str) -> None:
     if clash:
         raise ModelError(f"{label} declares its output {declared.name!r} as {declared}, but its "
                          f"nodes compute {made}")  # fmt: skip
-
-
-@contextmanager
-def _readable(label: str) -> Iterator[None]:
-    """Text fields are decoded when they are read, so damage in them shows anywhere."""
-    try:
-        yield
-    except UnicodeDecodeError as e:
-        raise ModelError(f"{label} is damaged: a name in it is no valid UTF-8 text") from e

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import os
 import sys
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -83,6 +84,49 @@ def _decode(data: bytes, label: str) -> Message:
     if not model.HasField("graph"):
         raise ModelError(f"{label} ({len(data)} bytes) holds no graph: is it an ONNX model?")
     return model
+
+
+def check_text(model: Message, label: str) -> None:
+    """Raises ModelError when a name is not text: protobuf then gives bytes, or refuses to."""
+    try:
+        damaged = any(isinstance(text, bytes) for text in _texts_of_model(model))
+    except UnicodeDecodeError:
+        damaged = True
+    if damaged:
+        raise ModelError(f"{label} is damaged: a name in it is no valid UTF-8 text")
+
+
+def _texts_of_model(model: Message) -> Iterator[object]:
+    yield from (o.domain for o in model.opset_import)
+    yield from _texts(model.graph)
+    for f in model.functions:
+        yield from (f.name, f.domain, getattr(f, "overload", ""), *f.input, *f.output)
+        yield from (o.domain for o in f.opset_import)
+        yield from (a.name for a in f.attribute_proto)
+        yield from _texts_of_nodes(f.node)
+
+
+def _texts(graph: Message) -> Iterator[object]:
+    yield graph.name
+    for tensor in graph.initializer:
+        yield tensor.name
+        for entry in tensor.external_data:
+            yield from (entry.key, entry.value)
+    for value in (*graph.input, *graph.output):
+        yield value.name
+        yield from (d.dim_param for d in value.type.tensor_type.shape.dim)
+    yield from _texts_of_nodes(graph.node)
+
+
+def _texts_of_nodes(nodes: Iterable[Message]) -> Iterator[object]:
+    for node in nodes:
+        yield from (node.name, node.op_type, node.domain, getattr(node, "overload", ""))
+        yield from node.input
+        yield from node.output
+        for a in node.attribute:
+            yield from (a.name, a.ref_attr_name)
+            for graph in ([a.g] if a.HasField("g") else []) + list(a.graphs):
+                yield from _texts(graph)
 
 
 def domain_of(name: str) -> str:

@@ -127,28 +127,26 @@ def _array(blob: Blob) -> str:
     assert x is not None
     if _is_splat(x):
         one = x.reshape(-1)[:1]
-        text = f"splat({_number(one[0])})"
-        if _numbers([_value_of(one[0])], blob.type).tobytes() == one.tobytes():
-            return text
-    elif x.size <= INLINE_ELEMENTS:
-        flat = [_value_of(v) for v in x.reshape(-1)]
-        if _numbers(flat, blob.type).tobytes() == x.tobytes():
-            return f"[{', '.join(_number(v) for v in x.reshape(-1))}]"
+        if _comes_back(one, blob.type):
+            return f"splat({_number(one[0])})"
+    elif x.size <= INLINE_ELEMENTS and _comes_back(x, blob.type):
+        return f"[{', '.join(_number(v) for v in x.reshape(-1))}]"
     return f"sha256:{content_digest(x)}"
+
+
+def _comes_back(x: Array, t: TensorType) -> bool:
+    """Whether text keeps every bit: it does not tell one NaN from another."""
+    read = [Scanner(_number(v)).value() for v in x.reshape(-1)]
+    return _numbers(read, t).tobytes() == x.tobytes()
 
 
 def _is_splat(x: Array) -> bool:
     return x.size > 0 and x.ndim > 0 and not any(x.strides)
 
 
-def _value_of(x: Any) -> bool | int | float:
-    value: bool | int | float = x.item()
-    return value
-
-
 def _number(x: Any) -> str:
     """The shortest text that gives the same element back."""
-    value = _value_of(x)
+    value = x.item()
     if isinstance(value, float) and np.isfinite(value):
         short = str(x)
         exact = type(x)(float(short)) == x and ("." in short or "e" in short)
@@ -291,7 +289,8 @@ class _Parser(Scanner):
             self.fail(f"no blob {name!r} is defined before this{hint}", start)
         role = self.blobs[name].role
         if (role in _KEYWORD) != (sigil == "@"):
-            self.fail(f"{name!r} is an {role.value}: write it with the other sign", start)
+            right = f"{'@' if role in _KEYWORD else '%'}{quote(name)}"
+            self.fail(f"{name!r} has the role {role.value!r}: write {right}", start)
 
     def _constant(self, role: Role) -> None:
         blob = self._typed("@", role)

@@ -14,6 +14,7 @@ from ..graph.text import to_text
 from ..kernels.ir import Kernel, Launch, Prepared
 from ..kernels.printer import kernel_digest, kernel_text, symbol
 from ..memory.plan import MemoryPlan
+from ..options import Options
 from ..passes.base import Stage
 from ..text import quote
 
@@ -28,6 +29,7 @@ class Compilation:
     launches: Sequence[Launch]
     plan: MemoryPlan
     target: CpuTarget
+    options: Options
 
 
 def kernel_name(launch: Launch) -> str:

@@ -97,11 +97,12 @@ def broadcast(at: Indices, dims: tuple[int, ...]) -> Indices:
 
 
 def _rename_bound(body: Expr, tag: str) -> Expr:
-    """Make the reduction variables of one op unique, so that nesting ops cannot capture them."""
-    bound = {
-        v: var(f"{v.payload[0]}_{tag}", v.payload[2] - v.payload[1], v.payload[1])
-        for v in _bound(body)
-    }
+    """Make the reduction variables of one op unique, so that nesting ops cannot capture them; those
+    with a single value become that value."""
+    bound: dict[Expr, Expr] = {}
+    for v in _bound(body):
+        name, lo, end = v.payload
+        bound[v] = index(lo) if end - lo == 1 else var(f"{name}_{tag}", end - lo, lo)
     return substitute(body, bound)
 
 

@@ -450,7 +450,7 @@ class _Writer:
         per_part, per_share = -(-panels // parts), -(-units // shares)
         parts, shares = -(-panels // per_part), -(-units // per_share)
         item = var("item", parts * shares)
-        g, u = var("g", panels), var("u", units)
+        g, u = var("g", panels), var("t", units)
         g_lo, u_lo = item // shares * per_part, item % shares * per_share
         g_range = {"lo": g_lo, "hi": minimum(g_lo + per_part, panels)}
         u_range = {"lo": u_lo, "hi": minimum(u_lo + per_share, units)}

@@ -10,16 +10,12 @@ follow.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from math import prod
 
-from ...ops.expr import Expr, apply, binary, const, index, linear, var
-from ...ops.operator import Opaque
-from ...ops.traverse import substitute, transform, walk
-from ...ops.types import DType, TensorType, boolean, f64, i64
+from ...ops.expr import UNARY, Expr, apply, binary, const, var
+from ...ops.traverse import substitute, walk
+from ...ops.types import DType, boolean, f64, i64
 from ..graph.ir import Graph, Op
-from .address import offset
-from .compose import Composer, Indices
 from .device import Device
 from .ir import (
     Buffer,
@@ -37,6 +33,7 @@ from .ir import (
     loop,
     seq,
 )
+from .pieces import Assignment, Buffers, Piece, buffer_loads, collapse, pieces, stride, trip_count
 from .template import Config
 
 VERSION = 1
@@ -44,182 +41,11 @@ UNROLL_LIMIT = 16  # window reductions up to this many taps are unrolled
 SERIAL_WORK = 24_000  # element operations below which a phase is not worth sharing between threads
 ITEM_WORK = 12_000  # and what one item should hold at least
 MAX_ITEMS = 32
-HEAVY = frozenset("reduce exp log pow sin cos tan asin acos atan sinh cosh tanh asinh acosh atanh "
-                  "erf log1p expm1 fmod mod floordiv truncdiv".split())  # fmt: skip
-
-
-@dataclass(frozen=True, slots=True)
-class Assignment:
-    """buffer[offset] = value for all values of the piece's loop variables."""
-
-    buffer: Buffer
-    offset: Expr
-    value: Expr
-
-
-@dataclass(frozen=True, slots=True)
-class Piece:
-    """Assignments that share one set of loops, outermost first."""
-
-    loops: tuple[Expr, ...]
-    assignments: tuple[Assignment, ...]
-
-
-# --------------------------------------------------------------------------- from graph to pieces
-
-
-class Buffers:
-    """The kernel's parameters, named by position, found while bodies are lowered."""
-
-    def __init__(self, graph: Graph) -> None:
-        self.graph = graph
-        self.table: dict[str, Buffer] = {}
-
-    def read(self, blob: str) -> Buffer:
-        if blob not in self.table:
-            b = self.graph.blobs[blob]
-            role = "const" if b.value is not None else "in"
-            k = sum(1 for x in self.table.values() if x.role != "out")
-            elements = prod(b.type.physical_shape)
-            self.table[blob] = Buffer(f"x{k}", b.type.dtype, elements, role)  # type: ignore[arg-type]
-        return self.table[blob]
-
-    def write(self, blob: str) -> Buffer:
-        if blob not in self.table:
-            t = self.graph.type(blob)
-            k = sum(1 for x in self.table.values() if x.role == "out")
-            self.table[blob] = Buffer(f"y{k}", t.dtype, prod(t.physical_shape), "out")
-        return self.table[blob]
-
-    def lower(self, value: Expr) -> Expr:
-        """Loads of blobs at logical indices become loads of buffers at flat offsets."""
-
-        def visit(n: Expr, args: tuple[Expr, ...]) -> Expr | None:
-            if n.op != "load":
-                return None
-            return self.read(n.payload)[offset(self.graph.type(n.payload), args)]
-
-        return transform(value, visit)
-
-
-def regions(kind: TensorType) -> Iterable[tuple[Indices, Indices]]:
-    """(loop variables, logical indices) pairs that cover a tensor in the order it lies in memory.
-    A blocked tensor whose channels do not fill the last block takes two."""
-    dims = kind.dims
-    axis, block = kind.layout.axis, kind.layout.block
-    if not kind.layout.is_blocked:
-        at = tuple(var(f"i{k}", d) if d != 1 else index(0) for k, d in enumerate(dims))
-        yield tuple(v for v in at if v.op == "var"), at
-        return
-    full, rest = divmod(dims[axis], block)
-    for outer, lanes, start in ((full, block, 0), (1, rest, full * block)):
-        if not outer or not lanes:
-            continue
-        at = tuple(var(f"i{k}", d) if d != 1 else index(0) for k, d in enumerate(dims))
-        hi = var("cb", outer) if outer != 1 else index(0)
-        lo = var("c", lanes) if lanes != 1 else index(0)
-        physical = [*at[:axis], hi, *at[axis + 1 :], lo]
-        logical = (*at[:axis], hi * block + lo + start, *at[axis + 1 :])
-        yield tuple(v for v in physical if v.op == "var"), logical
-
-
-def pieces(graph: Graph, ops: Sequence[Op], outputs: Sequence[str], buffers: Buffers) -> list[Piece]:
-    """One piece per region of the outputs; outputs of one shape and layout share their loops."""
-    root = ops[-1]
-    opaque = root.definition.trait(Opaque)
-    if opaque is not None and opaque.kind == "concat":
-        return _concat_pieces(graph, ops, buffers)
-    composer = Composer(graph, ops)
-    alike: dict[tuple[tuple[int, ...], object], list[str]] = {}
-    for o in outputs:
-        t = graph.type(o)
-        alike.setdefault((t.dims, t.layout), []).append(o)
-    found = []
-    for names in alike.values():
-        kind = graph.type(names[0])
-        for loops, at in regions(kind):
-            made = tuple(
-                Assignment(buffers.write(o), offset(kind, at), buffers.lower(composer.element(o, at)))
-                for o in names
-            )
-            found.append(Piece(loops, made))
-    return found
-
-
-def _concat_pieces(graph: Graph, ops: Sequence[Op], buffers: Buffers) -> list[Piece]:
-    root = ops[-1]
-    composer = Composer(graph, ops[:-1])
-    out = graph.type(root.outputs[0])
-    axis = root.attr("axis") % out.rank
-    target = buffers.write(root.outputs[0])
-    start, found = 0, []
-    for name in root.reads:
-        kind = graph.type(name)
-        if kind.size:
-            aligned = out.layout.is_blocked and start % out.layout.block == 0
-            shape = TensorType(kind.dtype, kind.shape, out.layout if aligned else kind.layout)
-            for loops, at in regions(shape):
-                there = (*at[:axis], at[axis] + start, *at[axis + 1 :])
-                value = buffers.lower(composer.element(name, at))
-                found.append(Piece(loops, (Assignment(target, offset(out, there), value),)))
-        start += kind.dims[axis]
-    return found
-
-
-# --------------------------------------------------------------------------- loop shapes
-
-
-def _uses_beside_offsets(value: Expr) -> frozenset[Expr]:
-    """Variables that are used for more than addressing."""
-    marks: dict[Expr, Expr] = {}
-
-    def visit(n: Expr, args: tuple[Expr, ...]) -> Expr | None:
-        if n.op == "load":
-            return marks.setdefault(n, apply("opaque", (), n.dtype))
-        return None
-
-    return transform(value, visit).free
-
-
-def collapse(piece: Piece) -> Piece:
-    """Merge neighbouring loops that every access walks as one."""
-    loops = list(piece.loops)
-    work = list(piece.assignments)
-    k = len(loops) - 2
-    while k >= 0:
-        a, b = loops[k], loops[k + 1]
-        extent = b.payload[2]
-        if _collapsible(a, b, extent, work):
-            both = var(a.payload[0], a.payload[2] * extent)
-            swap = {a: index(0), b: both}
-            work = [Assignment(x.buffer, substitute(x.offset, swap), substitute(x.value, swap))
-                    for x in work]  # fmt: skip
-            loops[k : k + 2] = [both]
-        k -= 1
-    return Piece(tuple(loops), tuple(work))
-
-
-def _collapsible(a: Expr, b: Expr, extent: int, work: Sequence[Assignment]) -> bool:
-    if b.payload[1] or a.payload[1]:
-        return False
-    for x in work:
-        if not _uses_beside_offsets(x.value).isdisjoint((a, b)):
-            return False
-        for at in (x.offset, *(n.args[0] for n in _buffer_loads(x.value))):
-            terms, _ = linear(at)
-            if any(t is not a and t is not b and not t.free.isdisjoint((a, b)) for t in terms):
-                return False
-            if terms.get(a, 0) != terms.get(b, 0) * extent:
-                return False
-    return True
-
-
-def _stride(at: Expr, v: Expr) -> int | None:
-    """How far one step of v moves an offset; None when it is not a fixed distance."""
-    terms, _ = linear(at)
-    if any(t is not v and v in t.free for t in terms):
-        return None
-    return terms.get(v, 0)
+BORDER = 4  # rounds at either end of a loop that may be split off to free the middle of guards
+ENOUGH_ITEMS = 4  # items with which a phase may stop taking loops apart
+HEAVY = (UNARY - set("neg abs sqrt floor ceil round trunc not bitnot isnan isinf".split())) | {
+    "reduce", "pow", "fmod", "mod", "floordiv", "truncdiv",
+}  # fmt: skip
 
 
 def _reduces(values: Iterable[Expr]) -> list[Expr]:
@@ -228,15 +54,7 @@ def _reduces(values: Iterable[Expr]) -> list[Expr]:
 
 def _is_heavy(e: Expr) -> bool:
     """Whether unrolling e would repeat long code: elementary functions, nested reductions."""
-    return any(n.op in HEAVY for n in walk(e))
-
-
-def _buffer_loads(e: Expr) -> list[Expr]:
-    return [n for n in walk(e) if n.op == "load" and isinstance(n.payload, Buffer)]
-
-
-def _extent(v: Expr) -> int:
-    return int(v.payload[2] - v.payload[1])
+    return any(n.op in HEAVY and n.dtype is not i64 for n in walk(e))
 
 
 def _prefers_output_lanes(v: Expr, reduces: Sequence[Expr]) -> bool:
@@ -245,12 +63,12 @@ def _prefers_output_lanes(v: Expr, reduces: Sequence[Expr]) -> bool:
     score = 0
     for r in reduces:
         over = r.payload[1]
-        for n in _buffer_loads(r.args[0]):
-            if _stride(n.args[0], v) == 1:
+        for n in buffer_loads(r.args[0]):
+            if stride(n.args[0], v) == 1:
                 score += 1
-            if any(_stride(n.args[0], k) == 1 and _extent(k) >= 8 for k in over):
+            if any(stride(n.args[0], k) == 1 and trip_count(k) >= 8 for k in over):
                 score -= 1
-    return score > 0 or (score == 0 and _extent(v) >= 8)
+    return score > 0 or (score == 0 and trip_count(v) >= 8)
 
 
 # --------------------------------------------------------------------------- emission
@@ -285,7 +103,7 @@ class _Emitter:
     def __init__(self, piece: Piece, device: Device) -> None:
         self.piece = piece
         widest = max(
-            n.dtype.bytes for a in piece.assignments for n in (a.value, *_buffer_loads(a.value))
+            n.dtype.bytes for a in piece.assignments for n in (a.value, *buffer_loads(a.value))
         )
         self.lanes = device.lanes(f64) if widest == 8 else device.lanes()
         self.in_lanes = False
@@ -295,7 +113,9 @@ class _Emitter:
         self.locals += 1
         return Local(f"t{self.locals}", dtype, shape, lanes)
 
-    def hoist(self, values: Sequence[Expr], bound: frozenset[Expr]) -> tuple[list[Stmt], list[Expr]]:
+    def hoist(
+        self, values: Sequence[Expr], bound: frozenset[Expr]
+    ) -> tuple[list[Stmt], list[Expr]]:
         """Emit every reduction that can be computed here; values then read its result."""
         out: list[Stmt] = []
         known: dict[Expr, Expr] = {}
@@ -319,7 +139,7 @@ class _Emitter:
         stmts, (value,) = self.hoist([body], inner)
         self.in_lanes = lanes > 0 and lane is None
         nest = seq(stmts, Set(acc, (), _combined(combine, acc.value, value)))
-        small = prod(_extent(v) for v in over) <= UNROLL_LIMIT and not _is_heavy(body)
+        small = prod(trip_count(v) for v in over) <= UNROLL_LIMIT and not _is_heavy(body)
         for v in reversed(order):
             if v is lane:
                 nest = (loop(v, nest, "vector", lanes=self.lanes),)
@@ -328,8 +148,10 @@ class _Emitter:
         out += nest
         if lane is None:
             return out, acc.value
-        kind = "hmax" if combine == "max" or body.dtype is boolean and combine == "sum" else (
-            f"h{combine}"
+        kind = (
+            "hmax"
+            if combine == "max" or (body.dtype is boolean and combine == "sum")
+            else (f"h{combine}")
         )
         result = self.local(body.dtype)
         out += [Declare(result), Set(result, (), apply(kind, (acc.value,), body.dtype))]
@@ -339,9 +161,9 @@ class _Emitter:
         """The reduction variable to run in lanes: the one most loads follow, if it is long."""
         best, votes = None, -1
         for v in over:
-            if _extent(v) < 4:
+            if trip_count(v) < 4:
                 continue
-            n = sum(1 for x in _buffer_loads(body) if _stride(x.args[0], v) == 1)
+            n = sum(1 for x in buffer_loads(body) if stride(x.args[0], v) == 1)
             if n >= votes:
                 best, votes = v, n
         return best
@@ -359,15 +181,15 @@ class _Emitter:
         order = rows + columns
         if lane is not None and lane in columns:
             order = rows + [v for v in columns if v is not lane] + [lane]
-        work = prod(map(_extent, order)) * (1 + sum(
-            prod(map(_extent, r.payload[1])) for r in reduces if not columns or lane in rows
+        work = prod(map(trip_count, order)) * (1 + sum(
+            prod(map(trip_count, r.payload[1])) for r in reduces if not columns or lane in rows
         )) * max(1, len(walk(*values)) // 12)  # fmt: skip
         return self._parallel(order, lane, values, work)
 
     def _output_lane(self, loops: Sequence[Expr], reduces: Sequence[Expr]) -> Expr | None:
         at = self.piece.assignments[0].offset
-        lane = next((v for v in loops if _stride(at, v) == 1), None)
-        if lane is None or _extent(lane) < 2:
+        lane = next((v for v in loops if stride(at, v) == 1), None)
+        if lane is None or trip_count(lane) < 2:
             return None
         inside = [r for r in reduces if lane in r.free]
         if inside and not _prefers_output_lanes(lane, inside):
@@ -379,15 +201,17 @@ class _Emitter:
     ) -> Phase:  # fmt: skip
         items = 1 if work < SERIAL_WORK else min(MAX_ITEMS, work // ITEM_WORK)
         outer: list[Expr] = []
-        while order and order[0] is not lane and prod(map(_extent, outer)) < items:
+        while order and order[0] is not lane and prod(map(trip_count, outer)) < items:
+            if prod(map(trip_count, outer)) >= ENOUGH_ITEMS and interior(order[0], values):
+                break  # a loop with borders is worth keeping whole
             outer.append(order.pop(0))
-        total = prod(map(_extent, outer))
+        total = prod(map(trip_count, outer))
         if items == 1 or (total == 1 and (lane is None or not order or order[0] is not lane)):
             item = var("item", 1)
             return Phase(1, item, self._nest(outer + order, lane, values, frozenset(), {}))
         if total == 1:  # only the lanes' loop to share out
             assert lane is not None
-            n = _extent(lane)
+            n = trip_count(lane)
             step = -(-n // items // self.lanes) * self.lanes or self.lanes
             count = -(-n // step)
             item = var("item", count)
@@ -401,8 +225,8 @@ class _Emitter:
         if len(outer) > 1:
             step = total
             for v in outer:
-                step //= _extent(v)
-                swap[v] = (flat // step) % _extent(v)
+                step //= trip_count(v)
+                swap[v] = (flat // step) % trip_count(v)
         if swap:
             values = [substitute(v, swap) for v in values]
             self.piece = Piece(self.piece.loops, tuple(
@@ -422,13 +246,55 @@ class _Emitter:
             return seq(stmts, stores)
         v, rest = order[0], order[1:]
         lo, hi = limits.get(v, (None, None))
+        inside = None if v is lane else interior(v, values)
+        if inside is None:
+            return seq(stmts, self._loop(v, rest, lane, values, bound, limits, lo, hi))
+        _, first, end = v.payload
+        parts: list[Stmt] = []
+        for a, b in ((first, inside[0]), inside, (inside[1], end)):
+            if a < b:
+                part = var(v.payload[0], b - a, a)
+                swap = {v: part}
+                start = None if lo is None else binary("max", lo, a)
+                stop = None if hi is None else binary("min", hi, b)
+                whole = self.piece
+                self.piece = Piece(whole.loops, tuple(
+                    Assignment(x.buffer, substitute(x.offset, swap), x.value)
+                    for x in whole.assignments))  # fmt: skip
+                narrowed = [substitute(x, swap) for x in values]
+                parts.append(self._loop(part, rest, lane, narrowed, bound, limits, start, stop))
+                self.piece = whole
+        return seq(stmts, parts)
+
+    def _loop(
+        self, v: Expr, rest: list[Expr], lane: Expr | None, values: list[Expr],
+        bound: frozenset[Expr], limits: dict[Expr, tuple[Expr, Expr]], lo: Expr | None,
+        hi: Expr | None,
+    ) -> Stmt:  # fmt: skip
         before = self.in_lanes
         self.in_lanes = before or v is lane
         body = self._nest(rest, lane, values, bound | {v}, limits)
         self.in_lanes = before
-        kind = "vector" if v is lane else "serial"
-        lanes = self.lanes if v is lane else 0
-        return seq(stmts, loop(v, body, kind, lo=lo, hi=hi, lanes=lanes))  # type: ignore[arg-type]
+        if v is lane:
+            return loop(v, body, "vector", lo=lo, hi=hi, lanes=self.lanes)
+        return loop(v, body, lo=lo, hi=hi)
+
+
+def interior(v: Expr, values: Sequence[Expr]) -> tuple[int, int] | None:
+    """The part of loop v, without a few rounds at its ends, in which every comparison that v is
+    part of holds: a window that stays inside its input. None where there is nothing to gain."""
+    guards = [n for x in walk(*values) if x.op == "select" and v in x.args[0].free
+              for n in walk(x.args[0]) if n.op in ("lt", "le") and v in n.free]  # fmt: skip
+    if not guards:
+        return None
+    name, first, end = v.payload
+    for cut in range(1, min(2 * BORDER, end - first - 1) + 1):
+        for left in range(max(0, cut - BORDER), min(cut, BORDER) + 1):
+            a, b = first + left, end - (cut - left)
+            part = var(name, b - a, a)
+            if all(substitute(g, {v: part}).op == "const" for g in guards):
+                return a, b
+    return None
 
 
 # --------------------------------------------------------------------------- the template
@@ -460,14 +326,13 @@ class Nest:
         buffers = Buffers(graph)
         found = [collapse(p) for p in pieces(graph, ops, outputs, buffers)]
         phases = tuple(_Emitter(p, device).emit() for p in found if p.assignments)
-        names = sorted(buffers.table, key=lambda n: buffers.table[n].role == "out")
-        params = tuple(buffers.table[n] for n in names)
+        params, args = buffers.parameters()
         flops = sum(graph.type(o).size for o in outputs)
         kernel = Kernel(
             self.name, VERSION, (), params, phases, flops, sum(b.nbytes for b in params),
             _inplace(params, phases),
         )  # fmt: skip
-        return Launch(kernel, tuple(names), ())
+        return Launch(kernel, args, ())
 
 
 def _inplace(params: tuple[Buffer, ...], phases: tuple[Phase, ...]) -> tuple[tuple[int, int], ...]:
@@ -481,9 +346,10 @@ def _inplace(params: tuple[Buffer, ...], phases: tuple[Phase, ...]) -> tuple[tup
         if y.role != "out" or len(mine) != 1 or len(stores) != 1:
             continue
         for k, x in enumerate(params):
-            if x.role == "in" and x.nbytes == y.nbytes and x.dtype.bytes == y.dtype.bytes:
-                if all(n.args[0] is mine[0].offset for n in loads(phases[0], x)):
-                    found.append((j, k))
+            same_size = x.nbytes == y.nbytes and x.dtype.bytes == y.dtype.bytes
+            at = mine[0].offset
+            if x.role == "in" and same_size and all(n.args[0] is at for n in loads(phases[0], x)):
+                found.append((j, k))
     return tuple(found)
 
 

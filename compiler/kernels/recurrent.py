@@ -1,10 +1,11 @@
 """The time loops of recurrent layers: rnn_scan, gru_scan, lstm_scan.
 
 All steps of a direction and a chunk of the batch are one item: nothing waits for other threads
-between steps. A step multiplies the states with the recurrent weights in register tiles (a few batch
-rows x as many vectors of gate columns as there are registers for) and then runs through the units in
-lanes. The weights are packed, so that a tile reads them as one stream: once, when the program is
-linked, if they are constant, else in a phase before. States live in the outputs that return them.
+between steps. A step multiplies the states with the recurrent weights in register tiles (a few
+batch rows x as many vectors of gate columns as there are registers for) and then runs through the
+units in lanes. The weights are packed, so that a tile reads them as one stream: once, when the
+program is linked, if they are constant, else in a phase before. States live in the outputs that
+return them.
 
 At batch 1 a step reads every weight for one multiply-add, so it is bound by the second-level cache;
 narrow layers are bound by the latency of additions, so they keep several partial sums per column.
@@ -97,10 +98,9 @@ class Recurrent:
         if len(ops) != 1:
             return False
         trait = ops[0].definition.trait(Recurrence)
-        known = trait is not None and trait.kind in _CELLS
-        return known and is_row_major(graph, ops[0]) and (
-            graph.type(ops[0].reads[0]).dtype in (f32, f64)
-        )
+        if trait is None or trait.kind not in _CELLS:
+            return False
+        return graph.type(ops[0].reads[0]).dtype in (f32, f64) and is_row_major(graph, ops[0])
 
     def space(
         self, graph: Graph, ops: Sequence[Op], outputs: Sequence[str], device: Device
@@ -371,14 +371,17 @@ class _Cell:
         """The product, with its bias."""
         s = self.scan
         out = s.sums[self._sum_place(g)]
-        return out if s.bias is None else (
-            out + s.bias[(self.d * s.cell.gates + g) * s.h + self.u]
-        )
+        if s.bias is None:
+            return out
+        return out + s.bias[(self.d * s.cell.gates + g) * s.h + self.u]
+
+    def _function(self, k: int, x: Expr) -> Expr:
+        s = self.scan
+        return s.activations[self.d * len(s.cell.activations) + k].expr(x)
 
     def _act(self, k: int, x: Expr) -> Expr:
-        s = self.scan
-        function = s.activations[self.d * len(s.cell.activations) + k]
-        return function.expr(clipped(x, s.op.attr("clip")))
+        """An activation of a gate, which is clipped before."""
+        return self._function(k, clipped(x, self.scan.op.attr("clip")))
 
     def _state(self, k: int = 0) -> Expr:
         return self.scan.states[k][self.row * self.scan.h + self.u]
@@ -447,5 +450,5 @@ class _Cell:
             Set(f, (), forget),
             Set(c, (), f.value * old.value + fresh),
             Store(s.states[1], self.row * s.h + self.u, c.value),
-            *self._finish(gate(1, c) * self._act(2, c.value)),
+            *self._finish(gate(1, c) * self._function(2, c.value)),
         )  # fmt: skip

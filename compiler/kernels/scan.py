@@ -75,9 +75,7 @@ class _Scan:
     def _zero(self, acc: Local, where: tuple[Expr, ...]) -> Stmt:
         return Set(acc, where, const(0, acc.dtype))
 
-    def _step(
-        self, acc: Local, seen: Local, where: tuple[Expr, ...], at: Expr
-    ) -> tuple[Stmt, ...]:
+    def _step(self, acc: Local, seen: Local, where: tuple[Expr, ...], at: Expr) -> tuple[Stmt, ...]:
         """The element is read before the result is stored: they may be one piece of memory."""
         read = Set(seen, where, wide(self.x[at]))
         add = Set(acc, where, binary("add", acc[where], seen[where]))

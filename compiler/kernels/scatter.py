@@ -1,8 +1,8 @@
 """Updates written into a copy of a tensor, or into zeros, at places known only at run time.
 
 Updates of one place are applied in row-major order of the updates; items and lanes only share out
-places that cannot meet. Indices outside a tensor are moved to its edge (ONNX leaves them undefined),
-so that no model can write outside its buffers.
+places that cannot meet. Indices outside a tensor are moved to its edge (ONNX leaves them
+undefined), so that no model can write outside its buffers.
 """
 
 from __future__ import annotations

@@ -141,9 +141,7 @@ def shared(
     return Phase(items, item, seq(body(lo, hi)))
 
 
-def rows(
-    total: int, work: int, body: Callable[[Expr], Iterable[Stmt]]
-) -> Phase:
+def rows(total: int, work: int, body: Callable[[Expr], Iterable[Stmt]]) -> Phase:
     """A phase that runs body(row) for every row in 0..total."""
     row = var("row", total)
     return shared(total, work, lambda lo, hi: (loop(row, body(row), lo=lo, hi=hi),))

@@ -26,7 +26,7 @@ CHUNK = 4  # vectors of a row that are compared with the worst kept element at o
 
 
 def precedes(a: Expr, b: Expr, largest: bool) -> Expr:
-    """Whether a comes strictly before b: the larger one first or the smaller one; NaN is largest."""
+    """Whether a comes strictly before b: larger ones first, or smaller ones; NaN is largest."""
     first, second = (b, a) if largest else (a, b)
     before = first < second
     if not a.dtype.is_float:
@@ -155,7 +155,7 @@ class TopK(OpaqueTemplate):
 
 
 class _Heap:
-    """Statements for one row. Slot 0 is the root, slots 2p + 1 and 2p + 2 the children of slot p."""
+    """Statements for one row. Slot 0 is the root, slots 2p + 1 and 2p + 2 are below slot p."""
 
     def __init__(
         self, x: Buffer, values: Buffer, places: Buffer, n: int, inner: int, k: int, largest: bool,
@@ -174,9 +174,10 @@ class _Heap:
         k, inner = self.k, self.inner
         o, i = row // inner, row % inner
         j, up = var("j", k), var("up", max(1, k // 2))
-        names = (self.source, self.slots, self.value, self.place, self.child, self.child_place,
-                 self.other, self.other_place, self.at, self.down, self.end, self.worst)  # fmt: skip
-        out: list[Stmt] = [Declare(loc) for loc in names]
+        out: list[Stmt] = [Declare(loc) for loc in (
+            self.source, self.slots, self.value, self.place, self.child, self.child_place,
+            self.other, self.other_place, self.at, self.down, self.end, self.worst,
+        )]  # fmt: skip
         out += [Set(self.source, (), o * (self.n * inner) + i)]
         out += [Set(self.slots, (), o * (k * inner) + i)]
         out += [loop(j, (Store(self.values, self._slot(j), self.x[self._element(j)]),

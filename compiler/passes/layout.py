@@ -8,7 +8,7 @@ the blob disagree; fusion makes most of them part of a neighbour.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ...ops.operator import ChannelLocal, Contraction, Elementwise, Opaque, Recurrence, View
 from ...ops.types import ROW_MAJOR, Layout, TensorType, f32, f64
@@ -46,12 +46,33 @@ class _Layouts(Rewriter):
         opaque = op.definition.trait(Opaque)
         if rigid or (opaque is not None and opaque.kind != "concat"):
             return self.emit(op, tuple(self.to(v, ROW_MAJOR) for v in inputs), ROW_MAJOR)
-        return self.emit(op, inputs, self.follow(op, inputs))
+        layout = self.follow(op, inputs)
+        if op.has(ChannelLocal) and layout.is_blocked:
+            return self.windowed(op, inputs, layout)
+        return self.emit(op, inputs, layout)
 
-    def emit(self, op: Op, inputs: tuple[Value | None, ...], layout: Layout) -> Value | tuple[Value, ...]:
-        outs = tuple(
-            layout if o not in self.old.outputs else ROW_MAJOR for o in op.outputs
-        )
+    def windowed(
+        self, op: Op, inputs: tuple[Value | None, ...], layout: Layout
+    ) -> Value | tuple[Value, ...]:
+        """Like emit, but results that the caller sees are made in `layout` first: windows slide
+        best along blocked channels."""
+        if not any(o in self.old.outputs for o in op.outputs):
+            return self.emit(op, inputs, layout)
+        names = tuple(self.fresh(f"{o}_b") if o in self.old.outputs else o for o in op.outputs)
+        made = self.op(op.operator, *inputs, name=op.name, source=op.source, out=names,
+                       layouts=(layout,) * len(names), **op.attributes)  # fmt: skip
+        values = made if isinstance(made, tuple) else (made,)
+        out = tuple(
+            v if v.name == o
+            else self.op("reformat", v, name=op.name, source=op.source, out=(o,))
+            for v, o in zip(values, op.outputs, strict=True)
+        )  # fmt: skip
+        return out if len(out) > 1 else out[0]
+
+    def emit(
+        self, op: Op, inputs: tuple[Value | None, ...], layout: Layout
+    ) -> Value | tuple[Value, ...]:
+        outs = tuple(layout if o not in self.old.outputs else ROW_MAJOR for o in op.outputs)
         return self.op(op.operator, *inputs, name=op.name, source=op.source, out=op.outputs,
                        layouts=outs, **op.attributes)  # type: ignore[no-any-return]  # fmt: skip
 
@@ -97,7 +118,7 @@ class _Layouts(Rewriter):
         if not self._direct(op, x.type, w):
             depthwise = w.type.dims[1] == 1 and op.attr("group") == x.type.dims[1] > 1
             if depthwise and w.type.dims[0] == x.type.dims[1] >= self.block:
-                return self.emit(op, (self.to(x, self.blocked), *inputs[1:]), self.blocked)
+                return self.windowed(op, (self.to(x, self.blocked), *inputs[1:]), self.blocked)
             return self.emit(op, inputs, ROW_MAJOR)
         planar = x.type.dims[1] <= PLANAR_CHANNELS
         x = self.to(x, ROW_MAJOR if planar else self.blocked)
@@ -109,14 +130,8 @@ class _Layouts(Rewriter):
                         pads=(0, 0, *window.begin, 0, 0, *window.end))  # fmt: skip
         attrs |= {"pads": (0,) * (2 * window.rank), "auto_pad": "NOTSET",
                   "strides": window.strides, "dilations": window.dilations}  # fmt: skip
-        keep = op.outputs[0] not in self.old.outputs
-        stem = op.outputs if keep else (self.fresh(f"{op.outputs[0]}_b"),)
-        y: Value = self.op(op.operator, x, *inputs[1:], name=op.name, source=op.source, out=stem,
-                           layouts=(self.blocked,), **attrs)  # fmt: skip
-        if keep:
-            return y
-        out: Value = self.op("reformat", y, name=op.name, source=op.source, out=op.outputs)
-        return out
+        direct = replace(op, attrs=tuple(attrs.items()))
+        return self.windowed(direct, (x, *inputs[1:]), self.blocked)
 
     def _direct(self, op: Op, x: TensorType, w: Value) -> bool:
         """Whether the direct convolution template serves this op."""

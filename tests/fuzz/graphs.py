@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
 from typing import Any
 
@@ -17,6 +17,7 @@ import numpy as np
 from tilewright.compiler.graph.builder import GraphBuilder, Value
 from tilewright.compiler.graph.evaluate import evaluate_op
 from tilewright.compiler.graph.ir import Array, Graph
+from tilewright.ops.types import f32, f64
 
 LARGEST = 4096  # elements of a value
 
@@ -34,6 +35,19 @@ def random_feeds(graph: Graph, seed: int) -> dict[str, Array]:
         n: rng.uniform(-2, 2, graph.type(n).dims).astype(graph.type(n).dtype.numpy)
         for n in graph.inputs
     }
+
+
+def in_float64(graph: Graph) -> Graph:
+    """The same graph of float64 values, in which rounding hides no mistake of a rewrite."""
+    blobs = {
+        n: b if b.type.dtype is not f32 else replace(
+            b,
+            type=b.type.with_dtype(f64),
+            value=None if b.value is None else b.value.astype(np.float64),
+        )
+        for n, b in graph.blobs.items()
+    }  # fmt: skip
+    return replace(graph, blobs=blobs)
 
 
 @dataclass(frozen=True)
@@ -85,7 +99,7 @@ class _Grower:
         if self.pick.random() < 0.1:
             order = list(range(len(shape)))
             self.pick.shuffle(order)
-            turned = self.b.constant(np.ascontiguousarray(x.transpose(np.argsort(order))))
+            turned = self.b.constant(x.transpose(np.argsort(order)).copy())
             value: Value = self.b.op("transpose", turned, perm=tuple(order))
         else:
             value = self.b.constant(x)

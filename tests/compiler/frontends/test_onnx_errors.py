@@ -98,7 +98,7 @@ def test_names_that_do_not_add_up() -> None:
     refuse(model([relu("nowhere", name="bad")]), "'bad'", "'nowhere'")
     refuse(model([relu(y="z")]), "output 'y' is not made")
     refuse(model([relu(name="a"), relu(name="b")]), "'y' is made twice", "'a'", "'b'")
-    refuse(model([relu(y="x")]), "also the name of an input")
+    refuse(model([relu(y="x")], outputs=["x"]), "also the name of an input")
     refuse(model([relu()], outputs=("y", "y")), "two outputs are called 'y'")
     refuse(model([relu()], inputs=("x", "x")), "two inputs are called 'x'")
     refuse(model([relu()]), "'z'", outputs=["z"])
@@ -154,8 +154,6 @@ def test_all_unsupported_nodes_are_listed_at_once() -> None:
     assert "strings are not supported" in table["StringSplit"]
     assert "depends on data" in table["NonZero"]
     assert "tw.operator" in lines[4] and "--outputs h" in lines[4]
-    # cutting where it says helps
-    assert read(m, outputs=["h"], shapes={}).outputs == ("h",) if False else True
 
 
 def test_shapes_that_depend_on_data_are_listed_with_their_input() -> None:
@@ -210,7 +208,7 @@ def test_attributes_of_the_wrong_type() -> None:
     broken = leaky(alpha=0.5)
     broken.graph.node[0].attribute[0].type = onnx.AttributeProto.TENSOR
     refuse(broken, "'alpha'", "holds none")
-    broken.graph.node[0].attribute[0].type = 99 if False else onnx.AttributeProto.INT
+    broken.graph.node[0].attribute[0].type = onnx.AttributeProto.INT
     refuse(broken, "'alpha'")
     twice = leaky(alpha=0.5)
     twice.graph.node[0].attribute.append(twice.graph.node[0].attribute[0])
@@ -248,7 +246,8 @@ def test_unbound_dimensions_say_how_to_bind() -> None:
 
 def test_a_name_that_is_no_text() -> None:
     data = model([relu(name="NAMENAME")]).SerializeToString()
-    refuse(data.replace(b"NAMENAME", b"\xff\xfe\xff\xfeNAME"), "")
+    refuse(data.replace(b"NAMENAME", b"\xff\xfe\xff\xfeNAME"), "UTF-8")
+    refuse(data.replace(b"Relu", b"Re\xffu"), "UTF-8")
 
 
 def test_functions_that_call_themselves() -> None:

@@ -35,9 +35,9 @@ def test_both_storages_of_every_element_type(dtype: t.DType) -> None:
     raw = onnx.TensorProto(data_type=NUMBERS[dtype], dims=[2, 3], raw_data=want.tobytes())
     field = {t.f32: "float_data", t.f64: "double_data", t.i64: "int64_data", t.u32: "uint64_data",
              t.u64: "uint64_data"}.get(dtype, "int32_data")  # fmt: skip
-    entries = want.view(np.uint16) if dtype in (t.f16, t.bf16) else want
+    bits = {t.f16: np.uint16, t.bf16: np.uint16, t.boolean: np.uint8}.get(dtype, dtype.numpy)
     typed = onnx.TensorProto(data_type=NUMBERS[dtype], dims=[2, 3])
-    getattr(typed, field).extend(entries.reshape(-1).tolist())
+    getattr(typed, field).extend(want.view(bits).reshape(-1).tolist())
     for tensor in (raw, typed):
         got = decode(tensor, NO_FILES, "t")
         assert got.dtype is dtype

@@ -26,7 +26,8 @@ from tilewright.compiler.kernels.ir import (
     Stmt,
     Store,
 )
-from tilewright.ops.expr import Expr
+from tilewright.ops.expr import Expr, linear
+from tilewright.ops.types import i64
 
 Thunk = Callable[[], Any]
 
@@ -70,7 +71,7 @@ class _Machine:
         self.memory = memory
         self.writer = {b: np.full(b.elements, -1) for b in memory if b.is_written}
         self.env: dict[Expr, Any] = {}
-        self.locals: dict[Local, Any] = {}
+        self.locals: dict[Local, list[Any]] = {}
         self.item = 0
         self.width = 0  # lanes of the vector round that is running, 0 outside
         self.mask: Any = None
@@ -93,8 +94,7 @@ class _Machine:
         if isinstance(s, Declare):
             return lambda: self.declare(s.local)
         if isinstance(s, Set):
-            where, value = [self.expr(e) for e in s.where], self.expr(s.value)
-            return lambda: self.set(s.local, tuple(int(w()) for w in where), value())
+            return self.assignment(s)
         if isinstance(s, Store):
             at, value = self.expr(s.offset), self.expr(s.value)
             return lambda: self.store(s.buffer, at(), value())
@@ -131,28 +131,51 @@ class _Machine:
 
     def declare(self, local: Local) -> None:
         shape = (*local.shape, local.lanes) if local.lanes else local.shape
-        self.locals[local] = _poison(math.prod(shape), local.dtype.numpy).reshape(shape)
+        self.cell(local)[0] = _poison(math.prod(shape), local.dtype.numpy).reshape(shape)
 
-    def set(self, local: Local, where: tuple[int, ...], value: Any) -> None:
-        self.inside(local, where)
-        if local.lanes and self.width:
-            self.locals[local][where][: self.width] = value
-        elif np.ndim(value) and not local.lanes:
-            raise KernelError(f"{local.name} has no lanes but gets a value for each")
-        else:
-            self.locals[local][where] = value
+    def cell(self, local: Local) -> list[Any]:
+        """Where the local's current array is kept."""
+        return self.locals.setdefault(local, [None])
 
-    def inside(self, local: Local, where: tuple[int, ...]) -> None:
-        if local not in self.locals:
-            raise KernelError(f"{local.name} is used before it is declared")
-        if not all(0 <= i < d for i, d in zip(where, local.shape, strict=True)):
-            raise KernelError(f"{local.name}{list(where)} is outside {list(local.shape)}")
+    def place(self, local: Local, where: tuple[Expr, ...]) -> Callable[[], tuple[int, ...]]:
+        """The checked indices of an element of a declared local."""
+        cell, parts = self.cell(local), [self.expr(e) for e in where]
+
+        def at() -> tuple[int, ...]:
+            if cell[0] is None:
+                raise KernelError(f"{local.name} is used before it is declared")
+            found = tuple([p() for p in parts])
+            for i, d in zip(found, local.shape, strict=True):
+                if not 0 <= i < d:
+                    raise KernelError(f"{local.name}{list(found)} is outside {list(local.shape)}")
+            return found
+
+        return at
+
+    def assignment(self, s: Set) -> Thunk:
+        cell, at, value = self.cell(s.local), self.place(s.local, s.where), self.expr(s.value)
+        lanes = s.local.lanes
+
+        def run() -> None:
+            v = value()
+            if lanes and 0 < self.width < lanes:
+                cell[0][at()][: self.width] = v
+            elif np.ndim(v) and not lanes:
+                raise KernelError(f"{s.local.name} has no lanes but gets a value for each")
+            else:
+                cell[0][at()] = v
+
+        return run
 
     def touch(self, buffer: Buffer, at: Any, what: str) -> Any:
         """The offsets in use, checked."""
-        where = np.broadcast_to(at, self.width or 1)
-        where = where if self.mask is None else where[self.mask]
-        if where.size and (where.min() < 0 or where.max() >= buffer.elements):
+        where = at
+        if self.mask is not None:
+            where = np.broadcast_to(at, self.width)[self.mask]
+            if not where.size:
+                return where
+        low, high = (where, where) if not np.ndim(where) else (where.min(), where.max())
+        if low < 0 or high >= buffer.elements:
             raise KernelError(f"{what} {buffer.name}[{where}] of {buffer.elements} elements")
         if buffer.is_written and not np.isin(self.writer[buffer][where], (-1, self.item)).all():
             raise KernelError(f"{what} {buffer.name}[{where}], which another item wrote")
@@ -161,6 +184,7 @@ class _Machine:
     def store(self, buffer: Buffer, at: Any, value: Any) -> None:
         if not buffer.is_written:
             raise KernelError(f"store to {buffer.name}, which is read only")
+        at = np.broadcast_to(at, self.width or 1)
         where = self.touch(buffer, at, "store to")
         if len(set(where.tolist())) != where.size:
             raise KernelError(f"lanes store to the same element of {buffer.name}")
@@ -182,43 +206,70 @@ class _Machine:
             return lambda: value
         if e.op == "var":
             return lambda: self.env[e]
+        if e.op == "load" and isinstance(e.payload, Local):
+            return self.read_local(e.payload, e.args)
+        if e.dtype is i64 and e.op in ("add", "mul") and e not in linear(e)[0]:
+            terms, constant = linear(e)
+            return self.sum([(self.expr(a), k) for a, k in terms.items()], constant)
         args = [self.expr(a) for a in e.args]
         if e.op == "load":
-            source = e.payload
-            if isinstance(source, Local):
-                return lambda: self.read_local(source, tuple(int(a()) for a in args))
-            return lambda: self.read(source, args[0]())
+            return self.read(e.payload, args[0])
         if e.op == "select":
             return lambda: self.select(*args)
         if e.op == "cast":
             return lambda: np.asarray(args[0]()).astype(kind)[()]
         if e.op in _HORIZONTAL:
             held, fold = e.args[0].payload, _HORIZONTAL[e.op]
-            at = [self.expr(a) for a in e.args[0].args]
-            return lambda: kind(fold(self.locals[held][tuple(int(a()) for a in at)]))
-        fn = _CALLS[e.op]
-        if e.dtype.is_float:
-            return lambda: np.asarray(fn(*(a() for a in args))).astype(kind)[()]
-        return lambda: fn(*(a() for a in args))
+            cell, at = self.cell(held), self.place(held, e.args[0].args)
+            return lambda: kind(fold(cell[0][at()]))
+        return self.call(_CALLS[e.op], args, e.dtype.numpy)
 
-    def read(self, buffer: Buffer, at: Any) -> Any:
-        where = self.touch(buffer, at, "load from")
-        if not np.ndim(at):
-            return self.memory[buffer][int(at)] if where.size else self.memory[buffer].dtype.type(0)
-        if self.mask is None:
-            return self.memory[buffer][where]
-        out = _poison(self.width, buffer.dtype.numpy)
-        out[self.mask] = self.memory[buffer][where]
-        return out
+    def call(self, fn: Callable[..., Any], args: list[Thunk], dtype: Any) -> Thunk:
+        def run() -> Any:
+            out = fn(*[a() for a in args])
+            if dtype.kind == "f" and out.dtype != dtype:
+                return out.astype(dtype)
+            return out
 
-    def read_local(self, local: Local, where: tuple[int, ...]) -> Any:
-        self.inside(local, where)
-        value = self.locals[local][where]
-        if not local.lanes:
-            return value[()]
-        if not self.width:
-            raise KernelError(f"the lanes of {local.name} are read outside a vector loop")
-        return value[: self.width].copy()
+        return run
+
+    def sum(self, parts: list[tuple[Thunk, int]], constant: int) -> Thunk:
+        def run() -> Any:
+            out = constant
+            for value, factor in parts:
+                out = out + value() * factor
+            return out
+
+        return run
+
+    def read(self, buffer: Buffer, offset: Thunk) -> Thunk:
+        data = self.memory[buffer]
+
+        def run() -> Any:
+            at = offset()
+            where = self.touch(buffer, at, "load from")
+            if self.mask is None:
+                return data[where]
+            if not np.ndim(at):
+                return data[at] if where.size else data.dtype.type(0)
+            out = _poison(self.width, buffer.dtype.numpy)
+            out[self.mask] = data[where]
+            return out
+
+        return run
+
+    def read_local(self, local: Local, where: tuple[Expr, ...]) -> Thunk:
+        cell, place, lanes = self.cell(local), self.place(local, where), local.lanes
+
+        def run() -> Any:
+            value = cell[0][place()]
+            if not lanes:
+                return value
+            if not self.width:
+                raise KernelError(f"the lanes of {local.name} are read outside a vector loop")
+            return value[: self.width]
+
+        return run
 
     def select(self, test: Thunk, yes: Thunk, no: Thunk) -> Any:
         chosen = test()
@@ -234,10 +285,6 @@ class _Machine:
         return np.where(chosen, a, b)
 
 
-def _fma(a: Any, b: Any, c: Any) -> Any:
-    return np.float64(a) * b + c
-
-
 def _wide(fn: Callable[..., Any]) -> Callable[..., Any]:
     """Functions of floats in double precision."""
     return lambda *xs: fn(*(np.asarray(x, np.float64) for x in xs))
@@ -245,7 +292,7 @@ def _wide(fn: Callable[..., Any]) -> Callable[..., Any]:
 
 _HORIZONTAL = {"hsum": np.sum, "hprod": np.prod, "hmax": np.max, "hmin": np.min}
 _CALLS: dict[str, Callable[..., Any]] = {
-    "fma": _fma, "add": lambda a, b: a + b, "sub": lambda a, b: a - b, "mul": lambda a, b: a * b,
+    "fma": lambda a, b, c: a * b + c, "add": lambda a, b: a + b, "sub": lambda a, b: a - b, "mul": lambda a, b: a * b,
     "div": lambda a, b: np.true_divide(a, b), "floordiv": lambda a, b: a // b,
     "mod": lambda a, b: a % b, "fmod": np.fmod, "pow": np.power, "max": np.maximum,
     "min": np.minimum, "and": lambda a, b: a & b, "or": lambda a, b: a | b,

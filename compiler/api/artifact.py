@@ -1,0 +1,268 @@
+"""The file that `exe.save` writes and `tw.load` reads.
+
+A zip archive, stored without compression, that any zip tool opens:
+
+    manifest.json          format, versions, options, target, and what the other members hold
+    graph.txt              the graph after all passes, in its text form
+    constants/00000.npy    its arrays, in numpy's own format
+    objects/<symbol>.o     native code, one object file per distinct kernel
+
+The archive's comment carries a SHA-256 of all bytes before it, so that damage anywhere is noticed.
+Nothing is ever unpickled. But native code is native code: a checksum says that a file is whole, not
+who made it. Load what you would also run.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import os
+import re
+import struct
+import zipfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any, Final
+
+import numpy as np
+import numpy.typing as npt
+
+from ..codegen.cpu import lower
+from ..codegen.cpu.assemble import build_object
+from ..errors import ArtifactError, GraphError
+from ..graph.ir import Blob, Graph
+from ..graph.text import parse, to_text
+from ..graph.verify import verify
+from ..inspect.views import Compilation
+from ..kernels.printer import kernel_text, symbol
+from ..options import VERSION
+from ..runtime.objects import object_key
+from ..store import Key, Store
+
+Array = npt.NDArray[Any]
+
+FORMAT: Final = 1
+_COMMENT: Final = b"tilewright artifact sha256:"
+_COMMENT_BYTES: Final = len(_COMMENT) + 64
+_EPOCH: Final = (1980, 1, 1, 0, 0, 0)  # equal programs make equal files
+_CHUNK: Final = 1 << 20
+_BROKEN: Final = (
+    zipfile.BadZipFile, struct.error, ValueError, TypeError, LookupError, AttributeError,
+    ArithmeticError, EOFError, RuntimeError, MemoryError, GraphError,
+)  # fmt: skip
+"""What reading a malformed archive may end in, beside OSError."""
+
+
+@dataclass(frozen=True, slots=True)
+class Saved:
+    """What a file held, verified. objects: by the digest of the key that they were built for."""
+
+    graph: Graph
+    version: str
+    numerics: str
+    memory_limit: int | None
+    threads: int | None
+    target: Mapping[str, str | int]
+    objects: Mapping[str, bytes]
+
+
+def key_digest(key: Key) -> str:
+    """What decides whether an object fits: the hash of everything that decides its bytes."""
+    return hashlib.sha256(json.dumps(list(key)).encode()).hexdigest()
+
+
+def is_artifact(path: str | os.PathLike[str]) -> bool:
+    """Whether a file is a zip archive, as no model is."""
+    try:
+        with open(path, "rb") as f:
+            return f.read(4) == b"PK\x03\x04"
+    except OSError:
+        return False
+
+
+# --------------------------------------------------------------------------- writing
+
+
+def write(path: str | os.PathLike[str], c: Compilation) -> None:
+    """Save a compilation. The file appears whole or not at all; an older one is replaced.
+
+    Raises ArtifactError when it cannot be written, LoweringError when code has to be built again
+    and does not build.
+    """
+    target = Path(path)
+    partial = target.with_name(f".{target.name}.{os.getpid()}.partial")
+    try:
+        try:
+            with open(partial, "xb+") as f:
+                _archive(f, c)
+                f.flush()
+                os.fsync(f.fileno())
+            os.replace(partial, target)
+        except BaseException:
+            partial.unlink(missing_ok=True)
+            raise
+    except (OSError, ValueError) as e:
+        reason = e.strerror if isinstance(e, OSError) and e.strerror else str(e)
+        raise ArtifactError(f"cannot save to {str(target)!r}: {reason}") from e
+
+
+def _archive(f: IO[bytes], c: Compilation) -> None:
+    with zipfile.ZipFile(f, "w", zipfile.ZIP_STORED) as z:
+        constants = []
+        for k, name in enumerate(n for n, b in c.graph.blobs.items() if b.value is not None):
+            file = f"constants/{k:05d}.npy"
+            blob = c.graph.blobs[name]
+            splat = _is_splat(blob)
+            _add_array(z, file, blob.value.reshape(-1)[:1] if splat else blob.value)  # type: ignore[union-attr]
+            constants.append({"name": name, "file": file, "splat": splat})
+        objects = []
+        for name, key, code in _objects(c):
+            file = f"objects/{name}.o"
+            _add(z, file, code)
+            objects.append({"symbol": name, "file": file, "key": key_digest(key)})
+        _add(z, "graph.txt", to_text(c.graph).encode())
+        manifest = {
+            "format": FORMAT,
+            "tilewright": VERSION,
+            "options": {
+                "numerics": c.options.numerics,
+                "memory_limit": c.options.memory_limit,
+                "threads": c.options.threads,
+            },
+            "target": c.target.fingerprint,
+            "constants": constants,
+            "objects": objects,
+        }
+        _add(z, "manifest.json", json.dumps(manifest, indent=1).encode())
+        z.comment = _COMMENT + b"0" * 64
+    end = f.seek(0, os.SEEK_END) - _COMMENT_BYTES
+    digest = _digest(f, end)
+    f.seek(end + len(_COMMENT))
+    f.write(digest.encode())
+
+
+def _is_splat(blob: Blob) -> bool:
+    """Whether an array repeats one element without storing it (see `graph.text`)."""
+    x = blob.value
+    return x is not None and x.size > 0 and x.ndim > 0 and not any(x.strides)
+
+
+def _objects(c: Compilation) -> list[tuple[str, Key, bytes]]:
+    """(symbol, key, object code) of every distinct kernel, from the store or built again."""
+    store = Store()
+    found: dict[str, tuple[Key, bytes]] = {}
+    for kernel in (launch.kernel for launch in c.launches):
+        name = symbol(kernel)
+        if name not in found:
+            key = object_key(kernel_text(kernel), name, c.target)
+            code = store.get(key) or build_object(lower.module_text(kernel), c.target)
+            found[name] = key, code
+    return [(name, *rest) for name, rest in found.items()]
+
+
+def _add(z: zipfile.ZipFile, name: str, data: bytes) -> None:
+    z.writestr(_member(name), data)
+
+
+def _add_array(z: zipfile.ZipFile, name: str, array: Array) -> None:
+    with z.open(_member(name), "w", force_zip64=True) as f:
+        np.lib.format.write_array(f, np.asarray(array, order="C"), allow_pickle=False)
+
+
+def _member(name: str) -> zipfile.ZipInfo:
+    info = zipfile.ZipInfo(name, _EPOCH)
+    info.external_attr = 0o644 << 16
+    return info
+
+
+def _digest(f: IO[bytes], size: int) -> str:
+    h = hashlib.sha256()
+    f.seek(0)
+    while size:
+        part = f.read(min(size, _CHUNK))
+        if not part:
+            raise EOFError
+        h.update(part)
+        size -= len(part)
+    return h.hexdigest()
+
+
+# --------------------------------------------------------------------------- reading
+
+
+def read(path: str | os.PathLike[str]) -> Saved:
+    """Read and verify a saved program. Raises ArtifactError saying what is wrong with the file."""
+    label = f"saved program {str(path)!r}"
+    try:
+        with open(path, "rb") as f:
+            _check_whole(f, label)
+            try:
+                with zipfile.ZipFile(f) as z:
+                    return _unpack(z, label)
+            except _BROKEN as e:
+                raise ArtifactError(
+                    f"{label} is malformed ({type(e).__name__}: {e}); compile the model again"
+                ) from e
+    except (OSError, ValueError) as e:
+        reason = e.strerror if isinstance(e, OSError) and e.strerror else str(e)
+        raise ArtifactError(f"{label} cannot be read: {reason}") from e
+
+
+def _check_whole(f: IO[bytes], label: str) -> None:
+    size = f.seek(0, os.SEEK_END)
+    f.seek(0)
+    start = f.read(4)
+    if start and start != b"PK\x03\x04":
+        raise ArtifactError(f"{label} was not saved by Tilewright: it is no zip archive")
+    f.seek(max(0, size - _COMMENT_BYTES))
+    comment = f.read()
+    if not re.fullmatch(re.escape(_COMMENT) + rb"[0-9a-f]{64}", comment):
+        raise ArtifactError(
+            f"{label} ({size} bytes) is truncated, damaged at its end, or was not saved by "
+            "Tilewright; compile the model again"
+        )
+    if _digest(f, size - _COMMENT_BYTES) != comment[len(_COMMENT) :].decode():
+        raise ArtifactError(f"{label} is damaged: its checksum is wrong; compile the model again")
+
+
+def _unpack(z: zipfile.ZipFile, label: str) -> Saved:
+    manifest = json.loads(_member_bytes(z, "manifest.json"))
+    if manifest["format"] != FORMAT:
+        raise ArtifactError(
+            f"{label} has format {manifest['format']!r}, written by Tilewright "
+            f"{manifest.get('tilewright')!r}; this is {VERSION}, which reads format {FORMAT}. "
+            "Compile the model again"
+        )
+    text = _member_bytes(z, "graph.txt").decode()
+    arrays: dict[str, Array] = {}
+    shapes: dict[str, bool] = {}
+    for item in manifest["constants"]:
+        arrays[item["name"]] = _array(_member_bytes(z, item["file"]))
+        shapes[item["name"]] = bool(item["splat"])
+    graph = parse(text, _Constants(arrays, shapes, text))
+    verify(graph)
+    options = manifest["options"]
+    objects = {str(o["key"]): _member_bytes(z, o["file"]) for o in manifest["objects"]}
+    return Saved(graph, str(manifest["tilewright"]), options["numerics"], options["memory_limit"],
+                 options["threads"], dict(manifest["target"]), objects)  # fmt: skip
+
+
+def _member_bytes(z: zipfile.ZipFile, name: str) -> bytes:
+    info = z.getinfo(name)
+    if info.compress_type != zipfile.ZIP_STORED:
+        raise ValueError(f"{name} is compressed")
+    return z.read(info)
+
+
+def _array(data: bytes) -> Array:
+    """An array of numpy's file format, read in place: no pickle, no size but that of the data."""
+    f = io.BytesIO(data)
+    version = np.lib.format.read_magic(f)
+    if version != (1, 0):
+        raise ValueError(f"numpy file format {version} is not read")
+    shape, fortran, dtype = np.lib.format.read_array_header_1_0(f)
+    if dtype.hasobject or fortran:
+        raise ValueError(f"an array of {dtype} in this order is not read")
+    return np.frombuffer(data, dtype, offset=f.tell()).reshape(shape)

@@ -1,0 +1,74 @@
+"""From a graph to an executable, in the steps that compiling and loading share."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+
+from ..codegen.cpu.target import CpuTarget
+from ..graph.ir import Graph
+from ..inspect.views import Compilation
+from ..kernels.device import Device
+from ..kernels.select import select
+from ..options import Options
+from ..passes.base import Fuel, Stage, run_pipeline
+from ..passes.pipeline import cpu_pipeline
+from ..runtime.objects import load as load_objects
+from ..runtime.program import Program, plan_memory
+from ..runtime.threads import default_threads
+from ..store import Store
+from .executable import CompileStats, Executable
+
+Progress = Callable[[str, int, int], None]
+
+
+class Stopwatch:
+    """Seconds from one call to the next."""
+
+    def __init__(self) -> None:
+        self._last = time.perf_counter()
+
+    def lap(self) -> float:
+        now = time.perf_counter()
+        seconds, self._last = now - self._last, now
+        return seconds
+
+
+def device_of(target: CpuTarget, chosen: Options) -> Device:
+    """The target as kernel templates see it. Raises OptionError for a bad TILEWRIGHT_THREADS."""
+    threads = chosen.threads or default_threads()
+    return Device(target.vector_bits // 8, target.vector_registers, threads)
+
+
+def optimise(graph: Graph, target: CpuTarget, chosen: Options, read: float) -> tuple[Stage, ...]:
+    """The graph as imported (which took `read` seconds), then after every pass."""
+    passes = cpu_pipeline(device_of(target, chosen).channel_block)
+    _, stages = run_pipeline(passes, graph, Fuel(chosen.fuel))
+    return (Stage("import", graph, read * 1e3, True), *stages)
+
+
+def choose(stages: Sequence[Stage], target: CpuTarget, chosen: Options) -> Compilation:
+    """Kernels and memory for the last of the stages. Raises LoweringError, MemoryLimitError."""
+    final = stages[-1].graph
+    launches = select(final, device_of(target, chosen))
+    plan = plan_memory(final, launches, chosen.memory_limit)
+    return Compilation(stages[0].graph, final, stages, launches, plan, target, chosen)
+
+
+def link(
+    c: Compilation, store: Store, progress: Progress | None,
+    *, read: float, passes: float, kernels: float,
+) -> Executable:  # fmt: skip
+    """Native code from the store or built now. read, passes, kernels: the seconds spent before."""
+    watch = Stopwatch()
+
+    def report(done: int, total: int) -> None:
+        if progress is not None:
+            progress("kernels", done, total)
+
+    objects = load_objects((x.kernel for x in c.launches), c.target, store, report)
+    t_objects = watch.lap()
+    threads = device_of(c.target, c.options).threads
+    program = Program(c.graph, c.launches, c.plan, objects, threads, c.options.poison)
+    stats = CompileStats(read, passes, kernels, t_objects, watch.lap(), objects.built, objects.total)
+    return Executable(c, program, stats)

@@ -1,0 +1,181 @@
+"""The time loops of RNN, GRU and LSTM, compiled, against their references in float64."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tilewright.compiler.kernels.device import Device
+from tilewright.compiler.kernels.ir import Prepared
+from tilewright.compiler.kernels.recurrent import Product, Recurrent, pack
+from tilewright.ops import library as _library  # noqa: F401  registers every operator
+from tilewright.ops.cells import CELLS, DIRECTIONS, Activation, Cell
+from tilewright.ops.operator import REGISTRY
+from tilewright.ops.samples import cases
+from tilewright.ops.types import f32, f64
+
+from .native import Native, check, graph_of, host_device
+from .support import AVX2, NEON, check_launch
+
+BY_NAME = {c.name: c for c in CELLS}
+TEMPLATE = Recurrent()
+every_cell = pytest.mark.parametrize("cell", CELLS, ids=lambda c: c.name)
+
+
+def layer(
+    cell: Cell, steps: int, batch: int, h: int, *, direction: str = "forward",
+    kind: Any = np.float32, bias: bool = True, states: bool = False, lens: Any = None,
+    constant: tuple[int, ...] = (1, 2), functions: tuple[Activation, ...] = (), **attrs: Any,
+) -> Any:  # fmt: skip
+    """A graph of one scan with random tensors, and its feeds."""
+    rng = np.random.default_rng(h * batch + steps)
+    d, n = len(DIRECTIONS[direction]), cell.gates
+
+    def f(*shape: int, scale: float = 1.0) -> Any:
+        return (rng.standard_normal(shape) * scale).astype(kind)
+
+    chosen = (functions or tuple(map(Activation, cell.activations))) * d
+    inputs = [f(d, steps, batch, n * h), f(d, n * h, h, scale=h**-0.5),
+              f(d, n * h) if bias else None, lens]  # fmt: skip
+    if states:
+        inputs += [f(d, batch, h) for _ in range(cell.states)]
+        inputs += [f(d, 3 * h)] * (cell.states > 1)
+    return graph_of(
+        f"{cell.name}_scan", inputs, constant, direction=direction,
+        activations=tuple(a.name for a in chosen), alphas=tuple(a.alpha for a in chosen),
+        betas=tuple(a.beta for a in chosen), **attrs,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("dtype", [f32, f64], ids=str)
+@every_cell
+def test_samples(cell: Cell, dtype: Any) -> None:
+    for case in cases(REGISTRY[f"{cell.name}_scan"], dtype):
+        graph, feeds = graph_of(f"{cell.name}_scan", case.inputs, case.constant, **case.attrs)
+        check(TEMPLATE, graph, feeds, tolerance=case.tolerance if dtype is f32 else 1e-12)
+
+
+@pytest.mark.parametrize("device", [AVX2, NEON], ids=["avx2", "neon"])
+@every_cell
+def test_every_access_is_inside_and_items_do_not_meet(cell: Cell, device: Device) -> None:
+    """The interpreter checks bounds, roles, and that no item sees what another one writes."""
+    switches = [{cell.switch: k} for k in (0, 1)] if cell.switch else [{}]
+    for switch in switches:
+        for constant in ((1, 2), ()):
+            graph, feeds = layer(
+                cell, 2, 3, 3, direction="bidirectional", kind=np.float64, states=True,
+                lens=np.array([1, 9, 0]), constant=constant, **switch,
+            )  # fmt: skip
+            config = TEMPLATE.default(graph, graph.ops, graph.outputs, device)
+            launch = TEMPLATE.instantiate(graph, graph.ops, graph.outputs, device, config)
+            check_launch(graph, launch, feeds)
+
+
+@every_cell
+def test_every_config_gives_the_same_bits(cell: Cell) -> None:
+    """Odd numbers of rows make tiles overlap and chunks differ in size."""
+    graph, feeds = layer(cell, 3, 7, 19)
+    device = host_device(threads=3)
+    space = TEMPLATE.space(graph, graph.ops, graph.outputs, device)
+    assert TEMPLATE.default(graph, graph.ops, graph.outputs, device) in space
+    assert {c["chunks"] for c in space} >= {1, 3, 6}
+    first = check(TEMPLATE, graph, feeds, config=space[0], device=device)
+    want = Native(graph, first)(feeds)
+    for config in space[1:]:
+        launch = TEMPLATE.instantiate(graph, graph.ops, graph.outputs, device, config)
+        for name, y in Native(graph, launch)(feeds).items():
+            assert y.tobytes() == want[name].tobytes(), f"{name} differs under {config}"
+
+
+@pytest.mark.parametrize("size", [(4, 1, 1), (5, 3, 33), (3, 2, 64), (2, 5, 200)], ids=str)
+@every_cell
+def test_sizes(cell: Cell, size: tuple[int, int, int]) -> None:
+    """From one unit to several column blocks, on two widths of vectors."""
+    for device in (host_device(), AVX2):
+        graph, feeds = layer(cell, *size, direction="bidirectional")
+        check(TEMPLATE, graph, feeds, device=device)
+
+
+@every_cell
+def test_switch_states_peepholes_and_clip(cell: Cell) -> None:
+    switches = [{cell.switch: k} for k in (0, 1)] if cell.switch else [{}]
+    for switch in switches:
+        for clip in (None, 0.3):
+            graph, feeds = layer(cell, 6, 2, 21, states=True, clip=clip, **switch)
+            check(TEMPLATE, graph, feeds)
+
+
+@pytest.mark.parametrize("direction", list(DIRECTIONS))
+@every_cell
+def test_sequences_of_different_lengths(cell: Cell, direction: str) -> None:
+    """Lengths from nothing to more than there are steps."""
+    for kind in (np.int32, np.int64):
+        lens = np.array([4, 0, 7, 1, 99], kind)
+        graph, feeds = layer(cell, 7, 5, 9, direction=direction, lens=lens, states=True)
+        check(TEMPLATE, graph, feeds, tolerance=1e-5)
+
+
+@every_cell
+def test_weights_that_are_not_constant(cell: Cell) -> None:
+    for batch, h in ((1, 5), (3, 40)):
+        graph, feeds = layer(cell, 3, batch, h, direction="bidirectional", constant=())
+        launch = check(TEMPLATE, graph, feeds)
+        assert len(launch.kernel.phases) > 1
+        assert not any(isinstance(a, Prepared) for a in launch.args)
+
+
+@every_cell
+def test_outputs_that_nobody_reads(cell: Cell) -> None:
+    graph, feeds = layer(cell, 4, 2, 6, states=True, lens=np.array([2, 4], np.int32))
+    for only in graph.outputs:
+        launch = check(TEMPLATE, graph, feeds, outputs=[only])
+        assert sum(b.role == "out" for b in launch.kernel.params) == 1
+    launch = check(TEMPLATE, graph, feeds)
+    assert len(launch.kernel.inplace) == cell.states
+
+
+def test_a_state_that_is_read_twice_keeps_its_memory() -> None:
+    graph, feeds = layer(BY_NAME["lstm"], 3, 2, 5, states=True)
+    op = graph.ops[0]
+    inputs = (*op.inputs[:5], op.inputs[4], *op.inputs[6:])
+    op = type(op)(op.operator, inputs, op.outputs, op.attrs)
+    same = type(graph)("same", graph.inputs, graph.outputs, (op,), graph.blobs)
+    assert not check(TEMPLATE, same, feeds).kernel.inplace
+
+
+@every_cell
+def test_nothing_to_do(cell: Cell) -> None:
+    for steps, batch, h in ((0, 2, 3), (2, 0, 3)):
+        graph, feeds = layer(cell, steps, batch, h, states=True)
+        check(TEMPLATE, graph, feeds)
+
+
+def test_every_activation() -> None:
+    names = ("relu", "tanh", "sigmoid", "softsign", "softplus", "affine", "leakyrelu",
+             "thresholdedrelu", "scaledtanh", "hardsigmoid", "elu")  # fmt: skip
+    for name in names:
+        graph, feeds = layer(BY_NAME["rnn"], 3, 2, 18, functions=(Activation(name, 0.4, 0.3),))
+        check(TEMPLATE, graph, feeds)
+
+
+def test_packed_columns() -> None:
+    r = np.arange(2 * 12 * 4, dtype=np.float32).reshape(2, 12, 4)
+    p = Product.of(first=2, count=9, at=0, rows=1, lanes=4, registers=16, tag="")
+    packed = pack(r, p)
+    assert packed.shape == (2, p.blocks, 4, p.width)
+    for d in range(2):
+        for column in range(p.padded):
+            got = packed[d, column // p.width, :, column % p.width]
+            np.testing.assert_array_equal(got, r[d, 2 + column] if column < 9 else np.zeros(4))
+
+
+@pytest.mark.parametrize("registers", [16, 32])
+@pytest.mark.parametrize("rows", [1, 2, 3, 4, 6])
+def test_tiles_fit_into_registers(rows: int, registers: int) -> None:
+    for count in (1, 30, 60, 100, 300, 999, 5000):
+        p = Product.of(0, count, 0, rows, 8, registers, "")
+        assert p.padded >= count > p.padded - p.blocks * 8
+        sums = rows * p.vectors * p.chains
+        assert sums + 1 + (p.vectors if rows > 1 else 1) <= registers or p.vectors == 1

@@ -1,0 +1,304 @@
+"""Passes keep what a graph computes, take their fuel, and leave alone what they must not touch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from tilewright.compiler.errors import GraphError
+from tilewright.compiler.graph.builder import GraphBuilder, Value
+from tilewright.compiler.graph.evaluate import evaluate
+from tilewright.compiler.graph.ir import Array, Graph, Role
+from tilewright.compiler.graph.text import to_text
+from tilewright.compiler.graph.verify import verify
+from tilewright.compiler.passes.base import Fuel, OptionalPass, Pass, run_pipeline
+from tilewright.compiler.passes.canonicalize import Canonicalize
+from tilewright.compiler.passes.cse import CommonSubexpressions
+from tilewright.compiler.passes.dce import DeadCode
+from tilewright.compiler.passes.decompose import Decompose, is_composite
+from tilewright.compiler.passes.fold_constants import FoldConstants
+from tilewright.compiler.passes.fold_scales import FoldScales
+from tilewright.ops.operator import REGISTRY
+from tilewright.ops.samples import cases
+from tilewright.ops.types import f32
+
+from ...fuzz.graphs import in_float64, random_feeds, random_graph
+
+ALL: list[Pass] = [
+    Decompose(),
+    Canonicalize(),
+    FoldConstants(),
+    CommonSubexpressions(),
+    DeadCode(),
+    FoldScales(),
+]
+OPTIONAL = [p for p in ALL if isinstance(p, OptionalPass)]
+ids = [p.name for p in ALL]
+
+
+def worst(a: Graph, b: Graph, feeds: dict[str, Array]) -> float:
+    """The largest difference of outputs, relative to each output's largest element."""
+    before, after = evaluate(a, feeds), evaluate(b, feeds)
+    assert list(before) == list(after)
+    out = 0.0
+    for n, x in before.items():
+        assert a.type(n) == b.type(n)
+        out = max(out, float(np.abs(after[n] - x).max() / max(np.abs(x).max(), 1e-30)))
+    return out
+
+
+@pytest.mark.parametrize("p", ALL, ids=ids)
+@given(seed=st.integers(0, 100_000), ops=st.integers(3, 40))
+def test_each_pass_keeps_the_results(p: Pass, seed: int, ops: int) -> None:
+    # in float64 nothing but a mistake can make a difference
+    graph = in_float64(random_graph(seed, ops))
+    result, (stage,) = run_pipeline([p], graph)
+    assert stage.name == p.name
+    assert result.inputs == graph.inputs
+    assert worst(graph, result, random_feeds(graph, seed)) < 1e-9
+
+
+@given(seed=st.integers(0, 100_000), ops=st.integers(5, 60))
+def test_all_passes_together_keep_the_results(seed: int, ops: int) -> None:
+    graph = random_graph(seed, ops)
+    result, stages = run_pipeline([*ALL, *ALL], graph)
+    # constants are rounded to float32, which badly conditioned graphs magnify
+    assert worst(graph, result, random_feeds(graph, seed)) < 1e-4
+    assert len(stages) == 2 * len(ALL)
+    assert not any(is_composite(op.definition) for op in result.ops)
+
+
+@pytest.mark.parametrize("p", OPTIONAL, ids=[p.name for p in OPTIONAL])
+@given(seed=st.integers(0, 100_000), left=st.integers(0, 12))
+def test_any_amount_of_fuel_gives_a_right_graph(p: OptionalPass, seed: int, left: int) -> None:
+    graph = in_float64(random_graph(seed, 20))
+    fuel = Fuel(left)
+    result = p.run(graph, fuel)
+    verify(result)
+    assert worst(graph, result, random_feeds(graph, seed)) < 1e-9
+    used = left - (fuel.left or 0)
+    assert bool(used) == bool(fuel.last)
+    if used == 0:
+        assert to_text(DeadCode().run(result)) == to_text(DeadCode().run(graph))
+
+
+@pytest.mark.parametrize("p", [*OPTIONAL, Decompose()], ids=lambda p: p.name)
+@given(seed=st.integers(0, 100_000))
+def test_a_second_run_changes_nothing(p: Pass, seed: int) -> None:
+    once, _ = run_pipeline([p, DeadCode()], random_graph(seed, 20))
+    _, (stage, _) = run_pipeline([p, DeadCode()], once)
+    assert not stage.changed or to_text(DeadCode().run(stage.graph)) == to_text(once)
+
+
+# --------------------------------------------------------------------------- pipeline
+
+
+@dataclass(frozen=True)
+class Spoil(OptionalPass):
+    def run(self, graph: Graph, fuel: Fuel = Fuel()) -> Graph:  # noqa: B008
+        assert fuel.take("spoil: everything")
+        return replace(graph, ops=graph.ops[1:])
+
+
+def two_ops() -> Graph:
+    b = GraphBuilder("two")
+    b.output(b.neg(b.exp(b.input("x", (3,)))), "y")
+    return b.build()
+
+
+def test_names_of_passes() -> None:
+    assert ids == [
+        "decompose",
+        "canonicalize",
+        "fold_constants",
+        "common_subexpressions",
+        "dead_code",
+        "fold_scales",
+    ]
+
+
+def test_stages_keep_every_graph() -> None:
+    g = two_ops()
+    result, stages = run_pipeline([DeadCode(), Canonicalize()], g)
+    assert [(s.name, s.changed) for s in stages] == [("dead_code", False), ("canonicalize", True)]
+    assert stages[0].graph is g
+    assert stages[1].graph is result
+    assert all(s.milliseconds >= 0 for s in stages)
+
+
+def test_a_broken_graph_names_the_pass_and_the_last_rewrite() -> None:
+    with pytest.raises(GraphError) as e:
+        run_pipeline([Spoil()], two_ops(), Fuel(3))
+    assert "the pass spoil broke the graph" in str(e.value)
+    assert "TILEWRIGHT_FUEL" in str(e.value) and "spoil: everything" in str(e.value)
+
+
+def test_a_broken_graph_that_is_given_is_no_fault_of_a_pass() -> None:
+    g = two_ops()
+    with pytest.raises(GraphError) as e:
+        run_pipeline([DeadCode()], replace(g, ops=g.ops[1:]))
+    assert "the pass" not in str(e.value)
+
+
+def test_fuel() -> None:
+    fuel = Fuel(2)
+    assert [fuel.take(w) for w in "abc"] == [True, True, False]
+    assert (fuel.left, fuel.last) == (0, "b")
+    assert all(Fuel().take("x") for _ in range(5))
+
+
+# --------------------------------------------------------------------------- decompose
+
+
+def test_operators_with_expressions_or_templates_stay() -> None:
+    assert is_composite(REGISTRY["softmax"])
+    assert not is_composite(REGISTRY["relu"])
+    assert not is_composite(REGISTRY["conv"])
+    assert not is_composite(REGISTRY["batch_normalization"])
+
+
+@pytest.mark.parametrize("name", sorted(n for n, d in REGISTRY.items() if is_composite(d)))
+def test_every_composite_operator_ends_in_others(name: str) -> None:
+    tried = 0
+    for case in cases(REGISTRY[name], f32):
+        b = GraphBuilder("one")
+        arrays = [x for x in case.inputs if x is not None]
+        values = iter([b.input(f"x{k}", x.shape, x.dtype) for k, x in enumerate(arrays)])
+        ins = [None if x is None else next(values) for x in case.inputs]
+        try:
+            out = b.op(name, *ins, name="node", source=("a", "b"), **case.attrs)
+        except GraphError:
+            continue
+        for v in out if isinstance(out, tuple) else (out,):
+            b.output(v)
+        graph = b.build()
+        result, _ = run_pipeline([Decompose()], graph)
+        assert not any(is_composite(op.definition) for op in result.ops)
+        assert {op.source for op in result.ops if op.operator != "identity"} <= {("a", "b")}
+        tried += 1
+    assert tried
+
+
+# --------------------------------------------------------------------------- what must stay
+
+
+def built(make: Callable[[GraphBuilder, Value], Value], *shape: int, dtype: str = "f32") -> Graph:
+    b = GraphBuilder("g")
+    b.output(make(b, b.input("x", shape or (2, 3), dtype)), "y")
+    return b.build()
+
+
+def operators(graph: Graph) -> list[str]:
+    return [op.operator for op in graph.ops]
+
+
+@pytest.mark.parametrize(
+    ("make", "left"),
+    [
+        (lambda b, x: b.add(x, np.float32(0.0)), ["add"]),  # turns -0.0 into 0.0
+        (lambda b, x: b.mul(x, np.ones((4, 1, 1), np.float32)), ["mul"]),  # broadcasts
+        (lambda b, x: b.div(x, np.float32(3)), ["div"]),
+        (lambda b, x: b.div(x, np.float32(2.0**-149)), ["div"]),  # 2**149 is no float32
+        (lambda b, x: b.div(x, np.array([2, 3, 4], np.float32)), ["div"]),
+        (lambda b, x: b.pow(x, np.array([2, 3, 2], np.float32)), ["pow"]),
+        (lambda b, x: b.div(np.float32(4), x), ["div"]),
+        (lambda b, x: b.sub(np.float32(4), x), ["sub"]),
+        (lambda b, x: b.slice(x, starts=(-1,), ends=(-99,), steps=(-1,)), ["slice"]),
+        (lambda b, x: b.pad(x, pads=(1, 0, -1, 0)), ["pad"]),
+        (lambda b, x: b.transpose(b.relu(b.transpose(x))), ["transpose", "relu", "transpose"]),
+        (lambda b, x: b.mean(x, x), ["add", "mul"]),
+        (lambda b, x: b.identity(x), ["identity"]),  # the output needs a name of its own
+    ],
+)
+def test_what_canonicalization_leaves(
+    make: Callable[[GraphBuilder, Value], Value], left: list[str]
+) -> None:
+    result, _ = run_pipeline([Canonicalize(), DeadCode()], built(make))
+    assert operators(result) == left
+
+
+def test_integer_powers_keep_their_operator() -> None:
+    graph = built(lambda b, x: b.pow(x, np.int64(2)), dtype="i64")
+    assert operators(Canonicalize().run(graph)) == ["pow"]
+
+
+def test_a_mask_that_is_read_is_made() -> None:
+    b = GraphBuilder("g")
+    y, mask = b.dropout(b.input("x", (2, 3)))
+    b.output(b.where(mask, y, np.float32(0)), "y")
+    result, _ = run_pipeline([Canonicalize(), DeadCode()], b.build())
+    assert operators(result) == ["constant_of_shape", "where"]
+
+
+def test_state_is_not_folded() -> None:
+    g = built(lambda b, x: b.add(b.neg(b.constant(np.float32(2), "s")), x))
+    blobs = {**g.blobs, "s": replace(g.blobs["s"], role=Role.STATE)}
+    assert operators(FoldConstants().run(replace(g, blobs=blobs))) == operators(g)
+    assert operators(FoldConstants().run(g)) != operators(g)
+
+
+def test_large_results_are_not_folded_unless_their_inputs_are_as_large() -> None:
+    big = np.arange(1000, dtype=np.float32)
+    outer = built(lambda b, x: b.reduce_sum(b.mul(b.constant(big[:, None]), big) + x), 1, 1)
+    assert "mul" in operators(FoldConstants(max_bytes=1000).run(outer))
+    negated = built(lambda b, x: b.add(b.neg(b.constant(big)), x), 1)
+    assert "neg" not in operators(FoldConstants(max_bytes=1000).run(negated))
+
+
+def test_indices_out_of_range_are_left_to_the_kernel() -> None:
+    graph = built(lambda b, x: b.add(b.gather(b.constant(np.ones(3, np.float32)), np.int64(7)), x))
+    assert "gather" in operators(FoldConstants().run(graph))
+
+
+def test_attributes_of_other_types_are_not_common() -> None:
+    b = GraphBuilder("g")
+    x = b.input("x", (3,))
+    for alpha in (0.0, -0.0):
+        b.output(b.leaky_relu(x, alpha=alpha))
+    assert len(CommonSubexpressions().run(b.build()).ops) == 2
+
+
+W = np.ones((4, 3, 1, 1), np.float32)
+C = np.full((4, 1, 1), 2, np.float32)
+
+
+@pytest.mark.parametrize(
+    ("make", "folds"),
+    [
+        (lambda b, x: b.mul(b.conv(x, W), C), True),
+        (lambda b, x: b.mul(C, b.conv(x, W)), True),
+        (lambda b, x: b.div(C, b.conv(x, W)), False),
+        (lambda b, x: b.mul(b.conv(x, W), np.ones((4, 5, 1), np.float32)), False),
+        (lambda b, x: b.mul(b.conv(x, W), np.ones((2, 4, 1, 1), np.float32)), False),
+        (lambda b, x: b.mul(b.conv(x, W), np.ones((1, 1, 1, 1, 1), np.float32)), False),
+        (lambda b, x: b.div(b.conv(x, W), np.float32(0)), False),  # weights would be infinite
+        (lambda b, x: b.mul(b.conv(x, W), b.reduce_max(x)), False),  # no constant
+        (lambda b, x: b.mul(b.conv(x, b.relu(b.constant(W))), C), False),  # weights are none yet
+        (lambda b, x: b.mul(b.conv(x, W, b.reduce_max(x, axes=(0, 1, 2, 3)) * C[:, 0, 0]), C),
+         False),
+        (lambda b, x: b.add(b.matmul(x, np.ones((5, 4), np.float32)), np.float32(1)), False),
+        (lambda b, x: b.mul(b.matmul(x, np.ones((5, 4), np.float32)), np.float32(2)), True),
+        (lambda b, x: b.mul(b.matmul(np.ones((4, 5), np.float32), x), np.float32(2)), False),
+        (lambda b, x: b.mul(b.matmul(x, np.ones(5, np.float32)), np.float32(2)), False),
+        (lambda b, x: b.mul(b.relu(x), np.float32(2)), False),
+    ],
+)  # fmt: skip
+def test_where_scales_fold(make: Callable[[GraphBuilder, Value], Value], folds: bool) -> None:
+    graph = built(make, 1, 3, 5, 5)
+    result = FoldScales().run(graph)
+    assert (len(result.ops) < len(graph.ops)) == folds
+    assert worst(graph, result, random_feeds(graph, 0)) < 1e-6
+
+
+def test_results_that_are_outputs_or_read_twice_do_not_fold() -> None:
+    b = GraphBuilder("g")
+    c = b.conv(b.input("x", (1, 3, 5, 5)), W)
+    b.output(c, "seen")
+    b.output(b.mul(c, C), "y")
+    b.output(b.neg(b.mul(c, C)), "z")
+    assert FoldScales().run(b.build()) is not None
+    assert operators(FoldScales().run(b.build())).count("mul") == 2
