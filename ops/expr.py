@@ -31,7 +31,7 @@ class Expr:
     payload: Any
     dtype: DType
     _free: frozenset[Expr] | None
-    _bounds: tuple[int, int] | None | str
+    _bounds: tuple[int, int] | str | None
 
     def __new__(cls, op: str, args: tuple[Expr, ...], payload: Any, dtype: DType) -> Expr:
         # type(payload) tells 1 from 1.0 and True; repr tells 0.0 from -0.0 and keeps NaN findable
@@ -468,7 +468,7 @@ SPECIAL: Final[dict[str, Callable[[Expr, Expr], Expr]]] = {
 
 
 def bounds(e: Expr) -> tuple[int, int] | None:
-    """Inclusive (lowest, highest) value of an index expression, or None where it depends on data."""
+    """Inclusive (lowest, highest) value of an index expression; None where it depends on data."""
     if e._bounds == "unknown":
         e._bounds = _bounds(e)
     return e._bounds  # type: ignore[return-value]
@@ -536,10 +536,10 @@ def format_expr(e: Expr, source: Callable[[Any], str] = str) -> str:
             sign = _INFIX[n.op]
             mine = _RANK[sign]
             right = n.args[1]
-            if n.op == "add" and right.op == "const" and not right.dtype.is_float:
-                if right.payload < 0:
-                    text = f"{go(n.args[0], mine)} - {-right.payload}"
-                    return f"({text})" if mine < rank else text
+            negative = right.op == "const" and not right.dtype.is_float and right.payload < 0
+            if n.op == "add" and negative:
+                text = f"{go(n.args[0], mine)} - {-right.payload}"
+                return f"({text})" if mine < rank else text
             text = f"{go(n.args[0], mine)} {sign} {go(right, mine + 1)}"
             return f"({text})" if mine < rank else text
         if n.op == "cast":

@@ -24,6 +24,7 @@ from . import (
     scatter,
     slicing,
     sorting,
+    unfolding,
 )
 
 __all__ = [
@@ -48,4 +49,5 @@ __all__ = [
     "scatter",
     "slicing",
     "sorting",
+    "unfolding",
 ]

@@ -43,7 +43,8 @@ class DType:
 
 
 f16: Final = DType("f16", "f", 16, np.dtype(np.float16))
-bf16: Final = DType("bf16", "f", 16, np.dtype(np.uint16))  # numpy has no bfloat16: stored as raw bits
+# numpy has no bfloat16: its values are stored as raw bits
+bf16: Final = DType("bf16", "f", 16, np.dtype(np.uint16))
 f32: Final = DType("f32", "f", 32, np.dtype(np.float32))
 f64: Final = DType("f64", "f", 64, np.dtype(np.float64))
 i8: Final = DType("i8", "i", 8, np.dtype(np.int8))
@@ -92,7 +93,7 @@ Dim = int | SymDim
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """How logical elements lie in memory: row-major, or one axis split into blocks stored innermost.
+    """How logical elements lie in memory: row-major, or one axis in blocks stored innermost.
 
     `Layout(axis=1, block=16)` stores f32[N, C, H, W] as [N, ceil(C / 16), H, W, 16]. The lanes past
     C in the last block hold unspecified values that no kernel's result may depend on.

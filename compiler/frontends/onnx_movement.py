@@ -87,10 +87,12 @@ def _split(c: Call) -> Result:
         if not -rank <= axis < rank:
             raise ModelError(f"{c.where}: axis {axis} is out of range for {x.type}")
         extent = x.type.dims[axis]
-        n = c.attr("num_outputs", len(c.outputs))
-        each = -(-extent // max(n, 1))
-        if n < 1 or ("num_outputs" not in c.attrs and extent % n):
+        n = len(c.outputs)
+        if c.attr("num_outputs", n) != n:
+            raise ModelError(f"{c.where} has {n} outputs, but num_outputs={c.attrs['num_outputs']}")
+        if "num_outputs" not in c.attrs and extent % n:
             raise ModelError(f"{c.where}: axis {axis} of {x.type} cannot be split into {n} parts")
+        each = -(-extent // n)
         parts = tuple(max(min(each, extent - k * each), 0) for k in range(n))
     if len(parts) < len(c.outputs):
         raise ModelError(f"{c.where} splits into {len(parts)}, but has {len(c.outputs)} outputs")

@@ -43,9 +43,8 @@ ITEM_WORK = 12_000  # and what one item should hold at least
 MAX_ITEMS = 32
 BORDER = 4  # rounds at either end of a loop that may be split off to free the middle of guards
 ENOUGH_ITEMS = 4  # items with which a phase may stop taking loops apart
-HEAVY = (UNARY - set("neg abs sqrt floor ceil round trunc not bitnot isnan isinf".split())) | {
-    "reduce", "pow", "fmod", "mod", "floordiv", "truncdiv",
-}  # fmt: skip
+LIGHT = {"neg", "abs", "sqrt", "floor", "ceil", "round", "trunc", "not", "bitnot", "isnan", "isinf"}
+HEAVY = (UNARY - LIGHT) | {"reduce", "pow", "fmod", "mod", "floordiv", "truncdiv"}
 
 
 def _reduces(values: Iterable[Expr]) -> list[Expr]:

@@ -97,11 +97,11 @@ def _elements(
     def part(lo: Expr, hi: Expr) -> tuple[Stmt, ...]:
         body: tuple[Stmt, ...] = (_updated(y, offset(data, place), u[source], reduction),)
         for k in reversed(range(rank)):
-            ends = {"lo": lo, "hi": hi} if k == split else {}
+            first, end = (lo, hi) if k == split else (None, None)
             if k == lane:
-                body = (loop(at[k], body, "vector", lanes=lanes, **ends),)
+                body = (loop(at[k], body, "vector", lo=first, hi=end, lanes=lanes),)
             else:
-                body = (loop(at[k], body, **ends),)
+                body = (loop(at[k], body, lo=first, hi=end),)
         return body
 
     total = 1 if split is None else dims[split]

@@ -66,13 +66,13 @@ class Parameters:
             key if isinstance(key, Prepared) or (isinstance(key, str) and b.role != "scratch")
             else None for key, b in self.table.items()
         )  # fmt: skip
-        shared = tuple(
+        pairs = tuple(
             (params.index(y), params.index(x)) for y, x in inplace
             if (y.role, x.role) == ("out", "in") and y.nbytes == x.nbytes
         )  # fmt: skip
         traffic = sum(b.nbytes for b in params if b.role != "scratch")
         kernel = Kernel(template, version, tuple(sorted(config.items())), params, tuple(phases),
-                        flops, traffic, shared)  # fmt: skip
+                        flops, traffic, pairs)  # fmt: skip
         return Launch(kernel, args, ())
 
 

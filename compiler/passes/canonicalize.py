@@ -98,7 +98,8 @@ class _Canonicalizer(SourceRewriter):
             blocked = any(t.is_blocked for t in kwargs.get("layouts", ())) or any(
                 v is not None and v.type.layout.is_blocked for v in values
             )
-            if not blocked:
+            # rules are about what happens to input 0
+            if not blocked and values and values[0] is not None:
                 call = _Call(self, operator, values, definition.bind(given))
                 for rule in RULES:
                     replace = rule(call)
@@ -113,7 +114,7 @@ class _Canonicalizer(SourceRewriter):
 
 def drop_copy(c: _Call) -> Result | None:
     """Ops whose result is input 0, element by element."""
-    if not c.inputs or c.inputs[0] is None or not c.keeps_type:
+    if not c.keeps_type:
         return None
     attrs = c.attrs
     nothing = (
@@ -186,7 +187,7 @@ def transpose_to_reshape(c: _Call) -> Result | None:
 
 def merge_views(c: _Call) -> Result | None:
     """A view of a view is one reshape."""
-    inner = c.build.producer(c.x) if c.definition.has(View) and c.inputs else None
+    inner = c.build.producer(c.x) if c.definition.has(View) else None
     if inner is None or not inner.has(View):
         return None
     x = c.build.handle(inner.reads[0])

@@ -1,10 +1,10 @@
 """Group operators into kernels.
 
-Groups grow from a seed along the order of the ops. A seed is a contraction, which takes in what can
-run on its result while it is in registers, or any operator that has an expression, which grows into
-the largest neighbourhood that one loop nest computes without repeating work. Growth may pass through
-states with several results (a softmax does: exp feeds both the sum and the quotient); the last
-state that one kernel can serve is taken.
+Groups grow from a seed along the order of the ops. A seed is a contraction, which takes in what
+can run on its result while it is in registers, or any operator that has an expression, which grows
+into the largest neighbourhood that one loop nest computes without repeating work. Growth may pass
+through states with several results (a softmax does: exp feeds both the sum and the quotient); the
+last state that one kernel can serve is taken.
 """
 
 from __future__ import annotations
@@ -157,12 +157,11 @@ class _Fuser:
             at = self.at.get(n)
             while at is not None and self.group[at] is None and at not in found:
                 op = self.ops[at]
-                single = len(op.outputs) == 1 and self.users[op.outputs[0]] in ([k], [found[-1]] if found else [])
+                users = [k] if op.outputs[0] == n else [found[-1]]
+                single = len(op.outputs) == 1 and self.users[op.outputs[0]] == users
                 if not single or op.outputs[0] in self.graph.outputs or len(op.reads) != 1:
                     break
                 if not (op.has(View) or op.has(Injective)) or op.definition.compute is None:
-                    break
-                if self.graph.type(op.outputs[0]).size > self.graph.type(op.reads[0]).size:
                     break
                 found.append(at)
                 at = self.at.get(op.reads[0])
@@ -265,15 +264,15 @@ class _Fuser:
     def _same_rows(self, c: int, members: Sequence[int]) -> bool:
         """Elementwise op c after windows or products must keep their shape; after reductions over
         whole axes it may broadcast their results back over those axes."""
-        dims = self.graph.type(self.ops[c].outputs[0]).dims
+        out = self.graph.type(self.ops[c].outputs[0])
         for m in members:
             if not self.reduces(m):
                 continue
             whole = self.whole_axes(m)
-            result = self.graph.type(self.ops[m].outputs[0]).dims
-            if dims == result:
-                continue
-            if whole is None or dims != whole[0]:
+            result = self.graph.type(self.ops[m].outputs[0])
+            if whole is None and (out.dims, out.layout) != (result.dims, result.layout):
+                return False  # windows slide best along the layout that was chosen for them
+            if whole is not None and out.dims not in (result.dims, whole[0]):
                 return False
         return True
 

@@ -1,4 +1,4 @@
-"""Choose a memory layout for every blob: blocked channels where convolutions run, row-major elsewhere.
+"""Choose a memory layout for every blob: blocked channels around convolutions, else row-major.
 
 Kernels for pointwise, injective and reducing operators read and write any layout, so only the
 operators with templates of their own have wishes: direct convolutions want blocked channels and
@@ -11,11 +11,13 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from ...ops.operator import ChannelLocal, Contraction, Elementwise, Opaque, Recurrence, View
-from ...ops.types import ROW_MAJOR, Layout, TensorType, f32, f64
+from ...ops.types import ROW_MAJOR, Layout, TensorType
 from ...ops.windows import WINDOW_ATTRS, slide
-from ..graph.builder import Rewriter, Value
+from ..graph.builder import Value
 from ..graph.ir import Graph, Op
 from .base import Pass
+from .convolutions import Algorithm, algorithm
+from .rewrite import SourceRewriter
 
 PLANAR_CHANNELS = 4  # a convolution of so few channels reads row-major input directly
 
@@ -31,7 +33,7 @@ class AssignLayout(Pass):
         return rewriter.run(rewriter.visit)
 
 
-class _Layouts(Rewriter):
+class _Layouts(SourceRewriter):
     def __init__(self, old: Graph, block: int) -> None:
         super().__init__(old)
         self.block = block
@@ -59,12 +61,12 @@ class _Layouts(Rewriter):
         if not any(o in self.old.outputs for o in op.outputs):
             return self.emit(op, inputs, layout)
         names = tuple(self.fresh(f"{o}_b") if o in self.old.outputs else o for o in op.outputs)
-        made = self.op(op.operator, *inputs, name=op.name, source=op.source, out=names,
+        made = self.op(op.operator, *inputs, out=names,
                        layouts=(layout,) * len(names), **op.attributes)  # fmt: skip
         values = made if isinstance(made, tuple) else (made,)
         out = tuple(
             v if v.name == o
-            else self.op("reformat", v, name=op.name, source=op.source, out=(o,))
+            else self.op("reformat", v, out=(o,))
             for v, o in zip(values, op.outputs, strict=True)
         )  # fmt: skip
         return out if len(out) > 1 else out[0]
@@ -73,7 +75,7 @@ class _Layouts(Rewriter):
         self, op: Op, inputs: tuple[Value | None, ...], layout: Layout
     ) -> Value | tuple[Value, ...]:
         outs = tuple(layout if o not in self.old.outputs else ROW_MAJOR for o in op.outputs)
-        return self.op(op.operator, *inputs, name=op.name, source=op.source, out=op.outputs,
+        return self.op(op.operator, *inputs, out=op.outputs,
                        layouts=outs, **op.attributes)  # type: ignore[no-any-return]  # fmt: skip
 
     def to(self, v: Value | None, layout: Layout) -> Value | None:
@@ -83,7 +85,7 @@ class _Layouts(Rewriter):
         key = (v.name, layout)
         if key not in self._reformatted:
             self._reformatted[key] = self.op(
-                "reformat", v, layouts=(layout,), name="", out=(self.fresh(f"{v.name}_r"),)
+                "reformat", v, layouts=(layout,), out=(self.fresh(f"{v.name}_r"),)
             )
         return self._reformatted[key]
 
@@ -103,7 +105,8 @@ class _Layouts(Rewriter):
             if x.layout.is_blocked and x.rank == out.rank and x.dims[1] == out.dims[1]:
                 return x.layout
         elif op.has(Opaque):  # concat
-            if op.attr("axis") % out.rank == 1 and all(self._stackable(v.type) for v in present):
+            stacked = op.attr("axis") % out.rank == 1
+            if stacked and all(self._stackable(v.type) for v in present):
                 return self.blocked
         return ROW_MAJOR
 
@@ -115,10 +118,10 @@ class _Layouts(Rewriter):
     def convolution(self, op: Op, inputs: tuple[Value | None, ...]) -> Value | tuple[Value, ...]:
         x, w = inputs[0], inputs[1]
         assert x is not None and w is not None
-        if not self._direct(op, x.type, w):
-            depthwise = w.type.dims[1] == 1 and op.attr("group") == x.type.dims[1] > 1
-            if depthwise and w.type.dims[0] == x.type.dims[1] >= self.block:
-                return self.windowed(op, (self.to(x, self.blocked), *inputs[1:]), self.blocked)
+        kind = algorithm(self.old, op, self.block)
+        if kind is Algorithm.DEPTHWISE and x.type.dims[1] >= self.block:
+            return self.windowed(op, (self.to(x, self.blocked), *inputs[1:]), self.blocked)
+        if kind is not Algorithm.DIRECT:
             return self.emit(op, inputs, ROW_MAJOR)
         planar = x.type.dims[1] <= PLANAR_CHANNELS
         x = self.to(x, ROW_MAJOR if planar else self.blocked)
@@ -126,20 +129,9 @@ class _Layouts(Rewriter):
         attrs = op.attributes
         window = slide(x.type.dims[2:], w.type.dims[2:], **{k: attrs[k] for k in WINDOW_ATTRS})
         if any(window.begin + window.end):
-            x = self.op("pad", x, name=op.name, source=op.source, layouts=(x.type.layout,),
+            x = self.op("pad", x, layouts=(x.type.layout,),
                         pads=(0, 0, *window.begin, 0, 0, *window.end))  # fmt: skip
         attrs |= {"pads": (0,) * (2 * window.rank), "auto_pad": "NOTSET",
                   "strides": window.strides, "dilations": window.dilations}  # fmt: skip
         direct = replace(op, attrs=tuple(attrs.items()))
         return self.windowed(direct, (x, *inputs[1:]), self.blocked)
-
-    def _direct(self, op: Op, x: TensorType, w: Value) -> bool:
-        """Whether the direct convolution template serves this op."""
-        constant = self.blobs[w.name].value is not None
-        if not constant or x.dtype not in (f32, f64) or x.rank not in (3, 4, 5):
-            return False
-        group = op.attr("group")
-        if group == 1:
-            return True
-        per_in, per_out = w.type.dims[1], w.type.dims[0] // group
-        return per_in % self.block == 0 and per_out % self.block == 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from .base import Pass
 from .canonicalize import Canonicalize
+from .convolutions import UnfoldConvolutions
 from .cse import CommonSubexpressions
 from .dce import DeadCode
 from .decompose import Decompose
@@ -20,6 +21,7 @@ def cpu_pipeline(channel_block: int) -> tuple[Pass, ...]:
         Canonicalize(),
         FoldConstants(),
         FoldScales(),
+        UnfoldConvolutions(channel_block),
         CommonSubexpressions(),
         DeadCode(),
         AssignLayout(channel_block),

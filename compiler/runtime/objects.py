@@ -68,7 +68,7 @@ def load(
         key = object_key(kernel_text(kernel), name, target)
         found = store.get(key)
         if found is None:
-            found = build_object(lower.module_text(kernel), target)
+            found = build_object(lower.module_text(kernel, target.has_fma), target)
             store.put(key, found)
             built += 1
         objects.append(found)

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from tilewright.compiler.errors import TextError
 from tilewright.compiler.text import (
     Scanner,
@@ -18,7 +19,7 @@ from tilewright.compiler.text import (
     quote,
     table,
 )
-from tilewright.ops.types import DTYPES, Layout, SymDim, TensorType, f32
+from tilewright.ops.types import DTYPES, Layout, SymDim, TensorType
 
 scalars = (
     st.none()
@@ -110,7 +111,13 @@ def test_the_place_is_underlined() -> None:
 
 @pytest.mark.parametrize(
     ("count", "text"),
-    [(0, "0 B"), (1023, "1023 B"), (1024, "1.0 KiB"), (3250586, "3.1 MiB"), (1 << 50, "1024.0 TiB")],
+    [
+        (0, "0 B"),
+        (1023, "1023 B"),
+        (1024, "1.0 KiB"),
+        (3250586, "3.1 MiB"),
+        (1 << 50, "1024.0 TiB"),
+    ],
 )
 def test_bytes(count: int, text: str) -> None:
     assert human_bytes(count) == text
@@ -118,7 +125,13 @@ def test_bytes(count: int, text: str) -> None:
 
 @pytest.mark.parametrize(
     ("seconds", "text"),
-    [(0.0029, "2.90 ms"), (61.04, "61.0 s"), (4.5e-6, "4.50 us"), (1e-9, "1.00 ns"), (0, "0.00 ns")],
+    [
+        (0.0029, "2.90 ms"),
+        (61.04, "61.0 s"),
+        (4.5e-6, "4.50 us"),
+        (1e-9, "1.00 ns"),
+        (0, "0.00 ns"),
+    ],
 )
 def test_times(seconds: float, text: str) -> None:
     assert human_time(seconds) == text

@@ -21,6 +21,11 @@ from tilewright.ops.types import f32, f64
 
 LARGEST = 4096  # elements of a value
 
+_UNARY = [
+    "relu", "sigmoid", "tanh", "abs", "neg", "leaky_relu", "softplus", "erf", "gelu", "sin", "cos",
+    "elu", "identity", "hard_sigmoid", "dropout", "softsign",
+]  # fmt: skip
+
 
 def random_graph(seed: int, ops: int = 20) -> Graph:
     """A graph of about `ops` operators: elementwise, broadcasts, reductions, matrix products,
@@ -96,7 +101,7 @@ class _Grower:
     def constant(self, *shape: int, lo: float = -1.0, hi: float = 1.0) -> Value:
         """A constant, sometimes as the result of an op over constants."""
         x = self.rng.uniform(lo, hi, shape).astype(np.float32)
-        if self.pick.random() < 0.1:
+        if shape and self.pick.random() < 0.1:
             order = list(range(len(shape)))
             self.pick.shuffle(order)
             turned = self.b.constant(x.transpose(np.argsort(order)).copy())
@@ -134,11 +139,7 @@ class _Grower:
     # ---------------------------------------------------------------- makers
 
     def unary(self, x: _Known) -> None:
-        operator = self.pick.choice(
-            "relu sigmoid tanh abs neg leaky_relu softplus erf gelu sin cos elu identity "
-            "hard_sigmoid dropout softsign".split()
-        )
-        self.add(operator, x.value)
+        self.add(self.pick.choice(_UNARY), x.value)
 
     def positive(self, x: _Known) -> None:
         """Functions of |x| + c, away from their singularities."""
@@ -184,9 +185,10 @@ class _Grower:
 
     def binary(self, x: _Known) -> None:
         others = [k for k in self.pool if _broadcasts(x.shape, k.shape)]
-        y = self.pick.choice(others)
-        operator = self.pick.choice(["add", "sub", "mul", "max", "min"])
-        self.add(operator, x.value, y.value)
+        if others:
+            y = self.pick.choice(others)
+            operator = self.pick.choice(["add", "sub", "mul", "max", "min"])
+            self.add(operator, x.value, y.value)
 
     def variadic(self, x: _Known) -> None:
         same = [k.value for k in self.pool if k.shape == x.shape]
@@ -198,9 +200,7 @@ class _Grower:
         if rank:
             axes = self.pick.sample(range(rank), self.pick.randint(1, rank))
             given = tuple(a - rank if self.pick.random() < 0.3 else a for a in axes)
-            operator = self.pick.choice(
-                "reduce_sum reduce_mean reduce_max reduce_min reduce_l2".split()
-            )
+            operator = f"reduce_{self.pick.choice(['sum', 'mean', 'max', 'min', 'l2'])}"
             self.add(operator, x.value, axes=given, keepdims=self.pick.randint(0, 1))
 
     def matmul(self, x: _Known) -> None:
@@ -326,9 +326,7 @@ class _Grower:
             end, step = self.pick.randint(start + 1, x.shape[a]), self.pick.randint(1, 2)
             if self.pick.random() < 0.2:
                 start, end, step = -1, -x.shape[a] - 1, -1
-            self.add(
-                "slice", x.value, starts=(start,), ends=(end,), axes=(a,), steps=(step,)
-            )
+            self.add("slice", x.value, starts=(start,), ends=(end,), axes=(a,), steps=(step,))
 
     def concat(self, x: _Known) -> None:
         if not x.shape:
@@ -338,7 +336,9 @@ class _Grower:
             k
             for k in self.pool
             if len(k.shape) == len(x.shape)
-            and all(p == q or a == axis for a, (p, q) in enumerate(zip(k.shape, x.shape)))
+            and all(
+                p == q or a == axis for a, (p, q) in enumerate(zip(k.shape, x.shape, strict=True))
+            )
         ]
         chosen = [self.pick.choice(others) for _ in range(self.pick.randint(0, 2))]
         if sum(k.array.size for k in chosen) + x.array.size <= LARGEST:

@@ -79,12 +79,16 @@ def number(value: int) -> Value:
 class Function:
     """One function under construction."""
 
-    def __init__(self, name: str, parameters: str, attributes: str) -> None:
+    def __init__(
+        self, name: str, parameters: str, attributes: str, fused: bool = True
+    ) -> None:
+        """fused: multiply-adds round once. Without the instruction that is a call per element."""
         self.head = f"define void @{name}({parameters}) {attributes} {{"
         self.entry: list[str] = []
         self.lines: list[str] = []
         self.declarations: set[str] = set()
         self.block = "start"
+        self.fused = fused
         self._n = 0
 
     def finish(self) -> str:
@@ -188,6 +192,9 @@ class Function:
         return self.op("mul", a, b)
 
     def fma(self, a: Value, b: Value, c: Value) -> Value:
+        """a * b + c, in one rounding where the target has the instruction."""
+        if not self.fused:
+            return self.op("fadd", self.op("fmul", a, b), c)
         a, b, c = self.match(a, b, c)
         return self.call(self.intrinsic("fma", a), a.dtype, a.lanes, a, b, c)
 

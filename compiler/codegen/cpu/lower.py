@@ -54,9 +54,10 @@ class Lanes:
 class Lowering:
     """Lowers one phase of a kernel into one function `void f(ptr table, i64 item)`."""
 
-    def __init__(self, kernel: Kernel, phase: Phase, name: str) -> None:
+    def __init__(self, kernel: Kernel, phase: Phase, name: str, fma: bool = True) -> None:
         self.kernel = kernel
-        self.f = Function(name, "ptr noalias nocapture readonly %table, i64 %item", ATTRIBUTES)
+        parameters = "ptr noalias nocapture readonly %table, i64 %item"
+        self.f = Function(name, parameters, ATTRIBUTES, fma)
         self.values: dict[Expr, Value] = {phase.item: Value("%item", i64)}
         self.unrolled: dict[Expr, int] = {}
         self.lanes: Lanes | None = None
@@ -467,16 +468,18 @@ def phase_symbols(kernel: Kernel) -> tuple[str, ...]:
     return tuple(f"{symbol(kernel)}_p{k}" for k in range(len(kernel.phases)))
 
 
-def module_text(kernel: Kernel) -> str:
+def module_text(kernel: Kernel, fma: bool = True) -> str:
     """The LLVM module of one kernel: one function for every phase.
 
+    fma: whether the target has fused multiply-adds (`CpuTarget.has_fma`); without them it takes
+    two roundings. They may differ in the last place, so the text says which.
     Raises LoweringError naming the template where the Kernel IR is not valid.
     """
     functions: list[str] = []
     declarations: set[str] = set()
     for phase, name in zip(kernel.phases, phase_symbols(kernel), strict=True):
         try:
-            made = Lowering(kernel, phase, name).f
+            made = Lowering(kernel, phase, name, fma).f
         except LoweringError as e:
             raise LoweringError(f"kernel template {kernel.template}: {e}") from e
         functions.append(made.finish())

@@ -46,6 +46,11 @@ class CpuTarget:
         return self.vector_bits // (8 * dtype_bytes)
 
     @property
+    def has_fma(self) -> bool:
+        """Whether multiply-adds in one rounding are instructions, not calls into the C library."""
+        return self.architecture == "aarch64" or "fma" in _enabled(self.features)
+
+    @property
     def runs_here(self) -> bool:
         """Whether code for this target can be executed by this process."""
         native = _native()

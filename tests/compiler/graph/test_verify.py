@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from tilewright.compiler.errors import GraphError
 from tilewright.compiler.graph.builder import GraphBuilder
 from tilewright.compiler.graph.ir import Blob, Graph, Op, Role

@@ -14,6 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+
 from tilewright.compiler.graph.ir import Graph
 from tilewright.compiler.graph.text import parse, to_text
 

@@ -1,0 +1,640 @@
+"""Matrix products: packed panels of the right operand, scalars of the left one where it lies.
+
+The left operand is read in place when its offset is affine in row and column (any strides: views,
+transposes and slices in front of the product cost nothing). The right operand is packed into panels
+as wide as the register tile: once at link time when it is constant, in a phase of its own when it
+is not, or not at all when few rows would use it. Batch axes of a left operand that meets one matrix
+are rows. Blocks along K go through the output, which holds the running sums between them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from math import prod
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ...ops.expr import Expr, compare, const, floordiv, index, linear, load, minimum, var
+from ...ops.operator import Contraction, Injective, View
+from ...ops.traverse import substitute
+from ...ops.types import DType, f32, f64, row_major_strides
+from ..errors import LoweringError
+from ..graph.evaluate import evaluate_op
+from ..graph.ir import Graph, Op
+from .compose import Composer, Indices, broadcast
+from .device import Device
+from .epilogue import Params, Result, inplace, lowered, place, results
+from .ir import Buffer, If, Kernel, Launch, Phase, Prepared, Stmt, Store, loop, seq
+from .microkernel import Level, MicroKernel, Panel, Rows, Segment, issue_slots, most_rows
+from .template import Config
+
+Array = npt.NDArray[Any]
+ITEM_FLOPS = 500_000  # an item takes at least about 5 microseconds
+MAX_ITEMS = 16
+PACK_ELEMENTS = 32_768  # elements that one item packs
+PACK_ROWS = 32  # fewer rows read a right operand that is not constant where it lies
+WIDE_BLOCKS = 8  # blocks of the widest tile, for few rows
+
+
+@dataclass(frozen=True, slots=True)
+class _Problem:
+    """One product with the ops around it.
+
+    batch: of the result, () when its axes are rows. bound: the matrices of the right operand that
+    differ, as b's own batch axes.
+    """
+
+    graph: Graph
+    before: tuple[Op, ...]
+    anchor: Op
+    after: tuple[Op, ...]
+    outputs: tuple[str, ...]
+    batch: tuple[int, ...]
+    m: int
+    n: int
+    k: int
+
+    @property
+    def a(self) -> str:
+        return self.anchor.reads[0]
+
+    @property
+    def b(self) -> str:
+        return self.anchor.reads[1]
+
+    @property
+    def result(self) -> str:
+        return self.anchor.outputs[0]
+
+    @property
+    def dtype(self) -> DType:
+        return self.graph.type(self.result).dtype
+
+    @property
+    def flops(self) -> int:
+        return 2 * prod(self.batch) * self.m * self.n * self.k
+
+    @property
+    def own_batch(self) -> tuple[int, ...]:
+        """Batch axes of the right operand itself."""
+        return self.graph.type(self.b).dims[:-2]
+
+    @property
+    def constant(self) -> bool:
+        """Whether the right operand is known when the program is linked."""
+        made = {o: op for op in self.before for o in op.outputs}
+
+        def known(blob: str) -> bool:
+            if blob in made:
+                return all(known(n) for n in made[blob].reads)
+            return self.graph.is_constant(blob)
+
+        return known(self.b)
+
+    # ---------------------------------------------------------------- index expressions
+
+    def a_element(self, bt: Expr, m: Expr, k: Expr) -> Expr:
+        """The left operand's element; a blob load or an expression over some."""
+        dims = self.graph.type(self.a).dims
+        at = (*self.logical(bt, m)[: len(self.full_batch)], self.row(m), k)
+        at = (k,) if len(dims) == 1 else at
+        return Composer(self.graph, self.before).element(self.a, broadcast(at, dims))
+
+    def b_element(self, own: Indices, k: Expr, n: Expr) -> Expr:
+        at = (k,) if self.graph.type(self.b).rank == 1 else (*own, k, n)
+        dims = self.graph.type(self.b).dims
+        return Composer(self.graph, self.before).element(self.b, broadcast(at, dims))
+
+    @property
+    def full_batch(self) -> tuple[int, ...]:
+        """Batch axes of the result, rows or not."""
+        kind = self.graph.type(self.result)
+        return kind.dims[: kind.rank - (self.graph.type(self.a).rank > 1)
+                         - (self.graph.type(self.b).rank > 1)]  # fmt: skip
+
+    def row(self, m: Expr) -> Expr:
+        return m % self.rows_each if not self.batch else m
+
+    @property
+    def rows_each(self) -> int:
+        """Rows of one matrix."""
+        a = self.graph.type(self.a)
+        return a.dims[-2] if a.rank > 1 else 1
+
+    def logical(self, bt: Expr, m: Expr) -> Indices:
+        """Batch indices of the result."""
+        if self.batch:
+            return unflatten(bt, self.batch)
+        return unflatten(floordiv(m, self.rows_each), self.full_batch)
+
+    def result_at(self, bt: Expr, m: Expr, n: Expr) -> Indices:
+        a_rank, b_rank = self.graph.type(self.a).rank, self.graph.type(self.b).rank
+        rows = (self.row(m),) if a_rank > 1 else ()
+        columns = (n,) if b_rank > 1 else ()
+        at = (*self.logical(bt, m), *rows, *columns)
+        return broadcast(at, self.graph.type(self.result).dims)
+
+
+def unflatten(flat: Expr, dims: tuple[int, ...]) -> Indices:
+    """Row-major indices of a flat one."""
+    return tuple(
+        floordiv(flat, s) % d if k else floordiv(flat, s)
+        for k, (d, s) in enumerate(zip(dims, row_major_strides(dims), strict=True))
+    )
+
+
+def _variable(name: str, extent: int) -> Expr:
+    return var(name, extent) if extent > 1 else index(0)
+
+
+def _formal(p: _Problem) -> tuple[Expr, Expr, Expr]:
+    """Variables for the batch, row and column that a result element's indices are made of."""
+    return _variable("q", prod(p.batch)), _variable("m", p.m), _variable("n", p.n)
+
+
+def _problem(graph: Graph, ops: Sequence[Op], outputs: Sequence[str]) -> _Problem | None:
+    found = [k for k, op in enumerate(ops)
+             if (t := op.definition.trait(Contraction)) is not None and t.kind == "matmul"]
+    if len(found) != 1 or not outputs:
+        return None
+    anchor = ops[found[0]]
+    needed = {anchor.reads[0], anchor.reads[1]}
+    before = []
+    for op in reversed(ops[: found[0]]):
+        if needed.intersection(op.outputs):
+            before.append(op)
+            needed.update(op.reads)
+    after = [op for op in ops if op is not anchor and op not in before]
+    a, b, y = (graph.type(n) for n in (*anchor.reads[:2], anchor.outputs[0]))
+    full = y.dims[: y.rank - (a.rank > 1) - (b.rank > 1)]
+    rows = a.dims[-2] if a.rank > 1 else 1
+    alone = prod(b.dims[:-2]) == 1
+    p = _Problem(
+        graph, tuple(reversed(before)), anchor, tuple(after), tuple(outputs),
+        () if alone else full, rows * prod(full) if alone else rows,
+        b.dims[-1] if b.rank > 1 else 1, a.dims[-1],
+    )  # fmt: skip
+    fits = (
+        y.dtype in (f32, f64)
+        and min(prod(full), p.m, p.k) > 0
+        and p.n > 1
+        and all(op.has(Injective) or op.has(View) for op in before)
+        and all(op.definition.compute is not None for op in before)
+        and not any(graph.type(o).layout.is_blocked for o in outputs)
+        and not set(outputs).intersection(o for op in before for o in op.outputs)
+    )
+    return p if fits and _results(p) is not None else None
+
+
+def _results(p: _Problem) -> list[Result] | None:
+    return results(p.graph, p.after, p.result, p.outputs, p.result_at(*_formal(p)))
+
+
+def _affine(value: Expr, variables: Sequence[Expr]) -> tuple[Buffer, dict[Expr, int], Expr] | None:
+    """(buffer, stride per variable, remaining offset) of a plain load whose offset moves evenly
+    along the variables."""
+    if value.op != "load" or not isinstance(value.payload, Buffer):
+        return None
+    terms, _ = linear(value.args[0])
+    moving = [v for v in variables if v.op == "var"]
+    for atom in terms:
+        if atom not in moving and not atom.free.isdisjoint(moving):
+            return None
+    rest = substitute(value.args[0], {v: index(0) for v in moving})
+    return value.payload, {v: terms.get(v, 0) for v in variables}, rest
+
+
+# --------------------------------------------------------------------------- the kernel
+
+
+@dataclass(frozen=True, slots=True)
+class _Left:
+    """How rows of the left operand are read: base(batch) + m * row + k * step."""
+
+    buffer: Buffer
+    base: Expr
+    row: int
+    step: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Right:
+    """How panels are read: `base(batch)`, then `panel` elements from one to the next and `step`
+    from one k to the next; packed panels have their own step."""
+
+    buffer: Buffer
+    base: Expr
+    packed: bool
+    step: int
+
+
+class _Writer:
+    """Writes the kernel of one problem for one config."""
+
+    def __init__(self, p: _Problem, device: Device, config: Config) -> None:
+        self.p, self.config = p, config
+        self.lanes = device.lanes(p.dtype)
+        self.mr, self.blocks = config["mr"], config["nb"]
+        self.width = self.blocks * self.lanes
+        self.panels, rest = divmod(p.n, self.width)
+        self.rest_blocks, self.rest_tail = -(-rest // self.lanes), rest % self.lanes
+        self.rest_columns = rest
+        self.params = Params(p.graph)
+        self.q, self.m, self.n = _formal(p)
+        self.count = 0
+        self.packing: list[Phase] = []
+        self.left = self._left()
+        self.right = self._right()
+        busy = self.params.buffers
+        found = _results(p)
+        assert found is not None
+        self.stores = lowered(self.params, found, p.result)
+        self.acc = load(p.result, p.result_at(self.q, self.m, self.n), p.dtype)
+        self.chunk = self._chunk()
+        self.pairs = () if self.chunk < p.k else inplace(self.params, self.stores, busy)
+
+    def _chunk(self) -> int:
+        """Steps of the reduction per block of K. Sums between blocks need an output to rest in."""
+        whole = len(self.stores) > 1 or self.stores[0].buffer.dtype is not self.p.dtype
+        return self.p.k if whole else min(self.config["kc"] or self.p.k, self.p.k)
+
+    @property
+    def panel_elements(self) -> int:
+        """Elements of all packed panels of one matrix."""
+        return self.p.k * (self.panels * self.width + self.rest_blocks * self.lanes)
+
+    # ---------------------------------------------------------------- operands
+
+    def _left(self) -> _Left:
+        p = self.p
+        k = _variable("k", p.k)
+        value = self.params.lower(p.a_element(self.q, self.m, k))
+        found = _affine(value, (self.m, k))
+        if found is not None:
+            buffer, strides, base = found
+            return _Left(buffer, base, strides[self.m], strides[k])
+        rows = prod(p.batch) * p.m
+        scratch = self.params.scratch(p.dtype, rows * p.k)
+        share = max(1, PACK_ELEMENTS // p.k)
+        item, t = var("item", -(-rows // share)), _variable("t", rows)
+        at = {self.q: floordiv(t, p.m), self.m: t % p.m}
+        value = substitute(value, {v: e for v, e in at.items() if v.op == "var"})
+        copy: tuple[Stmt, ...] = (Store(scratch, t * p.k + k, value),)
+        if k.op == "var":
+            copy = (loop(k, copy, "vector", lanes=self.lanes),)
+        self.packing.append(Phase(item.payload[2], item, _share(t, item, share, rows, copy)))
+        return _Left(scratch, self.q * (p.m * p.k), p.k, 1)
+
+    def _right(self) -> _Right:
+        p = self.p
+        own = p.own_batch
+        at = broadcast(p.logical(self.q, self.m), own) if own else ()
+        at = tuple(i if d > 1 else index(0) for i, d in zip(at, own, strict=True))
+        matrix = index(0)
+        for i, s in zip(at, row_major_strides(own), strict=True):
+            matrix = matrix + i * s
+        base = matrix * self.panel_elements
+        total = prod(own) * self.panel_elements
+        if p.constant:
+            return _Right(self.params.prepared(self._prepared(), p.dtype, total), base, True, 0)
+        if not self.config["pack"]:
+            k = _variable("k", p.k)
+            value = self.params.lower(p.b_element(at, k, self.n))
+            found = _affine(value, (k, self.n))
+            if found is not None and found[1][self.n] == 1:
+                return _Right(found[0], found[2], False, found[1][k])
+        scratch = self.params.scratch(p.dtype, total)
+        self.packing.append(self._pack(scratch))
+        return _Right(scratch, base, True, 0)
+
+    def _prepared(self) -> Prepared:
+        """The constant right operand in panels."""
+        p, lanes, width = self.p, self.lanes, self.width
+        made = {o: op for op in p.before for o in op.outputs}
+        order: list[str] = []
+        steps: list[Op] = []
+
+        def need(blob: str) -> None:
+            op = made.get(blob)
+            if op is None:
+                if blob not in order:
+                    order.append(blob)
+            elif op not in steps:
+                for n in op.reads:
+                    need(n)
+                steps.append(op)
+
+        need(p.b)
+        number = {n: f"%{k}" for k, n in enumerate(order)}
+        for op in steps:
+            number |= {o: f"%{len(number)}" for o in op.outputs}
+        text = "; ".join(
+            f"{op.operator}({','.join('-' if n is None else number[n] for n in op.inputs)})"
+            f"{op.attrs}" for op in steps
+        )  # fmt: skip
+
+        def make(*arrays: Array) -> Array:
+            values = dict(zip(order, arrays, strict=True))
+            for op in steps:
+                ins = [None if n is None else values[n] for n in op.inputs]
+                values |= zip(op.outputs, evaluate_op(op, ins, wide=False), strict=True)
+            return pack_panels(values[p.b].reshape(-1, p.k, p.n), lanes, width)
+
+        recipe = f"panels lanes={lanes} width={width} {text} {number[p.b]}"
+        return Prepared(tuple(order), recipe, make)
+
+    def _pack(self, scratch: Buffer) -> Phase:
+        """Panels of a right operand that changes from call to call. Lanes past the last column are
+        set to zero: what they would hold by chance can be slow to compute with."""
+        p = self.p
+        matrices = prod(p.own_batch)
+        panels = self.panels + (self.rest_blocks > 0)
+        total = matrices * panels
+        share = max(1, PACK_ELEMENTS // (p.k * self.width))
+        item, t = var("item", -(-total // share)), _variable("t", total)
+        own = unflatten(floordiv(t, panels), p.own_batch)
+        g = t % panels
+        base = floordiv(t, panels) * self.panel_elements + g * (p.k * self.width)
+        k = _variable("k", p.k)
+        first = self.params.lower(p.b_element(own, k, self.n))
+        along = _affine(first, (k, self.n))
+        by_column = along is not None and along[1][k] == 1 != along[1][self.n]
+
+        def element(column: Expr) -> Expr:
+            return substitute(first, {self.n: g * self.width + column})
+
+        def columns(blocks: int, tail: int) -> tuple[Stmt, ...]:
+            """Row by row, lanes along the columns."""
+            step = blocks * self.lanes
+            micro = MicroKernel(p.dtype, self.lanes, (1,), blocks)
+
+            def copy(j: Expr, lane: Expr) -> tuple[Stmt, ...]:
+                at = j * self.lanes + lane
+                return (Store(scratch, base + k * step + at, element(at)),)
+
+            out = list(micro.each_vector(copy, tail))
+            if tail:
+                z = var("z", self.lanes, 0)
+                at = base + k * step + (step - self.lanes) + z
+                fill = Store(scratch, at, const(0, p.dtype))
+                out.append(loop(z, (fill,), "vector", lo=tail, lanes=self.lanes))
+            return (loop(k, out),) if k.op == "var" else tuple(out)
+
+        def rows(blocks: int, tail: int) -> tuple[Stmt, ...]:
+            """Column by column, lanes along the rows."""
+            step = blocks * self.lanes
+            whole = step - self.lanes + tail if tail else step
+            c = var("c", step)
+
+            def line(value: Expr) -> tuple[Stmt, ...]:
+                done = (Store(scratch, base + k * step + c, value),)
+                return (loop(k, done, "vector", lanes=self.lanes),)
+
+            out: list[Stmt] = [loop(c, line(element(c)), hi=whole)]
+            if tail:
+                out.append(loop(c, line(const(0, p.dtype)), lo=whole))
+            return tuple(out)
+
+        write = rows if by_column else columns
+        body = self._either(g, lambda _, blocks, tail: write(blocks, tail))
+        return Phase(item.payload[2], item, _share(t, item, share, total, body))
+
+    def _either(
+        self, g: Expr, body: Callable[[Expr, int, int], tuple[Stmt, ...]]
+    ) -> tuple[Stmt, ...]:
+        """body(panel, blocks, lanes of the last block or 0) for a full panel or the last one."""
+        if not self.rest_blocks:
+            return body(g, self.blocks, 0)
+        last = body(index(self.panels), self.rest_blocks, self.rest_tail)
+        if not self.panels:
+            return last
+        return (If(compare("lt", g, self.panels), body(g, self.blocks, 0), last),)
+
+    # ---------------------------------------------------------------- one tile
+
+    def tile(
+        self, g: Expr, blocks: int, tail: int, m0: Expr, rows: int, k0: Expr, depth: int, last: bool
+    ) -> tuple[Stmt, ...]:
+        """`rows` rows from m0 of a panel, over `depth` steps of the reduction from k0."""
+        self.count += 1
+        micro = MicroKernel(self.p.dtype, self.lanes, (rows,), blocks, tag=str(self.count))
+        a = Rows(self.left.buffer, self.left.base + m0 * self.left.row + k0 * self.left.step,
+                 (self.left.row,))  # fmt: skip
+        first = g * self.width
+        if self.right.packed:
+            step = blocks * self.lanes
+            at = self.right.base + first * self.p.k + k0 * step
+            b = Panel(self.right.buffer, at, step)
+        else:
+            at = self.right.base + first + k0 * self.right.step
+            b = Panel(self.right.buffer, at, self.right.step, tail)
+
+        def where(r: Indices, j: Expr, lane: Expr) -> dict[Expr, Expr]:
+            swap = {self.m: m0 + r[0], self.n: first + j * self.lanes + lane}
+            return {v: e for v, e in swap.items() if v.op == "var"}
+
+        def sums(r: Indices, j: Expr, lane: Expr) -> Expr:
+            y = self.stores[0]
+            return y.buffer[substitute(y.offset, where(r, j, lane))]
+
+        def rest(r: Indices, j: Expr, lane: Expr, value: Expr) -> list[Store]:
+            y = self.stores[0]
+            return [Store(y.buffer, substitute(y.offset, where(r, j, lane)), value)]
+
+        def finish(r: Indices, j: Expr, lane: Expr, value: Expr) -> list[Store]:
+            swap = where(r, j, lane)
+            return [place(s, {**swap, self.acc: value}) for s in self.stores]
+
+        start: tuple[Stmt, ...] = micro.start()
+        if last and depth < self.p.k:
+            start = micro.start(sums, tail)
+        elif not last:
+            again = If(compare("lt", index(0), k0), (micro.restart(sums, tail),))
+            start = (*start, again)
+        segment = Segment((Level(depth, self.left.step),))
+        return seq(start, micro.accumulate(a, b, [segment]),
+                   micro.finish(finish if last else rest, tail))  # fmt: skip
+
+    def rows(
+        self, g: Expr, blocks: int, tail: int, s: Expr, k0: Expr, depth: int, last: bool
+    ) -> tuple[Stmt, ...]:
+        """Tile number s of a panel; the last may have fewer rows."""
+        whole, rest = divmod(self.p.m, self.mr)
+        full = self.tile(g, blocks, tail, s * self.mr, self.mr, k0, depth, last) if whole else ()
+        if not rest:
+            return full
+        less = self.tile(g, blocks, tail, index(whole * self.mr), rest, k0, depth, last)
+        if not whole:
+            return less
+        return (If(compare("lt", s, whole), full, less),)
+
+    # ---------------------------------------------------------------- loops around it
+
+    def phase(self) -> Phase:
+        p = self.p
+        batches, tiles = prod(p.batch), -(-p.m // self.mr)
+        panels = self.panels + (self.rest_blocks > 0)
+        wanted = self.config["items"]
+        outer = min(batches, wanted)
+        left = -(-wanted // outer)
+        by_panel = self.config["order"] == "n"
+        first = min(panels if by_panel else tiles, left)
+        second = min(tiles if by_panel else panels, -(-left // first))
+        parts, shares = (first, second) if by_panel else (second, first)
+        per_batch, per_part = -(-batches // outer), -(-panels // parts)
+        per_share = -(-tiles // shares)
+        outer, parts, shares = (-(-batches // per_batch), -(-panels // per_part),
+                                -(-tiles // per_share))  # fmt: skip
+        item = var("item", outer * parts * shares)
+        g, s = var("g", panels), var("t", tiles)
+        g_lo = floordiv(item, shares) % parts * per_part
+        s_lo = item % shares * per_share
+        q_lo = floordiv(item, shares * parts) * per_batch
+
+        def sweep(k0: Expr, depth: int, last: bool) -> tuple[Stmt, ...]:
+            def columns(body: tuple[Stmt, ...]) -> tuple[Stmt, ...]:
+                return (loop(g, body, lo=g_lo, hi=minimum(g_lo + per_part, panels)),)
+
+            def down(body: tuple[Stmt, ...]) -> tuple[Stmt, ...]:
+                return (loop(s, body, lo=s_lo, hi=minimum(s_lo + per_share, tiles)),)
+
+            if by_panel:
+                return columns(self._either(g, lambda panel, blocks, tail: down(
+                    self.rows(panel, blocks, tail, s, k0, depth, last))))  # fmt: skip
+            return down(columns(self._either(g, lambda panel, blocks, tail: self.rows(
+                panel, blocks, tail, s, k0, depth, last))))  # fmt: skip
+
+        body = self._blocks_of_k(sweep)
+        if self.q.op == "var":
+            hi = minimum(q_lo + per_batch, batches)
+            body = (loop(self.q, body, lo=q_lo, hi=hi),)
+        return Phase(item.payload[2], item, body)
+
+    def _blocks_of_k(
+        self, sweep: Callable[[Expr, int, bool], tuple[Stmt, ...]]
+    ) -> tuple[Stmt, ...]:
+        count = -(-self.p.k // self.chunk) - 1
+        if count == 0:
+            return sweep(index(0), self.p.k, True)
+        kb = var("kb", count)
+        start = count * self.chunk
+        first = loop(kb, sweep(kb * self.chunk, self.chunk, False))
+        return (first, *sweep(index(start), self.p.k - start, True))
+
+    def launch(self) -> Launch:
+        phases = (*self.packing, self.phase())
+        params = self.params
+        kernel = Kernel(
+            Gemm.name, Gemm.version, tuple(sorted(self.config.items())), params.buffers, phases,
+            self.p.flops, params.traffic, self.pairs,
+        )  # fmt: skip
+        return Launch(kernel, params.args, ())
+
+
+def _share(
+    t: Expr, item: Expr, share: int, total: int, body: tuple[Stmt, ...]
+) -> tuple[Stmt, ...]:
+    """body for an item's part of 0..total."""
+    if t.op != "var":
+        return body
+    first = item * share
+    return (loop(t, body, lo=first, hi=minimum(first + share, total)),)
+
+
+def pack_panels(b: Array, lanes: int, width: int) -> Array:
+    """Matrices [B, K, N] as panels [B][N / width][K][width], the last as wide as it needs to be in
+    whole vectors, zeros behind the last column."""
+    count, k, n = b.shape
+    full = n // width
+    rest = -(-(n - full * width) // lanes) * lanes
+    b = np.pad(b, ((0, 0), (0, 0), (0, full * width + rest - n)))
+    panels = b[:, :, : full * width].reshape(count, k, full, width).transpose(0, 2, 1, 3)
+    last = b[:, :, full * width :]
+    return np.concatenate([panels.reshape(count, -1), last.reshape(count, -1)], 1).reshape(-1)
+
+
+# --------------------------------------------------------------------------- the template
+
+
+class Gemm:
+    """Matrix products with the ops around them.
+
+    Config: mr, nb (rows and vectors per tile), kc (steps of the reduction per block, 0 for all),
+    order ("n": panels outermost; "m": rows outermost), items, pack (copy a right operand that is
+    not constant into panels, even where it could be read in place).
+    """
+
+    name = "gemm"
+    version = 1
+
+    def matches(self, graph: Graph, ops: Sequence[Op], outputs: Sequence[str]) -> bool:
+        return _problem(graph, ops, outputs) is not None
+
+    def space(
+        self, graph: Graph, ops: Sequence[Op], outputs: Sequence[str], device: Device
+    ) -> list[Config]:
+        p = _require(graph, ops, outputs)
+        found = [_default(p, device)]
+        items, pack = found[0]["items"], found[0]["pack"]
+        depths = [0] if p.k <= 512 or p.m < 64 else [0, 256, 512]
+        for kc in depths:
+            for shape in _tiles(p, device)[: 6 if kc == 0 else 2]:
+                for order in ("n", "m"):
+                    found.append({**shape, "kc": kc, "order": order, "items": items, "pack": pack})
+        if items > 1:
+            found.append({**found[0], "items": -(-items // 2)})
+        if not p.constant:
+            found.append({**found[0], "pack": not pack})
+        return [c for k, c in enumerate(found) if c not in found[:k]]
+
+    def default(
+        self, graph: Graph, ops: Sequence[Op], outputs: Sequence[str], device: Device
+    ) -> Config:
+        return _default(_require(graph, ops, outputs), device)
+
+    def instantiate(
+        self, graph: Graph, ops: Sequence[Op], outputs: Sequence[str], device: Device,
+        config: Config,
+    ) -> Launch:  # fmt: skip
+        return _Writer(_require(graph, ops, outputs), device, config).launch()
+
+
+def _require(graph: Graph, ops: Sequence[Op], outputs: Sequence[str]) -> _Problem:
+    p = _problem(graph, ops, outputs)
+    if p is None:
+        what = " + ".join(op.operator for op in ops)
+        raise LoweringError(f"the matrix product kernel does not compute {what}")
+    return p
+
+
+def _default(p: _Problem, device: Device) -> Config:
+    # few rows wait for memory, so that less arithmetic takes as long
+    work = p.flops * max(1, 16 // p.m)
+    return {
+        **_tiles(p, device)[0],
+        "kc": 512 if p.k > 1024 and p.m >= 256 else 0,
+        "order": "n" if p.m <= 2 * p.n else "m",
+        "items": max(1, min(MAX_ITEMS, work // ITEM_FLOPS)),
+        "pack": not p.constant and p.m >= PACK_ROWS,
+    }
+
+
+def _tiles(p: _Problem, device: Device) -> list[Config]:
+    """Register tiles, the one that takes the fewest issue slots first; one per number of blocks."""
+    lanes = device.lanes(p.dtype)
+    vectors = -(-p.n // lanes)
+    best: dict[int, tuple[float, Config]] = {}
+    for nb in range(1, min(vectors, WIDE_BLOCKS) + 1):
+        limit = min(most_rows(nb, device.registers), p.m)
+        for mr in range(limit, max(0, limit - 5), -1):
+            slots = sum(
+                tall * wide * issue_slots(rows, blocks)
+                for tall, rows in ((p.m // mr, mr), (min(p.m % mr, 1), p.m % mr))
+                for wide, blocks in ((vectors // nb, nb), (min(vectors % nb, 1), vectors % nb))
+            )
+            if nb not in best or slots < best[nb][0]:
+                best[nb] = slots, {"mr": mr, "nb": nb}
+    return [c for _, c in sorted(best.values(), key=lambda f: (f[0], -f[1]["nb"]))]

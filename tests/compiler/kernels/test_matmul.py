@@ -1,0 +1,170 @@
+"""The matrix product template against float64 references, in the interpreter."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tilewright.compiler.graph.builder import GraphBuilder, Value
+from tilewright.compiler.graph.ir import Graph
+from tilewright.compiler.kernels.matmul import Gemm, pack_panels
+
+from .support import AVX2, AVX512, DEVICES, NEON, check_group
+
+GEMM = Gemm()
+
+
+class Maker:
+    """Builds a graph around one product; its last value is the output."""
+
+    def __init__(self, dtype: str = "float32") -> None:
+        self.g, self.feeds, self.dtype = GraphBuilder("gemm"), dict[str, Any](), dtype
+        self.rng = np.random.default_rng(7)
+
+    def array(self, *shape: int) -> Any:
+        return self.rng.standard_normal(shape).astype(self.dtype)
+
+    def input(self, *shape: int) -> Value:
+        name = f"x{len(self.feeds)}"
+        self.feeds[name] = self.array(*shape)
+        return self.g.input(name, shape, self.dtype)
+
+    def constant(self, *shape: int) -> Value:
+        return self.g.constant(self.array(*shape))
+
+    def finish(self, *values: Value) -> tuple[Graph, dict[str, Any]]:
+        for v in values:
+            self.g.output(v)
+        return self.g.build(), self.feeds
+
+
+Build = Callable[[Maker], Any]
+
+
+def _mlp(t: Maker) -> Any:
+    return t.g.relu(t.input(9, 20) @ t.constant(20, 37) + t.constant(37))
+
+
+def _residual(t: Maker) -> Any:
+    x, r = t.input(2, 9, 12), t.input(2, 9, 24)
+    return x @ t.constant(12, 24) + r
+
+
+def _vector(t: Maker) -> Any:
+    return t.input(1, 40) @ t.constant(40, 70) + t.constant(70)
+
+
+def _runtime(t: Maker) -> Any:
+    return t.input(35, 11) @ t.input(11, 21)
+
+
+def _transposed_right(t: Maker) -> Any:
+    return t.input(3, 35, 8) @ t.g.transpose(t.input(3, 21, 8), perm=(0, 2, 1))
+
+
+def _transposed_left(t: Maker) -> Any:
+    return t.g.transpose(t.input(9, 34), perm=(1, 0)) @ t.input(9, 5)
+
+
+def _heads(t: Maker) -> Any:
+    """Attention's second product: heads are split on the way in and joined on the way out."""
+    p = t.input(2, 3, 7, 7)
+    v = t.g.transpose(t.g.reshape(t.input(2, 7, 48), shape=(2, 7, 3, 16)), perm=(0, 2, 1, 3))
+    return t.g.reshape(t.g.transpose(p @ v, perm=(0, 2, 1, 3)), shape=(2, 7, 48))
+
+
+def _scores(t: Maker) -> Any:
+    q = t.g.transpose(t.g.reshape(t.input(2, 5, 24), shape=(2, 5, 3, 8)), perm=(0, 2, 1, 3))
+    k = t.g.transpose(t.g.reshape(t.input(2, 6, 24), shape=(2, 6, 3, 8)), perm=(0, 2, 3, 1))
+    return (q @ k) * np.asarray(0.25, np.float32) + t.input(2, 1, 1, 6)
+
+
+def _broadcast(t: Maker) -> Any:
+    return t.input(4, 1, 5, 6) @ t.input(3, 6, 9)
+
+
+def _scattered_left(t: Maker) -> Any:
+    """The left operand's offset is not affine: (4, 9) is a window of (6, 6)."""
+    x = t.g.reshape(t.g.slice(t.input(7, 9), starts=(0, 1), ends=(6, 7), axes=(0, 1)),
+                    shape=(4, 9))  # fmt: skip
+    return x @ t.input(9, 17)
+
+
+def _constant_view(t: Maker) -> Any:
+    return t.input(6, 10) @ t.g.transpose(t.constant(18, 10), perm=(1, 0))
+
+
+def _batched_constant(t: Maker) -> Any:
+    return t.input(3, 6, 10) @ t.constant(3, 10, 18)
+
+
+def _row(t: Maker) -> Any:
+    return t.input(6) @ t.input(2, 6, 19)
+
+
+def _split_columns(t: Maker) -> Any:
+    """The result's columns become two axes, which change places with the rows."""
+    y = t.input(1, 5, 9) @ t.constant(9, 32)
+    return t.g.transpose(t.g.reshape(y, shape=(1, 5, 2, 16)), perm=(0, 2, 1, 3))
+
+
+def _both(t: Maker) -> Any:
+    y = t.input(5, 9) @ t.constant(9, 20)
+    return y, t.g.tanh(y)
+
+
+CASES: dict[str, Build] = {
+    f.__name__[1:]: f
+    for f in (_mlp, _residual, _vector, _runtime, _transposed_right, _transposed_left, _heads,
+              _scores, _broadcast, _scattered_left, _constant_view, _batched_constant, _row,
+              _split_columns, _both)
+}  # fmt: skip
+
+
+def graph_of(build: Build, dtype: str = "float32") -> tuple[Graph, dict[str, Any]]:
+    t = Maker(dtype)
+    made = build(t)
+    return t.finish(*(made if isinstance(made, tuple) else (made,)))
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_every_config_agrees(name: str) -> None:
+    check_group(GEMM, *graph_of(CASES[name]), device=AVX512)
+
+
+@pytest.mark.parametrize("machine", DEVICES)
+def test_every_machine_and_type(machine: str) -> None:
+    for dtype in ("float32", "float64"):
+        check_group(GEMM, *graph_of(_mlp, dtype), device=DEVICES[machine], most=3)
+        check_group(GEMM, *graph_of(_transposed_right, dtype), device=DEVICES[machine], most=2)
+
+
+def test_sums_rest_in_the_output_between_blocks_of_k() -> None:
+    graph, feeds = graph_of(_residual)
+    config = GEMM.default(graph, graph.ops, graph.outputs, AVX2) | {"kc": 5}
+    launch = GEMM.instantiate(graph, graph.ops, graph.outputs, AVX2, config)
+    assert not launch.kernel.inplace
+    from .support import check_launch
+
+    check_launch(graph, launch, feeds)
+
+
+def test_panels() -> None:
+    b = np.arange(2 * 3 * 11).reshape(2, 3, 11)
+    flat = pack_panels(b, 4, 8)
+    assert flat.shape == (2 * 3 * 12,)
+    assert flat[:8].tolist() == b[0, 0, :8].tolist()
+    assert flat[24:28].tolist() == [*b[0, 0, 8:].tolist(), 0]
+
+
+def test_declines() -> None:
+    t = Maker()
+    graph, _ = t.finish(t.input(4, 5) @ t.input(5))
+    assert not GEMM.matches(graph, graph.ops, graph.outputs), "one column: a reduction is better"
+    t = Maker("int32")
+    graph, _ = t.finish(t.input(4, 5) @ t.input(5, 4))
+    assert not GEMM.matches(graph, graph.ops, graph.outputs)
+    assert NEON.lanes() == 4
