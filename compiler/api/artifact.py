@@ -157,7 +157,9 @@ def _objects(c: Compilation) -> list[tuple[str, Key, bytes]]:
         name = symbol(kernel)
         if name not in found:
             key = object_key(kernel_text(kernel), name, c.target)
-            code = store.get(key) or build_object(lower.module_text(kernel, c.target.has_fma), c.target)
+            code = store.get(key)
+            if code is None:
+                code = build_object(lower.module_text(kernel, c.target.has_fma), c.target)
             found[name] = key, code
     return [(name, *rest) for name, rest in found.items()]
 

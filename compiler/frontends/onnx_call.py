@@ -57,7 +57,8 @@ _plain_names: dict[str, Operator] = {}
 
 
 def _by_plain_name(size: int) -> Mapping[str, Operator]:
-    if len(_plain_names) != size:  # operators may be registered at any time, never removed
+    if len(_plain_names) != size:  # users register operators at any time
+        _plain_names.clear()
         _plain_names.update({n.replace("_", ""): op for n, op in REGISTRY.items()})
     return _plain_names
 

@@ -12,7 +12,12 @@ from ..errors import GraphError, ModelError, TilewrightError, UnsupportedOperato
 from ..graph.builder import GraphBuilder, Value
 from ..graph.evaluate import evaluate_op, narrow
 from ..graph.ir import Blob, Graph
-from . import onnx_compute, onnx_microsoft, onnx_movement  # noqa: F401  registers converters
+from . import (  # noqa: F401  register their converters
+    onnx_compute,
+    onnx_microsoft,
+    onnx_movement,
+    onnx_quantized,
+)
 from .onnx_attributes import read_attributes, read_attributes_of
 from .onnx_call import (
     CONVERTERS,

@@ -49,7 +49,8 @@ class Native:
         self.graph, self.launch = graph, launch
         kernel = launch.kernel
         names = lower.phase_symbols(kernel)
-        image = assemble.build_object(lower.module_text(kernel, target.host().has_fma), target.host())
+        cpu = target.host()
+        image = assemble.build_object(lower.module_text(kernel, cpu.has_fma), cpu)
         self.linked = link.link([image], names) if names else None
         kind = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_int64)
         self.phases = [
