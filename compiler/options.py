@@ -9,6 +9,8 @@ from typing import Final, Literal
 
 from .errors import OptionError
 
+VERSION: Final = "0.1.0"
+
 Numerics = Literal["reproducible", "standard", "reduced"]
 NUMERICS: Final = ("reproducible", "standard", "reduced")
 

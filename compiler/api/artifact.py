@@ -32,7 +32,7 @@ import numpy.typing as npt
 from ..codegen.cpu import lower
 from ..codegen.cpu.assemble import build_object
 from ..errors import ArtifactError, GraphError
-from ..graph.ir import Blob, Graph
+from ..graph.ir import Graph
 from ..graph.text import parse, to_text
 from ..graph.verify import verify
 from ..inspect.views import Compilation
@@ -114,9 +114,11 @@ def _archive(f: IO[bytes], c: Compilation) -> None:
         for k, name in enumerate(n for n, b in c.graph.blobs.items() if b.value is not None):
             file = f"constants/{k:05d}.npy"
             blob = c.graph.blobs[name]
-            splat = _is_splat(blob)
-            _add_array(z, file, blob.value.reshape(-1)[:1] if splat else blob.value)  # type: ignore[union-attr]
-            constants.append({"name": name, "file": file, "splat": splat})
+            assert blob.value is not None
+            splat = _is_splat(blob.value)
+            _add_array(z, file, blob.value.reshape(-1)[:1] if splat else blob.value)
+            constants.append({"name": name, "file": file,
+                              "splat": list(blob.value.shape) if splat else None})  # fmt: skip
         objects = []
         for name, key, code in _objects(c):
             file = f"objects/{name}.o"
@@ -143,10 +145,9 @@ def _archive(f: IO[bytes], c: Compilation) -> None:
     f.write(digest.encode())
 
 
-def _is_splat(blob: Blob) -> bool:
+def _is_splat(x: Array) -> bool:
     """Whether an array repeats one element without storing it (see `graph.text`)."""
-    x = blob.value
-    return x is not None and x.size > 0 and x.ndim > 0 and not any(x.strides)
+    return x.size > 0 and x.ndim > 0 and not any(x.strides)
 
 
 def _objects(c: Compilation) -> list[tuple[str, Key, bytes]]:
@@ -239,11 +240,10 @@ def _unpack(z: zipfile.ZipFile, label: str) -> Saved:
         )
     text = _member_bytes(z, "graph.txt").decode()
     arrays: dict[str, Array] = {}
-    shapes: dict[str, bool] = {}
     for item in manifest["constants"]:
-        arrays[item["name"]] = _array(_member_bytes(z, item["file"]))
-        shapes[item["name"]] = bool(item["splat"])
-    graph = parse(text, _Constants(arrays, shapes, text))
+        array, splat = _array(_member_bytes(z, item["file"])), item["splat"]
+        arrays[item["name"]] = array if splat is None else np.broadcast_to(array[0], splat)
+    graph = parse(text, arrays)
     verify(graph)
     options = manifest["options"]
     objects = {str(o["key"]): _member_bytes(z, o["file"]) for o in manifest["objects"]}

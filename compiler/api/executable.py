@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ from ..kernels.printer import kernel_text
 from ..memory.plan import MemoryPlan
 from ..passes.base import Stage
 from ..runtime.program import Program, TensorSpec, by_name
+from .artifact import write as write_artifact
 
 Array = npt.NDArray[Any]
 
@@ -176,6 +178,13 @@ class Executable:
             rows.append(ProfileRow(kernel_name(launch), launch.label, float(s), k.flops / t / 1e9,
                                    k.bytes / t / 1e9, float(s) / total))  # fmt: skip
         return Profile(tuple(rows))
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the program to a file for `tw.load`: graph, constants and native code.
+
+        Raises ArtifactError when the file cannot be written.
+        """
+        write_artifact(path, self._compilation)
 
     def __repr__(self) -> str:
         ins = ", ".join(map(str, self.inputs))

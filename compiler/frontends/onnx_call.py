@@ -16,8 +16,8 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from ...ops.operator import REGISTRY, Operator
-from ...ops.types import TensorType
+from ...ops.operator import REGISTRY, Injective, Operator, View
+from ...ops.types import TensorType, bf16
 from ..errors import ModelError
 from ..graph.builder import GraphBuilder, Value
 from ..graph.ir import Blob, Role
@@ -173,34 +173,32 @@ class Call:
         return self.constant(np.asarray(number, dtype.numpy))
 
     def op(self, operator: str, *inputs: Any, **attrs: Any) -> Any:
-        """An op whose results are intermediate: names are made up."""
-        return self.builder.op(
-            operator, *inputs, name=self.label, source=(self.label,), **self._checked(attrs)
-        )
+        """An op whose results are intermediate: names are made up. Attributes that are None are
+        left to their defaults."""
+        return self._add((), operator, inputs, attrs)
 
     def emit(self, operator: str, *inputs: Any, **attrs: Any) -> Any:
         """The op that makes the node's outputs, under their own names."""
-        names = self.out_names
-        if len(names) > 1:
-            made = self._count(operator, inputs, attrs)
-            if made is not None and made < len(names):
-                raise Unsupported(f"its output {made} cannot be computed")
-        return self.builder.op(
-            operator, *inputs, name=self.label, source=(self.label,), out=names,
-            **self._checked(attrs),
-        )  # fmt: skip
+        return self._add(self.out_names, operator, inputs, attrs)
 
-    def _count(self, operator: str, inputs: tuple[Any, ...], attrs: Mapping[str, Any]) -> int | None:
-        """How many outputs an op will have; None when its inputs do not fit: the builder says why
-        in better words."""
+    def _add(
+        self, names: tuple[str, ...], operator: str, inputs: tuple[Any, ...], attrs: dict[str, Any]
+    ) -> Any:
         definition = REGISTRY[operator]
+        given = {k: v for k, v in attrs.items() if v is not None}
         types = [None if v is None else v.type for v in inputs]
-        with suppress(ArithmeticError, LookupError, TypeError, ValueError):
-            return len(definition.infer_types(types, definition.bind(self._checked(attrs))))
-        return None
-
-    def _checked(self, attrs: Mapping[str, Any]) -> dict[str, Any]:
-        return {k: v for k, v in attrs.items() if v is not None}
+        moves = definition.has(Injective) or definition.has(View)
+        if not moves and any(t is not None and t.dtype is bf16 for t in types):
+            raise Unsupported("bfloat16 values can be moved, but not computed with")
+        if len(names) > 1:
+            # Where inputs do not fit, the builder says why in better words.
+            with suppress(ArithmeticError, LookupError, TypeError, ValueError):
+                made = len(definition.infer_types(types, definition.bind(given)))
+                if made < len(names):
+                    raise Unsupported(f"its output {made} cannot be computed")
+        return self.builder.op(
+            operator, *inputs, name=self.label, source=(self.label,), out=names, **given
+        )
 
     # ---------------------------------------------------------------- the common case
 

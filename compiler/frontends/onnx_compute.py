@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from ...ops.types import DType
+from ...ops.types import DType, bf16
 from ..errors import ModelError
 from .onnx_call import Call, Result, Unsupported, converts
 from .onnx_tensors import ForeignType, Known, dtype_named
@@ -51,6 +51,8 @@ def _cast_to(c: Call, dtype: DType) -> Result:
     entry = c.inputs[0] if c.inputs else None
     if isinstance(entry, Known) and entry.dtype is dtype:
         return entry
+    if dtype is bf16:
+        raise Unsupported("conversions to bfloat16 are not supported")
     result: Result = c.emit("cast", c.need(0, "input"), to=dtype.name)
     return result
 
@@ -93,8 +95,9 @@ def _softmax(c: Call) -> Result:
     if not -rank <= axis <= rank:
         raise ModelError(f"{c.where}: axis {axis} is out of range for rank {rank}")
     axis = axis + rank if axis < 0 else axis
-    if axis == rank - 1:
-        result: Result = c.emit(name, x, axis=-1)
+    long = [a for a in range(axis, rank) if x.type.dims[a] != 1]
+    if len(long) <= 1 and axis < rank:
+        result: Result = c.emit(name, x, axis=long[0] if long else axis)
         return result
     flat = c.op("flatten", x, axis=axis)
     result = c.emit("reshape", c.op(name, flat, axis=-1), shape=x.type.dims, allowzero=1)

@@ -151,8 +151,8 @@ class Importer:
         attrs = read_attributes(node.proto, self.files, node.where, scope.outer_attributes)
         for s in slots:
             if s is not None and s.foreign:
-                text = "string" in s.foreign
-                raise Unsupported("strings are not supported" if text else f"reads a {s.foreign}")
+                what = "strings" if "string" in s.foreign else f"inputs of type {s.foreign}"
+                raise Unsupported(f"{what} are not supported")
         key = (node.domain, node.op_type, getattr(node.proto, "overload", ""))
         if key in self.functions:
             self._inline(self.functions[key], node, scope, slots, attrs, wants)

@@ -100,6 +100,23 @@ def _split(c: Call) -> Result:
     return result
 
 
+@converts("SpaceToDepth")
+def _space_to_depth(c: Call) -> Result:
+    """Opset 27 brought the mode that pixel-unshuffle needs."""
+    mode = c.attr("mode", "DCR")
+    if mode == "DCR":
+        return c.forward(drop=("mode",))
+    x, b = c.need(0, "input"), c.attr("blocksize", 0)
+    if mode != "CRD" or x.type.rank != 4 or b < 1 or x.type.dims[2] % b or x.type.dims[3] % b:
+        raise ModelError(f"{c.where}: mode {mode!r} and blocksize {b} do not fit {x.type}")
+    n, channels, height, width = x.type.dims
+    blocks = c.op("reshape", x, shape=(n, channels, height // b, b, width // b, b), allowzero=1)
+    turned = c.op("transpose", blocks, perm=(0, 1, 3, 5, 2, 4))
+    shape = (n, channels * b * b, height // b, width // b)
+    result: Result = c.emit("reshape", turned, shape=shape, allowzero=1)
+    return result
+
+
 @converts("Scatter")
 def _scatter(c: Call) -> Result:
     return c.forward("scatter_elements")

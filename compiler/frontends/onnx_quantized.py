@@ -37,9 +37,7 @@ def _quantize(c: Call) -> Result:
     x, scale = c.need(0, "x"), c.need(1, "y_scale")
     zero = c.value(2)
     dtype = _output_type(c, u8 if zero is None else zero.type.dtype)
-    ratio = c.op(
-        "div", _cast(c, x, f32), _spread(c, _cast(c, scale, f32), x.type)
-    )
+    ratio = c.op("div", _cast(c, x, f32), _spread(c, _cast(c, scale, f32), x.type))
     return _rounded(c, ratio, None if zero is None else _spread(c, zero, x.type), dtype)
 
 

@@ -38,7 +38,7 @@ from .ir import Array, Blob, Graph, Op, Role, content_digest
 
 INLINE_ELEMENTS: Final = 16
 _LINE: Final = 100
-_CALL: Final = 56  # calls are padded to this width, so that types stand below each other
+_CALL: Final = 52  # calls are padded to this width, so that types stand below each other
 
 _KEYWORD: Final = {Role.CONSTANT: "const", Role.PARAMETER: "param", Role.STATE: "state"}
 _ROLE: Final = {word: role for role, word in _KEYWORD.items()}

@@ -9,24 +9,17 @@ is the same kernel on flattened places. Few-channel inputs are read from row-maj
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from math import prod
-from typing import Any
 
-import numpy as np
-import numpy.typing as npt
-
-from ...ops.expr import Expr, compare, const, floordiv, index, load, minimum, var
-from ...ops.operator import Contraction
+from ...ops.expr import Expr, compare, const, index, load, minimum, var
 from ...ops.traverse import substitute, walk
-from ...ops.types import DType, TensorType, f32, f64, row_major_strides
-from ...ops.windows import WINDOW_ATTRS, Window, slide
+from ...ops.types import TensorType, row_major_strides
 from ..errors import LoweringError
 from ..graph.ir import Graph, Op
-from .address import offset
 from .compose import Indices
+from .conv_group import ConvGroup, Operands, border, conv_group, conv_results, formal, pack_weights
 from .device import Device
-from .epilogue import Params, Result, inplace, lowered, place, results
+from .epilogue import Params, inplace, lowered, place
 from .ir import (
     Buffer,
     For,
@@ -44,251 +37,15 @@ from .ir import (
 from .microkernel import Level, MicroKernel, Panel, Rows, Segment, bind, issue_slots, most_rows
 from .template import Config
 
-Array = npt.NDArray[Any]
 ITEM_FLOPS = 500_000  # an item takes at least about 5 microseconds
 MAX_ITEMS = 16
 FILL_ELEMENTS = 16_384  # border elements that one item sets to zero
 
 
-@dataclass(frozen=True, slots=True)
-class _Problem:
-    """A convolution group: x * w + bias, pointwise ops, and perhaps a border of zeros."""
-
-    graph: Graph
-    anchor: Op
-    after: tuple[Op, ...]
-    pad: Op | None
-    outputs: tuple[str, ...]
-    window: Window
-    group: int
-
-    @property
-    def result(self) -> str:
-        return self.anchor.outputs[0]
-
-    @property
-    def x(self) -> TensorType:
-        return self.graph.type(self.anchor.reads[0])
-
-    @property
-    def y(self) -> TensorType:
-        return self.graph.type(self.result)
-
-    @property
-    def dtype(self) -> DType:
-        return self.x.dtype
-
-    @property
-    def block(self) -> int:
-        return _outer_type(self).layout.block
-
-    @property
-    def channels(self) -> int:
-        return self.y.dims[1]
-
-    @property
-    def depth(self) -> int:
-        """Input channels that one output channel reads."""
-        return self.x.dims[1] // self.group
-
-    @property
-    def is_flat(self) -> bool:
-        return self.window.is_pointwise and self.pad is None
-
-    @property
-    def bias(self) -> str | None:
-        return self.anchor.inputs[2] if len(self.anchor.inputs) > 2 else None
-
-    @property
-    def places(self) -> tuple[tuple[int, ...], int, int]:
-        """Output places as (outer axes, rows, columns); flat places are one row."""
-        n, space = self.y.dims[0], self.y.dims[2:]
-        if self.is_flat:
-            return (n,), 1, prod(space)
-        if len(space) == 1:
-            return (n,), 1, space[0]
-        return (n, *space[:-2]), space[-2], space[-1]
-
-    @property
-    def flops(self) -> int:
-        return 2 * self.y.size * self.depth * self.window.taps
-
-
-def _outer_type(p: _Problem) -> TensorType:
-    return p.graph.type(p.outputs[0])
-
-
-def _problem(graph: Graph, ops: Sequence[Op], outputs: Sequence[str]) -> _Problem | None:
-    anchor, after = ops[0], list(ops[1:])
-    trait = anchor.definition.trait(Contraction)
-    if trait is None or trait.kind != "conv" or not outputs:
-        return None
-    attrs = anchor.attributes
-    group = attrs["group"]
-    x, w = (graph.type(n) for n in anchor.reads[:2])
-    window = slide(x.dims[2:], w.dims[2:], **{k: attrs[k] for k in WINDOW_ATTRS})
-    pad = None
-    if after and after[-1].operator == "pad" and _is_border(graph, after[-1]):
-        pad = after.pop()
-    p = _Problem(graph, anchor, tuple(after), pad, tuple(outputs), window, group)
-    fits = (
-        x.dtype in (f32, f64)
-        and graph.is_constant(anchor.inputs[1])
-        and (p.bias is None or graph.is_constant(p.bias))
-        and not any(window.begin)
-        and not any(window.end)
-        and p.y.size > 0
-        and p.depth > 0
-        and all(_is_blocked(graph.type(o)) for o in outputs)
-        and len({graph.type(o).layout for o in outputs}) == 1
-    )
-    if not fits:
-        return None
-    if x.layout.is_blocked and (x.layout.axis != 1 or (group > 1 and p.depth % x.layout.block)):
-        return None
-    if group > 1 and (p.channels // group) % p.block:
-        return None
-    return p if _results(p) is not None else None
-
-
-def _is_blocked(kind: TensorType) -> bool:
-    return kind.layout.is_blocked and kind.layout.axis == 1
-
-
-def _is_border(graph: Graph, op: Op) -> bool:
-    """Whether the op adds zeros around spatial axes and does nothing else."""
-    if op.attr("mode") != "constant" or op.attr("value") != 0:
-        return False
-    before, behind = _border(graph, op)
-    return min(before + behind) >= 0 and not any(before[:2] + behind[:2])
-
-
-def _border(graph: Graph, op: Op) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """Elements that a pad op adds before and behind each axis."""
-    rank = graph.type(op.outputs[0]).rank
-    pads, axes = op.attr("pads"), op.attr("axes")
-    along = range(rank) if axes is None else [a % rank for a in axes]
-    before, behind = [0] * rank, [0] * rank
-    for k, a in enumerate(along):
-        before[a], behind[a] = pads[k], pads[k + len(pads) // 2]
-    return tuple(before), tuple(behind)
-
-
-# --------------------------------------------------------------------------- what is stored
-
-
-@dataclass(frozen=True, slots=True)
-class _Place:
-    """The variables that an output element's indices are made of. Those of extent 1 are constants;
-    the channel runs to the end of the last block."""
-
-    outer: Indices
-    channel: Expr
-    row: Expr
-    column: Expr
-    at: Indices
-
-
-def _formal(p: _Problem) -> _Place:
-    """Variables for the indices of the result. Flat places are split into spatial indices here,
-    before tiles come in: offsets then join them again."""
-    outer, rows, columns = p.places
-    n, *lead = (_variable(f"o{k}", d) for k, d in enumerate(outer))
-    channel = var("c", -(-p.channels // p.block) * p.block)
-    row, column = _variable("h", rows), _variable("w", columns)
-    where = [*lead, row, column][-(p.y.rank - 2) :]
-    if p.is_flat:
-        space = p.y.dims[2:]
-        where = [floordiv(column, s) if d > 1 else index(0)
-                 for d, s in zip(space, row_major_strides(space), strict=True)]  # fmt: skip
-        where = [i % d for i, d in zip(where, space, strict=True)]
-    return _Place((n, *lead), channel, row, column, (n, channel, *where))
-
-
-def _variable(name: str, extent: int) -> Expr:
-    return var(name, extent) if extent > 1 else index(0)
-
-
-def _results(p: _Problem) -> list[Result] | None:
-    """The outputs over the formal indices of the result; shifted where zeros surround it."""
-    at = _formal(p).at
-    inner = p.pad.inputs[0] if p.pad is not None else None
-    names = [inner if p.pad is not None and o == p.pad.outputs[0] else o for o in p.outputs]
-    found = results(p.graph, p.after, p.result, [n for n in names if n is not None], at)
-    if found is None:
-        return None
-    for r in found:
-        if p.graph.type(r.blob).dims != p.y.dims or any(
-            i is not j for i, j, d in zip(r.at, at, p.y.dims, strict=True) if d > 1
-        ):
-            return None
-    found = [Result(r.blob, at, r.value) for r in found]
-    if p.pad is None:
-        return found
-    before, _ = _border(p.graph, p.pad)
-    there = tuple(i + b for i, b in zip(at, before, strict=True))
-    return [r if r.blob == o else Result(o, there, r.value)
-            for r, o in zip(found, p.outputs, strict=True)]  # fmt: skip
-
-
-class _Operands:
-    """How values other than the input and the weights are read when channels do not fill the last
-    block: the lanes past the last channel must stay inside the operand's memory."""
-
-    def __init__(self, p: _Problem, params: Params, channel: Expr) -> None:
-        self.p, self.params, self.channel = p, params, channel
-        self.padded = -(-p.channels // p.block) * p.block
-
-    def __call__(self, blob: str, at: Indices) -> Expr | None:
-        kind = self.p.graph.type(blob)
-        c = self.channel
-        if self.padded == self.p.channels or not any(c in i.free for i in at):
-            return None
-        if _is_blocked(kind) and at[1] is c:
-            return None
-        if self.p.graph.is_constant(blob) and kind.size == self.p.channels and c in at:
-            return self.vector(blob)[c]
-        inside = {c: minimum(c, self.p.channels - 1)}
-        return self.params.read(blob)[offset(kind, tuple(substitute(i, inside) for i in at))]
-
-    def vector(self, blob: str) -> Buffer:
-        """A constant with one value per channel, zeros behind the last."""
-        if self.padded == self.p.channels:
-            return self.params.read(blob)
-        more = self.padded - self.p.channels
-        made = Prepared((blob,), f"channels+{more}", lambda v: np.pad(v.reshape(-1), (0, more)))
-        return self.params.prepared(made, self.p.graph.type(blob).dtype, self.padded)
-
-
-def _pack(w: Array, lanes: int, blocks: int, vectors: int, block: int) -> Array:
-    """Weights [O, C, taps...] as panels of `blocks` vectors of output channels, then one of the
-    vectors that remain; in each, steps of the reduction in the micro-kernel's order. block: input
-    channels per block, 0 for row-major inputs."""
-    o, c = w.shape[:2]
-    w = np.pad(w.reshape(o, c, -1), ((0, vectors * lanes - o), (0, 0), (0, 0)))
-    whole = c // block * block if block else 0
-    parts = []
-    if whole:
-        split = w[:, :whole].reshape(w.shape[0], whole // block, block, -1)
-        parts.append(split.transpose(1, 3, 2, 0).reshape(-1, w.shape[0]))
-    if block and whole < c:
-        parts.append(w[:, whole:].transpose(2, 1, 0).reshape(-1, w.shape[0]))
-    if not block:
-        parts.append(w.transpose(1, 2, 0).reshape(-1, w.shape[0]))
-    steps = np.concatenate(parts)
-    width = blocks * lanes
-    full = vectors // blocks * width
-    panels = steps[:, :full].reshape(len(steps), -1, width).transpose(1, 0, 2)
-    return np.concatenate([panels.reshape(-1), steps[:, full:].reshape(-1)])
-
-
-# --------------------------------------------------------------------------- the kernel
-
-
 class _Writer:
     """Writes the kernel of one problem for one config."""
 
-    def __init__(self, p: _Problem, device: Device, config: Config) -> None:
+    def __init__(self, p: ConvGroup, device: Device, config: Config) -> None:
         self.p, self.config = p, config
         self.lanes = device.lanes(p.dtype)
         self.outer, self.rows, self.columns = p.places
@@ -298,19 +55,19 @@ class _Writer:
         self.panels, self.rest = divmod(self.vectors, self.blocks)
         self.steps = p.depth * p.window.taps
         self.params = Params(p.graph)
-        self.form = _formal(p)
-        operands = _Operands(p, self.params, self.form.channel)
+        self.form = formal(p)
+        operands = Operands(p, self.params, self.form.channel)
         self.x = self.params.read(p.anchor.reads[0])
         weights = Prepared(
             (p.anchor.reads[1],),
             f"conv lanes={self.lanes} blocks={self.blocks} vectors={self.vectors} "
             f"block={p.x.layout.block}",
-            lambda w: _pack(w, self.lanes, self.blocks, self.vectors, p.x.layout.block),
+            lambda w: pack_weights(w, self.lanes, self.blocks, self.vectors, p.x.layout.block),
         )
         total = self.steps * self.vectors * self.lanes
         self.w = self.params.prepared(weights, p.dtype, total)
         self.bias = None if p.bias is None else operands.vector(p.bias)
-        found = _results(p)
+        found = conv_results(p)
         assert found is not None
         self.stores = lowered(self.params, found, p.result, operands)
         self.acc = load(p.result, self.form.at, p.dtype)
@@ -330,7 +87,7 @@ class _Writer:
                      for k, s, d in zip(window.kernel, space, window.dilations, strict=True))
         block = x.layout.block
         if not block:
-            return [Segment((Level(depth, channel), *taps))]
+            return [Segment((*taps, Level(depth, channel)))]
         full, rest = divmod(depth, block)
         found = []
         if full:
@@ -501,7 +258,7 @@ class _Writer:
     def borders(self) -> list[Phase]:
         if self.p.pad is None:
             return []
-        before, behind = _border(self.p.graph, self.p.pad)
+        before, behind = border(self.p.graph, self.p.pad)
         name = self.p.pad.outputs[0]
         kind = self.p.graph.type(name)
         return [_frame(self.params.write(name), kind, before[2:], behind[2:])]
@@ -573,7 +330,7 @@ class DirectConv:
     version = 1
 
     def matches(self, graph: Graph, ops: Sequence[Op], outputs: Sequence[str]) -> bool:
-        return _problem(graph, ops, outputs) is not None
+        return conv_group(graph, ops, outputs) is not None
 
     def space(
         self, graph: Graph, ops: Sequence[Op], outputs: Sequence[str], device: Device
@@ -607,21 +364,21 @@ class DirectConv:
         return _Writer(_require(graph, ops, outputs), device, config).launch()
 
 
-def _require(graph: Graph, ops: Sequence[Op], outputs: Sequence[str]) -> _Problem:
-    p = _problem(graph, ops, outputs)
+def _require(graph: Graph, ops: Sequence[Op], outputs: Sequence[str]) -> ConvGroup:
+    p = conv_group(graph, ops, outputs)
     if p is None:
         what = " + ".join(op.operator for op in ops)
         raise LoweringError(f"the direct convolution kernel does not compute {what}")
     return p
 
 
-def _tiles(p: _Problem, device: Device) -> list[Config]:
-    """Register tiles, the one that takes the fewest issue slots first. With equal figures, more
-    vectors per scalar of the input win."""
+def _tiles(p: ConvGroup, device: Device) -> list[Config]:
+    """Register tiles, the one that takes the fewest issue slots first."""
     lanes = device.lanes(p.dtype)
     unit = p.block // lanes
     vectors = -(-p.channels // p.block) * unit
     each = p.channels // p.group // lanes
+    each_vector = p.depth * p.window.taps * lanes * p.dtype.bytes
     _, rows, columns = p.places
     found: list[tuple[float, Config]] = []
     for nb in range(unit, min(vectors, 4 * max(unit, 1)) + 1, unit):
@@ -631,7 +388,7 @@ def _tiles(p: _Problem, device: Device) -> list[Config]:
         for th, tw in _shapes(rows, columns, limit):
             full, rest = divmod(vectors, nb)
             slots = sum(
-                panels * count * issue_slots(h * w, blocks)
+                panels * count * issue_slots(h * w, blocks, device, each_vector)
                 for blocks, panels in ((nb, full), (rest, min(rest, 1)))
                 for count, h, w in _covering(rows, columns, th, tw)
             )

@@ -9,6 +9,7 @@ are rows. Blocks along K go through the output, which holds the running sums bet
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from math import prod
@@ -37,6 +38,8 @@ MAX_ITEMS = 16
 PACK_ELEMENTS = 32_768  # elements that one item packs
 PACK_ROWS = 32  # fewer rows read a right operand that is not constant where it lies
 WIDE_BLOCKS = 8  # blocks of the widest tile, for few rows
+DEPTH = 512  # steps of the reduction in one block of K
+PAGE, LINE, WAYS = 4096, 64, 6  # addresses that share a cache set, bytes, lines of A a set may hold
 
 
 @dataclass(frozen=True, slots=True)
@@ -579,7 +582,7 @@ class Gemm:
         p = _require(graph, ops, outputs)
         found = [_default(p, device)]
         items, pack = found[0]["items"], found[0]["pack"]
-        depths = [0] if p.k <= 512 or p.m < 64 else [0, 256, 512]
+        depths = [0] if p.k <= DEPTH or p.m < PACK_ROWS else [0, DEPTH // 2, DEPTH]
         for kc in depths:
             for shape in _tiles(p, device)[: 6 if kc == 0 else 2]:
                 for order in ("n", "m"):
@@ -615,26 +618,37 @@ def _default(p: _Problem, device: Device) -> Config:
     work = p.flops * max(1, 16 // p.m)
     return {
         **_tiles(p, device)[0],
-        "kc": 512 if p.k > 1024 and p.m >= 256 else 0,
+        "kc": _depth(p),
         "order": "n" if p.m <= 2 * p.n else "m",
         "items": max(1, min(MAX_ITEMS, work // ITEM_FLOPS)),
         "pack": not p.constant and p.m >= PACK_ROWS,
     }
 
 
+def _depth(p: _Problem) -> int:
+    """Steps per block of K in the default config; 0 for all of them."""
+    return DEPTH if p.k > 2 * DEPTH and p.m >= PACK_ROWS else 0
+
+
 def _tiles(p: _Problem, device: Device) -> list[Config]:
     """Register tiles, the one that takes the fewest issue slots first; one per number of blocks."""
     lanes = device.lanes(p.dtype)
     vectors = -(-p.n // lanes)
+    each_vector = (_depth(p) or p.k) * lanes * p.dtype.bytes
+    # rows that lie a multiple of a page apart compete for the same few sets of the first cache
+    step = p.k * p.dtype.bytes
+    distinct = max(1, PAGE // math.gcd(PAGE, step)) if step % LINE == 0 else PAGE
     best: dict[int, tuple[float, Config]] = {}
     for nb in range(1, min(vectors, WIDE_BLOCKS) + 1):
         limit = min(most_rows(nb, device.registers), p.m)
         for mr in range(limit, max(0, limit - 5), -1):
             slots = sum(
-                tall * wide * issue_slots(rows, blocks)
+                tall * wide * issue_slots(rows, blocks, device, each_vector)
                 for tall, rows in ((p.m // mr, mr), (min(p.m % mr, 1), p.m % mr))
                 for wide, blocks in ((vectors // nb, nb), (min(vectors % nb, 1), vectors % nb))
             )
+            if mr > WAYS * distinct:
+                slots *= 1.5
             if nb not in best or slots < best[nb][0]:
                 best[nb] = slots, {"mr": mr, "nb": nb}
     return [c for _, c in sorted(best.values(), key=lambda f: (f[0], -f[1]["nb"]))]

@@ -18,6 +18,7 @@ from math import prod
 from ...ops.expr import Expr, apply, const, index, var
 from ...ops.types import DType, i64
 from .compose import Indices
+from .device import Device
 from .ir import Buffer, Declare, Local, Set, Stmt, loop
 
 UNROLL = 4  # steps of the reduction per round: enough to hide the loop's own cost
@@ -179,7 +180,8 @@ class MicroKernel:
             if rest:
                 body = nest(rest, a_at + k * level.stride, b_at + k * ahead, depth + 1)
                 return (loop(k, body),)
-            return unrolled(k, lambda at: step(a_at + at * level.stride, b_at + at * ahead))
+            width = round_width(level, list(zip(self.rows, a.strides, strict=True)))
+            return unrolled(k, width, lambda at: step(a_at + at * level.stride, b_at + at * ahead))
 
         for s in segments:
             levels = simplified(s.levels)
@@ -201,10 +203,24 @@ def bind(name: str, value: Expr) -> tuple[tuple[Stmt, ...], Expr]:
     return (Declare(held), Set(held, (), value)), held.value
 
 
-def unrolled(k: Expr, body: Callable[[Expr], tuple[Stmt, ...]]) -> tuple[Stmt, ...]:
-    """body for all of k's range in rounds of a few steps, the rest one after the other."""
+def round_width(level: Level, rows: Sequence[tuple[int, int]]) -> int:
+    """Steps of an innermost loop that are written out in one round. rows: (count, stride) per axis.
+
+    One where neighbouring steps read the same elements for other rows (taps of a window over
+    row-major memory): the compiler would keep all of them in registers, and run out of these.
+    """
+    if any(s and level.stride * step % s == 0 and level.stride * step // s < n
+           for step in range(1, UNROLL) for n, s in rows):  # fmt: skip
+        return 1
+    widths = range(UNROLL, UNROLL // 2 - 1, -1)
+    return next((w for w in widths if level.count % w == 0), UNROLL)
+
+
+def unrolled(k: Expr, width: int, body: Callable[[Expr], tuple[Stmt, ...]]) -> tuple[Stmt, ...]:
+    """body for all of k's range in rounds of `width` steps, the rest one after the other."""
     count = k.payload[2]
-    width = next((w for w in (UNROLL, UNROLL - 1, UNROLL - 2) if count % w == 0), UNROLL)
+    if width == 1 < count:
+        return (loop(k, body(k)),)
     whole = count // width * width
     out: list[Stmt] = []
     if whole > width:
@@ -237,6 +253,15 @@ def most_rows(blocks: int, registers: int) -> int:
     return max(0, (registers - 1 - blocks) // blocks)
 
 
-def issue_slots(rows: int, blocks: int) -> float:
-    """Multiply-add slots that one reduction step of a tile takes; small tiles wait for results."""
-    return max(rows * blocks, PIPELINE + blocks) + 0.3 * blocks
+def issue_slots(rows: int, blocks: int, device: Device, vector_steps: int) -> float:
+    """Multiply-add slots that one reduction step of a tile takes: small tiles wait for results,
+    loads are not quite free, and compilers want two more registers to have loads under way.
+
+    vector_steps: bytes of B per block that stay in use from tile to tile. A panel that does not fit
+    into the first cache costs a little each time it is read, one too large for the second a lot.
+    The weights were fitted to measurements on AVX-512 machines.
+    """
+    panel = 2 * blocks * vector_steps
+    vector = 2.0 if panel > device.l2_bytes else 0.5 if panel > device.l1_bytes else 0.15
+    slots = max(rows * blocks, PIPELINE + blocks) + 0.15 * rows + vector * blocks
+    return slots + 2 * (rows * blocks + blocks + 3 > device.registers)

@@ -35,21 +35,44 @@ def _power_of_two(f: Function, n: Value) -> Value:
     return f.convert("bitcast", f.op("shl", biased, f.const(23, i32, n.lanes)), f32)
 
 
-def exp(f: Function, x: Value) -> Value:
-    x = _clamp(f, x, -104.0, 89.0)
-    scaled = f.op("fmul", x, f.const(1.44269504088896341, f32, x.lanes))
-    n = f.call(f.intrinsic("rint", scaled), f32, x.lanes, scaled)
+def _reduced(f: Function, x: Value) -> tuple[Value, Value]:
+    """(exp(r) - 1, k) with x = r + k log 2 and |r| <= log(2) / 2, for |x| up to 110."""
+    # adding 1.5 * 2**23 rounds to an integer and leaves it in the low bits
+    magic = f.const(12582912.0, f32, x.lanes)
+    shifted = f.fma(x, f.const(1.44269504088896341, f32, x.lanes), magic)
+    n = f.op("fsub", shifted, magic)
     r = f.fma(n, f.const(-0.693359375, f32, x.lanes), x)
     r = f.fma(n, f.const(2.12194440e-4, f32, x.lanes), r)
     p = _horner(f, r, (1.9875691500e-4, 1.3981999507e-3, 8.3334519073e-3, 4.1665795894e-2,
                        1.6666665459e-1, 5.0000001201e-1))  # fmt: skip
     p = f.fma(p, f.op("fmul", r, r), r)
-    p = f.op("fadd", p, f.const(1.0, f32, x.lanes))
-    # 2**n in two factors, so that results near overflow and subnormal ones come out right
-    k = f.convert("fptosi", n, i32)
+    return p, f.op("sub", f.convert("bitcast", shifted, i32), f.const(0x4B400000, i32, x.lanes))
+
+
+def _scale(f: Function, x: Value, k: Value) -> Value:
+    """x * 2**k in two factors, so that results near overflow and subnormal ones come out right."""
     half = f.op("ashr", k, f.const(1, i32, x.lanes))
-    p = f.op("fmul", p, _power_of_two(f, half))
-    return f.op("fmul", p, _power_of_two(f, f.op("sub", k, half)))
+    x = f.op("fmul", x, _power_of_two(f, half))
+    return f.op("fmul", x, _power_of_two(f, f.op("sub", k, half)))
+
+
+def exp(f: Function, x: Value) -> Value:
+    p, k = _reduced(f, _clamp(f, x, -104.0, 89.0))
+    return _scale(f, f.op("fadd", p, f.const(1.0, f32, x.lanes)), k)
+
+
+def expm1(f: Function, x: Value) -> Value:
+    """exp(x) - 1 = (exp(r) - 1 + (1 - 2**-k)) * 2**k."""
+    p, k = _reduced(f, _clamp(f, x, -18.0, 89.0))
+    one = f.const(1.0, f32, x.lanes)
+    # from k = 25 on 2**-k is lost beside 1
+    far = f.op("sub", f.const(0, i32, x.lanes), f.call(
+        f.intrinsic("smin", k), i32, x.lanes, k, f.const(26, i32, x.lanes)
+    ))
+    rest = f.op("fsub", one, _power_of_two(f, far))
+    out = _scale(f, f.op("fadd", p, rest), k)
+    zero = f.const(0.0, f32, x.lanes)
+    return f.select(f.compare("oeq", x, zero), x, out)  # -0 stays -0
 
 
 def log(f: Function, x: Value) -> Value:
@@ -82,6 +105,18 @@ def log(f: Function, x: Value) -> Value:
     return f.select(f.compare("ult", x, zero), f.const(float("nan"), f32, n), out)
 
 
+def log1p(f: Function, x: Value) -> Value:
+    """log(u) with u = 1 + x rounded, plus what the rounding lost."""
+    n = x.lanes
+    one, inf = f.const(1.0, f32, n), f.const(float("inf"), f32, n)
+    u = f.op("fadd", x, one)
+    lost = f.op("fsub", x, f.op("fsub", u, one))
+    rough = log(f, u)
+    usable = f.op("and", f.compare("ogt", u, f.const(0.0, f32, n)), f.compare("olt", u, inf))
+    out = f.select(usable, f.op("fadd", rough, f.op("fdiv", lost, u)), rough)
+    return f.select(f.compare("oeq", u, one), x, out)
+
+
 def _saturate(f: Function, x: Value, limit: float, inner: Value) -> Value:
     """inner, but exactly 1 with x's sign where |x| >= limit."""
     n = x.lanes
@@ -100,7 +135,7 @@ def tanh(f: Function, x: Value) -> Value:
                        4.89352455891786e-03))  # fmt: skip
     q = _horner(f, z, (1.19825839466702e-06, 1.18534705686654e-04, 2.26843463243900e-03,
                        4.89352518554385e-03))  # fmt: skip
-    return _saturate(f, whole, 9.0, f.op("fdiv", f.op("fmul", p, x), q))
+    return _saturate(f, whole, 8.4, f.op("fmul", x, f.op("fdiv", p, q)))
 
 
 def erf(f: Function, x: Value) -> Value:
@@ -112,11 +147,12 @@ def erf(f: Function, x: Value) -> Value:
                        -1.60960333262415e-02))  # fmt: skip
     q = _horner(f, z, (-1.45660718464996e-05, -2.13374055278905e-04, -1.68282697438203e-03,
                        -7.37332916720468e-03, -1.42647390514189e-02))  # fmt: skip
-    return _saturate(f, whole, 4.0, f.op("fdiv", f.op("fmul", p, x), q))
+    # near saturation the quotient may round to just above 1
+    return _saturate(f, whole, 3.8, _clamp(f, f.op("fmul", x, f.op("fdiv", p, q)), -1.0, 1.0))
 
 
 VECTOR: Final[dict[str, Callable[[Function, Value], Value]]] = {
-    "exp": exp, "log": log, "tanh": tanh, "erf": erf,
+    "exp": exp, "expm1": expm1, "log": log, "log1p": log1p, "tanh": tanh, "erf": erf,
 }  # fmt: skip
 
 # LLVM intrinsics that every target expands, in lanes where it has the instruction.

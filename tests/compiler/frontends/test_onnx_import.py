@@ -63,7 +63,9 @@ def test_nothing_of_onnx_is_loaded_before_a_model_is_read() -> None:
         "f.read(sys.stdin.buffer.read()); assert 'onnx' not in sys.modules"
     )
     data = model([node("Relu", ["x"], ["y"])]).SerializeToString()
-    done = subprocess.run([sys.executable, "-c", code], input=data, capture_output=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", code], input=data, capture_output=True, check=False
+    )
     assert done.returncode == 0, done.stderr.decode()
 
 
@@ -81,7 +83,9 @@ def test_names_and_provenance() -> None:
     assert all(op.source == (op.name,) for op in g.ops)
 
 
-@pytest.mark.parametrize("odd", ['__import__("os")', "a b", '"', "'", "a\nb", "%x: f32[1]", "ü", "x_1"])
+@pytest.mark.parametrize(
+    "odd", ['__import__("os")', "a b", '"', "'", "a\nb", "%x: f32[1]", "ü", "x_1"]
+)
 def test_names_may_be_any_text(odd: str) -> None:
     m = model(
         [node("Relu", [odd + "i"], [odd], name=odd), node("Add", [odd, odd + "w"], [odd + "y"])],
@@ -98,7 +102,11 @@ def test_names_may_be_any_text(odd: str) -> None:
 def test_made_up_names_leave_those_of_the_model_alone() -> None:
     # Softmax of opset 11 over two axes needs helpers, whose obvious names are taken further down.
     nodes = [node("Softmax", ["x"], ["a"], name="s", axis=0)]
-    nodes += [node("Relu", ["a"], ["s"]), node("Relu", ["s"], ["s_1"]), node("Relu", ["s_1"], ["y"])]
+    nodes += [
+        node("Relu", ["a"], ["s"]),
+        node("Relu", ["s"], ["s_1"]),
+        node("Relu", ["s_1"], ["y"]),
+    ]
     g = read(model(nodes, opset=11))
     assert {op.outputs[0] for op in g.ops} >= {"a", "s", "s_1", "y"}
     assert len(g.ops) == 6
@@ -145,7 +153,11 @@ def test_signature_keeps_symbols() -> None:
 
 
 def test_nodes_in_any_order_and_dead_ones() -> None:
-    nodes = [node("Relu", ["h"], ["y"]), node("Nonsense", ["x"], ["dead"]), node("Abs", ["x"], ["h"])]
+    nodes = [
+        node("Relu", ["h"], ["y"]),
+        node("Nonsense", ["x"], ["dead"]),
+        node("Abs", ["x"], ["h"]),
+    ]
     g = read(model(nodes))
     assert operators(g) == ["abs", "relu"]
     assert operators(read(model(nodes), outputs=["h"])) == ["abs"]

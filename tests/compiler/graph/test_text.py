@@ -98,7 +98,7 @@ def small() -> Graph:
     w = b.parameter("w", np.arange(108, dtype=np.float32).reshape(4, 3, 3, 3))
     bias = b.constant(np.array([0.5, -1, 0, 1e-20], np.float32), "b")
     c = b.op("conv", x, w, bias, name="Conv_0", strides=(2, 2), pads=(1, 1, 1, 1))
-    y = b.op("relu", c, name="r", source=("Relu_1", "a b"), out=("y",))
+    y = b.op("relu", c, name="r", source=("Relu_1", "b"), out=("y",))
     b.output(y)
     g = b.build()
     return replace(g, ops=tuple(op.with_group(3) for op in g.ops))
@@ -110,7 +110,7 @@ graph net(%x: f32[1,3,8,8]) -> (%y: f32[1,4,4,4]) {
   const @b: f32[4] = [0.5, -1.0, 0.0, 1e-20]
   group 3 {
     %Conv_0 = conv(%x, @w, @b) {strides=[2, 2], pads=[1, 1, 1, 1]} : f32[1,4,4,4]  # model: Conv_0
-    %y = relu(%Conv_0)                                       : f32[1,4,4,4]  # model: Relu_1 + "a b" as r
+    %y = relu(%Conv_0)                                   : f32[1,4,4,4]  # model: Relu_1 + b as r
   }
 }
 """
@@ -118,6 +118,27 @@ graph net(%x: f32[1,3,8,8]) -> (%y: f32[1,4,4,4]) {
 
 def test_the_look() -> None:
     assert to_text(small()) == LOOK
+
+
+def test_groups_that_are_scattered_are_marked() -> None:
+    b = GraphBuilder("g")
+    v = b.input("x", (3,))
+    for _ in range(3):
+        v = b.relu(v)
+    b.output(v)
+    g = b.build()
+    groups = zip(g.ops, (7, None, 7), strict=True)
+    g = replace(g, ops=tuple(op.with_group(k) for op, k in groups))
+    assert "group 7" not in to_text(g)
+    assert to_text(g).count("group=7") == 2
+    assert_equal(parse(to_text(g)), g)
+
+
+def test_attributes_keep_the_type_that_their_default_has_not() -> None:
+    b = GraphBuilder("g")
+    b.output(b.reshape(b.input("x", (3,)), shape=(3, 1), allowzero=False))
+    g = b.build()
+    assert repr(parse(to_text(g)).ops) == repr(g.ops)
 
 
 def test_absent_inputs_and_several_outputs() -> None:
@@ -216,7 +237,7 @@ def test_comments_and_blanks_mean_nothing() -> None:
         ("f32[4,3,3,3]", "f32[4,3,9]", "the array given in `constants` is float32[4, 3, 3, 3]"),
         ("[0.5, -1.0, 0.0, 1e-20]", "[0.5, -1.0]", "f32[4] has 4 elements, here are 2"),
         ("[0.5, -1.0, 0.0, 1e-20]", "[0, 0, 0, True]", "True is no element of f32"),
-        ('+ "a b" as r', "a", "expected node names with '+' between"),
+        ("+ b as r", "a", "expected node names with '+' between"),
         ("group 3 {", "group x {", "expected the group's number"),
         ("param @w", "param @x", "the blob 'x' is defined twice"),
     ],

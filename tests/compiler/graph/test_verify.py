@@ -147,6 +147,11 @@ def test_convex_groups_are_fine(groups: tuple[int | None, ...]) -> None:
             "reads its 'b'",
         ),
         (
+            (None, 1, None, 1),
+            "group 1 cannot run as one kernel: relu (node 'node c') reads its 'b', then group 1 "
+            "reads its 'c'",
+        ),
+        (
             (4, 2, 2, 4),
             "group 4 cannot run as one kernel: group 2 reads its 'a', then group 4 reads its 'c'",
         ),

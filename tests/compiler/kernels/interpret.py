@@ -292,7 +292,8 @@ def _wide(fn: Callable[..., Any]) -> Callable[..., Any]:
 
 _HORIZONTAL = {"hsum": np.sum, "hprod": np.prod, "hmax": np.max, "hmin": np.min}
 _CALLS: dict[str, Callable[..., Any]] = {
-    "fma": lambda a, b, c: a * b + c, "add": lambda a, b: a + b, "sub": lambda a, b: a - b, "mul": lambda a, b: a * b,
+    "fma": lambda a, b, c: a * b + c, "add": lambda a, b: a + b,
+    "sub": lambda a, b: a - b, "mul": lambda a, b: a * b,
     "div": lambda a, b: np.true_divide(a, b), "floordiv": lambda a, b: a // b,
     "mod": lambda a, b: a % b, "fmod": np.fmod, "pow": np.power, "max": np.maximum,
     "min": np.minimum, "and": lambda a, b: a & b, "or": lambda a, b: a | b,

@@ -12,7 +12,7 @@ from tilewright.compiler.graph.builder import GraphBuilder, Value
 from tilewright.compiler.graph.ir import Graph
 from tilewright.compiler.kernels.matmul import Gemm, pack_panels
 
-from .support import AVX2, AVX512, DEVICES, NEON, check_group
+from .support import AVX2, AVX512, DEVICES, NEON, check_group, check_launch
 
 GEMM = Gemm()
 
@@ -147,8 +147,6 @@ def test_sums_rest_in_the_output_between_blocks_of_k() -> None:
     config = GEMM.default(graph, graph.ops, graph.outputs, AVX2) | {"kc": 5}
     launch = GEMM.instantiate(graph, graph.ops, graph.outputs, AVX2, config)
     assert not launch.kernel.inplace
-    from .support import check_launch
-
     check_launch(graph, launch, feeds)
 
 

@@ -15,10 +15,10 @@ from tilewright.compiler.kernels.template import KernelTemplate
 from tilewright.ops import library as _library  # noqa: F401  registers every operator
 from tilewright.ops.operator import REGISTRY, Opaque
 from tilewright.ops.samples import cases
-from tilewright.ops.types import Layout, boolean, f16, f32, f64, i32, u8
+from tilewright.ops.types import Layout, boolean, f16, f32, f64, u8
 
 from .native import check, graph_of
-from .support import AVX2, NEON, check_launch, with_layouts
+from .support import AVX2, check_launch, with_layouts
 
 TEMPLATES: dict[str, KernelTemplate] = {
     "argreduce": ArgReduce(), "sort": TopK(), "scan": CumulativeSum(), "scatter": Scatter(),
@@ -54,7 +54,7 @@ def sprinkled(*shape: int) -> Any:
     return x
 
 
-@pytest.mark.parametrize("dtype", [f32, f64, i32, u8, boolean, f16], ids=str)
+@pytest.mark.parametrize("dtype", [f32, f64, u8, boolean, f16], ids=str)
 @pytest.mark.parametrize("name", OPERATORS)
 def test_samples(name: str, dtype: Any) -> None:
     tried = 0
@@ -70,13 +70,12 @@ def test_samples(name: str, dtype: Any) -> None:
 
 
 @pytest.mark.parametrize("name", OPERATORS)
-@pytest.mark.parametrize("device", [AVX2, NEON], ids=["avx2", "neon"])
-def test_every_access_is_inside_and_items_do_not_meet(name: str, device: Any) -> None:
+def test_every_access_is_inside_and_items_do_not_meet(name: str) -> None:
     """The interpreter checks bounds, roles, and that no item sees what another one writes."""
     template = template_of(name)
     for case in cases(REGISTRY[name], f32):
         graph, feeds = graph_of(name, case.inputs, case.constant, **case.attrs)
-        launch = template.instantiate(graph, graph.ops, graph.outputs, device, {})
+        launch = template.instantiate(graph, graph.ops, graph.outputs, AVX2, {})
         check_launch(graph, launch, feeds)
 
 
@@ -187,17 +186,17 @@ def test_running_sums_of_many_shapes(exclusive: int, reverse: int) -> None:
 def test_scatter_elements_where_updates_meet(reduction: str) -> None:
     """Few places and many updates, large enough for several items."""
     for shape, dims, axis in (
-        ((4, 900), (60, 900), 0),
-        ((600, 5), (600, 30), 1),
-        ((3, 2, 700), (2, 40, 650), 1),
-        ((50, 3), (2000, 3), 0),
+        ((4, 900), (20, 900), 0),
+        ((600, 5), (600, 15), 1),
+        ((3, 2, 700), (2, 12, 650), 1),
+        ((50, 3), (4000, 3), 0),
     ):
         data, updates = rng.uniform(0.9, 1.1, shape), rng.uniform(0.9, 1.1, dims)
         indices = rng.integers(-shape[axis], shape[axis], dims)
         graph, feeds = graph_of("scatter_elements", [data, indices, updates], axis=axis,
                                 reduction=reduction)  # fmt: skip
         launch = check(Scatter(), graph, feeds, tolerance=1e-12)
-        assert launch.kernel.phases[1].items > 1 or dims == (2000, 3)
+        assert (launch.kernel.phases[1].items > 1) == (dims != (4000, 3))
 
 
 @pytest.mark.parametrize("reduction", ["none", "add", "max"])

@@ -1,0 +1,73 @@
+"""Saved programs back to life."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+
+from ..codegen.cpu.target import host
+from ..errors import ArtifactError, LoweringError
+from ..options import options
+from ..passes.base import Stage
+from ..store import Key, Store
+from .artifact import Saved, key_digest, read
+from .build import Progress, Stopwatch, choose, link
+from .executable import Executable
+
+
+class _Bundled(Store):
+    """The objects that came with a program, then the user's store."""
+
+    def __init__(self, objects: Mapping[str, bytes]) -> None:
+        super().__init__()
+        self._objects = objects
+
+    def get(self, key: Key) -> bytes | None:
+        found = self._objects.get(key_digest(key))
+        return super().get(key) if found is None else found
+
+
+def load(
+    path: str | os.PathLike[str],
+    *,
+    threads: int | None = None,
+    memory_limit: int | str | None = None,
+    progress: Progress | None = None,
+) -> Executable:
+    """A program that `exe.save` wrote, ready to run.
+
+    Its passes are not run again. Native code comes from the file where it was built for this very
+    machine type and version, else from the store, else it is built now.
+
+    threads, memory_limit, progress: as for `compile`; None means what the program was compiled with.
+    A saved program contains native code: load only files that you would also run.
+
+    Raises ArtifactError for a damaged or foreign file, or one whose layout this machine cannot run;
+    OptionError for bad arguments; MemoryLimitError.
+    """
+    watch = Stopwatch()
+    saved = read(path)
+    chosen = options(
+        numerics=saved.numerics,
+        memory_limit=saved.memory_limit if memory_limit is None else memory_limit,
+        threads=saved.threads if threads is None else threads,
+    )
+    target = host()
+    reading = watch.lap()
+    stage = Stage("load", saved.graph, reading * 1e3, True)
+    try:
+        compilation = choose((stage,), target, chosen)
+        kernels = watch.lap()
+        return link(compilation, _Bundled(saved.objects), progress,
+                    read=reading, passes=0.0, kernels=kernels)  # fmt: skip
+    except LoweringError as e:
+        if _same_machine(saved, target.fingerprint):
+            raise
+        raise ArtifactError(
+            f"saved program {str(path)!r} was made for {saved.target.get('cpu')!r} by Tilewright "
+            f"{saved.version} and does not fit {target.cpu!r}: {e}. Compile the model again"
+        ) from e
+
+
+def _same_machine(saved: Saved, fingerprint: Mapping[str, str | int]) -> bool:
+    return dict(saved.target) == dict(fingerprint)
