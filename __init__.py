@@ -9,8 +9,9 @@ from __future__ import annotations
 
 from tilewright.compiler.api.compile import compile
 from tilewright.compiler.api.executable import Executable
+from tilewright.compiler.api.load import load
 from tilewright.compiler.errors import TilewrightError
 from tilewright.compiler.graph.builder import GraphBuilder as Graph
+from tilewright.compiler.options import VERSION as __version__
 
-__version__ = "0.1.0"
-__all__ = ["Executable", "Graph", "TilewrightError", "compile"]
+__all__ = ["Executable", "Graph", "TilewrightError", "__version__", "compile", "load"]

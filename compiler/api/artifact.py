@@ -217,7 +217,7 @@ def _check_whole(f: IO[bytes], label: str) -> None:
     size = f.seek(0, os.SEEK_END)
     f.seek(0)
     start = f.read(4)
-    if start and start != b"PK\x03\x04":
+    if not b"PK\x03\x04".startswith(start):
         raise ArtifactError(f"{label} was not saved by Tilewright: it is no zip archive")
     f.seek(max(0, size - _COMMENT_BYTES))
     comment = f.read()

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import operator
 import os
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from ..codegen.cpu.target import CpuTarget, host
-from ..errors import OptionError, TargetError
+from ..errors import ModelError, OptionError, TargetError
 from ..frontends import onnx as onnx_frontend
 from ..graph.builder import GraphBuilder
 from ..graph.ir import Graph
@@ -21,7 +24,7 @@ from .build import Progress, Stopwatch, choose, link, optimise
 from .deferred import DeferredExecutable
 from .executable import Executable
 
-Shapes = Mapping[str, Sequence[int]]
+Shapes = Mapping[str, Sequence[int] | int]
 
 
 def compile(
@@ -102,17 +105,40 @@ def cpu_target(name: str) -> CpuTarget:
 
 def _read(source: Any, shapes: Shapes | None, outputs: Sequence[str] | None) -> tuple[Graph | None, Any]:
     """The graph, or the model that needs shapes first."""
+    shapes = _checked(shapes)
     if isinstance(source, GraphBuilder):
         return source.build(), None
     if isinstance(source, Graph):
         return source, None
     if isinstance(source, (str, os.PathLike)) and Path(source).suffix == ".txt":
-        return parse(Path(source).read_text()), None
+        return parse(_text(Path(source))), None
     model = onnx_frontend.load(source)
     ranked = all(v.dims is not None and v.dtype is not None for v in model.inputs)
     if shapes is None and ranked and not model.is_static:
         return None, model
     return model.to_graph(shapes, outputs), model
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, ValueError) as e:
+        raise ModelError(f"graph text {str(path)!r} cannot be read: {e}") from e
+
+
+def _checked(shapes: Any) -> Shapes | None:
+    """The argument `shapes` with plain ints in it. Raises OptionError for what has no such form."""
+    if shapes is None:
+        return None
+    try:
+        return {
+            str(name): tuple(map(operator.index, s)) if np.iterable(s) else operator.index(s)
+            for name, s in shapes.items()
+        }
+    except (AttributeError, TypeError) as e:
+        raise OptionError(
+            f"shapes={shapes!r}: expected sizes by input, such as {{'x': (1, 3, 224, 224)}}"
+        ) from e
 
 
 def _build(

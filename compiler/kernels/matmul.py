@@ -15,20 +15,28 @@ from dataclasses import dataclass
 from math import prod
 from typing import Any
 
-import numpy as np
 import numpy.typing as npt
 
-from ...ops.expr import Expr, compare, const, floordiv, index, linear, load, minimum, var
-from ...ops.operator import Contraction, Injective, View
+from ...ops.expr import Expr, compare, const, floordiv, index, load, minimum, var
 from ...ops.traverse import substitute
-from ...ops.types import DType, f32, f64, row_major_strides
+from ...ops.types import row_major_strides
 from ..errors import LoweringError
 from ..graph.evaluate import evaluate_op
 from ..graph.ir import Graph, Op
-from .compose import Composer, Indices, broadcast
+from .compose import Indices, broadcast
 from .device import Device
-from .epilogue import Params, Result, inplace, lowered, place, results
+from .epilogue import Params, inplace, lowered, place
 from .ir import Buffer, If, Kernel, Launch, Phase, Prepared, Stmt, Store, loop, seq
+from .matmul_group import (
+    MatmulGroup,
+    affine,
+    formal,
+    matmul_group,
+    matmul_results,
+    pack_panels,
+    unflatten,
+    variable,
+)
 from .microkernel import Level, MicroKernel, Panel, Rows, Segment, issue_slots, most_rows
 from .template import Config
 
@@ -40,177 +48,6 @@ PACK_ROWS = 32  # fewer rows read a right operand that is not constant where it 
 WIDE_BLOCKS = 8  # blocks of the widest tile, for few rows
 DEPTH = 512  # steps of the reduction in one block of K
 PAGE, LINE, WAYS = 4096, 64, 6  # addresses that share a cache set, bytes, lines of A a set may hold
-
-
-@dataclass(frozen=True, slots=True)
-class _Problem:
-    """One product with the ops around it.
-
-    batch: of the result, () when its axes are rows. bound: the matrices of the right operand that
-    differ, as b's own batch axes.
-    """
-
-    graph: Graph
-    before: tuple[Op, ...]
-    anchor: Op
-    after: tuple[Op, ...]
-    outputs: tuple[str, ...]
-    batch: tuple[int, ...]
-    m: int
-    n: int
-    k: int
-
-    @property
-    def a(self) -> str:
-        return self.anchor.reads[0]
-
-    @property
-    def b(self) -> str:
-        return self.anchor.reads[1]
-
-    @property
-    def result(self) -> str:
-        return self.anchor.outputs[0]
-
-    @property
-    def dtype(self) -> DType:
-        return self.graph.type(self.result).dtype
-
-    @property
-    def flops(self) -> int:
-        return 2 * prod(self.batch) * self.m * self.n * self.k
-
-    @property
-    def own_batch(self) -> tuple[int, ...]:
-        """Batch axes of the right operand itself."""
-        return self.graph.type(self.b).dims[:-2]
-
-    @property
-    def constant(self) -> bool:
-        """Whether the right operand is known when the program is linked."""
-        made = {o: op for op in self.before for o in op.outputs}
-
-        def known(blob: str) -> bool:
-            if blob in made:
-                return all(known(n) for n in made[blob].reads)
-            return self.graph.is_constant(blob)
-
-        return known(self.b)
-
-    # ---------------------------------------------------------------- index expressions
-
-    def a_element(self, bt: Expr, m: Expr, k: Expr) -> Expr:
-        """The left operand's element; a blob load or an expression over some."""
-        dims = self.graph.type(self.a).dims
-        at = (*self.logical(bt, m)[: len(self.full_batch)], self.row(m), k)
-        at = (k,) if len(dims) == 1 else at
-        return Composer(self.graph, self.before).element(self.a, broadcast(at, dims))
-
-    def b_element(self, own: Indices, k: Expr, n: Expr) -> Expr:
-        at = (k,) if self.graph.type(self.b).rank == 1 else (*own, k, n)
-        dims = self.graph.type(self.b).dims
-        return Composer(self.graph, self.before).element(self.b, broadcast(at, dims))
-
-    @property
-    def full_batch(self) -> tuple[int, ...]:
-        """Batch axes of the result, rows or not."""
-        kind = self.graph.type(self.result)
-        return kind.dims[: kind.rank - (self.graph.type(self.a).rank > 1)
-                         - (self.graph.type(self.b).rank > 1)]  # fmt: skip
-
-    def row(self, m: Expr) -> Expr:
-        return m % self.rows_each if not self.batch else m
-
-    @property
-    def rows_each(self) -> int:
-        """Rows of one matrix."""
-        a = self.graph.type(self.a)
-        return a.dims[-2] if a.rank > 1 else 1
-
-    def logical(self, bt: Expr, m: Expr) -> Indices:
-        """Batch indices of the result."""
-        if self.batch:
-            return unflatten(bt, self.batch)
-        return unflatten(floordiv(m, self.rows_each), self.full_batch)
-
-    def result_at(self, bt: Expr, m: Expr, n: Expr) -> Indices:
-        a_rank, b_rank = self.graph.type(self.a).rank, self.graph.type(self.b).rank
-        rows = (self.row(m),) if a_rank > 1 else ()
-        columns = (n,) if b_rank > 1 else ()
-        at = (*self.logical(bt, m), *rows, *columns)
-        return broadcast(at, self.graph.type(self.result).dims)
-
-
-def unflatten(flat: Expr, dims: tuple[int, ...]) -> Indices:
-    """Row-major indices of a flat one."""
-    return tuple(
-        floordiv(flat, s) % d if k else floordiv(flat, s)
-        for k, (d, s) in enumerate(zip(dims, row_major_strides(dims), strict=True))
-    )
-
-
-def _variable(name: str, extent: int) -> Expr:
-    return var(name, extent) if extent > 1 else index(0)
-
-
-def _formal(p: _Problem) -> tuple[Expr, Expr, Expr]:
-    """Variables for the batch, row and column that a result element's indices are made of."""
-    return _variable("q", prod(p.batch)), _variable("m", p.m), _variable("n", p.n)
-
-
-def _problem(graph: Graph, ops: Sequence[Op], outputs: Sequence[str]) -> _Problem | None:
-    found = [k for k, op in enumerate(ops)
-             if (t := op.definition.trait(Contraction)) is not None and t.kind == "matmul"]
-    if len(found) != 1 or not outputs:
-        return None
-    anchor = ops[found[0]]
-    needed = {anchor.reads[0], anchor.reads[1]}
-    before = []
-    for op in reversed(ops[: found[0]]):
-        if needed.intersection(op.outputs):
-            before.append(op)
-            needed.update(op.reads)
-    after = [op for op in ops if op is not anchor and op not in before]
-    a, b, y = (graph.type(n) for n in (*anchor.reads[:2], anchor.outputs[0]))
-    full = y.dims[: y.rank - (a.rank > 1) - (b.rank > 1)]
-    rows = a.dims[-2] if a.rank > 1 else 1
-    alone = prod(b.dims[:-2]) == 1
-    p = _Problem(
-        graph, tuple(reversed(before)), anchor, tuple(after), tuple(outputs),
-        () if alone else full, rows * prod(full) if alone else rows,
-        b.dims[-1] if b.rank > 1 else 1, a.dims[-1],
-    )  # fmt: skip
-    fits = (
-        y.dtype in (f32, f64)
-        and min(prod(full), p.m, p.k) > 0
-        and p.n > 1
-        and all(op.has(Injective) or op.has(View) for op in before)
-        and all(op.definition.compute is not None for op in before)
-        and not any(graph.type(o).layout.is_blocked for o in outputs)
-        and not set(outputs).intersection(o for op in before for o in op.outputs)
-    )
-    return p if fits and _results(p) is not None else None
-
-
-def _results(p: _Problem) -> list[Result] | None:
-    return results(p.graph, p.after, p.result, p.outputs, p.result_at(*_formal(p)))
-
-
-def _affine(value: Expr, variables: Sequence[Expr]) -> tuple[Buffer, dict[Expr, int], Expr] | None:
-    """(buffer, stride per variable, remaining offset) of a plain load whose offset moves evenly
-    along the variables."""
-    if value.op != "load" or not isinstance(value.payload, Buffer):
-        return None
-    terms, _ = linear(value.args[0])
-    moving = [v for v in variables if v.op == "var"]
-    for atom in terms:
-        if atom not in moving and not atom.free.isdisjoint(moving):
-            return None
-    rest = substitute(value.args[0], {v: index(0) for v in moving})
-    return value.payload, {v: terms.get(v, 0) for v in variables}, rest
-
-
-# --------------------------------------------------------------------------- the kernel
 
 
 @dataclass(frozen=True, slots=True)
@@ -237,7 +74,7 @@ class _Right:
 class _Writer:
     """Writes the kernel of one problem for one config."""
 
-    def __init__(self, p: _Problem, device: Device, config: Config) -> None:
+    def __init__(self, p: MatmulGroup, device: Device, config: Config) -> None:
         self.p, self.config = p, config
         self.lanes = device.lanes(p.dtype)
         self.mr, self.blocks = config["mr"], config["nb"]
@@ -246,13 +83,13 @@ class _Writer:
         self.rest_blocks, self.rest_tail = -(-rest // self.lanes), rest % self.lanes
         self.rest_columns = rest
         self.params = Params(p.graph)
-        self.q, self.m, self.n = _formal(p)
+        self.q, self.m, self.n = formal(p)
         self.count = 0
         self.packing: list[Phase] = []
         self.left = self._left()
         self.right = self._right()
         busy = self.params.buffers
-        found = _results(p)
+        found = matmul_results(p)
         assert found is not None
         self.stores = lowered(self.params, found, p.result)
         self.acc = load(p.result, p.result_at(self.q, self.m, self.n), p.dtype)
@@ -273,16 +110,16 @@ class _Writer:
 
     def _left(self) -> _Left:
         p = self.p
-        k = _variable("k", p.k)
+        k = variable("k", p.k)
         value = self.params.lower(p.a_element(self.q, self.m, k))
-        found = _affine(value, (self.m, k))
+        found = affine(value, (self.m, k))
         if found is not None:
             buffer, strides, base = found
             return _Left(buffer, base, strides[self.m], strides[k])
         rows = prod(p.batch) * p.m
         scratch = self.params.scratch(p.dtype, rows * p.k)
         share = max(1, PACK_ELEMENTS // p.k)
-        item, t = var("item", -(-rows // share)), _variable("t", rows)
+        item, t = var("item", -(-rows // share)), variable("t", rows)
         at = {self.q: floordiv(t, p.m), self.m: t % p.m}
         value = substitute(value, {v: e for v, e in at.items() if v.op == "var"})
         copy: tuple[Stmt, ...] = (Store(scratch, t * p.k + k, value),)
@@ -304,9 +141,9 @@ class _Writer:
         if p.constant:
             return _Right(self.params.prepared(self._prepared(), p.dtype, total), base, True, 0)
         if not self.config["pack"]:
-            k = _variable("k", p.k)
+            k = variable("k", p.k)
             value = self.params.lower(p.b_element(at, k, self.n))
-            found = _affine(value, (k, self.n))
+            found = affine(value, (k, self.n))
             if found is not None and found[1][self.n] == 1:
                 return _Right(found[0], found[2], False, found[1][k])
         scratch = self.params.scratch(p.dtype, total)
@@ -357,13 +194,13 @@ class _Writer:
         panels = self.panels + (self.rest_blocks > 0)
         total = matrices * panels
         share = max(1, PACK_ELEMENTS // (p.k * self.width))
-        item, t = var("item", -(-total // share)), _variable("t", total)
+        item, t = var("item", -(-total // share)), variable("t", total)
         own = unflatten(floordiv(t, panels), p.own_batch)
         g = t % panels
         base = floordiv(t, panels) * self.panel_elements + g * (p.k * self.width)
-        k = _variable("k", p.k)
+        k = variable("k", p.k)
         first = self.params.lower(p.b_element(own, k, self.n))
-        along = _affine(first, (k, self.n))
+        along = affine(first, (k, self.n))
         by_column = along is not None and along[1][k] == 1 != along[1][self.n]
 
         def element(column: Expr) -> Expr:
@@ -547,18 +384,6 @@ def _share(
     return (loop(t, body, lo=first, hi=minimum(first + share, total)),)
 
 
-def pack_panels(b: Array, lanes: int, width: int) -> Array:
-    """Matrices [B, K, N] as panels [B][N / width][K][width], the last as wide as it needs to be in
-    whole vectors, zeros behind the last column."""
-    count, k, n = b.shape
-    full = n // width
-    rest = -(-(n - full * width) // lanes) * lanes
-    b = np.pad(b, ((0, 0), (0, 0), (0, full * width + rest - n)))
-    panels = b[:, :, : full * width].reshape(count, k, full, width).transpose(0, 2, 1, 3)
-    last = b[:, :, full * width :]
-    return np.concatenate([panels.reshape(count, -1), last.reshape(count, -1)], 1).reshape(-1)
-
-
 # --------------------------------------------------------------------------- the template
 
 
@@ -574,7 +399,7 @@ class Gemm:
     version = 1
 
     def matches(self, graph: Graph, ops: Sequence[Op], outputs: Sequence[str]) -> bool:
-        return _problem(graph, ops, outputs) is not None
+        return matmul_group(graph, ops, outputs) is not None
 
     def space(
         self, graph: Graph, ops: Sequence[Op], outputs: Sequence[str], device: Device
@@ -605,15 +430,15 @@ class Gemm:
         return _Writer(_require(graph, ops, outputs), device, config).launch()
 
 
-def _require(graph: Graph, ops: Sequence[Op], outputs: Sequence[str]) -> _Problem:
-    p = _problem(graph, ops, outputs)
+def _require(graph: Graph, ops: Sequence[Op], outputs: Sequence[str]) -> MatmulGroup:
+    p = matmul_group(graph, ops, outputs)
     if p is None:
         what = " + ".join(op.operator for op in ops)
         raise LoweringError(f"the matrix product kernel does not compute {what}")
     return p
 
 
-def _default(p: _Problem, device: Device) -> Config:
+def _default(p: MatmulGroup, device: Device) -> Config:
     # few rows wait for memory, so that less arithmetic takes as long
     work = p.flops * max(1, 16 // p.m)
     return {
@@ -625,12 +450,12 @@ def _default(p: _Problem, device: Device) -> Config:
     }
 
 
-def _depth(p: _Problem) -> int:
+def _depth(p: MatmulGroup) -> int:
     """Steps per block of K in the default config; 0 for all of them."""
     return DEPTH if p.k > 2 * DEPTH and p.m >= PACK_ROWS else 0
 
 
-def _tiles(p: _Problem, device: Device) -> list[Config]:
+def _tiles(p: MatmulGroup, device: Device) -> list[Config]:
     """Register tiles, the one that takes the fewest issue slots first; one per number of blocks."""
     lanes = device.lanes(p.dtype)
     vectors = -(-p.n // lanes)

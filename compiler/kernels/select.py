@@ -7,16 +7,24 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Final
 
-from ...ops.operator import View
+from ...ops.operator import Contraction, View
 from ..errors import LoweringError
 from ..graph.ir import Graph, Op
 from .conv import DirectConv
 from .device import Device
 from .ir import Launch
+from .matmul import Gemm
 from .nest import Nest
+from .recurrent import Recurrent
+from .scan import CumulativeSum
+from .scatter import Scatter, Unpool
+from .sorting import ArgReduce, TopK
 from .template import KernelTemplate
 
-TEMPLATES: Final[tuple[KernelTemplate, ...]] = (DirectConv(), Nest())
+TEMPLATES: Final[tuple[KernelTemplate, ...]] = (
+    DirectConv(), Gemm(), Recurrent(), ArgReduce(), TopK(), CumulativeSum(), Scatter(), Unpool(),
+    Nest(),
+)  # fmt: skip
 logger = logging.getLogger("tilewright")
 
 
@@ -58,11 +66,27 @@ def select(graph: Graph, device: Device) -> tuple[Launch, ...]:
         if template is None:
             what = ", ".join(f"{op.operator} (node {op.name!r})" for op in ops)
             raise LoweringError(f"no CPU kernel computes {what}")
+        _report_fallback(graph, ops, template)
         config = template.default(graph, ops, outputs, device)
         made = template.instantiate(graph, ops, outputs, device, config)
         launches.append(replace(made, ops=tuple(positions[id(op)] for op in ops),
                                 label=label(ops)))  # fmt: skip
     return tuple(launches)
+
+
+def _report_fallback(graph: Graph, ops: Sequence[Op], template: KernelTemplate) -> None:
+    """Say when a contraction runs in the general loop nest, which is correct but slow."""
+    slow = [op for op in ops if op.has(Contraction) and not _is_depthwise(graph, op)]
+    if isinstance(template, Nest) and slow:
+        op = slow[0]
+        types = ", ".join(str(t) for t in graph.input_types(op))
+        logger.info("%s (node %r) of (%s) runs as a general loop nest: no contraction kernel fits",
+                    op.operator, op.name, types)  # fmt: skip
+
+
+def _is_depthwise(graph: Graph, op: Op) -> bool:
+    weights = graph.type(op.reads[1])
+    return "group" in op.attributes and weights.dims[1] == 1 < op.attr("group")
 
 
 def label(ops: Sequence[Op]) -> str:

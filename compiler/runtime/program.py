@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ..errors import InputError
+from ..errors import InputError, MemoryLimitError
 from ..graph.ir import Graph
 from ..kernels.ir import Launch, Prepared
 from ..kernels.select import is_alias
@@ -85,10 +85,17 @@ class TensorSpec:
 
 
 def aligned(nbytes: int) -> Array:
-    """Uninitialised bytes that start on a cache line."""
-    raw = np.empty(nbytes + ALIGNMENT, np.uint8)
+    """Uninitialised bytes that start on a cache line. Raises MemoryLimitError."""
+    raw = _empty((nbytes + ALIGNMENT,), np.dtype(np.uint8), "the arena or a constant")
     start = -raw.ctypes.data % ALIGNMENT
     return raw[start : start + nbytes]
+
+
+def _empty(shape: tuple[int, ...], dtype: np.dtype, what: str) -> Array:
+    try:
+        return np.empty(shape, dtype)
+    except MemoryError as e:
+        raise MemoryLimitError(f"no memory for {what}: {e}") from e
 
 
 def _settled(value: Array) -> Array:
@@ -178,7 +185,7 @@ class Program:
     def __call__(self, arrays: Sequence[Array]) -> list[Array]:
         """Run once. arrays: one per input, in order, any strides. Returns new arrays."""
         ready = [self._accept(spec, a) for spec, a in zip(self.inputs, arrays, strict=True)]
-        results = [np.empty(spec.shape, spec.dtype) for spec in self.outputs]
+        results = self._results()
         with self._lock:
             self._point(ready, results)
             self._run(self.pool.address, self.pool.run_address, self._steps.ctypes.data, self._count)
@@ -187,7 +194,7 @@ class Program:
     def timed(self, arrays: Sequence[Array], clock: Any) -> tuple[list[Array], list[int]]:
         """Run once, launch by launch; also returns what `clock` (in ns) measured for each."""
         ready = [self._accept(spec, a) for spec, a in zip(self.inputs, arrays, strict=True)]
-        results = [np.empty(spec.shape, spec.dtype) for spec in self.outputs]
+        results = self._results()
         times = []
         with self._lock:
             self._point(ready, results)
@@ -197,6 +204,9 @@ class Program:
                 self._run(self.pool.address, self.pool.run_address, at, end - first)
                 times.append(clock() - start)
         return results, times
+
+    def _results(self) -> list[Array]:
+        return [_empty(s.shape, s.dtype, f"output {s.name!r}") for s in self.outputs]
 
     def _point(self, ready: Sequence[Array], results: Sequence[Array]) -> None:
         table = self._table

@@ -109,12 +109,7 @@ def damaged(data: bytes, rng: np.random.Generator) -> bytes:
 
 def attack(seed: int, tmp_path: Path) -> bool:
     """Compile and call a damaged model; whether that worked."""
-    rng = np.random.default_rng(seed)
-    net = small_net()
-    del net.graph.initializer[2].raw_data  # most bytes are structure then, not weights
-    net.graph.initializer[2].float_data.extend([0.5] * 180)
-    net.graph.initializer[2].ClearField("raw_data")
-    data = damaged(net.SerializeToString(), rng)
+    data = damaged(tiny_net().SerializeToString(), np.random.default_rng(seed))
     with quick_and_clean(tmp_path):
         try:
             exe = tw.compile(data)
@@ -124,6 +119,20 @@ def attack(seed: int, tmp_path: Path) -> bool:
             assert str(e)
             return False
     return True
+
+
+def tiny_net() -> onnx.ModelProto:
+    """Many kinds of fields, few bytes of weights."""
+    w = tensor(np.array([[[[1, -1]]]], np.float32), "w")
+    nodes = [
+        node("Conv", "x", "w", out="c", pads=[0, 0, 0, 1], strides=[1, 2]),
+        node("LeakyRelu", "c", out="r", alpha=0.1),
+        node("Transpose", "r", out="t", perm=[0, 1, 3, 2]),
+        node("Reshape", "t", "s", out="f"),
+        node("Softmax", "f", out="y", axis=1),
+    ]
+    shape = TensorProto(name="s", data_type=TensorProto.INT64, dims=[2], int64_data=[2, -1])
+    return model(nodes, [value("x", (1, 1, 4, 6))], [value("y", (2, 6))], [w, shape])
 
 
 def test_damaged_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -217,9 +226,6 @@ def test_attributes_out_of_range(refuse: Refuse) -> None:
     refuse(model([kernel], [image], [out]), "'p'", error=bad)
     kernel = node("MaxPool", "x", name="p", kernel_shape=[30, 3])
     refuse(model([kernel], [image], [out]), "'p'", error=bad)
-    over = node("Gather", "x", "i", name="g")
-    refuse(model([over], initializers=[tensor(np.array([5]), "i")], outputs=[value("y", (1, 3))]),
-           "'g'", error=tw.TilewrightError)  # fmt: skip
 
 
 def test_sizes_beyond_any_machine(refuse: Refuse) -> None:
@@ -249,9 +255,6 @@ def test_sizes_beyond_any_machine(refuse: Refuse) -> None:
 def test_a_program_larger_than_memory(refuse: Refuse) -> None:
     """Sizes that a machine could have, but this one has not."""
     shape = tensor(np.array([1 << 20, 1 << 20]), "s")
-    nodes = [node("Expand", "x", "s", out="h"), node("ReduceMax", "h", keepdims=0)]
-    big = model(nodes, [value("x", (1, 1))], [value("y", ())], [shape])
-    refuse(big, memory_limit="1GiB", error=tw.TilewrightError) if False else None
     wide = [node("Expand", "x", "s", out="h"), node("Softmax", "h", out="i", axis=1),
             node("Transpose", "i", out="j"), node("Softmax", "j", out="k", axis=1),
             node("ReduceMax", "k", keepdims=0)]  # fmt: skip

@@ -42,7 +42,8 @@ UNSUPPORTED = {
 
 # Why single cases of other operators are refused.
 REASONS = re.compile(
-    r"strings are not|float8|float4|int4|int2|bfloat16|bf16|training mode|sequence|optional|opset 1;"
+    r"strings are not|float8|float4|int4|int2|bfloat16|bf16|training mode|sequence|optional"
+    r"|opset 1;"
     r"|antialias|needs unsigned integers|floats need fmod=1|RandomUniformLike"
     r"|SequenceConstruct|Scan|Loop|shapes are not fixed"
 )

@@ -10,7 +10,8 @@ import pytest
 
 from tilewright.compiler.graph.builder import GraphBuilder, Value
 from tilewright.compiler.graph.ir import Graph
-from tilewright.compiler.kernels.matmul import Gemm, pack_panels
+from tilewright.compiler.kernels.matmul import Gemm
+from tilewright.compiler.kernels.matmul_group import pack_panels
 
 from .support import AVX2, AVX512, DEVICES, NEON, check_group, check_launch
 

@@ -1,0 +1,131 @@
+"""The register tile that all contractions share, and the interpreter's own checks."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from tilewright.compiler.kernels.ir import Buffer, For, If, Kernel, Phase, Set, Stmt, Store, loop
+from tilewright.compiler.kernels.microkernel import (
+    Level,
+    MicroKernel,
+    Panel,
+    Rows,
+    Segment,
+    issue_slots,
+    most_rows,
+    round_width,
+    simplified,
+)
+from tilewright.ops.expr import compare, const, index, select, var
+from tilewright.ops.types import f32
+
+from .interpret import KernelError, run_kernel
+from .support import AVX2, AVX512
+
+A = Buffer("a", f32, 400, "in")
+B = Buffer("b", f32, 400, "const")
+Y = Buffer("y", f32, 96, "out")
+
+
+def kernel(*body: Stmt, params: tuple[Buffer, ...] = (A, B, Y), items: int = 1) -> Kernel:
+    return Kernel("test", 1, (), params, (Phase(items, var("item", items), body),))
+
+
+def test_one_tile() -> None:
+    """Two segments, two axes of rows, a tail of three lanes."""
+    micro = MicroKernel(f32, 4, (2, 3), 3)
+    rng = np.random.default_rng(0)
+    a, b = (rng.standard_normal(400).astype(np.float32) for _ in range(2))
+    segments = [Segment((Level(2, 50), Level(3, 7), Level(5, 1))), Segment((Level(4, 2),), 100, 30)]
+    done = micro.finish(
+        lambda r, j, lane, value: [Store(Y, r[0] * 40 + r[1] * 12 + j * 4 + lane, value)], tail=3
+    )
+    body = (
+        *micro.start(lambda r, j, lane: B[j * 4 + lane]),
+        *micro.accumulate(Rows(A, index(9), (60, 8)), Panel(B, index(1), 11, 3), segments),
+        done,
+    )
+    found = run_kernel(kernel(*body), [a, b, None])[2]
+    walk = [100 * 0 + i * 50 + j * 7 + k for i in range(2) for j in range(3) for k in range(5)]
+    walk += [100 + 2 * k for k in range(4)]
+    for r0 in range(2):
+        for r1 in range(3):
+            for c in range(11):
+                want = b[c] + sum(
+                    float(a[9 + r0 * 60 + r1 * 8 + w]) * float(b[1 + 11 * s + c])
+                    for s, w in enumerate(walk)
+                )
+                assert found[r0 * 40 + r1 * 12 + c] == pytest.approx(want, rel=1e-5, abs=1e-5)
+            assert np.isnan(found[r0 * 40 + r1 * 12 + 11])
+
+
+def test_loops_that_continue_each_other_merge() -> None:
+    assert simplified([Level(3, 48), Level(3, 16), Level(16, 1)]) == (Level(144, 1),)
+    assert simplified([Level(1, 7), Level(3, 50), Level(1, 9), Level(16, 1)]) == (
+        Level(3, 50), Level(16, 1)
+    )  # fmt: skip
+    assert simplified([Level(1, 7)]) == (Level(1, 0),)
+
+
+def test_rounds() -> None:
+    assert round_width(Level(16, 1), [(14, 16)]) == 4
+    assert round_width(Level(9, 1), [(14, 16)]) == 3
+    assert round_width(Level(7, 1), [(14, 16)]) == 4
+    assert round_width(Level(7, 1), [(14, 2)]) == 1, "step 2 of one row is step 0 of the next"
+
+
+def test_tiles_fit_the_registers() -> None:
+    for registers in (16, 32):
+        for blocks in range(1, 9):
+            rows = most_rows(blocks, registers)
+            assert rows * blocks + blocks + 1 <= registers
+            assert (rows + 1) * blocks + blocks + 1 > registers
+    assert issue_slots(6, 4, AVX512, 0) / 24 < issue_slots(3, 4, AVX512, 0) / 12
+    assert issue_slots(4, 2, AVX2, 0) < issue_slots(4, 2, AVX2, 1 << 20)
+
+
+# --------------------------------------------------------------------------- the oracle's own eyes
+
+
+def _vector(body: tuple[Stmt, ...], hi: int = 4) -> For:
+    return loop(var("l", 8), body, "vector", hi=hi, lanes=4)
+
+
+LANE, ITEM = var("l", 8), var("item", 4)
+ONE = const(1, f32)
+WRONG = {
+    "out of bounds": (kernel(Store(Y, var("item", 1) + 96, ONE)), "which|of 96"),
+    "negative": (kernel(Store(Y, index(0), A[var("item", 1) - 1])), "of 400"),
+    "read only": (kernel(Store(A, index(0), ONE)), "read only"),
+    "undeclared": (kernel(Set(MicroKernel(f32, 4, (1,), 1).acc, (index(0),) * 2, ONE)),
+                   "declared"),
+    "race": (kernel(Store(Y, index(3), ONE), items=4), "another item"),
+    "one place": (kernel(_vector((Store(Y, index(3), ONE),))), "same element"),
+    "nested lanes": (kernel(_vector((_vector((Store(Y, LANE, ONE),)),))), "inside a vector"),
+    "open bounds": (kernel(loop(LANE, (), hi=9)), "declared"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_the_interpreter_sees(name: str) -> None:
+    bad, message = WRONG[name]
+    with pytest.raises(KernelError, match=message):
+        run_kernel(bad, [np.zeros(400, np.float32)] * 2 + [None])
+
+
+def test_the_interpreter_runs_guards_and_partial_rounds() -> None:
+    guarded = select(compare("lt", LANE, 6), A[LANE + 394], ONE * 2)
+    good = kernel(
+        _vector((Store(Y, LANE, guarded),), hi=7),
+        If(compare("lt", var("item", 1), 1), (Store(Y, index(9), ONE),)),
+    )
+    a = np.arange(400, dtype=np.float32)
+    out = run_kernel(good, [a, a, None])[2]
+    assert out[:7].tolist() == [394, 395, 396, 397, 398, 399, 2]
+    assert np.isnan(out[7]) and out[9] == 1
+    aliased = replace(Y, elements=400)
+    shift = kernel(_vector((Store(aliased, LANE, A[LANE] + 1),), hi=8), params=(A, aliased))
+    assert run_kernel(shift, [a, a])[1][:9].tolist() == [1, 2, 3, 4, 5, 6, 7, 8, 8]
