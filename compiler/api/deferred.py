@@ -6,12 +6,11 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-import numpy as np
 import numpy.typing as npt
 
 from ...ops.types import SymDim
 from ..errors import InputError
-from ..runtime.program import TensorSpec, by_name
+from ..runtime.program import TensorSpec, as_array, by_name
 from .executable import Executable
 
 Array = npt.NDArray[Any]
@@ -30,8 +29,9 @@ class DeferredExecutable:
         self._lock = threading.Lock()
 
     def specialise(self, shapes: Mapping[str, Sequence[int]]) -> Executable:
-        """The executable for these input shapes, compiled now if it is new."""
-        key = tuple(tuple(shapes[s.name]) for s in self.inputs)
+        """The executable for these input shapes, compiled now if it is new. Raises InputError when
+        an input is missing or unknown, and what `tw.compile` raises."""
+        key = tuple(tuple(s) for s in by_name(self.inputs, shapes))
         with self._lock:
             if key not in self._made:
                 self._made[key] = self._build({s.name: k for s, k in zip(self.inputs, key, strict=True)})
@@ -43,7 +43,7 @@ class DeferredExecutable:
             raise InputError(f"{len(arrays)} arrays for {len(self.inputs)} inputs: {listed}")
         shapes = {}
         for spec, a in zip(self.inputs, arrays, strict=True):
-            shape = np.shape(a)
+            shape = as_array(spec.name, a).shape
             fits = len(shape) == len(spec.shape) and all(
                 isinstance(d, SymDim) or d == n for d, n in zip(spec.shape, shape, strict=True)
             )

@@ -131,18 +131,19 @@ class GraphBuilder:
         return value
 
     def constant(self, value: npt.ArrayLike, name: str = "") -> Value:
-        """A constant array; float64 Python numbers become float32 unless given as a numpy array."""
+        """A constant array; float64 Python numbers become float32 unless given as a numpy array.
+        Arrays that may still be written to are copied."""
         array = np.asarray(value)
         if not isinstance(value, (np.ndarray, np.generic)) and array.dtype == np.float64:
             array = array.astype(np.float32)
         kind = TensorType(dtype_of(array.dtype), array.shape)
-        return self.add_blob(Blob(self.fresh(name or "c"), kind, Role.CONSTANT, _freeze(array)))
+        return self.add_blob(Blob(self.fresh(name or "c"), kind, Role.CONSTANT, self._frozen(array)))
 
     def parameter(self, name: str, value: npt.ArrayLike) -> Value:
-        """A named constant that training may update later."""
+        """A named constant that training may update later. Copied as `constant` does."""
         array = np.asarray(value)
         kind = TensorType(dtype_of(array.dtype), array.shape)
-        return self.add_blob(Blob(name, kind, Role.PARAMETER, _freeze(array)))
+        return self.add_blob(Blob(name, kind, Role.PARAMETER, self._frozen(array)))
 
     def output(self, value: Value, name: str = "") -> None:
         """Mark a value as output, under its own name or another one."""
@@ -221,6 +222,9 @@ class GraphBuilder:
 
     # ---------------------------------------------------------------- internals
 
+    def _frozen(self, array: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        return _freeze(_copy(array) if _is_shared(array) else array)
+
     def _own(self, value: Value, what: str) -> str:
         if value.builder is not self:
             raise GraphError(f"{what} of graph {self.name!r}: {value!r} belongs to another graph")
@@ -250,6 +254,23 @@ def _check_size(t: TensorType) -> None:
         raise OperatorError(f"the result {t} would take {total} bytes, more than any machine has")
 
 
+def _is_shared(array: npt.NDArray[Any]) -> bool:
+    """Whether somebody could change the elements after this."""
+    owner: object = array
+    while isinstance(owner, np.ndarray):
+        if owner.flags.writeable:
+            return True
+        owner = owner.base
+    return False
+
+
+def _copy(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """A copy; one repeated element stays one element in memory."""
+    if array.size and array.ndim and not any(array.strides):
+        return np.broadcast_to(array.reshape(-1)[:1].copy().reshape(()), array.shape)
+    return array.copy()
+
+
 def _freeze(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
     view = array.view()
     view.flags.writeable = False
@@ -268,6 +289,9 @@ class Rewriter(GraphBuilder):
         self.old = old
         self._map: dict[str, Value] = {}
         self._reserved = set(old.blobs)
+
+    def _frozen(self, array: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        return _freeze(array)  # passes hand over arrays of their own
 
     def fresh(self, stem: str) -> str:
         name = super().fresh(stem)

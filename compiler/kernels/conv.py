@@ -218,8 +218,10 @@ class _Writer:
                 return body(tuple(index(0) for _ in self.outer), u)
             out: list[Stmt] = []
             found = []
-            for k, (d, s) in enumerate(zip(self.outer, row_major_strides(self.outer), strict=True)):
-                made, i = bind(f"o{k}", u // (s * along) % d)
+            for k, (d, step) in enumerate(
+                zip(self.outer, row_major_strides(self.outer), strict=True)
+            ):
+                made, i = bind(f"o{k}", u // (step * along) % d)
                 out += made
                 found.append(i)
             made, s = bind("s", u % along)

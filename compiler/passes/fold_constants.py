@@ -64,14 +64,16 @@ class FoldConstants(OptionalPass):
             values = evaluate_op(op, inputs, wide=not exact)
         except (ValueError, IndexError, TypeError, ArithmeticError):
             return None
-        results = [dense(narrow(y, t.dtype)) for y, t in zip(values, types, strict=True)]
-        if any(x.nbytes > self.max_splat and _is_splat(x) for x in results):
+        if any(y.nbytes > self.max_splat and _is_splat(y) for y in values):
             return None
-        return results
+        return [dense(narrow(y, t.dtype)) for y, t in zip(values, types, strict=True)]
 
 
 def _is_splat(x: Array) -> bool:
     """One bit pattern everywhere."""
+    if not any(x.strides) or not x.size:
+        return True
+    x = dense(x)
     flat = x.reshape(-1).view(np.uint8).reshape(x.size, -1)
     return bool((flat == flat[:1]).all())
 

@@ -154,18 +154,21 @@ class _Fuser:
         """Index maps (transposes, reshapes, slices) that only this op reads, producers first."""
         found: list[int] = []
         for n in self.ops[k].reads:
-            at = self.at.get(n)
-            while at is not None and self.group[at] is None and at not in found:
-                op = self.ops[at]
-                users = [k] if op.outputs[0] == n else [found[-1]]
-                single = len(op.outputs) == 1 and self.users[op.outputs[0]] == users
-                if not single or op.outputs[0] in self.graph.outputs or len(op.reads) != 1:
-                    break
-                if not (op.has(View) or op.has(Injective)) or op.definition.compute is None:
-                    break
+            reader, at = k, self.at.get(n)
+            while at is not None and self.group[at] is None and self._is_index_map(at, reader):
                 found.append(at)
-                at = self.at.get(op.reads[0])
+                reader, at = at, self.at.get(self.ops[at].reads[0])
         return sorted(found)
+
+    def _is_index_map(self, at: int, reader: int) -> bool:
+        """Whether op `at` only rearranges one blob, for one reader."""
+        op = self.ops[at]
+        if len(op.outputs) != 1 or len(op.reads) != 1 or op.outputs[0] in self.graph.outputs:
+            return False
+        moves = op.has(View) or op.has(Injective)
+        return (
+            moves and op.definition.compute is not None and (self.users[op.outputs[0]] == [reader])
+        )
 
     def nest(self, k: int) -> list[int]:
         if not self.can_nest(k):
@@ -218,8 +221,10 @@ class _Fuser:
         op = self.ops[k]
         if op.has(View) and not op.has(Elementwise):
             return False  # free as it is: an alias
-        return op.definition.compute is not None and not op.has(Recurrence) and (
-            not op.has(Opaque) or self.is_concat(k)
+        return (
+            op.definition.compute is not None
+            and not op.has(Recurrence)
+            and (not op.has(Opaque) or self.is_concat(k))
         )
 
     def is_concat(self, k: int) -> bool:

@@ -221,7 +221,7 @@ class Program:
         self.pool.wake()
 
     def _accept(self, spec: TensorSpec, array: Any) -> Array:
-        a = np.asarray(array)
+        a = as_array(spec.name, array)
         if a.dtype != spec.dtype:
             raise InputError(
                 f"input {spec.name!r} must be {spec.dtype}, got {a.dtype}{list(a.shape)}; "
@@ -234,6 +234,16 @@ class Program:
         if a.flags.c_contiguous and a.flags.aligned:
             return a
         return np.require(np.array(a, order="C", copy=True), requirements="CA")
+
+
+def as_array(name: str, given: Any) -> Array:
+    """What was given for an input, as numpy sees it. Raises InputError."""
+    try:
+        return np.asarray(given)
+    except Exception as e:  # whatever the object's own conversion raises
+        raise InputError(
+            f"input {name!r}: a {type(given).__name__} cannot be read as an array: {e}"
+        ) from e
 
 
 def _spec(graph: Graph, name: str) -> TensorSpec:

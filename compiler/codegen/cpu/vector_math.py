@@ -1,9 +1,13 @@
 """float32 elementary functions as vector code, and which library function serves everything else.
 
-Range reduction and polynomials follow Cephes (Moshier) for exp and log, and the rational
-approximations of tanh and erf used by Eigen. Worst errors over the float32 range, measured by
-tests/compiler/codegen/test_vector_math.py against float64: exp 2, log 2, tanh 5, erf 6 units in the
-last place. Infinities, NaN and subnormal results behave as in IEEE 754.
+Range reduction and polynomials follow Cephes (Moshier) for exp and log; tanh and erf are the
+rational approximations that Eigen uses; log1p corrects log for the rounding of 1 + x (Kahan). Worst
+errors over all float32 arguments, in units in the last place of the result, against float64:
+
+    exp 1.1   expm1 1.6   log 0.8   log1p 1.5
+    tanh 4.4 (6.0 on targets without fused multiply-add)   erf 5.4 (6.7)
+
+Infinities, NaN, signed zeros and subnormal numbers give what IEEE 754 and C say.
 """
 
 from __future__ import annotations

@@ -1,0 +1,245 @@
+"""`tilewright bench`: latency of a model, alone or against other runtimes.
+
+Contestants take turns, round by round and in changing order, so that what disturbs the machine
+disturbs all of them. A turn is a short rest (threads of the one before stop spinning), one call that
+does not count, and one timed call, or several of a model that takes only microseconds.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+
+from ..api.executable import Executable, random_input
+from ..errors import OptionError
+from ..runtime.threads import default_threads
+from ..store import Store
+from ..text import human_bytes, human_time
+from .arrays import read_inputs
+from .console import emit_json, progress, show
+from .models import add_json_argument, add_model_arguments, open_executable, split
+from .peers import PEERS, Setting, Unavailable, prepare
+
+_TURN_SECONDS: Final = 1e-3  # a timed turn lasts at least about this long
+_REST_SECONDS: Final = 1e-3
+
+
+@dataclass(frozen=True, slots=True)
+class Latency:
+    """Seconds per call, one sample a round. spread: half the interquartile range, relative."""
+
+    samples: tuple[float, ...]
+
+    @property
+    def median(self) -> float:
+        return statistics.median(self.samples)
+
+    @property
+    def minimum(self) -> float:
+        return min(self.samples)
+
+    @property
+    def spread(self) -> float:
+        if len(self.samples) < 2:
+            return 0.0
+        first, _, third = statistics.quantiles(self.samples, n=4, method="inclusive")
+        return (third - first) / 2 / self.median
+
+    def as_json(self) -> dict[str, Any]:
+        return {"median_seconds": self.median, "min_seconds": self.minimum, "spread": self.spread,
+                "rounds": len(self.samples)}  # fmt: skip
+
+
+def add_to(commands: Any) -> None:
+    """The arguments of this command."""
+    p: argparse.ArgumentParser = commands.add_parser(
+        "bench", help="measure latency", description="Measure the latency of a model on this CPU."
+    )
+    add_model_arguments(p)
+    p.add_argument("--peers", metavar="a,b", help=f"run against {', '.join(PEERS)}")
+    p.add_argument("--torch-program", type=Path, metavar="FILE",
+                   help="the same model for torch: TorchScript (.pt) or exported program (.pt2)")
+    p.add_argument("--input", "-i", action="append", default=[], metavar="name=file.npy",
+                   help="an input; the others are random")
+    p.add_argument("--seed", type=int, default=0, metavar="N", help="for random inputs")
+    p.add_argument("--rounds", type=int, metavar="N", help="turns each (default: for --seconds)")
+    p.add_argument("--seconds", type=float, default=5.0, metavar="S",
+                   help="about how long to measure, unless --rounds is given (default: 5)")
+    p.add_argument("--warmup", type=int, default=5, metavar="N", help="calls before the first turn")
+    add_json_argument(p)
+    p.set_defaults(handler=run)  # fmt: skip
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run the command."""
+    names = split(args.peers) or []
+    _check(args, names)
+    exe = open_executable(args)
+    cold = exe.stats.total
+    if exe.stats.built and Store().directory is not None:
+        warm: float | None = open_executable(args).stats.total
+    else:
+        warm = None
+    feeds = read_inputs(args.input, exe.inputs)
+    for k, spec in enumerate(exe.inputs):
+        feeds.setdefault(spec.name, random_input(spec, args.seed + k))
+    arrays = [feeds[s.name] for s in exe.inputs]
+    threads = args.threads or default_threads()
+    setting = Setting(Path(args.model), {s.name: feeds[s.name] for s in exe.inputs}, threads,
+                      args.torch_program)  # fmt: skip
+    wanted = _as_list(exe(*arrays))
+    contestants: dict[str, Callable[[], Any]] = {"tilewright": lambda: exe(*arrays)}
+    missing, versions, errors = {}, {}, {}
+    for name in names:
+        try:
+            peer = prepare(name, setting)
+            errors[name] = difference(wanted, peer.run())
+        except Unavailable as e:
+            missing[name] = str(e)
+            continue
+        contestants[name], versions[name] = peer.run, peer.version
+    for call in contestants.values():
+        for _ in range(args.warmup):
+            call()
+    with progress("measuring", args.json) as report:
+        latencies = measure(contestants, args.rounds, args.seconds, report)
+    if args.json:
+        emit_json(_facts(args, exe, latencies, threads, cold, warm)
+                  | {"peers": {n: latencies[n].as_json() | {
+                      "version": versions[n], "difference": errors[n],
+                      "speedup": speedup(latencies["tilewright"], latencies[n]),
+                  } for n in versions}, "unavailable": missing})  # fmt: skip
+        return 0
+    for line in report_lines(Path(args.model).stem, exe, latencies, errors, threads, cold, warm):
+        show(line)
+    for name, why in missing.items():
+        show(f"{name} {why}")
+    return 0
+
+
+def _check(args: argparse.Namespace, names: Sequence[str]) -> None:
+    unknown = [n for n in names if n not in PEERS]
+    if unknown:
+        raise OptionError(f"--peers {unknown[0]!r}: expected some of {', '.join(PEERS)}")
+    if names and args.outputs:
+        raise OptionError("--peers with --outputs: peers compute the model's own outputs")
+    for option, value in (("--rounds", args.rounds), ("--seconds", args.seconds)):
+        if value is not None and value <= 0:
+            raise OptionError(f"{option} {value}: expected a positive number")
+    if args.warmup < 0:
+        raise OptionError(f"--warmup {args.warmup}: expected a number of calls")
+
+
+def measure(
+    contestants: dict[str, Callable[[], Any]],
+    rounds: int | None,
+    seconds: float,
+    report: Callable[[str, int, int], None] | None = None,
+) -> dict[str, Latency]:
+    """Latency of each, in alternating rounds; `rounds` of them, or 3 to 1000 in about `seconds`."""
+    repeats, once = {}, 0.0
+    for name, call in contestants.items():
+        start = time.perf_counter()
+        call()
+        spent = time.perf_counter() - start
+        repeats[name] = max(1, min(10_000, int(_TURN_SECONDS / max(spent, 1e-7))))
+        once += spent * (1 + repeats[name]) + _REST_SECONDS
+    total = rounds or max(3, min(1000, int(seconds / once)))
+    samples: dict[str, list[float]] = {name: [] for name in contestants}
+    order = list(contestants.items())
+    for k in range(total):
+        for name, call in order if k % 2 == 0 else reversed(order):
+            time.sleep(_REST_SECONDS)
+            call()
+            count = range(repeats[name])
+            start = time.perf_counter()
+            for _ in count:
+                call()
+            samples[name].append((time.perf_counter() - start) / len(count))
+        if report is not None:
+            report("rounds", k + 1, total)
+    return {name: Latency(tuple(s)) for name, s in samples.items()}
+
+
+def speedup(ours: Latency, theirs: Latency) -> float:
+    """How many times as long the peer takes: the median over rounds of the ratio in one round."""
+    ratios = [b / a for a, b in zip(ours.samples, theirs.samples, strict=True)]
+    return statistics.median(ratios)
+
+
+def difference(ours: Sequence[Any], theirs: Sequence[Any]) -> float:
+    """Largest difference over largest magnitude, of all outputs; infinite where shapes differ."""
+    worst = 0.0
+    for a, b in zip(ours, theirs, strict=False):
+        x, y = np.asarray(a, np.float64), np.asarray(b, np.float64)
+        if x.shape != y.shape or len(ours) != len(theirs):
+            return float("inf")
+        if x.size:
+            with np.errstate(invalid="ignore"):
+                gap = np.abs(x - y)[~(x == y) & ~(np.isnan(x) & np.isnan(y))]
+            if gap.size:
+                worst = max(worst, float(gap.max()) / max(float(np.abs(y).max()), 1e-30))
+    return worst
+
+
+def report_lines(
+    name: str, exe: Executable, latencies: dict[str, Latency], errors: dict[str, float],
+    threads: int, cold: float, warm: float | None,
+) -> list[str]:  # fmt: skip
+    """What was measured, in lines that a person can quote."""
+    plan, ours = exe.plan, latencies["tilewright"]
+    again = f", warm {human_time(warm)}" if warm is not None else ""
+    indent = " " * (len(name) + 2)
+    rounds = len(ours.samples)
+    turns = "alternating, " if len(latencies) > 1 else ""
+    lines = [
+        f"{name}  {len(exe.stages[0].graph.ops)} ops -> {len(exe.kernels)} kernels  "
+        f"arena {human_bytes(plan.arena_bytes)} (bound {human_bytes(plan.lower_bound_bytes)}, "
+        f"unshared {human_bytes(plan.unshared_bytes)})  compiled {human_time(cold)}{again}",
+    ]
+    if len(latencies) == 1:
+        lines.append(
+            f"{indent}tilewright {human_time(ours.median)} (min {human_time(ours.minimum)})   "
+            f"{threads} threads, {rounds} rounds, +-{ours.spread:.0%}"
+        )
+    for peer, theirs in latencies.items():
+        if peer == "tilewright":
+            continue
+        ratio = speedup(ours, theirs)
+        verdict = f"{ratio:.2f}x faster" if ratio >= 1 else f"{1 / ratio:.2f}x slower"
+        lines.append(
+            f"{indent}tilewright {human_time(ours.median)}   {peer} {human_time(theirs.median)}   "
+            f"{verdict}   {threads} threads, {rounds} rounds {turns}"
+            f"+-{max(ours.spread, theirs.spread):.0%}   outputs differ by {errors[peer]:.1e}"
+        )
+    return lines
+
+
+def _facts(
+    args: argparse.Namespace, exe: Executable, latencies: dict[str, Latency], threads: int,
+    cold: float, warm: float | None,
+) -> dict[str, Any]:  # fmt: skip
+    return {
+        "model": args.model,
+        "threads": threads,
+        "ops": len(exe.stages[0].graph.ops),
+        "kernels": len(exe.kernels),
+        "memory": {"arena_bytes": exe.plan.arena_bytes,
+                   "lower_bound_bytes": exe.plan.lower_bound_bytes,
+                   "unshared_bytes": exe.plan.unshared_bytes},
+        "compile_seconds": cold,
+        "warm_compile_seconds": warm,
+        "built": exe.stats.built,
+        "latency": latencies["tilewright"].as_json(),
+    }  # fmt: skip
+
+
+def _as_list(result: Any) -> list[Any]:
+    return list(result) if isinstance(result, tuple) else [result]

@@ -1,0 +1,103 @@
+"""`tilewright inspect`: a summary of what a model compiles to, or one of its levels of IR."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+from ..api.executable import Executable
+from ..errors import OptionError
+from ..graph.text import to_text
+from ..inspect.views import VIEWS
+from ..text import human_bytes
+from .console import emit_json, show, show_table
+from .models import add_json_argument, add_model_arguments, open_executable
+
+
+def add_to(commands: Any) -> None:
+    """The arguments of this command."""
+    p: argparse.ArgumentParser = commands.add_parser(
+        "inspect",
+        help="show what a model compiles to",
+        description="Without --stage or --stages: inputs, outputs, memory and kernels.",
+    )
+    add_model_arguments(p)
+    p.add_argument("--stage", metavar="NAME",
+                   help=f"print one level: {', '.join(VIEWS)}, or the graph after a pass")
+    p.add_argument("--stages", action="store_true", help="list the passes with milliseconds")
+    add_json_argument(p)
+    p.set_defaults(handler=run)  # fmt: skip
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run the command."""
+    exe = open_executable(args)
+    if args.stages:
+        _stages(exe, args.json)
+    elif args.stage:
+        text = stage_text(exe, args.stage)
+        if args.json:
+            emit_json({"model": args.model, "stage": args.stage, "text": text})
+        else:
+            # names stand quoted and escaped in every level
+            print(text, end="" if text.endswith("\n") else "\n")
+    else:
+        _summary(exe, args.model, args.json)
+    return 0
+
+
+def stage_text(exe: Executable, name: str) -> str:
+    """A level of IR, or the graph after the last pass of that name. Raises OptionError."""
+    if name in VIEWS:
+        return exe.ir(name)
+    for stage in reversed(exe.stages):
+        if stage.name == name:
+            return to_text(stage.graph)
+    passes = dict.fromkeys(s.name for s in exe.stages)
+    raise OptionError(f"--stage {name!r}: there are the levels {', '.join(VIEWS)}, "
+                      f"and the passes {', '.join(passes)}")  # fmt: skip
+
+
+def _stages(exe: Executable, as_json: bool) -> None:
+    facts = [{"name": s.name, "milliseconds": s.milliseconds, "changed": s.changed,
+              "ops": len(s.graph.ops)} for s in exe.stages]  # fmt: skip
+    if as_json:
+        emit_json(facts)
+        return
+    rows = [(f["name"], f"{f['milliseconds']:.2f}", f["ops"], "yes" if f["changed"] else "no")
+            for f in facts]  # fmt: skip
+    show_table(rows, ("stage", "ms", "ops", "changed"), "lrrl")
+
+
+def _summary(exe: Executable, model: str, as_json: bool) -> None:
+    plan, kernels = exe.plan, exe.kernels
+    if as_json:
+        emit_json({
+            "model": model,
+            "inputs": [_spec(s) for s in exe.inputs],
+            "outputs": [_spec(s) for s in exe.outputs],
+            "ops": len(exe.stages[0].graph.ops),
+            "memory": {"arena_bytes": plan.arena_bytes,
+                       "lower_bound_bytes": plan.lower_bound_bytes,
+                       "unshared_bytes": plan.unshared_bytes},
+            "kernels": [{"name": k.name, "template": k.template, "config": k.config,
+                         "ops": list(k.ops), "flops": k.flops, "bytes": k.bytes}
+                        for k in kernels],
+        })  # fmt: skip
+        return
+    show(f"inputs   {', '.join(map(str, exe.inputs))}")
+    show(f"outputs  {', '.join(map(str, exe.outputs))}")
+    show(f"program  {len(exe.stages[0].graph.ops)} ops -> {len(kernels)} kernels, "
+         f"arena {human_bytes(plan.arena_bytes)} (bound {human_bytes(plan.lower_bound_bytes)}, "
+         f"unshared {human_bytes(plan.unshared_bytes)})")  # fmt: skip
+    show()
+    rows = []
+    for number, k in enumerate(kernels):
+        config = " ".join(f"{key}={value}" for key, value in k.config.items())
+        rows.append((f"k{number}", k.name, f"{k.flops / 1e6:.2f}", f"{k.bytes / 1e6:.2f}", config,
+                     " + ".join(k.ops) or "-"))  # fmt: skip
+    show_table(rows, ("", "kernel", "MFLOP", "MB", "config", "model nodes"), "llrr")
+
+
+def _spec(spec: Any) -> dict[str, Any]:
+    return {"name": spec.name, "dtype": str(spec.dtype), "shape": list(spec.shape)}

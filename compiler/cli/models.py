@@ -1,0 +1,99 @@
+"""The arguments that name a model, and the program made of it."""
+
+from __future__ import annotations
+
+import argparse
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ..api.artifact import is_artifact
+from ..api.compile import compile
+from ..api.deferred import DeferredExecutable
+from ..api.executable import Executable
+from ..api.load import load
+from ..errors import OptionError
+from ..options import NUMERICS
+from .console import progress
+
+Program = Executable | DeferredExecutable
+
+
+def add_model_arguments(p: argparse.ArgumentParser) -> None:
+    """MODEL and what `compile` may be told about it."""
+    # fmt: off
+    p.add_argument("model", help="an .onnx model, a graph in text form (.txt), or a saved program")
+    p.add_argument("--shapes", action="append", default=[], metavar="x=1,3,224,224",
+                   help="shape of an input (x=5, with one dimension), or size of a named dimension "
+                   "(N=5); may be repeated")
+    p.add_argument("--outputs", metavar="a,b",
+                   help="compute these values instead of the model's outputs")
+    p.add_argument("--threads", type=int, metavar="N", help="threads that run kernels")
+    p.add_argument("--numerics", choices=NUMERICS, default="standard")
+    p.add_argument("--memory-limit", metavar="512MiB", help="the largest arena that will do")
+    p.add_argument("--target", default="cpu", help="what to compile for (default: cpu)")
+    # fmt: on
+
+
+def add_json_argument(p: argparse.ArgumentParser) -> None:
+    p.add_argument("--json", action="store_true", help="print one JSON document")
+
+
+def parse_shapes(given: Sequence[str]) -> dict[str, Any] | None:
+    """`["x=1,3,8,8", "N=2"]` as compile(shapes=) takes it; None when nothing is given.
+
+    A number without a comma is the size of a named dimension; an input of rank 1 is `x=5,` and
+    one of rank 0 `x=`. Raises OptionError.
+    """
+    shapes: dict[str, Any] = {}
+    for text in given:
+        name, equals, dims = text.rpartition("=")
+        if not equals or not name or not re.fullmatch(r"(\d+(,\d+)*,?)?", dims):
+            raise OptionError(f"--shapes {text!r}: expected name=sizes, such as x=1,3,224,224")
+        if name in shapes:
+            raise OptionError(f"--shapes names {name!r} twice")
+        sizes = [int(d) for d in dims.split(",") if d]
+        shapes[name] = sizes[0] if len(sizes) == 1 and "," not in dims else sizes
+    return shapes or None
+
+
+def open_program(args: argparse.Namespace, shapes: Mapping[str, Any] | None = None) -> Program:
+    """Compile, or load, what the arguments say. shapes: in addition to those of the arguments."""
+    given = {**(shapes or {}), **(parse_shapes(args.shapes) or {})}
+    quiet = bool(getattr(args, "json", False))
+    with progress(Path(args.model).name, quiet) as report:
+        if is_artifact(args.model):
+            if given or args.outputs:
+                raise OptionError(f"{args.model!r} is a saved program: its shapes and outputs are "
+                                  "fixed; give --shapes and --outputs when you compile it")  # fmt: skip
+            return load(args.model, threads=args.threads, memory_limit=args.memory_limit,
+                        progress=report)  # fmt: skip
+        return compile(
+            args.model, target=args.target, numerics=args.numerics,
+            memory_limit=args.memory_limit, shapes=given or None, threads=args.threads,
+            outputs=split(args.outputs), progress=report,
+        )  # fmt: skip
+
+
+def open_executable(args: argparse.Namespace) -> Executable:
+    """As `open_program`. Raises OptionError when the model leaves shapes open."""
+    program = open_program(args)
+    if isinstance(program, DeferredExecutable):
+        raise OptionError(open_shapes(program))
+    return program
+
+
+def open_shapes(program: DeferredExecutable) -> str:
+    """How to say the shapes of a model that leaves them open."""
+    example = " ".join(
+        f"--shapes {s.name}={','.join(str(d) if isinstance(d, int) else '1' for d in s.shape)}"
+        for s in program.inputs
+    )
+    listed = ", ".join(map(str, program.inputs))
+    return f"the model leaves shapes open ({listed}); give them, for example: {example}"
+
+
+def split(text: str | None) -> list[str] | None:
+    """`"a,b"` as a list."""
+    return None if text is None else [part for part in text.split(",") if part]

@@ -1,0 +1,141 @@
+"""The public API: calling, names, arguments that make no sense, open dimensions, inspection."""
+
+from __future__ import annotations
+
+import logging
+import time
+
+import numpy as np
+import pytest
+
+import tilewright as tw
+from tilewright.compiler.errors import InputError, MemoryLimitError, OptionError, TargetError
+from tilewright.compiler.graph.text import parse
+
+
+def two_by_two() -> tw.Graph:
+    """Two inputs, two outputs: a + b and a * b."""
+    g = tw.Graph("pair")
+    a, b = g.input("a", (2, 3)), g.input("b", (2, 3))
+    g.output(a + b, "sum")
+    g.output(a * b, "product")
+    return g
+
+
+def test_calls_by_position_by_name_and_mixed() -> None:
+    exe = tw.compile(two_by_two())
+    a, b = np.full((2, 3), 2, np.float32), np.full((2, 3), 5, np.float32)
+    for total, product in (exe(a, b), exe(a=a, b=b), exe(a, b=b)):
+        assert (total == 7).all() and (product == 10).all()
+    assert list(exe.run({"b": b, "a": a})) == ["sum", "product"]
+    assert [s.name for s in exe.inputs] == ["a", "b"]
+    assert exe.outputs[0].shape == (2, 3) and exe.outputs[0].dtype == np.float32
+
+
+@pytest.mark.parametrize(
+    ("arrays", "named", "why"),
+    [
+        ((1,), {}, "1 arrays for 2 inputs"),
+        ((), {"a": 0}, "no array for"),
+        ((), {"a": 0, "b": 0, "c": 0}, "there is no input"),
+        ((0, 0), {"a": 0}, "by position and by name"),
+    ],
+)
+def test_wrong_calls_say_what_is_wrong(arrays, named, why) -> None:  # type: ignore[no-untyped-def]
+    x = np.zeros((2, 3), np.float32)
+    with pytest.raises(InputError, match=why):
+        tw.compile(two_by_two())(*(x for _ in arrays), **dict.fromkeys(named, x))
+
+
+def test_wrong_dtype_and_shape_name_the_input() -> None:
+    exe = tw.compile(two_by_two())
+    good = np.zeros((2, 3), np.float32)
+    with pytest.raises(InputError, match=r"input 'b' must be float32, got float64.*astype"):
+        exe(good, good.astype(np.float64))
+    with pytest.raises(InputError, match=r"input 'a' must have shape \[2, 3\], got \[3, 2\]"):
+        exe(good.T, good)
+
+
+def test_arguments_are_checked() -> None:
+    with pytest.raises(OptionError, match="numerics='sloppy'"):
+        tw.compile(two_by_two(), numerics="sloppy")
+    with pytest.raises(OptionError, match="'lots' is not an amount of memory"):
+        tw.compile(two_by_two(), memory_limit="lots")
+    with pytest.raises(OptionError, match="threads=0"):
+        tw.compile(two_by_two(), threads=0)
+    with pytest.raises(TargetError, match="target='toaster'"):
+        tw.compile(two_by_two(), target="toaster")
+
+
+def deep() -> tw.Graph:
+    """A chain whose reductions cannot be fused: intermediates have to live somewhere."""
+    g = tw.Graph("deep")
+    x = g.input("x", (64, 64))
+    for axis in (0, 1, 0, 1, 0):
+        x = g.softmax(x, axis=axis)
+    g.output(x, "y")
+    return g
+
+
+def test_memory_limit_is_met_or_explained() -> None:
+    exe = tw.compile(deep())
+    need = exe.plan.arena_bytes
+    assert 0 < need < exe.plan.unshared_bytes
+    exe.plan.check()
+    assert tw.compile(deep(), memory_limit=need).plan.arena_bytes <= need
+    with pytest.raises(MemoryLimitError, match=str(need)):
+        tw.compile(deep(), memory_limit=need - 1)
+
+
+def test_thread_counts_give_the_same_bits() -> None:
+    x = np.random.default_rng(0).standard_normal((64, 64)).astype(np.float32)
+    one, two = tw.compile(deep(), threads=1)(x), tw.compile(deep(), threads=2)(x)
+    np.testing.assert_array_equal(one, two)
+
+
+def test_every_view_of_an_executable() -> None:
+    exe = tw.compile(two_by_two())
+    assert parse(exe.ir("graph")).structural_key() == two_by_two().build().structural_key()
+    assert "group 0" in exe.ir("fused")
+    assert "parallel item" in exe.ir("kernels")
+    assert "define void" in exe.ir("llvm")
+    assert "ret" in exe.ir("asm")
+    assert "arena" in exe.ir("memory")
+    with pytest.raises(OptionError, match="'sass'"):
+        exe.ir("sass")
+    assert [s.name for s in exe.stages][0] == "import"
+    info = exe.kernels[0]
+    assert info.template == "nest" and info.bytes > 0 and "for " in info.source
+    assert len(exe.profile(rounds=3).rows) == len(exe.kernels)
+
+
+def test_progress_is_reported() -> None:
+    seen: list[tuple[str, int, int]] = []
+    tw.compile(deep(), progress=lambda *step: seen.append(step))
+    assert seen and seen[-1][1] == seen[-1][2]
+
+
+def test_an_unmet_template_is_reported(caplog: pytest.LogCaptureFixture) -> None:
+    g = tw.Graph()
+    x = g.input("x", (3, 4), np.int32)
+    g.output(g.matmul(x, g.input("w", (4, 2), np.int32)), "y")
+    with caplog.at_level(logging.INFO, "tilewright"):
+        exe = tw.compile(g)
+    assert "general loop nest" in caplog.text
+    assert exe.kernels[0].template == "nest"
+
+
+def test_second_compilation_loads_what_the_first_built(
+    tmp_path, monkeypatch: pytest.MonkeyPatch
+) -> None:  # type: ignore[no-untyped-def]
+    monkeypatch.setenv("TILEWRIGHT_CACHE", str(tmp_path / "cache"))
+    first = tw.compile(deep()).stats
+    again = tw.compile(deep()).stats
+    assert first.built == first.distinct > 0
+    assert again.built == 0
+
+
+def test_compile_takes_no_time_to_speak_of() -> None:
+    start = time.perf_counter()
+    tw.compile(two_by_two())
+    assert time.perf_counter() - start < 5
