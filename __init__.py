@@ -1,8 +1,8 @@
 """Tilewright: a JIT-compiling graph compiler.
 
-    import tilewright as tw
-    exe = tw.compile("model.onnx")
-    y = exe(x)
+import tilewright as tw
+exe = tw.compile("model.onnx")
+y = exe(x)
 """
 
 from __future__ import annotations

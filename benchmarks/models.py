@@ -19,6 +19,7 @@ import os
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -48,7 +49,7 @@ ARCHITECTURES: Final = {
 TORCH_NAMES: Final = ("digitnet", "gru_sent", "mlp", "segnet", "transformer", "vgg_cifar")
 NAMES: Final = (*ARCHITECTURES, *TORCH_NAMES)
 
-_VERSION: Final = "1"
+_VERSION: Final = "2"
 """Raise it when the same name starts to mean other weights."""
 
 
@@ -59,10 +60,10 @@ def path(name: str) -> Path:
     """
     if name in ARCHITECTURES:
         source = _architecture(name)
-        make: Callable[[], bytes] = lambda: materialise(source, name)  # noqa: E731
+        make: Callable[[], bytes] = partial(materialise, source, name)
     elif name in TORCH_NAMES:
         source = Path(__file__).with_name("torch_models.py")
-        make = lambda: _torch_models().export(name)  # noqa: E731
+        make = partial(_export, name)
     else:
         raise KeyError(f"no model {name!r}; there are {', '.join(NAMES)}")
     digest = hashlib.sha256(_VERSION.encode() + source.read_bytes()).hexdigest()[:8]
@@ -91,14 +92,15 @@ def torch_installed() -> bool:
     return importlib.util.find_spec("torch") is not None
 
 
-def _torch_models() -> Any:
-    """The module beside this one, whether or not this folder is on the import path."""
+def _export(name: str) -> bytes:
+    """A model of the module beside this one, whether or not this folder is on the import path."""
     file = Path(__file__).with_name("torch_models.py")
     spec = importlib.util.spec_from_file_location("tilewright_torch_models", file)
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    return module
+    data: bytes = module.export(name)
+    return data
 
 
 def _architecture(name: str) -> Path:
@@ -244,13 +246,16 @@ def _with_weights(model: onnx.ModelProto, name: str, weights: dict[str, Array]) 
         if read.intersection(n.output) and not set(n.output) <= set(weights):
             nodes.append(n)
             read.update(n.input)
+    nodes.reverse()
+    for k, n in enumerate(nodes):
+        n.name = n.name or f"{n.op_type}_{k}"
     stray = [n.output[0] for n in nodes if n.op_type == "ConstantOfShape"]
     assert not stray and set(weights) <= read, f"{name}: no weights for {stray}"
     initializers = [numpy_helper.from_array(a, n) for n, a in weights.items()]
     kept = [i for i in old.initializer if i.name in read and i.name not in weights]
     stored = {i.name for i in old.initializer}
     made = onnx.helper.make_graph(
-        nodes[::-1],
+        nodes,
         name,
         [i for i in old.input if i.name not in stored],
         list(old.output),

@@ -153,9 +153,7 @@ class DigitNet(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.stem = nn.Sequential(*conv_norm(1, 16, 5))
-        self.branch = nn.Sequential(
-            *conv_norm(16, 32, 3, 2), *conv_norm(32, 32, 3, 1, relu=False)
-        )
+        self.branch = nn.Sequential(*conv_norm(16, 32, 3, 2), *conv_norm(32, 32, 3, 1, relu=False))
         self.skip = nn.Sequential(*conv_norm(16, 32, 1, 2, relu=False))
         self.digit = nn.Linear(32 * 14 * 14, 10)
         self.real = nn.Linear(32 * 14 * 14, 1)
@@ -287,9 +285,7 @@ def _segnet(net: SegNet) -> bytes:
         [helper.make_tensor_value_info("y", 1, [1, 12, height, width])],
         weights,
     )
-    model = helper.make_model(
-        graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=8
-    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=8)
     onnx.checker.check_model(model)
     data: bytes = model.SerializeToString()
     return data

@@ -113,8 +113,10 @@ class Expr:
     def free(self) -> frozenset[Expr]:
         """The index variables that this expression reads and does not bind itself."""
         if self._free is None:
-            out = frozenset({self}) if self.op == "var" else frozenset().union(
-                *(a.free for a in self.args)
+            out = (
+                frozenset({self})
+                if self.op == "var"
+                else frozenset().union(*(a.free for a in self.args))
             )
             self._free = out - frozenset(self.payload[1]) if self.op == "reduce" else out
         return self._free
@@ -426,8 +428,9 @@ def mod(a: Expr | Scalar, b: Expr | Scalar) -> Expr:
     if g > 1:
         low = c % g
         inner = mod(from_linear({k: v // g for k, v in rest.items()}, c // g), m // g)
-        return from_linear({k: v * g for k, v in linear(inner)[0].items()},
-                           linear(inner)[1] * g + low)
+        return from_linear(
+            {k: v * g for k, v in linear(inner)[0].items()}, linear(inner)[1] * g + low
+        )
     split = _split(rest, c, m)
     if split is not None:
         return add(mul(mod(split[0], m // split[2]), split[2]), split[1])

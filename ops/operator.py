@@ -207,8 +207,10 @@ class Operator:
         ins = list(types)
         most = self.max_inputs
         if len(ins) < self.min_inputs or (most is not None and len(ins) > most):
-            wanted = f"{self.min_inputs}" if most == self.min_inputs else (
-                f"{self.min_inputs} to {most if most is not None else 'any number'}"
+            wanted = (
+                f"{self.min_inputs}"
+                if most == self.min_inputs
+                else (f"{self.min_inputs} to {most if most is not None else 'any number'}")
             )
             raise OperatorError(f"{self.name} takes {wanted} inputs, got {len(ins)}")
         for k, n in enumerate(self.inputs):
@@ -309,6 +311,8 @@ def require_same_dtype(*types: TensorType | None) -> None:
 
 def normal_axis(axis: int, rank: int, what: str = "axis") -> int:
     """A possibly negative axis as 0 <= axis < rank. Raises OperatorError."""
+    if not isinstance(axis, int):
+        raise OperatorError(f"{what} {axis!r} is no integer")
     if not -rank <= axis < rank:
         raise OperatorError(f"{what} {axis} is out of range for rank {rank}")
     return axis % rank

@@ -24,8 +24,11 @@ def rebuild(e: Expr, args: tuple[Expr, ...]) -> Expr:
     return Expr(e.op, args, e.payload, e.dtype)
 
 
-def transform(e: Expr, visit: Callable[[Expr, tuple[Expr, ...]], Expr | None],
-              memo: dict[Expr, Expr] | None = None) -> Expr:
+def transform(
+    e: Expr,
+    visit: Callable[[Expr, tuple[Expr, ...]], Expr | None],
+    memo: dict[Expr, Expr] | None = None,
+) -> Expr:
     """Rebuild bottom-up; visit(node, new args) may return a replacement."""
     done: dict[Expr, Expr] = {} if memo is None else memo
 

@@ -70,5 +70,7 @@ def link(
     t_objects = watch.lap()
     threads = device_of(c.target, c.options).threads
     program = Program(c.graph, c.launches, c.plan, objects, threads, c.options.poison)
-    stats = CompileStats(read, passes, kernels, t_objects, watch.lap(), objects.built, objects.total)
+    stats = CompileStats(
+        read, passes, kernels, t_objects, watch.lap(), objects.built, objects.total
+    )
     return Executable(c, program, stats)

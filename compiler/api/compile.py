@@ -64,6 +64,7 @@ def compile(
     start = time.perf_counter()
     graph, model = _read(source, shapes, outputs)
     if graph is None:
+
         def build(bound: Shapes) -> Executable:
             begin = time.perf_counter()
             g = model.to_graph(bound, outputs)
@@ -103,7 +104,9 @@ def cpu_target(name: str) -> CpuTarget:
     raise TargetError(f"target={name!r} is not available; this version compiles for 'cpu'")
 
 
-def _read(source: Any, shapes: Shapes | None, outputs: Sequence[str] | None) -> tuple[Graph | None, Any]:
+def _read(
+    source: Any, shapes: Shapes | None, outputs: Sequence[str] | None
+) -> tuple[Graph | None, Any]:
     """The graph, or the model that needs shapes first."""
     shapes = _checked(shapes)
     if isinstance(source, GraphBuilder):

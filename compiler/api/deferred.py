@@ -34,7 +34,9 @@ class DeferredExecutable:
         key = tuple(tuple(s) for s in by_name(self.inputs, shapes))
         with self._lock:
             if key not in self._made:
-                self._made[key] = self._build({s.name: k for s, k in zip(self.inputs, key, strict=True)})
+                self._made[key] = self._build(
+                    {s.name: k for s, k in zip(self.inputs, key, strict=True)}
+                )
             return self._made[key]
 
     def _for(self, arrays: Sequence[Any]) -> Executable:

@@ -131,6 +131,11 @@ class Executable:
     # ---------------------------------------------------------------- inspection
 
     @property
+    def threads(self) -> int:
+        """How many threads run kernels, the caller's among them."""
+        return self._program.pool.threads
+
+    @property
     def graph(self) -> Graph:
         """The graph after all passes."""
         return self._compilation.graph

@@ -19,7 +19,6 @@ import numpy as np
 
 from ..api.executable import Executable, random_input
 from ..errors import OptionError
-from ..runtime.threads import default_threads
 from ..store import Store
 from ..text import human_bytes, human_time
 from .arrays import read_inputs
@@ -64,14 +63,29 @@ def add_to(commands: Any) -> None:
     )
     add_model_arguments(p)
     p.add_argument("--peers", metavar="a,b", help=f"run against {', '.join(PEERS)}")
-    p.add_argument("--torch-program", type=Path, metavar="FILE",
-                   help="the same model for torch: TorchScript (.pt) or exported program (.pt2)")
-    p.add_argument("--input", "-i", action="append", default=[], metavar="name=file.npy",
-                   help="an input; the others are random")
+    p.add_argument(
+        "--torch-program",
+        type=Path,
+        metavar="FILE",
+        help="the same model for torch: TorchScript (.pt) or exported program (.pt2)",
+    )
+    p.add_argument(
+        "--input",
+        "-i",
+        action="append",
+        default=[],
+        metavar="name=file.npy",
+        help="an input; the others are random",
+    )
     p.add_argument("--seed", type=int, default=0, metavar="N", help="for random inputs")
     p.add_argument("--rounds", type=int, metavar="N", help="turns each (default: for --seconds)")
-    p.add_argument("--seconds", type=float, default=5.0, metavar="S",
-                   help="about how long to measure, unless --rounds is given (default: 5)")
+    p.add_argument(
+        "--seconds",
+        type=float,
+        default=5.0,
+        metavar="S",
+        help="about how long to measure, unless --rounds is given (default: 5)",
+    )
     p.add_argument("--warmup", type=int, default=5, metavar="N", help="calls before the first turn")
     add_json_argument(p)
     p.set_defaults(handler=run)  # fmt: skip
@@ -91,7 +105,7 @@ def run(args: argparse.Namespace) -> int:
     for k, spec in enumerate(exe.inputs):
         feeds.setdefault(spec.name, random_input(spec, args.seed + k))
     arrays = [feeds[s.name] for s in exe.inputs]
-    threads = args.threads or default_threads()
+    threads = exe.threads
     setting = Setting(Path(args.model), {s.name: feeds[s.name] for s in exe.inputs}, threads,
                       args.torch_program)  # fmt: skip
     wanted = _as_list(exe(*arrays))

@@ -73,7 +73,7 @@ def run(args: argparse.Namespace) -> int:
         ]})  # fmt: skip
         return status
     rows = [(f.topic, f.state, f.value, f.remedy) for f in findings]
-    show_table(rows, ("", "", "", "what helps"))
+    show_table(rows, ("what", "state", "found", "what helps"))
     return status
 
 
@@ -132,7 +132,8 @@ def _cache() -> Finding:
         return Finding("cache", "missing", "switched off: every process compiles again",
                        "unset TILEWRIGHT_CACHE")  # fmt: skip
     what = f"{len(store.entries())} entries, {human_bytes(store.size)} in {store.directory}"
-    if not store.put([("what", "doctor")], b"ok") or store.get([("what", "doctor")]) != b"ok":
+    key = [("what", "written by tilewright doctor"), ("symbol", "doctor")]
+    if not store.put(key, b"ok") or store.get(key) != b"ok":
         return Finding("cache", "missing", f"{what}: not usable", "point TILEWRIGHT_CACHE "
                        "at a directory of your own with space left")  # fmt: skip
     return Finding("cache", "ok", what)

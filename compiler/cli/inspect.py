@@ -22,8 +22,11 @@ def add_to(commands: Any) -> None:
         description="Without --stage or --stages: inputs, outputs, memory and kernels.",
     )
     add_model_arguments(p)
-    p.add_argument("--stage", metavar="NAME",
-                   help=f"print one level: {', '.join(VIEWS)}, or the graph after a pass")
+    p.add_argument(
+        "--stage",
+        metavar="NAME",
+        help=f"print one level: {', '.join(VIEWS)}, or the graph after a pass",
+    )
     p.add_argument("--stages", action="store_true", help="list the passes with milliseconds")
     add_json_argument(p)
     p.set_defaults(handler=run)  # fmt: skip

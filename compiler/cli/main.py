@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import io
 import logging
 import os
 import sys
@@ -40,6 +41,7 @@ def parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; the exit status. Errors of Tilewright come as one message, no traceback."""
     try:
+        _accept_any_text()
         _log_to_stderr()
         args = parser().parse_args(argv)
         status: int = args.handler(args)
@@ -93,6 +95,13 @@ class _StderrHandler(logging.StreamHandler):  # type: ignore[type-arg]
 
     def format(self, record: logging.LogRecord) -> str:
         return f"{record.levelname.lower()}: {printable(record.getMessage())}"
+
+
+def _accept_any_text() -> None:
+    """A name that the terminal's encoding lacks is escaped, and stops nothing."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 def _silence_stdout() -> None:

@@ -26,10 +26,21 @@ def add_to(commands: Any) -> None:
         "run", help="run a model once", description="Compile a model, run it once, show outputs."
     )
     add_model_arguments(p)
-    p.add_argument("--input", "-i", action="append", default=[], metavar="name=file.npy",
-                   help="an input; or an .npz file with arrays under the inputs' names")
-    p.add_argument("--seed", type=int, default=0, metavar="N",
-                   help="for the inputs not given, which are random (default: 0)")
+    p.add_argument(
+        "--input",
+        "-i",
+        action="append",
+        default=[],
+        metavar="name=file.npy",
+        help="an input; or an .npz file with arrays under the inputs' names",
+    )
+    p.add_argument(
+        "--seed",
+        type=int,
+        default=0,
+        metavar="N",
+        help="for the inputs not given, which are random (default: 0)",
+    )
     p.add_argument("--out", "-o", metavar="out.npz", help="where to write the outputs")
     add_json_argument(p)
     p.set_defaults(handler=run)  # fmt: skip

@@ -50,8 +50,10 @@ class Value:
         return f"%{self.name}: {self.type}"
 
     def _with(self, op: str, other: Any, swap: bool = False) -> Value:
-        o = other if isinstance(other, Value) else self.builder.constant(
-            np.asarray(other, self.dtype.numpy)
+        o = (
+            other
+            if isinstance(other, Value)
+            else self.builder.constant(np.asarray(other, self.dtype.numpy))
         )
         out: Value = self.builder.op(op, *((o, self) if swap else (self, o)))
         return out
@@ -137,7 +139,9 @@ class GraphBuilder:
         if not isinstance(value, (np.ndarray, np.generic)) and array.dtype == np.float64:
             array = array.astype(np.float32)
         kind = TensorType(dtype_of(array.dtype), array.shape)
-        return self.add_blob(Blob(self.fresh(name or "c"), kind, Role.CONSTANT, self._frozen(array)))
+        return self.add_blob(
+            Blob(self.fresh(name or "c"), kind, Role.CONSTANT, self._frozen(array))
+        )
 
     def parameter(self, name: str, value: npt.ArrayLike) -> Value:
         """A named constant that training may update later. Copied as `constant` does."""
@@ -294,9 +298,12 @@ class Rewriter(GraphBuilder):
         return _freeze(array)  # passes hand over arrays of their own
 
     def fresh(self, stem: str) -> str:
-        name = super().fresh(stem)
-        while name in self._reserved:
-            name = super().fresh(f"{stem}_{len(self.blobs)}")
+        """A blob name that neither the old nor the new graph has."""
+        name, k = stem, self._counter.get(stem, 0)
+        while not name or name in self.blobs or name in self._reserved:
+            k += 1
+            name = f"{stem or 'v'}_{k}"
+        self._counter[stem] = k
         return name
 
     def value(self, old: str) -> Value:

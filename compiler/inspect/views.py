@@ -93,5 +93,3 @@ def view(c: Compilation, level: str) -> str:
     if level not in VIEWS:
         raise OptionError(f"ir({level!r}): a CPU program has the levels {', '.join(VIEWS)}")
     return VIEWS[level](c)
-
-

@@ -1,4 +1,4 @@
-"""From a fusion group to one expression per output: operators' declarations composed by substitution.
+"""From a fusion group to one expression per output: declarations composed by substitution.
 
 The expressions load from blobs at logical indices; `address.py` turns those into buffer offsets.
 """
@@ -11,14 +11,15 @@ from typing import Any
 from ...ops.expr import Expr, const, index, load, var
 from ...ops.operator import Elementwise, TensorArg
 from ...ops.traverse import substitute, transform
+from ...ops.types import bf16
 from ..errors import LoweringError
-from ..graph.ir import Graph, Op
+from ..graph.ir import Array, Graph, Op
 
 Indices = tuple[Expr, ...]
 
 
 class Composer:
-    """Composes the bodies of a set of ops of one graph. Everything not produced by them is loaded."""
+    """Composes the bodies of a set of ops of one graph; what they do not produce is loaded."""
 
     def __init__(self, graph: Graph, ops: Iterable[Op]) -> None:
         self.graph = graph
@@ -38,7 +39,7 @@ class Composer:
     def _element(self, blob: str, at: Indices) -> Expr:
         b = self.graph.blobs[blob]
         if blob not in self.inside:
-            if b.value is not None and b.value.size == 1 and b.type.dtype.name != "bf16":
+            if b.value is not None and _is_one_element(b.value) and b.type.dtype is not bf16:
                 return const(b.value.reshape(-1)[0].item(), b.type.dtype)
             return load(blob, at, b.type.dtype)
         formal, body = self._body(blob)
@@ -83,6 +84,11 @@ class Composer:
             return self.element(n.payload, args) if n.op == "load" else None
 
         return transform(body, visit)
+
+
+def _is_one_element(value: Array) -> bool:
+    """One element, or a view that repeats one."""
+    return value.size == 1 or (value.size > 0 and not any(value.strides))
 
 
 def fresh(dims: tuple[int, ...], tag: str) -> Indices:

@@ -83,8 +83,9 @@ class _Writer:
     def segments(self) -> list[Segment]:
         window, x, depth = self.p.window, self.p.x, self.p.depth
         _, channel, *space = self.input_strides()
-        taps = tuple(Level(k, s * d)
-                     for k, s, d in zip(window.kernel, space, window.dilations, strict=True))
+        taps = tuple(
+            Level(k, s * d) for k, s, d in zip(window.kernel, space, window.dilations, strict=True)
+        )
         block = x.layout.block
         if not block:
             return [Segment((*taps, Level(depth, channel)))]
@@ -113,9 +114,7 @@ class _Writer:
         """The tile of th x tw places from (h0, w0), for all channels of a panel."""
         self.count += 1
         group = self.p.block // self.lanes
-        micro = MicroKernel(
-            self.p.dtype, self.lanes, (th, tw), blocks, group, str(self.count)
-        )
+        micro = MicroKernel(self.p.dtype, self.lanes, (th, tw), blocks, group, str(self.count))
         *leads, down, right = self.moves()
         base = h0 * down + w0 * right
         for i, m in zip(outer, leads, strict=True):
@@ -279,9 +278,7 @@ def split(
     return (If(compare("lt", tile, whole), body(tile * size, size), last),)
 
 
-def _frame(
-    y: Buffer, kind: TensorType, before: tuple[int, ...], behind: tuple[int, ...]
-) -> Phase:
+def _frame(y: Buffer, kind: TensorType, before: tuple[int, ...], behind: tuple[int, ...]) -> Phase:
     """Zeros in the outermost places of every plane of a blocked tensor. Along each axis two slabs:
     the axes before it run over the interior, those behind it over everything."""
     space = kind.physical_shape[2:]

@@ -374,9 +374,7 @@ class _Writer:
         return Launch(kernel, params.args, ())
 
 
-def _share(
-    t: Expr, item: Expr, share: int, total: int, body: tuple[Stmt, ...]
-) -> tuple[Stmt, ...]:
+def _share(t: Expr, item: Expr, share: int, total: int, body: tuple[Stmt, ...]) -> tuple[Stmt, ...]:
     """body for an item's part of 0..total."""
     if t.op != "var":
         return body

@@ -139,8 +139,11 @@ def formal(p: MatmulGroup) -> tuple[Expr, Expr, Expr]:
 
 
 def matmul_group(graph: Graph, ops: Sequence[Op], outputs: Sequence[str]) -> MatmulGroup | None:
-    found = [k for k, op in enumerate(ops)
-             if (t := op.definition.trait(Contraction)) is not None and t.kind == "matmul"]
+    found = [
+        k
+        for k, op in enumerate(ops)
+        if (t := op.definition.trait(Contraction)) is not None and t.kind == "matmul"
+    ]
     if len(found) != 1 or not outputs:
         return None
     anchor = ops[found[0]]

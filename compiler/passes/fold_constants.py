@@ -24,12 +24,13 @@ class FoldConstants(OptionalPass):
 
     Arithmetic is done in float64 by the operators' references and rounded once to the result's
     element type. A result of more than `max_bytes` is not stored unless its inputs were as large,
-    and one element repeated over more than `max_splat` bytes never is: making it again is cheaper
-    than reading it. What the reference refuses (an index out of range, say) is left to the kernel.
+    or it is one element repeated: that is kept as a view of the element, of up to `max_splat` bytes
+    were it written out. What the reference refuses (an index out of range, say) is left to the
+    kernel.
     """
 
     max_bytes: int = 16 * _MiB
-    max_splat: int = 64 * 1024
+    max_splat: int = 1024 * _MiB
 
     def run(self, graph: Graph, fuel: Fuel = UNLIMITED) -> Graph:
         rewriter = SourceRewriter(graph)
@@ -54,7 +55,8 @@ class FoldConstants(OptionalPass):
         types = graph.output_types(op)
         size = sum(t.nbytes for t in types)
         given = sum(x.nbytes for x in inputs if x is not None)
-        if size > max(self.max_bytes, given) or any(t.layout.is_blocked for t in types):
+        limit = self.max_bytes if inputs else self.max_splat
+        if size > max(limit, given) or any(t.layout.is_blocked for t in types):
             return None
         if any(t is not None and t.dtype is bf16 for t in (*types, *graph.input_types(op))):
             return None
@@ -64,9 +66,19 @@ class FoldConstants(OptionalPass):
             values = evaluate_op(op, inputs, wide=not exact)
         except (ValueError, IndexError, TypeError, ArithmeticError):
             return None
-        if any(y.nbytes > self.max_splat and _is_splat(y) for y in values):
-            return None
-        return [dense(narrow(y, t.dtype)) for y, t in zip(values, types, strict=True)]
+        folded = [_compact(narrow(y, t.dtype)) for y, t in zip(values, types, strict=True)]
+        too_large = size > max(self.max_bytes, given) and not all(map(_is_splat, folded))
+        return None if too_large else folded
+
+
+SMALL = 4096  # bytes up to which a repeated element may as well be written out
+
+
+def _compact(x: Array) -> Array:
+    """x row-major; as a view of one element where it repeats that one."""
+    if x.nbytes > SMALL and _is_splat(x):
+        return np.broadcast_to(x.reshape(-1)[:1].copy().reshape((1,) * x.ndim), x.shape)
+    return dense(x)
 
 
 def _is_splat(x: Array) -> bool:

@@ -21,15 +21,6 @@ class SourceRewriter(Rewriter):
         self.current: Op | None = None
         self._made: dict[str, Op] = {}
 
-    def fresh(self, stem: str) -> str:
-        """A blob name that neither the old nor the new graph has."""
-        name, k = stem, self._counter.get(stem, 0)
-        while not name or name in self.blobs or name in self._reserved:
-            k += 1
-            name = f"{stem or 'v'}_{k}"
-        self._counter[stem] = k
-        return name
-
     def op(self, operator: str, *inputs: Any, **kwargs: Any) -> Any:
         if self.current is not None and not kwargs.get("name") and not kwargs.get("source"):
             kwargs |= {"name": self.current.name, "source": self.current.source}

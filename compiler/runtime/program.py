@@ -136,7 +136,9 @@ class Program:
         for k, launch in enumerate(launches):
             base = self._table.ctypes.data + slot * 8
             first = len(steps)
-            for entry, phase in zip(objects.addresses(launch.kernel), launch.kernel.phases, strict=True):
+            for entry, phase in zip(
+                objects.addresses(launch.kernel), launch.kernel.phases, strict=True
+            ):
                 steps.append((entry, base, phase.items))
             self.spans.append((first, len(steps)))
             self._bind(k, launch, slot)
@@ -188,7 +190,9 @@ class Program:
         results = self._results()
         with self._lock:
             self._point(ready, results)
-            self._run(self.pool.address, self.pool.run_address, self._steps.ctypes.data, self._count)
+            self._run(
+                self.pool.address, self.pool.run_address, self._steps.ctypes.data, self._count
+            )
         return results
 
     def timed(self, arrays: Sequence[Array], clock: Any) -> tuple[list[Array], list[int]]:
@@ -260,5 +264,3 @@ def by_name(specs: Sequence[TensorSpec], feeds: Mapping[str, Any]) -> list[Any]:
         what = f"no array for {missing}" if missing else f"there is no input {unknown}"
         raise InputError(f"{what}; the inputs are {known}")
     return [feeds[n] for n in known]
-
-

@@ -21,7 +21,13 @@ def block(weight=1):
 
 
 def convolve(
-    g: Grower, x: Known, out: int, kernel: int = 1, stride: int = 1, group: int = 1, norm: bool = True
+    g: Grower,
+    x: Known,
+    out: int,
+    kernel: int = 1,
+    stride: int = 1,
+    group: int = 1,
+    norm: bool = True,
 ) -> Known:
     """A convolution with the borders kept, and what makes its result small again."""
     fan = x.shape[1] // group * kernel * kernel

@@ -103,6 +103,8 @@ def _initializer(graph: onnx.GraphProto, pick: random.Random) -> None:
 
 
 def _input(graph: onnx.GraphProto, pick: random.Random) -> None:
+    if not graph.input:
+        return
     v = pick.choice(graph.input).type.tensor_type
     if pick.random() < 0.25:
         v.elem_type = pick.randint(0, 24)
@@ -120,6 +122,8 @@ def _operator(graph: onnx.GraphProto, pick: random.Random) -> None:
 
 
 def _wiring(graph: onnx.GraphProto, pick: random.Random) -> None:
+    if not graph.node:
+        return
     node = pick.choice(graph.node)
     names = [n for other in graph.node for n in (*other.input, *other.output)] + ["", "nowhere"]
     kind = pick.random()

@@ -62,13 +62,21 @@ def _float(f: Function, op: str, args: list[Value]) -> Value:
 
 def extremum(f: Function, op: str, a: Value, b: Value) -> Value:
     """max or min; NaN wins."""
-    if a.text.startswith(("splat", "0x")) and not b.text.startswith(("splat", "0x")):
+    if _is_number(a) and not _is_number(b):
         a, b = b, a
     a, b = f.match(a, b)
     out = f.select(f.compare("olt" if op == "max" else "ogt", a, b), b, a)
-    if b.text.startswith(("splat", "0x")):  # a constant is not NaN
-        return out
-    return f.select(f.compare("uno", b, b), b, out)
+    return out if _is_number(b) else f.select(f.compare("uno", b, b), b, out)
+
+
+def _is_number(x: Value) -> bool:
+    """Whether x is a literal other than NaN."""
+    return not x.text.startswith("%") and x.text not in _literal_nans(x)
+
+
+def _literal_nans(x: Value) -> tuple[str, str]:
+    nan = literal(float("nan"), x.dtype)
+    return nan, f"splat ({scalar_type(x.dtype)} {nan})"
 
 
 def _floored_float_mod(f: Function, a: Value, b: Value) -> Value:

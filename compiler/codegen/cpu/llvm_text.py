@@ -79,9 +79,7 @@ def number(value: int) -> Value:
 class Function:
     """One function under construction."""
 
-    def __init__(
-        self, name: str, parameters: str, attributes: str, fused: bool = True
-    ) -> None:
+    def __init__(self, name: str, parameters: str, attributes: str, fused: bool = True) -> None:
         """fused: multiply-adds round once. Without the instruction that is a call per element."""
         self.head = f"define void @{name}({parameters}) {attributes} {{"
         self.entry: list[str] = []
@@ -128,9 +126,7 @@ class Function:
     def call(self, function: str, dtype: DType, lanes: int, *args: Value) -> Value:
         """Call a function whose arguments and result are values."""
         result = register_type(dtype, lanes)
-        self.declarations.add(
-            f"declare {result} @{function}({', '.join(a.type for a in args)})"
-        )
+        self.declarations.add(f"declare {result} @{function}({', '.join(a.type for a in args)})")
         return self.make(f"call {result} @{function}({', '.join(map(str, args))})", dtype, lanes)
 
     # ---------------------------------------------------------------- constants and shapes
@@ -314,9 +310,7 @@ class Function:
         after = self.raw(f"add nsw i64 {i.text}, {step}")
         again = self.raw(f"icmp slt i64 {after}, {hi.text}")
         self.emit(f"br i1 {again}, label %{body}, label %{done}, !llvm.loop !0")
-        self.lines[where] = (
-            f"  {i.text} = phi i64 [{lo.text}, %{before}], [{after}, %{self.block}]"
-        )
+        self.lines[where] = f"  {i.text} = phi i64 [{lo.text}, %{before}], [{after}, %{self.block}]"
         self.label(done)
 
     @contextmanager

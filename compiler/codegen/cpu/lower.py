@@ -168,7 +168,7 @@ class Lowering:
             raise LoweringError(f"vector loops cannot nest (over {s.var!r})")
         lo, hi, n = self.scalar(s.lo), self.scalar(s.hi), s.lanes
         if lo.number is not None and hi.number is not None:
-            whole = (hi.number - lo.number) // n * n
+            whole = max(0, hi.number - lo.number) // n * n
             if whole == n:
                 self._round(s, lo, n, None)
             elif whole:

@@ -70,9 +70,11 @@ def expm1(f: Function, x: Value) -> Value:
     p, k = _reduced(f, _clamp(f, x, -18.0, 89.0))
     one = f.const(1.0, f32, x.lanes)
     # from k = 25 on 2**-k is lost beside 1
-    far = f.op("sub", f.const(0, i32, x.lanes), f.call(
-        f.intrinsic("smin", k), i32, x.lanes, k, f.const(26, i32, x.lanes)
-    ))
+    far = f.op(
+        "sub",
+        f.const(0, i32, x.lanes),
+        f.call(f.intrinsic("smin", k), i32, x.lanes, k, f.const(26, i32, x.lanes)),
+    )
     rest = f.op("fsub", one, _power_of_two(f, far))
     out = _scale(f, f.op("fadd", p, rest), k)
     zero = f.const(0.0, f32, x.lanes)

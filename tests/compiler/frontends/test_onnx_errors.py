@@ -200,7 +200,8 @@ def test_attributes_of_the_wrong_type() -> None:
         return model([helper.make_node("LeakyRelu", ["x"], ["y"], name="leak", **attrs)])
 
     refuse(leaky(alpha="much"), "'leak'", "'alpha'", "'much'")
-    refuse(leaky(alpha=[0.1, 0.2]), "'alpha'")
+    refuse(leaky(alpha=[0.1, 0.2]), "'alpha' must be a float")
+    refuse(leaky(alpha=[1, 2]), "'alpha' must be a float")
     refuse(leaky(beta=1.0), "'beta'", error=UnsupportedOperator)
     read(leaky(alpha=1))
     soft = model([helper.make_node("Softmax", ["x"], ["y"], axis=0.5)])

@@ -244,6 +244,10 @@ def test_bfloat16_passes_through() -> None:
     g = read(model([node("Concat", ["w", "x"], ["y"], axis=0)], [value("x", (3,), 16)],
                    initializers=[w]))  # fmt: skip
     assert g.type("y").dtype is bf16 and g.blobs["w"].type.dtype is bf16
+    for op_type in ("Exp", "ReduceSum", "Softmax", "Cast"):
+        attrs = {"to": F} if op_type == "Cast" else {}
+        with pytest.raises(UnsupportedOperator, match="bfloat16"):
+            read(model([node(op_type, ["x"], ["y"], **attrs)], [value("x", (3,), 16)]))
 
 
 # --------------------------------------------------------------------------- versions

@@ -11,6 +11,7 @@ from tilewright.compiler.graph.builder import GraphBuilder
 from tilewright.compiler.graph.ir import Graph
 from tilewright.compiler.kernels.conv import DirectConv
 from tilewright.compiler.kernels.device import Device
+from tilewright.compiler.kernels.ir import Prepared
 from tilewright.ops.types import Layout
 
 from .support import AVX2, AVX512, DEVICES, NEON, check_group, with_layouts
@@ -132,3 +133,17 @@ def test_a_residual_that_is_also_the_input_is_not_overwritten() -> None:
         assert not launch.kernel.inplace
     graph, feeds = conv_graph(device=AVX512, **CASES["pointwise"])
     assert all(launch.kernel.inplace for launch in check_group(DIRECT, graph, feeds, AVX512, 1))
+
+
+def test_row_major_operands_are_not_read_past_the_last_channel() -> None:
+    """A scale per channel that arrives at run time, and a constant one, for 21 of 32 lanes."""
+    rng = np.random.default_rng(1)
+    g = GraphBuilder("scale")
+    x, s = g.input("x", (1, 8, 3, 4)), g.input("s", (1, 21, 1, 1))
+    w, shift = (rng.standard_normal(d).astype(np.float32) for d in ((21, 8, 2, 2), (21, 1, 1)))
+    y = g.op("add", g.op("mul", g.op("conv", x, w), s), shift)
+    g.output(y)
+    graph = with_layouts(g.build(), dict.fromkeys(("x", "conv", "mul", "add"), Layout(1, 16)))
+    feeds = {n: rng.standard_normal(graph.type(n).dims).astype(np.float32) for n in ("x", "s")}
+    for launch in check_group(DIRECT, graph, feeds, AVX512, most=3):
+        assert sum(isinstance(a, Prepared) for a in launch.args) == 2, "weights and shift"
