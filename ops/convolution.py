@@ -1,4 +1,3 @@
-# mypy: disable-error-code="misc"
 """Convolution, transposed convolution, and the zero-stuffing that the latter is made of."""
 
 from __future__ import annotations

@@ -1,4 +1,3 @@
-# mypy: disable-error-code="misc"
 """Operators whose results do not depend on any element of their inputs."""
 
 from __future__ import annotations

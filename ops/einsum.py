@@ -1,4 +1,3 @@
-# mypy: disable-error-code="misc"
 """Einstein summation, decomposed into transposes, reshapes, matrix products and sums.
 
 Operands are combined from left to right. For each pair the labels fall into four classes: shared

@@ -1,4 +1,3 @@
-# mypy: disable-error-code="misc"
 """Operators that pick elements by index, or by their position relative to a diagonal."""
 
 from __future__ import annotations

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import numpy.typing as npt
+from collections.abc import Iterator
 
 from .expr import Expr
 from .operator import Elementwise, operator
+from .samples import Array, Case, Sampler
 from .types import TensorType
 
 
@@ -19,8 +20,8 @@ class Reformat:
     def compute(x: Expr) -> Expr:
         return x
 
-    def reference(x: npt.NDArray) -> npt.NDArray:
+    def reference(x: Array) -> Array:
         return x
 
-    def samples(s):  # type: ignore[no-untyped-def]
+    def samples(s: Sampler) -> Iterator[Case]:
         yield s.case(s.numbers(2, 3, 5))

@@ -1,4 +1,3 @@
-# mypy: disable-error-code="misc"
 """Matrix products: numpy's matmul, ONNX's Gemm, and the integer product of quantised models."""
 
 from __future__ import annotations

@@ -1,4 +1,3 @@
-# mypy: disable-error-code="misc"
 """Operators that rearrange elements without choosing among them: reshapes, transposes, repetition.
 
 `slicing.py` holds the ones that cut and join.

@@ -1,4 +1,3 @@
-# mypy: disable-error-code="misc"
 """Normalisations and softmax: mostly compositions of reductions and elementwise operators, which
 fusion turns into one kernel again."""
 

@@ -1,4 +1,3 @@
-# mypy: disable-error-code="misc"
 """Overlapping patches of an image, added up again."""
 
 from __future__ import annotations

@@ -1,4 +1,3 @@
-# mypy: disable-error-code="misc"
 """Pooling over sliding windows and over all spatial axes, and the inverse of max pooling."""
 
 from __future__ import annotations

@@ -1,4 +1,3 @@
-# mypy: disable-error-code="misc"
 """Recurrent layers as ONNX has them: RNN, GRU and LSTM.
 
 Each decomposes into one matrix product that projects the inputs of all time steps, and the scan

@@ -1,4 +1,3 @@
-# mypy: disable-error-code="misc"
 """Reductions over axes: the ONNX Reduce* family.
 
 axes=None or () means all axes, unless noop_with_empty_axes is set: then no axis is reduced, and

@@ -1,4 +1,3 @@
-# mypy: disable-error-code="misc"
 """Resampling at a regular grid of positions.
 
 Positions are rational numbers, so they stay exact: position(x) = (slope * x + start) / unit in

@@ -1,4 +1,3 @@
-# mypy: disable-error-code="misc"
 """Resampling at positions that are known only at run time."""
 
 from __future__ import annotations

@@ -1,4 +1,3 @@
-# mypy: disable-error-code="misc"
 """The sequential part of recurrent layers: `rnn_scan`, `gru_scan`, `lstm_scan`.
 
 Their input is projected already (x W^T + bias, for all time steps at once, is a matrix product of

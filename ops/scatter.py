@@ -1,4 +1,3 @@
-# mypy: disable-error-code="misc"
 """Operators that write updates into a copy of a tensor, at places known only at run time.
 
 The updates are applied one after the other in row-major order, so the last of several to one place

@@ -1,4 +1,3 @@
-# mypy: disable-error-code="misc"
 """Operators that cut and join tensors: slice, split, concat, pad."""
 
 from __future__ import annotations

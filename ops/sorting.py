@@ -1,4 +1,3 @@
-# mypy: disable-error-code="misc"
 """Operators over the order of elements along one axis: arg max, top k, running sums."""
 
 from __future__ import annotations

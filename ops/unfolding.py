@@ -1,4 +1,3 @@
-# mypy: disable-error-code="misc"
 """Convolution windows laid out as matrix columns."""
 
 from __future__ import annotations

@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ...ops.types import TensorType
 from ..errors import InputError
 from ..graph.ir import Graph
 from ..inspect.views import Compilation, kernel_name, view
@@ -198,10 +197,9 @@ class Executable:
         return f"<tilewright.Executable ({ins}) -> ({outs}), {n} kernels>"
 
 
-def random_input(spec: TensorSpec | TensorType, seed: int = 0) -> Array:
+def random_input(spec: TensorSpec, seed: int = 0) -> Array:
     """Plausible data for an input: normal floats, small non-negative integers."""
     rng = np.random.default_rng(seed)
-    dtype = spec.dtype if isinstance(spec, TensorSpec) else spec.dtype.numpy
-    if dtype.kind == "f":
-        return np.asarray(rng.standard_normal(spec.shape), dtype)
-    return np.asarray(rng.integers(0, 2, spec.shape), dtype)
+    if spec.dtype.kind == "f":
+        return np.asarray(rng.standard_normal(spec.shape), spec.dtype)
+    return np.asarray(rng.integers(0, 2, spec.shape), spec.dtype)

@@ -140,7 +140,7 @@ class _Emitter:
         nest = seq(stmts, Set(acc, (), _combined(combine, acc.value, value)))
         small = prod(trip_count(v) for v in over) <= UNROLL_LIMIT and not _is_heavy(body)
         for v in reversed(order):
-            if v is lane:
+            if lane is not None and v is lane:
                 nest = (loop(v, nest, "vector", lanes=self.lanes),)
             else:
                 nest = (loop(v, nest, "unroll" if small else "serial"),)

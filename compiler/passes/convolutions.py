@@ -80,7 +80,7 @@ def _product(b: SourceRewriter, op: Op, inputs: tuple[Value | None, ...]) -> Val
     rows = b.op("reshape", w, shape=(1, group, out // group, depth))
     y = b.op("reshape", b.op("matmul", rows, columns), shape=(n, out, *win.output))
     if bias is None:
-        return y  # type: ignore[no-any-return]
+        return y
     flat = b.op("reshape", bias, shape=(out, *(1 for _ in win.output)))
     total: Value = b.op("add", y, flat)
     return total

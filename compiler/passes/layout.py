@@ -76,7 +76,7 @@ class _Layouts(SourceRewriter):
     ) -> Value | tuple[Value, ...]:
         outs = tuple(layout if o not in self.old.outputs else ROW_MAJOR for o in op.outputs)
         return self.op(op.operator, *inputs, out=op.outputs,
-                       layouts=outs, **op.attributes)  # type: ignore[no-any-return]  # fmt: skip
+                       layouts=outs, **op.attributes)  # fmt: skip
 
     def to(self, v: Value | None, layout: Layout) -> Value | None:
         """v in another layout; constants and lists of scalars have only one."""

@@ -237,7 +237,7 @@ class Program:
             )
         if a.flags.c_contiguous and a.flags.aligned:
             return a
-        return np.require(np.array(a, order="C", copy=True), requirements="CA")
+        return np.require(np.array(a, order="C", copy=True), requirements=("C", "A"))
 
 
 def as_array(name: str, given: Any) -> Array:

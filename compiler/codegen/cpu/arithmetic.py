@@ -37,7 +37,7 @@ def _compare(f: Function, op: str, args: list[Value]) -> Value:
 def _float(f: Function, op: str, args: list[Value]) -> Value:
     x = args[0]
     if op in _FLOAT:
-        return f.op(_FLOAT[op], *args)
+        return f.op(_FLOAT[op], args[0], args[1])
     if op == "fma":
         return f.fma(*args)
     if op == "neg":
@@ -98,7 +98,7 @@ def _integer(f: Function, op: str, args: list[Value], nonnegative: bool) -> Valu
     if op == "mul":
         return f.mul(*args)
     if op in _INTEGER:
-        return f.op(_INTEGER[op], *args)
+        return f.op(_INTEGER[op], args[0], args[1])
     if op == "neg":
         return f.op("sub", f.const(0, x.dtype, x.lanes), x)
     if op in ("not", "bitnot"):
@@ -113,7 +113,7 @@ def _integer(f: Function, op: str, args: list[Value], nonnegative: bool) -> Valu
     if op in ("max", "min"):
         if all(a.number is not None for a in args):
             pick = max if op == "max" else min
-            return f.const(pick(a.number for a in args), x.dtype)  # type: ignore[type-var]
+            return f.const(pick(a.number for a in args if a.number is not None), x.dtype)
         a, b = f.match(*args)
         name = ("s" if signed else "u") + op
         return f.call(f.intrinsic(name, a), a.dtype, a.lanes, a, b)
@@ -130,13 +130,14 @@ def _integer(f: Function, op: str, args: list[Value], nonnegative: bool) -> Valu
 
 
 def _shift(f: Function, op: str, a: Value, b: Value) -> Value:
-    """Shifting by the width or more gives 0, as numpy does."""
+    """Shifting by the width or more leaves 0, or the sign of a signed number, as numpy does."""
     a, b = f.match(a, b)
-    way = "shl" if op == "shl" else "lshr" if a.dtype.kind == "u" else "ashr"
-    limit = f.const(a.dtype.bits, a.dtype, a.lanes)
-    inside = f.compare("ult", b, limit)
-    safe = f.select(inside, b, f.const(0, a.dtype, a.lanes))
-    return f.select(inside, f.op(way, a, safe), f.const(0, a.dtype, a.lanes))
+    inside = f.compare("ult", b, f.const(a.dtype.bits, a.dtype, a.lanes))
+    if op == "shr" and a.dtype.kind == "i":
+        return f.op("ashr", a, f.select(inside, b, f.const(a.dtype.bits - 1, a.dtype, a.lanes)))
+    zero = f.const(0, a.dtype, a.lanes)
+    moved = f.op("shl" if op == "shl" else "lshr", a, f.select(inside, b, zero))
+    return f.select(inside, moved, zero)
 
 
 def divide(f: Function, op: str, a: Value, b: Value, unsigned: bool) -> Value:
@@ -145,20 +146,23 @@ def divide(f: Function, op: str, a: Value, b: Value, unsigned: bool) -> Value:
     floordiv and mod round down; truncdiv, div and fmod toward zero.
     """
     if a.number is not None and b.number:
-        q = abs(a.number) // abs(b.number) * (1 if a.number * b.number >= 0 else -1)
-        out = {"floordiv": a.number // b.number, "mod": a.number % b.number,
-               "fmod": a.number - q * b.number}.get(op, q)  # fmt: skip
-        return f.const(out, a.dtype)
+        whole = abs(a.number) // abs(b.number) * (1 if a.number * b.number >= 0 else -1)
+        known = {"floordiv": a.number // b.number, "mod": a.number % b.number,
+                 "fmod": a.number - whole * b.number}.get(op, whole)  # fmt: skip
+        return f.const(known, a.dtype)
     a, b = f.match(a, b)
     n, t = a.lanes, a.dtype
     remainder = op in ("mod", "fmod")
     if unsigned:
         word = "urem" if remainder else "udiv"
-        if b.number or b.text.startswith("splat"):
+        none = f.const(0, t, n)
+        if b.text == none.text:
+            return none
+        if not b.text.startswith("%"):
             return f.op(word, a, b)
-        zero = f.compare("eq", b, f.const(0, t, n))
+        zero = f.compare("eq", b, none)
         out = f.op(word, a, f.select(zero, f.const(1, t, n), b))
-        return f.select(zero, f.const(0, t, n), out)
+        return f.select(zero, none, out)
     zero, one, minus = f.const(0, t, n), f.const(1, t, n), f.const(-1, t, n)
     by_zero, by_minus = f.compare("eq", b, zero), f.compare("eq", b, minus)
     safe = f.select(f.op("or", by_zero, by_minus), one, b)  # INT_MIN / -1 would trap as well

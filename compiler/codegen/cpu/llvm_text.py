@@ -5,6 +5,7 @@ Text, not llvmlite's object builder: it is ten times faster to make and reads th
 
 from __future__ import annotations
 
+import math
 import struct
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -54,22 +55,32 @@ def memory_type(dtype: DType, lanes: int) -> str:
 
 
 def literal(value: float | int | bool, dtype: DType) -> str:
+    """The value, rounded to the element type, as LLVM writes it."""
     if dtype is boolean:
         return "true" if value else "false"
-    if dtype is f32:
-        single = struct.unpack("<f", struct.pack("<f", _clamp32(float(value))))[0]
-        return f"0x{struct.unpack('<Q', struct.pack('<d', single))[0]:016X}"
-    if dtype is f64:
-        return f"0x{struct.unpack('<Q', struct.pack('<d', float(value)))[0]:016X}"
+    if not dtype.is_float:
+        return str(int(value))
+    exact = float(value)
     if dtype.name == "f16":
-        return f"0xH{struct.unpack('<H', struct.pack('<e', float(value)))[0]:04X}"
-    return str(int(value))
+        return f"0xH{_bits(exact, '<e'):04X}"
+    if dtype.name == "bf16":  # an i16 to LLVM; nearest even, and NaN stays NaN
+        bits = _bits(exact, "<f")
+        odd = bits >> 16 & 1
+        return str(0x7FC0 if exact != exact else (bits + 0x7FFF + odd) >> 16)
+    if dtype is f32:
+        exact = struct.unpack("<f", _bits(exact, "<f").to_bytes(4, "little"))[0]
+    return f"0x{_bits(exact, '<d'):016X}"
 
 
-def _clamp32(value: float) -> float:
-    """struct refuses doubles that overflow float32; round them to infinity instead."""
-    limit = 3.4028235677973366e38
-    return float("inf") if value >= limit else -float("inf") if value <= -limit else value
+def _bits(value: float, kind: str) -> int:
+    """The bits of the nearest number of a `struct` format."""
+    if value != value:
+        value = math.nan  # of all NaNs the one that has no sign
+    try:
+        packed = struct.pack(kind, value)
+    except OverflowError:
+        packed = struct.pack(kind, math.copysign(math.inf, value))
+    return int.from_bytes(packed, "little")
 
 
 def number(value: int) -> Value:
