@@ -33,7 +33,17 @@ from .ir import (
     loop,
     seq,
 )
-from .pieces import Assignment, Buffers, Piece, buffer_loads, collapse, pieces, stride, trip_count
+from .pieces import (
+    Assignment,
+    Buffers,
+    Piece,
+    buffer_loads,
+    collapse,
+    operations,
+    pieces,
+    stride,
+    trip_count,
+)
 from .template import Config
 
 VERSION = 1
@@ -326,7 +336,7 @@ class Nest:
         found = [collapse(p) for p in pieces(graph, ops, outputs, buffers)]
         phases = tuple(_Emitter(p, device).emit() for p in found if p.assignments)
         params, args = buffers.parameters()
-        flops = sum(graph.type(o).size for o in outputs)
+        flops = sum(map(operations, found))
         kernel = Kernel(
             self.name, VERSION, (), params, phases, flops, sum(b.nbytes for b in params),
             _inplace(params, phases),

@@ -13,7 +13,7 @@ import numpy.typing as npt
 from ...ops.expr import Expr, apply, index, linear, var
 from ...ops.operator import Opaque
 from ...ops.traverse import substitute, transform, walk
-from ...ops.types import TensorType
+from ...ops.types import TensorType, boolean, i64
 from ..graph.ir import Graph, Op
 from .address import offset
 from .compose import Composer, Indices
@@ -239,3 +239,28 @@ def buffer_loads(e: Expr) -> list[Expr]:
 
 def trip_count(v: Expr) -> int:
     return int(v.payload[2] - v.payload[1])
+
+
+def operations(piece: Piece) -> int:
+    """Arithmetic operations on element values, every reduction counted once per result."""
+    values = [a.value for a in piece.assignments]
+    total = prod(map(trip_count, piece.loops)) * _plain(values)
+    for r in walk(*values):
+        if r.op == "reduce":
+            around = (*r.free, *r.payload[1])
+            total += prod(map(trip_count, around)) * (1 + _plain(r.args))
+    return total
+
+
+def _plain(values: Iterable[Expr]) -> int:
+    """Operations outside reductions, loads' indices and conditions left out."""
+    seen: set[Expr] = set()
+
+    def count(e: Expr) -> int:
+        if e in seen or e.op in ("reduce", "load", "const", "var"):
+            return 0
+        seen.add(e)
+        mine = 0 if e.op in ("select", "cast") or e.dtype in (i64, boolean) else 1
+        return mine + sum(map(count, e.args))
+
+    return sum(map(count, values))

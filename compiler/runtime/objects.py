@@ -9,7 +9,8 @@ from functools import cache
 from pathlib import Path
 from types import MappingProxyType
 
-from ..codegen.cpu import arithmetic, assemble, llvm_text, lower, vector_math
+from ...ops import expr
+from ..codegen.cpu import arithmetic, assemble, llvm_text, lower, registers, vector_math
 from ..codegen.cpu.assemble import build_object
 from ..codegen.cpu.link import Linked, link
 from ..codegen.cpu.target import CpuTarget
@@ -34,9 +35,9 @@ class Objects:
 
 @cache
 def codegen_fingerprint() -> str:
-    """A hash of the code generator's own source: a change to it makes new store entries."""
+    """A hash of the source that decides what code comes out: a change to it makes new entries."""
     h = hashlib.sha256()
-    for module in (arithmetic, assemble, llvm_text, lower, vector_math):
+    for module in (expr, arithmetic, assemble, llvm_text, lower, registers, vector_math):
         assert module.__file__ is not None
         h.update(Path(module.__file__).read_bytes())
     return h.hexdigest()[:16]

@@ -9,9 +9,10 @@ import math
 import struct
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Final
 
-from ....ops.types import DType, boolean, f32, f64, i32, i64
+from ....ops.types import DType, boolean, f32, i32, i64
 
 LOOP_TAIL = """\
 !0 = distinct !{!0, !1}
@@ -43,9 +44,16 @@ def scalar_type(dtype: DType) -> str:
     return _SCALAR.get(dtype.name) or f"i{dtype.bits}"
 
 
+_REGISTER: Final[dict[tuple[str, int], str]] = {}
+
+
 def register_type(dtype: DType, lanes: int) -> str:
-    one = scalar_type(dtype)
-    return f"<{lanes} x {one}>" if lanes else one
+    key = (dtype.name, lanes)
+    found = _REGISTER.get(key)
+    if found is None:
+        one = scalar_type(dtype)
+        found = _REGISTER[key] = f"<{lanes} x {one}>" if lanes else one
+    return found
 
 
 def memory_type(dtype: DType, lanes: int) -> str:
@@ -87,8 +95,30 @@ def number(value: int) -> Value:
     return Value(str(value), i64, 0, value)
 
 
+def poison(dtype: DType, lanes: int) -> Value:
+    """What a register holds before anything was written to it."""
+    return Value("poison", dtype, lanes)
+
+
+@dataclass(slots=True)
+class Loop:
+    """A loop under construction.
+
+    var: its variable. carried: values that change from round to round: inside the loop, what they
+    are when a round begins; the body leaves there what they are when it ends; after the loop, what
+    they are then.
+    """
+
+    var: Value
+    carried: list[Value] = field(default_factory=list)
+
+
 class Function:
-    """One function under construction."""
+    """One function under construction.
+
+    Instructions without side effects are written once: asking again for the same one in a place
+    that the first dominates (see `scope`) gives its result.
+    """
 
     def __init__(self, name: str, parameters: str, attributes: str, fused: bool = True) -> None:
         """fused: multiply-adds round once. Without the instruction that is a call per element."""
@@ -99,6 +129,9 @@ class Function:
         self.block = "start"
         self.fused = fused
         self._n = 0
+        self._values: dict[str, Value] = {}
+        self._pointers: dict[str, str] = {}
+        self._learnt: list[list[str]] = [[]]
 
     def finish(self) -> str:
         return "\n".join(
@@ -125,6 +158,23 @@ class Function:
         self.lines.append(f"  {name} = {text}")
         return name
 
+    def pure(self, text: str, dtype: DType, lanes: int) -> Value:
+        """The result of an instruction that has no side effects."""
+        found = self._values.get(text)
+        if found is None:
+            found = self._values[text] = self.make(text, dtype, lanes)
+            self._learnt[-1].append(text)
+        return found if found.dtype is dtype else Value(found.text, dtype, lanes)
+
+    @contextmanager
+    def scope(self) -> Iterator[None]:
+        """Code that does not dominate what follows it: its results are forgotten there."""
+        self._learnt.append([])
+        yield
+        for text in self._learnt.pop():
+            self._values.pop(text, None)
+            self._pointers.pop(text, None)
+
     def label(self, name: str) -> None:
         self.lines.append(f"{name}:")
         self.block = name
@@ -137,8 +187,10 @@ class Function:
     def call(self, function: str, dtype: DType, lanes: int, *args: Value) -> Value:
         """Call a function whose arguments and result are values."""
         result = register_type(dtype, lanes)
-        self.declarations.add(f"declare {result} @{function}({', '.join(a.type for a in args)})")
-        return self.make(f"call {result} @{function}({', '.join(map(str, args))})", dtype, lanes)
+        kinds = [a.type for a in args]
+        self.declarations.add(f"declare {result} @{function}({', '.join(kinds)})")
+        given = ", ".join([f"{t} {a.text}" for t, a in zip(kinds, args, strict=True)])
+        return self.make(f"call {result} @{function}({given})", dtype, lanes)
 
     # ---------------------------------------------------------------- constants and shapes
 
@@ -155,25 +207,25 @@ class Function:
         if not x.text.startswith("%"):
             return Value(f"splat ({x.type} {x.text})", x.dtype, lanes)
         vector = register_type(x.dtype, lanes)
-        one = self.raw(f"insertelement {vector} poison, {x}, i64 0")
+        one = self.pure(f"insertelement {vector} poison, {x}, i64 0", x.dtype, lanes).text
         zeros = f"<{lanes} x i32> zeroinitializer"
-        return self.make(f"shufflevector {vector} {one}, {vector} poison, {zeros}", x.dtype, lanes)
+        return self.pure(f"shufflevector {vector} {one}, {vector} poison, {zeros}", x.dtype, lanes)
 
     def match(self, *values: Value) -> tuple[Value, ...]:
-        lanes = max(v.lanes for v in values)
-        return tuple(self.splat(v, lanes) for v in values)
+        lanes = max([v.lanes for v in values])
+        return tuple([v if v.lanes == lanes else self.splat(v, lanes) for v in values])
 
     def iota(self, lanes: int) -> Value:
         return Value("<" + ", ".join(f"i64 {k}" for k in range(lanes)) + ">", i64, lanes)
 
     def extract(self, x: Value, k: int) -> Value:
-        return self.make(f"extractelement {x}, i64 {k}", x.dtype, 0)
+        return self.pure(f"extractelement {x}, i64 {k}", x.dtype, 0)
 
     # ---------------------------------------------------------------- arithmetic
 
     def op(self, op: str, a: Value, b: Value, dtype: DType | None = None) -> Value:
         a, b = self.match(a, b)
-        return self.make(f"{op} {a.type} {a.text}, {b.text}", dtype or a.dtype, a.lanes)
+        return self.pure(f"{op} {a.type} {a.text}, {b.text}", dtype or a.dtype, a.lanes)
 
     def add(self, a: Value, b: Value) -> Value:
         if a.number is not None and b.number is not None:
@@ -212,22 +264,35 @@ class Function:
     def compare(self, predicate: str, a: Value, b: Value) -> Value:
         a, b = self.match(a, b)
         kind = "fcmp" if a.dtype.is_float else "icmp"
-        return self.make(f"{kind} {predicate} {a.type} {a.text}, {b.text}", boolean, a.lanes)
+        return self.pure(f"{kind} {predicate} {a.type} {a.text}, {b.text}", boolean, a.lanes)
 
     def select(self, c: Value, a: Value, b: Value) -> Value:
         lanes = max(c.lanes, a.lanes, b.lanes)
         a, b = self.splat(a, lanes), self.splat(b, lanes)
-        return self.make(f"select {c}, {a}, {b}", a.dtype, lanes)
+        return self.pure(f"select {c}, {a}, {b}", a.dtype, lanes)
 
     def convert(self, how: str, x: Value, dtype: DType) -> Value:
-        return self.make(f"{how} {x} to {register_type(dtype, x.lanes)}", dtype, x.lanes)
+        return self.pure(f"{how} {x} to {register_type(dtype, x.lanes)}", dtype, x.lanes)
 
     # ---------------------------------------------------------------- memory
 
-    def element(self, base: str, dtype: DType, at: Value) -> str:
-        if at.number == 0:
+    def element(self, base: str, dtype: DType, at: Value, more: int = 0) -> str:
+        """The address of element at + more. What `more` adds becomes part of the instruction that
+        reads or writes there."""
+        if at.number is not None:
+            at, more = number(at.number + more), 0
+        place = self._element(base, dtype, at.text)
+        return self._element(place, dtype, str(more)) if more else place
+
+    def _element(self, base: str, dtype: DType, at: str) -> str:
+        if at == "0":
             return base
-        return self.raw(f"getelementptr {memory_type(dtype, 0)}, ptr {base}, i64 {at.text}")
+        text = f"getelementptr {memory_type(dtype, 0)}, ptr {base}, i64 {at}"
+        found = self._pointers.get(text)
+        if found is None:
+            found = self._pointers[text] = self.raw(text)
+            self._learnt[-1].append(text)
+        return found
 
     def load(self, pointer: str, dtype: DType, lanes: int, align: int | None = None) -> Value:
         kind = memory_type(dtype, lanes)
@@ -302,8 +367,13 @@ class Function:
     # ---------------------------------------------------------------- control flow
 
     @contextmanager
-    def counted(self, lo: Value, hi: Value, step: int, sure: bool) -> Iterator[Value]:
-        """for i in lo..hi by step; sure: at least one round is known to happen."""
+    def counted(
+        self, lo: Value, hi: Value, step: int, sure: bool, carried: Sequence[Value] = ()
+    ) -> Iterator[Loop]:
+        """for i in lo..hi by step; sure: at least one round is known to happen.
+
+        carried: what the values that change from round to round are before the loop.
+        """
         self._n += 1
         k = self._n
         body, done = f"loop{k}", f"done{k}"
@@ -314,15 +384,24 @@ class Function:
             some = self.compare("slt", lo, hi)
             self.emit(f"br {some}, label %{body}, label %{done}")
         self.label(body)
-        i = Value(f"%i{k}", i64)
         where = len(self.lines)
-        self.lines.append("")
-        yield i
-        after = self.raw(f"add nsw i64 {i.text}, {step}")
+        self.lines += [""] * (1 + len(carried))
+        rounds = [Value(self._name(), v.dtype, v.lanes) for v in carried]
+        loop = Loop(Value(f"%i{k}", i64), list(rounds))
+        yield loop
+        after = self.raw(f"add nsw i64 {loop.var.text}, {step}")
         again = self.raw(f"icmp slt i64 {after}, {hi.text}")
         self.emit(f"br i1 {again}, label %{body}, label %{done}, !llvm.loop !0")
-        self.lines[where] = f"  {i.text} = phi i64 [{lo.text}, %{before}], [{after}, %{self.block}]"
+        i, last = loop.var.text, self.block
+        self.lines[where] = f"  {i} = phi i64 [{lo.text}, %{before}], [{after}, %{last}]"
+        ends = list(zip(carried, loop.carried, strict=True))
+        for line, (r, (first, end)) in enumerate(zip(rounds, ends, strict=True), where + 1):
+            self.lines[line] = (
+                f"  {r.text} = phi {r.type} [{first.text}, %{before}], [{end.text}, %{last}]"
+            )
         self.label(done)
+        if not sure:
+            loop.carried[:] = [self.phi([(first, before), (end, last)]) for first, end in ends]
 
     @contextmanager
     def when(self, condition: Value) -> Iterator[None]:
@@ -350,5 +429,5 @@ class Function:
         return self.make(f"phi {first.type} {pairs}", first.dtype, first.lanes)
 
 
-__all__ = ["LOOP_TAIL", "Function", "Value", "i32", "literal", "memory_type", "number",
+__all__ = ["LOOP_TAIL", "Function", "Loop", "Value", "i32", "literal", "memory_type", "number",
            "register_type", "scalar_type"]  # fmt: skip

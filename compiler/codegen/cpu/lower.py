@@ -1,13 +1,15 @@
 """Kernel IR to LLVM IR text.
 
-Expressions are lowered SPMD style: outside a vector loop everything is scalar; inside, an expression
-that depends on the loop's variable becomes a vector and every other one stays scalar and is splat
-where it meets a vector. A load whose offset moves by one element per lane is a vector load, any
-other varying offset a gather. Partial rounds run under a mask.
+Expressions are lowered SPMD style: outside a vector loop everything is scalar; inside, an
+expression that depends on the loop's variable becomes a vector and every other one stays scalar and
+is splat where it meets a vector. A load whose offset moves by one element per lane is a vector
+load, any other varying offset a gather. Partial rounds run under a mask.
 
-Equal expressions are lowered once per region of straight-line code: what only reads constants,
-inputs and loop variables stays known until the region ends, what reads locals or written buffers
-until the end of the statement.
+Locals whose indices are static once loops are unrolled live in registers, in SSA form; the others
+on the stack. Equal expressions are lowered once per region of straight-line code: what only reads
+constants, inputs and loop variables stays known until the region ends, what reads locals or written
+buffers until the end of the statement. Addresses are a moving part, computed once per region, plus
+a constant that costs nothing.
 """
 
 from __future__ import annotations
@@ -15,6 +17,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from math import prod
 
 from ....ops.expr import Expr, bounds, linear
 from ....ops.types import boolean, i64
@@ -36,7 +39,8 @@ from ...kernels.ir import (
 )
 from ...kernels.printer import symbol
 from .arithmetic import call, convert, lanes_reduce
-from .llvm_text import LOOP_TAIL, Function, Value, number
+from .llvm_text import LOOP_TAIL, Function, Loop, Value, number
+from .registers import Held, Registers
 
 ATTRIBUTES = 'nounwind "no-trapping-math"="true" "prefer-vector-width"="512"'
 
@@ -51,6 +55,14 @@ class Lanes:
     mask: Value | None
 
 
+@dataclass(frozen=True, slots=True)
+class Sum:
+    """An index as a linear combination of atoms, given with their factors, and a constant."""
+
+    terms: tuple[tuple[Expr, int], ...]
+    constant: int
+
+
 class Lowering:
     """Lowers one phase of a kernel into one function `void f(ptr table, i64 item)`."""
 
@@ -62,9 +74,12 @@ class Lowering:
         self.unrolled: dict[Expr, int] = {}
         self.lanes: Lanes | None = None
         self.pointers: dict[Buffer, str] = {}
+        self.registers = Registers(phase)
         self.locals: dict[Local, str] = {}
-        self.known: list[dict[object, Value]] = [{}]
+        self.known: dict[object, Value] = {}
+        self.learnt: list[list[object]] = [[]]
         self.passing: dict[object, Value] = {}
+        self.sums: dict[Expr, Sum] = {}
         self.written = {
             s.buffer for p in kernel.phases for s in statements(p.body) if isinstance(s, Store)
         }
@@ -82,11 +97,13 @@ class Lowering:
     @contextmanager
     def region(self) -> Iterator[None]:
         """Code that may not run, or runs several times: what it learns is forgotten after it."""
-        self.known.append({})
+        self.learnt.append([])
         saved, self.passing = self.passing, {}
-        yield
+        with self.f.scope():
+            yield
         self.passing = saved
-        self.known.pop()
+        for key in self.learnt.pop():
+            del self.known[key]
 
     def body(self, stmts: Iterable[Stmt]) -> None:
         for s in stmts:
@@ -101,17 +118,15 @@ class Lowering:
         elif isinstance(s, Store):
             self.store(s)
         elif isinstance(s, Declare):
-            loc = s.local
-            count = 1
-            for d in loc.shape:
-                count *= d
-            if loc not in self.locals:
-                self.locals[loc] = self.f.stack(loc.dtype, loc.lanes, count)
+            if s.local in self.registers:
+                self.registers.forget(s.local)
+            elif s.local not in self.locals:
+                loc = s.local
+                self.locals[loc] = self.f.stack(loc.dtype, loc.lanes, prod(loc.shape))
         elif isinstance(s, If):
             self.branch(s)
         elif isinstance(s, Prefetch):
-            at = self.scalar(s.offset)
-            self.f.prefetch(self.f.element(self.pointers[s.buffer], s.buffer.dtype, at))
+            self.f.prefetch(self.element(s.buffer, s.offset))
         elif not isinstance(s, Comment):
             raise LoweringError(f"the CPU has no lowering for the statement {type(s).__name__}")
 
@@ -125,8 +140,23 @@ class Lowering:
                 return
         b0, b1 = bounds(s.lo), bounds(s.hi)
         sure = b0 is not None and b1 is not None and b0[1] < b1[0]
-        with self.f.counted(lo, hi, s.step, sure) as i, self.region():
+        with self.rounds(lo, hi, s.step, sure, s.body) as i:
             self._bound(s.var, i, s.body)
+
+    @contextmanager
+    def rounds(
+        self, lo: Value, hi: Value, step: int, sure: bool, body: tuple[Stmt, ...]
+    ) -> Iterator[Value]:
+        """A loop over `body`, which is lowered inside; gives the loop's variable."""
+        registers = self.registers
+        places = registers.carried(body)
+        loop: Loop
+        with self.f.counted(lo, hi, step, sure, [registers.get(*p) for p in places]) as loop:
+            registers.begin(places, loop.carried)
+            with self.region():
+                yield loop.var
+            loop.carried[:] = registers.end(places, (body,))
+        registers.begin(places, loop.carried)
 
     def _bound(self, v: Expr, value: Value, body: Iterable[Stmt]) -> None:
         if value.number is not None:
@@ -156,12 +186,18 @@ class Lowering:
             return
         yes, no, end = self.f.labels("yes", "no", "fi")
         self.f.branch(c, (yes, no))
+        before = self.registers.held
+        ends: list[tuple[Held, str]] = []
         for label, arm in ((yes, s.then), (no, s.otherwise)):
             self.f.label(label)
+            self.registers.held = dict(before)
             with self.region():
                 self.body(arm)
+            self.registers.end((), (s.then, s.otherwise))
+            ends.append((self.registers.held, self.f.block))
             self.f.jump(end)
         self.f.label(end)
+        self.registers.merge(self.f, ends)
 
     def vector(self, s: For) -> None:
         if self.lanes is not None:
@@ -172,7 +208,7 @@ class Lowering:
             if whole == n:
                 self._round(s, lo, n, None)
             elif whole:
-                with self.f.counted(lo, number(lo.number + whole), n, True) as i, self.region():
+                with self.rounds(lo, number(lo.number + whole), n, True, s.body) as i:
                     self._round(s, i, n, None)
             rest = hi.number - lo.number - whole
             if rest > 0:
@@ -182,7 +218,7 @@ class Lowering:
             return
         even = _divisible(s.lo, n) and _divisible(s.hi, n)
         end = hi if even else self.f.sub(hi, number(n - 1))
-        with self.f.counted(lo, end, n, False) as i, self.region():
+        with self.rounds(lo, end, n, False, s.body) as i:
             self._round(s, i, n, None)
         if even:
             return
@@ -190,9 +226,15 @@ class Lowering:
         rest_value = self.f.op("srem", span, number(n))
         start = self.f.sub(hi, rest_value)
         some = self.f.compare("sgt", rest_value, number(0))
-        with self.f.when(some), self.region():
-            mask = self.f.compare("slt", self.f.iota(n), rest_value)
-            self._round(s, start, n, mask)
+        before, block = self.registers.held, self.f.block
+        self.registers.held = dict(before)
+        with self.f.when(some):
+            with self.region():
+                mask = self.f.compare("slt", self.f.iota(n), rest_value)
+                self._round(s, start, n, mask)
+            self.registers.end((), (s.body,))
+            ends = [(self.registers.held, self.f.block), (before, block)]
+        self.registers.merge(self.f, ends)
 
     def _round(self, s: For, first: Value, count: int, mask: Value | None) -> None:
         self.lanes = Lanes(s.var, first, count, mask)
@@ -206,12 +248,28 @@ class Lowering:
             value = self.f.splat(value, loc.lanes)
         elif value.lanes:
             raise LoweringError(f"a vector is assigned to the scalar local {loc.name}")
+        mask = self.lanes.mask if self.lanes is not None and loc.lanes else None
+        if loc in self.registers:
+            flat = self._flat(loc, s.where)
+            if mask is not None:
+                value = self.f.select(mask, value, self.registers.get(loc, flat))
+            self.registers.put(loc, flat, value)
+            return
         at = self._local_pointer(loc, s.where)
         align = 64 if loc.lanes else loc.dtype.bytes
-        mask = self.lanes.mask if self.lanes is not None and loc.lanes else None
         if mask is not None:
             value = self.f.select(mask, value, self.f.load(at, loc.dtype, loc.lanes, 1))
         self.f.store(value, at, min(align, max(loc.lanes, 1) * loc.dtype.bytes))
+
+    def _flat(self, loc: Local, where: tuple[Expr, ...]) -> int:
+        """The static index of a local's element in a register."""
+        at = 0
+        for i, d in zip(where, loc.shape, strict=True):
+            n = i.payload if i.op == "const" else self.scalar(i).number
+            if n is None:
+                raise LoweringError(f"the index {i!r} of the local {loc.name} is not static")
+            at = at * d + n
+        return at
 
     def _local_pointer(self, loc: Local, where: tuple[Expr, ...]) -> str:
         if loc not in self.locals:
@@ -230,15 +288,15 @@ class Lowering:
         if self.lanes is None:
             if value.lanes:
                 raise LoweringError(f"a vector is stored to {b.name} outside a vector loop")
-            self.f.store(value, self.f.element(self.pointers[b], b.dtype, self.scalar(s.offset)))
+            self.f.store(value, self.element(b, s.offset))
             return
         n, mask = self.lanes.count, self.lanes.mask
-        stride, at = self.address(s.offset)
+        stride, at, more = self.address(s.offset)
         if stride == 0:
             raise LoweringError(f"all lanes store to one place of {b.name}")
         value = self.f.splat(value, n)
         if stride == 1:
-            p = self.f.element(self.pointers[b], b.dtype, at)
+            p = self.f.element(self.pointers[b], b.dtype, at, more)
             if mask is None:
                 self.f.store(value, p, b.dtype.bytes)
             else:
@@ -261,22 +319,23 @@ class Lowering:
             return self.f.const(e.payload, e.dtype)
         if e.op == "var":
             return self.variable(e)
+        if e.op == "load" and isinstance(e.payload, Local) and e.payload in self.registers:
+            return self.registers.get(e.payload, self._flat(e.payload, e.args))
+        if self.unstable(e):  # known within one statement, where nothing that it reads changes
+            found = self.passing.get(e)
+            if found is None:
+                found = self.passing[e] = self.compute(e)
+            return found
         key: object = e
-        if self.unrolled:
-            pinned = [(v, k) for v, k in self.unrolled.items() if v in e.free]
-            if pinned:
-                key = (e, tuple(pinned))
+        if self.unrolled and not e.free.isdisjoint(self.unrolled):
+            key = (e, *[k for v, k in self.unrolled.items() if v in e.free])
         if self.lanes is not None and self.varying(e):
             mask = self.lanes.mask
             key = (key, self.lanes.first.text, self.lanes.count, mask and mask.text)
-        unstable = self.unstable(e)
-        if unstable:
-            found = self.passing.get(key)
-        else:
-            found = next((t[key] for t in reversed(self.known) if key in t), None)
+        found = self.known.get(key)
         if found is None:
-            found = self.compute(e)
-            (self.passing if unstable else self.known[-1])[key] = found
+            found = self.known[key] = self.compute(e)
+            self.learnt[-1].append(key)
         return found
 
     def variable(self, e: Expr) -> Value:
@@ -328,50 +387,75 @@ class Lowering:
 
     def _sum(self, e: Expr) -> Value:
         """A uniform index: moving parts first, the constant last, so that neighbours share them."""
-        terms, constant = linear(e)
-        if len(terms) == 1 and e in terms:
+        if len(self._linear(e).terms) == 1 and self._linear(e).terms[0][0] is e:
             return call(self.f, e.op, [self.lower(a) for a in e.args], e.dtype, False)
-        moving, fixed = number(0), constant
-        for atom, factor in terms.items():
-            part = self.f.mul(self.lower(atom), number(factor))
-            if part.number is not None:
-                fixed += part.number
-            else:
-                moving = self.f.add(moving, part)
+        moving, fixed = self._moving(e)
         return self.f.add(moving, number(fixed))
 
-    def address(self, at: Expr) -> tuple[int | None, Value]:
-        """(1, scalar offset of lane 0), (0, the uniform offset) or (None, offsets per lane)."""
+    def _linear(self, e: Expr) -> Sum:
+        found = self.sums.get(e)
+        if found is None:
+            terms, constant = linear(e)
+            found = self.sums[e] = Sum(tuple(terms.items()), constant)
+        return found
+
+    def _moving(self, e: Expr) -> tuple[Value, int]:
+        """A uniform index, or that of lane 0, as what is not static plus a number."""
+        total = self._linear(e)
+        fixed, parts = total.constant, []
+        for atom, factor in total.terms:
+            if self.lanes is not None and atom is self.lanes.var:
+                one = self.lanes.first
+            else:
+                one = self.lower(atom)
+            if one.number is not None:
+                fixed += one.number * factor
+            else:
+                parts.append((one, factor))
+        if len(parts) == 1 and parts[0][1] == 1:
+            return parts[0][0], fixed
+        key = ("sum", *[(one.text, factor) for one, factor in parts])
+        moving = self.known.get(key)
+        if moving is None:
+            moving = number(0)
+            for one, factor in parts:
+                moving = self.f.add(moving, self.f.mul(one, number(factor)))
+            self.known[key] = moving
+            self.learnt[-1].append(key)
+        return moving, fixed
+
+    def element(self, b: Buffer, at: Expr) -> str:
+        """The address of an element at a uniform offset."""
+        if self.varying(at):
+            raise LoweringError(f"{at!r} must not differ between lanes")
+        return self.f.element(self.pointers[b], b.dtype, *self._moving(at))
+
+    def address(self, at: Expr) -> tuple[int | None, Value, int]:
+        """(1, offset of lane 0, more), (0, the uniform offset, more), or (None, offset of every
+        lane, 0)."""
         assert self.lanes is not None
         if not self.varying(at):
-            return 0, self.lower(at)
-        terms, constant = linear(at)
-        stride = terms.get(self.lanes.var, 0)
-        rest = [(a, k) for a, k in terms.items() if a is not self.lanes.var]
-        if stride != 1 or any(self.varying(a) for a, _ in rest):
-            return None, self.lower(at)
-        out, fixed = number(0), constant
-        for atom, factor in [*rest, (self.lanes.var, 1)]:
-            one = self.lanes.first if atom is self.lanes.var else self.lower(atom)
-            part = self.f.mul(one, number(factor))
-            if part.number is not None:
-                fixed += part.number
-            else:
-                out = self.f.add(out, part)
-        return 1, self.f.add(out, number(fixed))
+            return 0, *self._moving(at)
+        var = self.lanes.var
+        for atom, factor in self._linear(at).terms:
+            if factor != 1 if atom is var else self.varying(atom):
+                return None, self.lower(at), 0
+        if not any(atom is var for atom, _ in self._linear(at).terms):
+            return None, self.lower(at), 0
+        return 1, *self._moving(at)
 
     def load(self, b: Buffer, at: Expr) -> Value:
         if b not in self.pointers:
             raise LoweringError(f"the kernel has no parameter {b.name}")
         base = self.pointers[b]
         if self.lanes is None:
-            return self.f.load(self.f.element(base, b.dtype, self.scalar(at)), b.dtype, 0)
+            return self.f.load(self.element(b, at), b.dtype, 0)
         n, mask = self.lanes.count, self.lanes.mask
-        stride, where = self.address(at)
+        stride, where, more = self.address(at)
         if stride is None:
             places = self.f.pointers(base, b.dtype, where)
             return self.f.gather(places, b.dtype, n, mask or self.f.const(True, boolean, n))
-        p = self.f.element(base, b.dtype, where)
+        p = self.f.element(base, b.dtype, where, more)
         if stride == 0:
             return self.f.load(p, b.dtype, 0)
         if mask is None:

@@ -14,6 +14,7 @@ from onnx import numpy_helper
 from tilewright.compiler.errors import TilewrightError, UnsupportedOperator
 from tilewright.compiler.frontends.onnx import read
 from tilewright.compiler.graph.evaluate import evaluate
+from tilewright.compiler.graph.ir import Graph
 
 # Operators without a converter, every case of which has to be refused.
 UNSUPPORTED = {
@@ -75,7 +76,7 @@ class NodeCase:
     def outcome(self) -> tuple[str, str]:
         """("ok" | "refused" | "wrong", what the error says)."""
         try:
-            graph, feeds = self._graph()
+            graph, feeds = self.graph()
             results = evaluate(graph, feeds, wide=False)
         except TilewrightError as e:
             return "refused", str(e)
@@ -90,7 +91,7 @@ class NodeCase:
                 return "wrong", f"{name}: {e}"
         return "ok", ""
 
-    def _graph(self):
+    def graph(self) -> tuple[Graph, dict[str, object]]:
         """Inputs that give shapes are made constants: all but the first, or else all of them."""
         names = [v.name for v in self.model.graph.input]
         last: UnsupportedOperator | None = None

@@ -1,0 +1,128 @@
+"""Locals that live in registers: which can, and what each holds at the point being lowered.
+
+Control flow in Kernel IR is structured, so SSA form needs no dominance analysis: a loop carries
+what its body sets, and the arms of a branch are merged where they meet.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from math import prod
+from typing import Final
+
+from ....ops.expr import Expr
+from ....ops.traverse import walk
+from ...kernels.ir import Declare, For, If, Local, Phase, Set, Stmt, expressions, statements
+from .llvm_text import Function, Value, poison
+
+MOST_ELEMENTS: Final = 256
+"""Locals of more elements stay on the stack: no machine has as many registers."""
+
+Place = tuple[Local, int]  # a local and a flat index into it
+Held = dict[Place, Value]
+
+
+class Registers:
+    """What the locals of a phase hold that are only used at indices known when lowering."""
+
+    def __init__(self, phase: Phase) -> None:
+        self.locals = _static_locals(phase)
+        self.held: Held = {}
+        self._changes: dict[int, tuple[tuple[Stmt, ...], tuple[Local, ...], frozenset[Local]]] = {}
+
+    def __contains__(self, local: Local) -> bool:
+        return local in self.locals
+
+    def get(self, local: Local, at: int) -> Value:
+        found = self.held.get((local, at))
+        return poison(local.dtype, local.lanes) if found is None else found
+
+    def put(self, local: Local, at: int, value: Value) -> None:
+        self.held[local, at] = value
+
+    def forget(self, local: Local) -> None:
+        """Leave the contents undefined."""
+        for at in range(prod(local.shape)):
+            self.held.pop((local, at), None)
+
+    def carried(self, body: tuple[Stmt, ...]) -> list[Place]:
+        """What rounds of a loop over `body` hand on."""
+        changed, _ = self._changed(body)
+        return [(local, at) for local in changed for at in range(prod(local.shape))]
+
+    def begin(self, places: Iterable[Place], values: Iterable[Value]) -> None:
+        self.held.update(zip(places, values, strict=True))
+
+    def end(self, places: Iterable[Place], bodies: Iterable[tuple[Stmt, ...]]) -> list[Value]:
+        """What the places hold now. What was declared inside the bodies ends with them."""
+        values = [self.get(*p) for p in places]
+        for body in bodies:
+            for local in self._changed(body)[1]:
+                self.forget(local)
+        return values
+
+    def merge(self, f: Function, arms: Iterable[tuple[Held, str]]) -> None:
+        """Two arms of a branch meet: what they held at their ends, and the blocks they ended in."""
+        (one, here), (two, there) = arms
+        self.held = {}
+        for local, at in dict.fromkeys((*one, *two)):
+            nothing = poison(local.dtype, local.lanes)
+            a, b = one.get((local, at), nothing), two.get((local, at), nothing)
+            self.held[local, at] = a if a is b else f.phi([(a, here), (b, there)])
+
+    def _changed(self, body: tuple[Stmt, ...]) -> tuple[tuple[Local, ...], frozenset[Local]]:
+        """(registers that a body sets and did not declare itself, locals that it declares)."""
+        found = self._changes.get(id(body))
+        if found is None:
+            inner = list(statements(body))
+            own = frozenset(s.local for s in inner if isinstance(s, Declare))
+            sets = dict.fromkeys(s.local for s in inner if isinstance(s, Set))
+            changed = tuple(x for x in sets if x in self.locals and x not in own)
+            found = self._changes[id(body)] = (body, changed, own)  # keeps the body, and its id
+        return found[1], found[2]
+
+
+def _static_locals(phase: Phase) -> frozenset[Local]:
+    """Locals whose indices depend on nothing but variables of unrolled loops."""
+    seen: set[Local] = set()
+    moving: set[Local] = set()
+    checked: set[tuple[Expr, frozenset[Expr]]] = set()
+
+    def use(local: Local, where: tuple[Expr, ...], unrolled: frozenset[Expr]) -> None:
+        if prod(local.shape) > MOST_ELEMENTS or not all(_is_static(i, unrolled) for i in where):
+            moving.add(local)
+
+    def visit(body: Iterable[Stmt], unrolled: frozenset[Expr]) -> None:
+        for s in body:
+            if isinstance(s, Declare):
+                seen.add(s.local)
+            elif isinstance(s, Set):
+                use(s.local, s.where, unrolled)
+            for e in expressions(s):
+                if (e, unrolled) not in checked:
+                    checked.add((e, unrolled))
+                    for local, where in _local_loads(e):
+                        use(local, where, unrolled)
+            if isinstance(s, For):
+                visit(s.body, unrolled | {s.var} if s.kind == "unroll" else unrolled)
+            else:
+                for arm in _arms(s):
+                    visit(arm, unrolled)
+
+    visit(phase.body, frozenset())
+    return frozenset(seen - moving)
+
+
+def _arms(s: Stmt) -> Iterator[tuple[Stmt, ...]]:
+    if isinstance(s, If):
+        yield s.then
+        yield s.otherwise
+
+
+def _local_loads(e: Expr) -> list[tuple[Local, tuple[Expr, ...]]]:
+    return [(n.payload, n.args) for n in walk(e) if n.op == "load" and isinstance(n.payload, Local)]
+
+
+def _is_static(i: Expr, unrolled: frozenset[Expr]) -> bool:
+    """Whether an index is a number once all unrolled loops are."""
+    return i.op == "const" or (i.free <= unrolled and all(n.op != "load" for n in walk(i)))

@@ -1,0 +1,126 @@
+"""Random models of 5 to 60 nodes: compiled, they compute what onnxruntime computes, and what a
+float64 execution of the same graph gives."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+
+import numpy as np
+import pytest
+
+import tilewright as tw
+from tilewright.compiler.frontends.onnx import read
+from tilewright.compiler.graph.evaluate import evaluate
+
+from .graphs import random_feeds, random_graph
+
+pytest.importorskip("onnx")
+pytest.importorskip("onnxruntime")
+
+from .onnx_blocks import BLOCKS  # noqa: E402
+from .onnx_makers import MAKERS  # noqa: E402
+from .onnx_models import Array, Case, Grower, session  # noqa: E402
+
+ALLOWED = 1e-5  # of the largest magnitude of an output
+QUICK = range(40)
+CHUNK = 50
+
+
+def random_model(seed: int) -> Case:
+    return Grower(seed).grow(5 + seed % 56, [*MAKERS, *BLOCKS])
+
+
+def distance(y: Array, r: Array) -> float:
+    """max |y - r| / max |r|; for integers the number of elements that differ."""
+    assert y.shape == r.shape
+    if y.dtype.kind != "f":
+        return float(np.count_nonzero(y != r))
+    if not np.isfinite(y).all():
+        return float("inf")
+    wide = r.astype(np.float64)
+    return float(np.abs(y - wide).max() / max(np.abs(wide).max(), 1e-30)) if y.size else 0.0
+
+
+def check(case: Case, threads: int) -> list[str]:
+    """What is wrong with the compiled model, by output."""
+    feeds = case.feeds
+    made = {o: n.op_type for n in case.model.graph.node for o in n.output}
+    peer = dict(
+        zip(
+            [o.name for o in case.model.graph.output],
+            session(case.model).run(None, feeds),
+            strict=True,
+        )
+    )
+    truth = evaluate(read(case.model), feeds)
+    got = tw.compile(case.model, threads=threads).run(feeds)
+    assert list(got) == list(peer)
+    wrong = []
+    for name, y in got.items():
+        assert y.dtype == peer[name].dtype
+        # where float32 itself is not enough, no result is held against us that is as near the truth
+        rounding = distance(peer[name], truth[name])
+        ours, apart = distance(y, truth[name]), distance(y, peer[name])
+        if not (ours <= max(ALLOWED, 2 * rounding) and apart <= ALLOWED + 2 * rounding):
+            wrong.append(
+                f"{name} of {made[name]}: {ours:.1e} from float64, {apart:.1e} from onnxruntime, "
+                f"which is {rounding:.1e} from float64"
+            )
+        elif rounding > 1e-4:
+            wrong.append(f"{name} of {made[name]}: float64 is {rounding:.1e} from onnxruntime")
+    return wrong
+
+
+def compare(seeds: Iterable[int]) -> Counter[str]:
+    """Check models; how often each operator was met."""
+    used: Counter[str] = Counter()
+    failures = []
+    for seed in seeds:
+        case = random_model(seed)
+        used.update(n.op_type for n in case.model.graph.node)
+        failures += [f"seed {seed}, {w}" for w in check(case, threads=1 + seed % 2)]
+    assert not failures, "\n".join(failures)
+    return used
+
+
+def test_models(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TILEWRIGHT_POISON", "1")
+    used = compare(QUICK)
+    assert len(used) > 80 and sum(used.values()) > 1000, used
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("start", range(QUICK.stop, QUICK.stop + 20 * CHUNK, CHUNK))
+def test_many_models(start: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TILEWRIGHT_POISON", "1")
+    compare(range(start, start + CHUNK))
+
+
+def graphs_against_float64(seeds: Iterable[int]) -> None:
+    for seed in seeds:
+        graph = random_graph(seed, 5 + seed % 56)
+        feeds = random_feeds(graph, seed)
+        truth = evaluate(graph, feeds)
+        got = tw.compile(graph, threads=1 + seed % 2).run(feeds)
+        for name, r in truth.items():
+            assert distance(got[name], r) <= ALLOWED, f"seed {seed}, {name}: {graph.type(name)}"
+
+
+def test_graphs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TILEWRIGHT_POISON", "1")
+    graphs_against_float64(range(25))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("start", range(25, 25 + 10 * CHUNK, CHUNK))
+def test_many_graphs(start: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TILEWRIGHT_POISON", "1")
+    graphs_against_float64(range(start, start + CHUNK))
+
+
+@pytest.mark.parametrize("seed", [3, 11, 26])
+def test_the_generator_repeats_itself(seed: int) -> None:
+    a, b = random_model(seed), random_model(seed)
+    assert a.model == b.model
+    assert all(np.array_equal(a.feeds[n], b.feeds[n]) for n in a.feeds)
