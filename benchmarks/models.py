@@ -1,8 +1,8 @@
 """Real model graphs to compile, check and time, made on this machine.
 
 The architectures of the nine networks come with the onnx package, without their trained weights.
-`path(name)` gives each of them seeded random weights that behave like trained ones: activations keep
-their scale from layer to layer, batch norms hold the statistics of their own input, and the
+`path(name)` gives each of them seeded random weights that behave like trained ones: activations
+keep their scale from layer to layer, batch norms hold the statistics of their own input, and the
 classifier is not saturated. Six smaller networks are written in PyTorch (`torch_models.py`) and
 exported, where torch is installed.
 
@@ -192,7 +192,7 @@ class _Weights:
                     yield k, self._normal(shapes[k], 0.1, center)
 
     def _gemm_deviation(self, op: Op, shape: tuple[int, ...]) -> float:
-        """He's, but for the classifier: logits with a deviation of 2 leave the softmax unsaturated."""
+        """He's; for the classifier one that gives logits of deviation 2, which saturate nothing."""
         fan = shape[1] if op.attr("transb") else shape[0]
         users = self.graph.consumers[op.outputs[0]]
         if users and all(u.operator != "softmax" for u in users):

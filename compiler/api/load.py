@@ -39,7 +39,7 @@ def load(
     Its passes are not run again. Native code comes from the file where it was built for this very
     machine type and version, else from the store, else it is built now.
 
-    threads, memory_limit, progress: as for `compile`; None means what the program was compiled with.
+    threads, memory_limit, progress: as for `compile`; None is what the program was compiled with.
     A saved program contains native code: load only files that you would also run.
 
     Raises ArtifactError for a damaged or foreign file, or one whose layout this machine cannot run;

@@ -1,8 +1,8 @@
 """`tilewright bench`: latency of a model, alone or against other runtimes.
 
 Contestants take turns, round by round and in changing order, so that what disturbs the machine
-disturbs all of them. A turn is a short rest (threads of the one before stop spinning), one call that
-does not count, and one timed call, or several of a model that takes only microseconds.
+disturbs all of them. A turn is a short rest (threads of the one before stop spinning), one call
+that does not count, and one timed call, or several of a model that takes only microseconds.
 """
 
 from __future__ import annotations

@@ -87,7 +87,7 @@ def _log_to_stderr() -> None:
     logger.addHandler(_StderrHandler())
 
 
-class _StderrHandler(logging.StreamHandler):  # type: ignore[type-arg]
+class _StderrHandler(logging.StreamHandler):
     """To the stderr of the moment, `warning: message`."""
 
     def __init__(self) -> None:

@@ -65,8 +65,10 @@ def open_program(args: argparse.Namespace, shapes: Mapping[str, Any] | None = No
     with progress(Path(args.model).name, quiet) as report:
         if is_artifact(args.model):
             if given or args.outputs:
-                raise OptionError(f"{args.model!r} is a saved program: its shapes and outputs are "
-                                  "fixed; give --shapes and --outputs when you compile it")  # fmt: skip
+                raise OptionError(
+                    f"{args.model!r} is a saved program: its shapes and outputs are fixed; "
+                    "give --shapes and --outputs when you compile it"
+                )
             return load(args.model, threads=args.threads, memory_limit=args.memory_limit,
                         progress=report)  # fmt: skip
         return compile(

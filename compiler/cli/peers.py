@@ -106,7 +106,7 @@ PEERS: Final = tuple(_MAKERS)
 
 
 def prepare(name: str, setting: Setting) -> Peer:
-    """The peer with the model loaded. Raises Unavailable: not installed, or it fails on the model."""
+    """The peer with the model loaded. Raises Unavailable where it is missing or fails on it."""
     if not installed(name):
         raise Unavailable(f"is not installed: pip install {name}")
     try:

@@ -21,7 +21,8 @@ from .compose import Indices
 from .device import Device
 from .ir import Buffer, Declare, Local, Set, Stmt, loop
 
-UNROLL = 4  # steps of the reduction per round: enough to hide the loop's own cost
+UNROLL = 4  # most steps of the reduction per round
+ROUND = 32  # multiply-adds per round that hide the loop's own cost; more only make code longer
 PIPELINE = 8  # independent multiply-adds that keep two units of latency 4 busy
 
 
@@ -180,7 +181,7 @@ class MicroKernel:
             if rest:
                 body = nest(rest, a_at + k * level.stride, b_at + k * ahead, depth + 1)
                 return (loop(k, body),)
-            width = round_width(level, list(zip(self.rows, a.strides, strict=True)))
+            width = round_width(level, list(zip(self.rows, a.strides, strict=True)), self.blocks)
             return unrolled(k, width, lambda at: step(a_at + at * level.stride, b_at + at * ahead))
 
         for s in segments:
@@ -203,8 +204,9 @@ def bind(name: str, value: Expr) -> tuple[tuple[Stmt, ...], Expr]:
     return (Declare(held), Set(held, (), value)), held.value
 
 
-def round_width(level: Level, rows: Sequence[tuple[int, int]]) -> int:
-    """Steps of an innermost loop that are written out in one round. rows: (count, stride) per axis.
+def round_width(level: Level, rows: Sequence[tuple[int, int]], blocks: int = 1) -> int:
+    """Steps of an innermost loop that are written out in one round. rows: (count, stride) per axis;
+    blocks: vectors per row.
 
     One where neighbouring steps read the same elements for other rows (taps of a window over
     row-major memory): the compiler would keep all of them in registers, and run out of these.
@@ -212,8 +214,10 @@ def round_width(level: Level, rows: Sequence[tuple[int, int]]) -> int:
     if any(s and level.stride * step % s == 0 and level.stride * step // s < n
            for step in range(1, UNROLL) for n, s in rows):  # fmt: skip
         return 1
-    widths = range(UNROLL, UNROLL // 2 - 1, -1)
-    return next((w for w in widths if level.count % w == 0), UNROLL)
+    step = blocks * prod(n for n, _ in rows)
+    most = UNROLL if step * UNROLL // 2 <= ROUND else UNROLL // 2
+    widths = range(most, most // 2 - 1, -1)
+    return next((w for w in widths if level.count % w == 0), most)
 
 
 def unrolled(k: Expr, width: int, body: Callable[[Expr], tuple[Stmt, ...]]) -> tuple[Stmt, ...]:

@@ -137,15 +137,17 @@ class _Fuser:
     def _is_border(self, c: int, best: Sequence[int], members: Sequence[int]) -> bool:
         """A zero padding of the whole result, which the kernel writes around what it computes."""
         op = self.ops[c]
-        if list(best) != list(members) or "pads" not in op.attributes or not op.has(Injective):
+        attrs = op.attributes
+        pads_only = {"pads", "mode", "value"} <= attrs.keys() and op.has(Injective)
+        if list(best) != list(members) or not pads_only:
             return False
         conv = self.ops[members[0]].definition.trait(Contraction)
         live = self.live(best)
         if conv is None or conv.kind != "conv" or len(live) != 1 or op.reads != (live[0],):
             return False
-        pads, half = op.attr("pads"), len(op.attr("pads")) // 2
+        pads, half = attrs["pads"], len(attrs["pads"]) // 2
         spatial = not any(pads[:2]) and not any(pads[half : half + 2]) and min(pads) >= 0
-        plain = op.attr("mode") == "constant" and op.attr("value") == 0
+        plain = attrs["mode"] == "constant" and attrs["value"] == 0
         only = self.users[live[0]] == [c] and live[0] not in self.graph.outputs
         blocked = self.graph.type(op.outputs[0]).layout.is_blocked
         return spatial and plain and only and blocked

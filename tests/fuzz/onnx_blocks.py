@@ -6,18 +6,9 @@ from math import prod
 
 import numpy as np
 
-from .onnx_makers import reduce, unsqueeze
-from .onnx_models import LARGEST, Grower, Known
-
-BLOCKS = []
-
-
-def block(weight=1):
-    def register(f):
-        BLOCKS.extend([f] * weight)
-        return f
-
-    return register
+from .onnx_makers import reduce
+from .onnx_models import LARGEST, Grower, Known, maker
+from .onnx_movers import unsqueeze
 
 
 def convolve(
@@ -63,7 +54,7 @@ def linear(g: Grower, x: Known, out: int, bias: bool = True) -> Known:
     return g.op("Add", y, g.weights(out)) if bias else y
 
 
-@block(2)
+@maker(2)
 def residual(g: Grower, x: Known) -> None:
     if not is_image(x):
         return
@@ -74,7 +65,7 @@ def residual(g: Grower, x: Known) -> None:
     g.keep(activate(g, g.op("Add", y, x)), x.largest)
 
 
-@block(2)
+@maker(2)
 def separable(g: Grower, x: Known) -> None:
     """Expand, depthwise, squeeze and excite, project."""
     if not is_image(x):
@@ -92,7 +83,7 @@ def separable(g: Grower, x: Known) -> None:
     g.keep(g.op("Add", x, y) if stride == 1 else y, x.largest)
 
 
-@block()
+@maker()
 def inception(g: Grower, x: Known) -> None:
     if not is_image(x):
         return
@@ -102,7 +93,7 @@ def inception(g: Grower, x: Known) -> None:
     g.keep(g.op("Concat", *branches, *([x] if g.pick.random() < 0.5 else []), axis=1))
 
 
-@block()
+@maker()
 def shuffle(g: Grower, x: Known) -> None:
     if not is_image(x) or x.shape[1] % 2:
         return
@@ -126,7 +117,7 @@ def halves(g: Grower, x: Known, axis: int) -> tuple[Known, Known]:
     return a, b
 
 
-@block()
+@maker()
 def down_and_up(g: Grower, x: Known) -> None:
     """An encoder and a decoder step with the skip between them."""
     if not is_image(x) or x.shape[2] % 2 or x.shape[3] % 2:
@@ -146,7 +137,7 @@ def down_and_up(g: Grower, x: Known) -> None:
     g.keep(activate(g, convolve(g, y, 4, 3)), x.largest)
 
 
-@block()
+@maker()
 def classify(g: Grower, x: Known) -> None:
     if x.rank != 4 or not x.array.size:
         return
@@ -160,7 +151,7 @@ def classify(g: Grower, x: Known) -> None:
 # --------------------------------------------------------------------------- transformers
 
 
-@block(2)
+@maker(2)
 def norm_by_parts(g: Grower, x: Known) -> None:
     """Layer or RMS normalisation as exporters before opset 17 write it."""
     if not x.rank or x.shape[-1] < 3 or x.array.std(-1).min() < 0.1:
@@ -181,7 +172,7 @@ def norm_by_parts(g: Grower, x: Known) -> None:
     g.keep(g.op("Add", y, g.weights(n)) if g.pick.random() < 0.7 else y)
 
 
-@block(2)
+@maker(2)
 def gelu_by_parts(g: Grower, x: Known) -> None:
     if g.pick.random() < 0.6:
         y = g.op("Div", x, g.number(2**0.5))
@@ -203,7 +194,7 @@ def heads_of(g: Grower, x: Known, heads: int) -> Known:
     return g.op("Transpose", y, perm=[0, 2, 1, 3])
 
 
-@block(3)
+@maker(3)
 def attention(g: Grower, x: Known) -> None:
     if x.rank != 3 or not 1 < x.shape[1] <= 16 or x.array.size > LARGEST // 4:
         return
@@ -253,7 +244,7 @@ def rotate(g: Grower, x: Known) -> Known:
                 g.op("Mul", turned, g.array(np.sin(angles))))  # fmt: skip
 
 
-@block(2)
+@maker(2)
 def mlp(g: Grower, x: Known) -> None:
     if x.rank < 2 or x.array.size > LARGEST // 2 or 0 in x.shape:
         return
@@ -266,7 +257,7 @@ def mlp(g: Grower, x: Known) -> None:
     g.keep(g.op("Add", linear(g, y, x.shape[-1]), x), x.largest)
 
 
-@block()
+@maker()
 def tokens(g: Grower, x: Known) -> None:
     """Images to sequences: patches, or positions as tokens."""
     if is_image(x):
@@ -282,7 +273,7 @@ def tokens(g: Grower, x: Known) -> None:
         g.add("Reshape", y, g.ints(x.shape[0], x.shape[2], side, side))
 
 
-@block()
+@maker()
 def recurrent(g: Grower, x: Known) -> None:
     if x.rank != 3 or prod(x.shape[:2]) > 64 or 0 in x.shape or x.shape[2] > 32:
         return

@@ -3,7 +3,8 @@
 Every node is run by onnxruntime as it is added, on the data that the model will be called with. So
 the generator knows all values, keeps magnitudes near 1, avoids results that cancel, and cuts only
 where no value lies near the cut: correct implementations then agree to nearly float32's precision.
-The makers of nodes stand in `onnx_makers` and `onnx_blocks`.
+The makers of nodes stand in `onnx_makers`, `onnx_movers` and `onnx_blocks`; `onnx_random` has them
+all.
 """
 
 from __future__ import annotations
@@ -59,7 +60,7 @@ class Case:
 
 
 class Grower:
-    """Adds nodes to a model. `pool` are the float values that makers may read, `others` the rest."""
+    """Adds nodes to a model. Makers may read the floats in `pool` and the rest in `others`."""
 
     def __init__(self, seed: int) -> None:
         self.pick = random.Random(seed)
@@ -152,7 +153,7 @@ class Grower:
 
     # ---------------------------------------------------------------- the model
 
-    def grow(self, nodes: int, makers: list[Callable[[Grower, Known], None]]) -> Case:
+    def grow(self, nodes: int) -> Case:
         for _ in range(self.pick.randint(1, 3)):
             shape = self.pick.choice(_SHAPES)
             x = self.input(self.rng.uniform(-2, 2, shape).astype(np.float32))
@@ -162,7 +163,7 @@ class Grower:
             before = len(self.nodes)
             # recent values are likelier: deep graphs rather than wide ones
             place = len(self.pool) - 1 - int(self.pick.expovariate(0.4))
-            self.pick.choice(makers)(self, self.pool[max(place, 0)])
+            self.pick.choice(MAKERS)(self, self.pool[max(place, 0)])
             barren = barren + 1 if len(self.nodes) == before else 0
         return self.finish()
 
@@ -181,6 +182,20 @@ class Grower:
             graph, opset_imports=[helper.make_opsetid("", self.opset)], ir_version=8
         )
         return Case(model, {x.name: x.array for x in self.inputs})
+
+
+Maker = Callable[[Grower, Known], None]
+MAKERS: list[Maker] = []
+
+
+def maker(weight: int = 1) -> Callable[[Maker], Maker]:
+    """Register a function that adds nodes which read the given value, or none if that is unfit."""
+
+    def register(f: Maker) -> Maker:
+        MAKERS.extend([f] * weight)
+        return f
+
+    return register
 
 
 def declared(x: Known) -> onnx.ValueInfoProto:

@@ -18,17 +18,12 @@ from .graphs import random_feeds, random_graph
 pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")
 
-from .onnx_blocks import BLOCKS  # noqa: E402
-from .onnx_makers import MAKERS  # noqa: E402
-from .onnx_models import Array, Case, Grower, session  # noqa: E402
+from .onnx_models import Array, Case, session
+from .onnx_random import random_model
 
 ALLOWED = 1e-5  # of the largest magnitude of an output
 QUICK = range(40)
 CHUNK = 50
-
-
-def random_model(seed: int) -> Case:
-    return Grower(seed).grow(5 + seed % 56, [*MAKERS, *BLOCKS])
 
 
 def distance(y: Array, r: Array) -> float:
@@ -77,7 +72,7 @@ def compare(seeds: Iterable[int]) -> Counter[str]:
     used: Counter[str] = Counter()
     failures = []
     for seed in seeds:
-        case = random_model(seed)
+        case = random_model(seed, 5 + seed % 56)
         used.update(n.op_type for n in case.model.graph.node)
         failures += [f"seed {seed}, {w}" for w in check(case, threads=1 + seed % 2)]
     assert not failures, "\n".join(failures)
@@ -121,6 +116,6 @@ def test_many_graphs(start: int, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("seed", [3, 11, 26])
 def test_the_generator_repeats_itself(seed: int) -> None:
-    a, b = random_model(seed), random_model(seed)
+    a, b = random_model(seed, 30), random_model(seed, 30)
     assert a.model == b.model
     assert all(np.array_equal(a.feeds[n], b.feeds[n]) for n in a.feeds)

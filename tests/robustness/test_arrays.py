@@ -152,8 +152,8 @@ def test_no_elements_at_all(shape: tuple[int, ...]) -> None:
 def test_what_does_not_fit_is_refused(exe: Executable) -> None:
     swapped = VALUES.astype(VALUES.dtype.newbyteorder())
     wrong: list[Any] = [
-        swapped, VALUES.astype("f8"), VALUES[:3], VALUES[None], VALUES.reshape(-1), None, "text", 1.5,
-        object(), b"bytes", {}, {"x": VALUES}, [], [[1, 2], [3]], VALUES.tolist(), tw, exe,
+        swapped, VALUES.astype("f8"), VALUES[:3], VALUES[None], VALUES.reshape(-1), None, "text",
+        1.5, object(), b"bytes", {}, {"x": VALUES}, [], [[1, 2], [3]], VALUES.tolist(), tw, exe,
         VALUES.astype("M8[s]"), np.ma, iter([1]), [VALUES], (VALUES,), lambda: VALUES,
     ]  # fmt: skip
     for given in wrong:

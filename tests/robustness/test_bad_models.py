@@ -1,5 +1,5 @@
-"""A model that cannot be compiled raises an error of ours that says why, at once, and leaves nothing
-behind. Odd names are not bad: they work."""
+"""A model that cannot be compiled raises an error of ours, at once, that says why, and leaves
+nothing behind. Odd names are not bad: they work."""
 
 from __future__ import annotations
 
@@ -163,14 +163,12 @@ def call_if_small(exe: object) -> None:
 def compile_mutants(seeds: range, folder: Path) -> tuple[int, int]:
     """Compile changed random models, twenty of each; how many worked and how many were refused."""
     pytest.importorskip("onnxruntime")
-    from ..fuzz.onnx_blocks import BLOCKS
-    from ..fuzz.onnx_makers import MAKERS
-    from ..fuzz.onnx_models import Grower
+    from ..fuzz.onnx_random import random_model
 
     worked = refused = 0
     for seed in seeds:
         if seed % 20 == 0 or seed == seeds[0]:
-            base = Grower(seed // 20).grow(6 + seed // 20 % 8, MAKERS + BLOCKS).model
+            base = random_model(seed // 20, 6 + seed // 20 % 8).model
         changed = mutant(base, seed)
         with quick_and_clean(folder):
             try:
@@ -307,7 +305,7 @@ def test_a_program_larger_than_memory() -> None:
             node("Transpose", "i", out="j"), node("Softmax", "j", out="k", axis=1),
             node("ReduceMax", "k", keepdims=0)]  # fmt: skip
     big = model(wide, [value("x", (1, 1))], [value("y", ())], [shape])
-    with quick_and_clean(), pytest.raises(MemoryLimitError, match="8.00 TiB|memory"):
+    with quick_and_clean(), pytest.raises(MemoryLimitError, match="no memory"):
         tw.compile(big)
 
 
@@ -440,10 +438,11 @@ def test_wrong_shapes_and_types_of_inputs() -> None:
 # --------------------------------------------------------------------------- names
 
 NAMES = [
-    '__import__("os").system("false")', "a b", '"', "'", "\n", "a\r\nb", "", "ünïcødé ☃ 語", "x" * 5000,
-    "%0", "@main", "a/b:0", "\\", "\\n", "{}", "%s %d", "{x}", "#", "# model: y", "0", "-1", "None",
-    "lambda", "graph", "const", "in", "as", "_", "\t", "a\0b", "\u202e", "😀", "a,b", "a)", "..", "/",
-    "f32[2,3]", "group 0 {", "}", "sha256:0", "; ret void", "declare void @f()", "arg0", "c_1",
+    '__import__("os").system("false")', "a b", '"', "'", "\n", "a\r\nb", "", "ünïcødé ☃ 語",
+    "x" * 5000, "%0", "@main", "a/b:0", "\\", "\\n", "{}", "%s %d", "{x}", "#", "# model: y", "0",
+    "-1", "None", "lambda", "graph", "const", "in", "as", "_", "\t", "a\0b", "\u202e", "😀", "a,b",
+    "a)", "..", "/", "f32[2,3]", "group 0 {", "}", "sha256:0", "; ret void", "declare void @f()",
+    "arg0", "c_1", "self", "c0", "x1", "input", "exe",
 ]  # fmt: skip
 
 

@@ -302,5 +302,6 @@ _CALLS: dict[str, Callable[..., Any]] = {
     "bitnot": np.invert, "neg": np.negative, "isnan": np.isnan, "isinf": np.isinf,
     "erf": np.vectorize(math.erf, otypes=[float]),
     "abs": np.abs, "exp": _wide(np.exp), "log": _wide(np.log), "sqrt": _wide(np.sqrt),
-    "tanh": _wide(np.tanh), "floor": np.floor, "ceil": np.ceil, "round": np.rint,
+    "log1p": _wide(np.log1p), "expm1": _wide(np.expm1), "sin": _wide(np.sin), "cos": _wide(np.cos),
+    "tanh": _wide(np.tanh), "trunc": np.trunc, "floor": np.floor, "ceil": np.ceil, "round": np.rint,
 }  # fmt: skip

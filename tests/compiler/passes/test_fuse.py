@@ -53,6 +53,16 @@ def test_convolution_takes_its_epilogue_and_the_next_padding() -> None:
     assert groups(build, 1, 16, 6, 6) == ["relu reformat", "conv relu pad", "conv", "neg"]
 
 
+def test_only_paddings_are_taken_for_borders() -> None:
+    """unfold has pads too, and may follow a convolution directly."""
+
+    def build(g: tw.Graph, x: Value) -> Value:
+        h = g.conv(g.relu(x), weights(8, 16, 1, 1))
+        return g.conv(h, weights(8, 2, 3, 3), pads=1, group=4)
+
+    assert "unfold matmul" in groups(build, 1, 16, 6, 6)
+
+
 def test_residual_add_joins_the_last_convolution() -> None:
     def build(g: tw.Graph, x: Value) -> Value:
         h = g.relu(g.conv(x, weights(16, 16, 1, 1)))
