@@ -12,39 +12,60 @@ import math
 import operator as _op
 from collections.abc import Callable, Hashable
 from typing import Any, Final
-from weakref import WeakValueDictionary
+from weakref import ref
 
 from .errors import OperatorError
 from .types import DType, boolean, f32, i64
 
 Scalar = int | float | bool
 
-_interned: WeakValueDictionary[tuple[Any, ...], Expr] = WeakValueDictionary()
+
+class _Entry(ref["Expr"]):
+    """A weak reference that knows its place in the table."""
+
+    __slots__ = ("key",)
+    key: tuple[Any, ...]
+
+
+# A WeakValueDictionary would take twice the time per lookup, and compiling makes many.
+_interned: dict[tuple[Any, ...], _Entry] = {}
+
+
+def _drop(entry: _Entry) -> None:
+    if _interned.get(entry.key) is entry:
+        del _interned[entry.key]
 
 
 class Expr:
     """A node: an operation name, argument expressions, a payload and the element type."""
 
-    __slots__ = ("__weakref__", "_bounds", "_free", "args", "dtype", "op", "payload")
+    __slots__ = (
+        "__weakref__", "_bounds", "_free", "_linear", "_rank", "args", "dtype", "op", "payload"
+    )  # fmt: skip
     op: str
     args: tuple[Expr, ...]
     payload: Any
     dtype: DType
     _free: frozenset[Expr] | None
     _bounds: tuple[int, int] | str | None
+    _linear: tuple[Linear, int] | None
+    _rank: tuple[int, str] | None
 
     def __new__(cls, op: str, args: tuple[Expr, ...], payload: Any, dtype: DType) -> Expr:
         # type(payload) tells 1 from 1.0 and True; repr tells 0.0 from -0.0 and keeps NaN findable
         tag = repr(payload) if isinstance(payload, float) else payload
-        key = (op, args, type(payload), tag, dtype)
-        found = _interned.get(key)
+        key = (op, args, type(payload), tag, dtype.name)
+        entry = _interned.get(key)
+        found = None if entry is None else entry()
         if found is not None:
             return found
         self = object.__new__(cls)
         self.op, self.args, self.payload, self.dtype = op, args, payload, dtype
         self._free = None
         self._bounds = "unknown"
-        _interned[key] = self
+        self._linear = self._rank = None
+        entry = _interned[key] = _Entry(self, _drop)
+        entry.key = key
         return self
 
     # Arithmetic builds through the smart constructors below.
@@ -294,33 +315,50 @@ Linear = dict[Expr, int]
 
 
 def linear(e: Expr) -> tuple[Linear, int]:
-    """e as sum of coefficient * atom, plus a constant."""
+    """e as sum of coefficient * atom, plus a constant. The terms are not to be changed."""
     if e.op == "const":
         return {}, int(e.payload)
+    if e._linear is not None:
+        return e._linear
     if e.op == "add":
-        left, c0 = linear(e.args[0])
-        right, c1 = linear(e.args[1])
-        out = dict(left)
-        for k, v in right.items():
-            out[k] = out.get(k, 0) + v
-        return {k: v for k, v in out.items() if v}, c0 + c1
+        e._linear = _combined(e.args[0], e.args[1], 1)
+        return e._linear
     if e.op == "mul" and e.args[1].op == "const":
         terms, c = linear(e.args[0])
         f = int(e.args[1].payload)
-        return {k: v * f for k, v in terms.items()}, c * f
+        e._linear = {k: v * f for k, v in terms.items()}, c * f
+        return e._linear
     return {e: 1}, 0
 
 
+def _combined(x: Expr, y: Expr, sign: int) -> tuple[Linear, int]:
+    """x + sign * y."""
+    left, c0 = linear(x)
+    right, c1 = linear(y)
+    out = dict(left)
+    for k, v in right.items():
+        total = out.get(k, 0) + sign * v
+        if total:
+            out[k] = total
+        else:
+            out.pop(k, None)
+    return out, c0 + sign * c1
+
+
 def _atom_key(e: Expr) -> tuple[int, str]:
-    return (0 if e.op == "var" else 1, repr(e))
+    if e._rank is None:
+        e._rank = (0 if e.op == "var" else 1, repr(e))
+    return e._rank
 
 
 def from_linear(terms: Linear, constant: int) -> Expr:
     """The canonical i64 expression of a linear combination."""
     terms = _recombine(terms)
     out: Expr | None = None
-    for atom in sorted((a for a, c in terms.items() if c), key=_atom_key):
+    for atom in terms if len(terms) == 1 else sorted(terms, key=_atom_key):
         f = terms[atom]
+        if not f:
+            continue
         t = atom if f == 1 else Expr("mul", (atom, index(f)), None, i64)
         out = t if out is None else Expr("add", (out, t), None, i64)
     if out is None:
@@ -353,12 +391,7 @@ def _recombine(terms: Linear) -> Linear:
 
 
 def _linear_sum(x: Expr, y: Expr, sign: int) -> Expr:
-    left, c0 = linear(x)
-    right, c1 = linear(y)
-    out = dict(left)
-    for k, v in right.items():
-        out[k] = out.get(k, 0) + sign * v
-    return from_linear({k: v for k, v in out.items() if v}, c0 + sign * c1)
+    return from_linear(*_combined(x, y, sign))
 
 
 def add(a: Expr | Scalar, b: Expr | Scalar) -> Expr:
@@ -523,12 +556,15 @@ _RANK: Final = {
 }  # fmt: skip
 
 
-def format_expr(e: Expr, source: Callable[[Any], str] = str) -> str:
-    """Python-like text; `source` names what loads read."""
+def format_expr(e: Expr, source: Callable[[Any], str] = str, typed: bool = False) -> str:
+    """Python-like text; `source` names what loads read. typed: constants say their type where it is
+    not f32, i64 or bool."""
 
     def go(n: Expr, rank: int) -> str:
         if n.op == "const":
-            return str(n.payload) if not n.dtype.is_float else repr(float(n.payload))
+            plain = str(n.payload) if not n.dtype.is_float else repr(float(n.payload))
+            usual = not typed or n.dtype is i64 or n.dtype is f32 or n.dtype is boolean
+            return plain if usual else f"{n.dtype}({plain})"
         if n.op == "var":
             return str(n.payload[0])
         if n.op == "load" and not n.args:

@@ -35,6 +35,9 @@ class DType:
     def is_integer(self) -> bool:
         return self.kind in "iu"
 
+    def __hash__(self) -> int:  # types are looked up often, and hashing a numpy dtype is slow
+        return hash(self.name)
+
     def __str__(self) -> str:
         return self.name
 

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import operator
 import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 from ..codegen.cpu.target import CpuTarget, host
 from ..errors import ModelError, OptionError, TargetError
@@ -21,10 +18,8 @@ from ..inspect.views import Compilation
 from ..options import Options, options
 from ..store import Store
 from .build import Progress, Stopwatch, choose, link, optimise
-from .deferred import DeferredExecutable
+from .deferred import DeferredExecutable, Shapes, checked_shapes
 from .executable import Executable
-
-Shapes = Mapping[str, Sequence[int] | int]
 
 
 def compile(
@@ -54,8 +49,8 @@ def compile(
     threads: threads that run kernels (default TILEWRIGHT_THREADS, else this process's CPUs).
     progress: called as progress(station, done, total) while compiling.
 
-    Raises ModelError, UnsupportedOperator or GraphError for a bad model, OptionError and TargetError
-    for bad arguments, MemoryLimitError, LoweringError.
+    Raises ModelError, UnsupportedOperator or GraphError for a bad model, OptionError and
+    TargetError for bad arguments, MemoryLimitError, LoweringError.
     """
     chosen = options(numerics=numerics, memory_limit=memory_limit, threads=threads)
     if tune is not None:
@@ -108,7 +103,7 @@ def _read(
     source: Any, shapes: Shapes | None, outputs: Sequence[str] | None
 ) -> tuple[Graph | None, Any]:
     """The graph, or the model that needs shapes first."""
-    shapes = _checked(shapes)
+    shapes = checked_shapes(shapes)
     if isinstance(source, GraphBuilder):
         return source.build(), None
     if isinstance(source, Graph):
@@ -127,21 +122,6 @@ def _text(path: Path) -> str:
         return path.read_text(encoding="utf-8")
     except (OSError, ValueError) as e:
         raise ModelError(f"graph text {str(path)!r} cannot be read: {e}") from e
-
-
-def _checked(shapes: Any) -> Shapes | None:
-    """The argument `shapes` with plain ints in it. Raises OptionError for what has no such form."""
-    if shapes is None:
-        return None
-    try:
-        return {
-            str(name): tuple(map(operator.index, s)) if np.iterable(s) else operator.index(s)
-            for name, s in shapes.items()
-        }
-    except (AttributeError, TypeError) as e:
-        raise OptionError(
-            f"shapes={shapes!r}: expected sizes by input, such as {{'x': (1, 3, 224, 224)}}"
-        ) from e
 
 
 def _build(

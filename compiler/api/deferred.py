@@ -2,18 +2,37 @@
 
 from __future__ import annotations
 
+import operator
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import numpy.typing as npt
 
 from ...ops.types import SymDim
-from ..errors import InputError
+from ..errors import InputError, OptionError
 from ..runtime.program import TensorSpec, as_array, by_name
 from .executable import Executable
 
 Array = npt.NDArray[Any]
+Shapes = Mapping[str, Sequence[int] | int]
+"""Sizes by the name of an input, or one size by the name of a dimension."""
+
+
+def checked_shapes(shapes: Any) -> dict[str, tuple[int, ...] | int] | None:
+    """Shapes as a user gives them, with plain ints. Raises OptionError for what is none."""
+    if shapes is None:
+        return None
+    try:
+        return {
+            str(name): tuple(map(operator.index, s)) if np.iterable(s) else operator.index(s)
+            for name, s in shapes.items()
+        }
+    except (AttributeError, TypeError) as e:
+        raise OptionError(
+            f"shapes={shapes!r}: expected sizes by input, such as {{'x': (1, 3, 224, 224)}}"
+        ) from e
 
 
 class DeferredExecutable:
@@ -29,9 +48,12 @@ class DeferredExecutable:
         self._lock = threading.Lock()
 
     def specialise(self, shapes: Mapping[str, Sequence[int]]) -> Executable:
-        """The executable for these input shapes, compiled now if it is new. Raises InputError when
-        an input is missing or unknown, and what `tw.compile` raises."""
-        key = tuple(tuple(s) for s in by_name(self.inputs, shapes))
+        """The executable for these input shapes, compiled now if it is new.
+
+        Raises InputError when an input is missing or unknown, else as `tw.compile` does.
+        """
+        sizes = by_name(self.inputs, checked_shapes(shapes) or {})
+        key = tuple((s,) if isinstance(s, int) else s for s in sizes)
         with self._lock:
             if key not in self._made:
                 self._made[key] = self._build(
@@ -50,12 +72,12 @@ class DeferredExecutable:
                 isinstance(d, SymDim) or d == n for d, n in zip(spec.shape, shape, strict=True)
             )
             if not fits:
-                raise InputError(f"input {spec.name!r} must have shape {list(map(str, spec.shape))}, "
-                                 f"got {list(shape)}")  # fmt: skip
+                wanted = list(map(str, spec.shape))
+                raise InputError(f"input {spec.name!r} must have shape {wanted}, got {list(shape)}")
             shapes[spec.name] = shape
         return self.specialise(shapes)
 
-    def __call__(self, *arrays: Any, **named: Any) -> Any:
+    def __call__(self, /, *arrays: Any, **named: Any) -> Any:
         """Run once. Raises InputError when arrays do not fit the inputs."""
         given = [*arrays, *by_name(self.inputs[len(arrays) :], named)] if named else list(arrays)
         return self._for(given)(*given)

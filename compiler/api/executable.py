@@ -103,7 +103,7 @@ class Executable:
         self.inputs: tuple[TensorSpec, ...] = program.inputs
         self.outputs: tuple[TensorSpec, ...] = program.outputs
 
-    def __call__(self, *arrays: Any, **named: Any) -> Any:
+    def __call__(self, /, *arrays: Any, **named: Any) -> Any:
         """Run once. Raises InputError when arrays do not fit the inputs."""
         results = self._program(self._ordered(arrays, named))
         return results[0] if len(results) == 1 else tuple(results)

@@ -184,7 +184,7 @@ class Prepared:
     make: Callable[..., npt.NDArray[Any]] = field(compare=False)
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, slots=True, eq=False, weakref_slot=True)
 class Kernel:
     """One unit of code, independent of the names in the model: equal shapes share one kernel.
 

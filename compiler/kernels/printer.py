@@ -5,13 +5,17 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable
+from weakref import WeakKeyDictionary
 
 from ...ops.expr import Expr, format_expr
 from .ir import Comment, Declare, For, If, Kernel, Prefetch, Set, Stmt, Store
 
+_texts: WeakKeyDictionary[Kernel, str] = WeakKeyDictionary()
+_digests: WeakKeyDictionary[Kernel, str] = WeakKeyDictionary()
+
 
 def _text(e: Expr) -> str:
-    return format_expr(e)
+    return format_expr(e, typed=True)
 
 
 def _lines(body: Iterable[Stmt], depth: int) -> Iterable[str]:
@@ -48,7 +52,14 @@ def _lines(body: Iterable[Stmt], depth: int) -> Iterable[str]:
 
 
 def kernel_text(kernel: Kernel) -> str:
-    """The whole kernel but for its name, deterministic."""
+    """The whole kernel but for its name, deterministic. Made once per kernel."""
+    found = _texts.get(kernel)
+    if found is None:
+        found = _texts[kernel] = _kernel_text(kernel)
+    return found
+
+
+def _kernel_text(kernel: Kernel) -> str:
     config = " ".join(f"{k}={v}" for k, v in kernel.config)
     lines = [f"template {kernel.template} v{kernel.version}  {config}".rstrip()]
     for b in kernel.params:
@@ -61,7 +72,11 @@ def kernel_text(kernel: Kernel) -> str:
 
 def kernel_digest(kernel: Kernel) -> str:
     """A content hash that names the kernel: equal text, equal name."""
-    return hashlib.sha256(kernel_text(kernel).encode()).hexdigest()[:12]
+    found = _digests.get(kernel)
+    if found is None:
+        text = kernel_text(kernel).encode()
+        found = _digests[kernel] = hashlib.sha256(text).hexdigest()[:12]
+    return found
 
 
 def symbol(kernel: Kernel) -> str:

@@ -7,7 +7,7 @@ from math import prod
 import numpy as np
 
 from .onnx_makers import reduce
-from .onnx_models import LARGEST, Grower, Known, maker
+from .onnx_models import Grower, Known, maker
 from .onnx_movers import unsqueeze
 
 
@@ -44,8 +44,8 @@ def activate(g: Grower, x: Known) -> Known:
     return x if kind == "none" else g.op(kind, x)
 
 
-def is_image(x: Known) -> bool:
-    return x.rank == 4 and 0 not in x.shape and 4 * x.array.size <= 4 * LARGEST
+def is_image(g: Grower, x: Known) -> bool:
+    return x.rank == 4 and 0 < x.array.size <= g.room
 
 
 def linear(g: Grower, x: Known, out: int, bias: bool = True) -> Known:
@@ -56,7 +56,7 @@ def linear(g: Grower, x: Known, out: int, bias: bool = True) -> Known:
 
 @maker(2)
 def residual(g: Grower, x: Known) -> None:
-    if not is_image(x):
+    if not is_image(g, x):
         return
     c = x.shape[1]
     y = activate(g, convolve(g, x, g.pick.choice([4, 8]), 1))
@@ -68,7 +68,7 @@ def residual(g: Grower, x: Known) -> None:
 @maker(2)
 def separable(g: Grower, x: Known) -> None:
     """Expand, depthwise, squeeze and excite, project."""
-    if not is_image(x):
+    if not is_image(g, x):
         return
     c = x.shape[1]
     stride = g.pick.choice([1, 1, 2])
@@ -85,7 +85,7 @@ def separable(g: Grower, x: Known) -> None:
 
 @maker()
 def inception(g: Grower, x: Known) -> None:
-    if not is_image(x):
+    if not is_image(g, x):
         return
     branches = [activate(g, convolve(g, x, g.pick.choice([3, 4, 8]), k)) for k in (1, 3)]
     p = g.op("MaxPool", x, kernel_shape=[3, 3], strides=[1, 1], pads=[1, 1, 1, 1])
@@ -95,7 +95,7 @@ def inception(g: Grower, x: Known) -> None:
 
 @maker()
 def shuffle(g: Grower, x: Known) -> None:
-    if not is_image(x) or x.shape[1] % 2:
+    if not is_image(g, x) or x.shape[1] % 2:
         return
     n, c, h, w = x.shape
     y = g.op("Reshape", x, g.ints(n, 2, c // 2, h, w))
@@ -120,7 +120,7 @@ def halves(g: Grower, x: Known, axis: int) -> tuple[Known, Known]:
 @maker()
 def down_and_up(g: Grower, x: Known) -> None:
     """An encoder and a decoder step with the skip between them."""
-    if not is_image(x) or x.shape[2] % 2 or x.shape[3] % 2:
+    if not is_image(g, x) or x.shape[2] % 2 or x.shape[3] % 2:
         return
     y = g.op("MaxPool", x, kernel_shape=[2, 2], strides=[2, 2])
     y = activate(g, convolve(g, y, 6, 3))
@@ -196,7 +196,7 @@ def heads_of(g: Grower, x: Known, heads: int) -> Known:
 
 @maker(3)
 def attention(g: Grower, x: Known) -> None:
-    if x.rank != 3 or not 1 < x.shape[1] <= 16 or x.array.size > LARGEST // 4:
+    if x.rank != 3 or not 1 < x.shape[1] <= 16 or x.array.size > g.room // 4:
         return
     b, s, d = x.shape
     heads, size = g.pick.choice([1, 2, 3]), g.pick.choice([4, 5, 8])
@@ -246,7 +246,7 @@ def rotate(g: Grower, x: Known) -> Known:
 
 @maker(2)
 def mlp(g: Grower, x: Known) -> None:
-    if x.rank < 2 or x.array.size > LARGEST // 2 or 0 in x.shape:
+    if x.rank < 2 or x.array.size > g.room // 2 or 0 in x.shape:
         return
     y = linear(g, x, 16)
     if g.pick.random() < 0.5:
@@ -260,7 +260,7 @@ def mlp(g: Grower, x: Known) -> None:
 @maker()
 def tokens(g: Grower, x: Known) -> None:
     """Images to sequences: patches, or positions as tokens."""
-    if is_image(x):
+    if is_image(g, x):
         n, c, h, w = x.shape
         y = g.op("Reshape", x, g.ints(n, c, h * w))
         y = g.op("Transpose", y, perm=[0, 2, 1])

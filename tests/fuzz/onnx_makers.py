@@ -6,7 +6,7 @@ from math import prod
 
 import numpy as np
 
-from .onnx_models import LARGEST, Grower, Known, broadcasts, maker
+from .onnx_models import Grower, Known, maker
 
 # --------------------------------------------------------------------------- elementwise
 
@@ -83,7 +83,7 @@ def with_constant(g: Grower, x: Known) -> None:
 
 @maker(3)
 def binary(g: Grower, x: Known) -> None:
-    fitting = [k for k in g.pool if broadcasts(x.shape, k.shape)]
+    fitting = [k for k in g.pool if g.broadcasts(x.shape, k.shape)]
     if not fitting:
         return
     y = g.pick.choice(fitting)
@@ -126,16 +126,16 @@ def where(g: Grower, x: Known) -> None:
     mask = g.op(name, x, g.array(np.float32(at)))
     if g.pick.random() < 0.3:
         mask = g.op("Not", mask)
-    masks = [k for k in g.others if k.array.dtype == bool and broadcasts(k.shape, mask.shape)]
+    masks = [k for k in g.others if k.array.dtype == bool and g.broadcasts(k.shape, mask.shape)]
     if masks and g.pick.random() < 0.4:
         mask = g.op(g.pick.choice(["And", "Or", "Xor"]), mask, g.pick.choice(masks))
     g.keep(mask)
     if g.pick.random() < 0.3:
         g.keep(g.op("Cast", mask, to=1))
         return
-    others = [k for k in g.pool if broadcasts(k.shape, mask.shape)]
+    others = [k for k in g.pool if g.broadcasts(k.shape, mask.shape)]
     y = g.pick.choice(others) if others and g.pick.random() < 0.6 else g.number(0.25)
-    if broadcasts(np.broadcast_shapes(mask.shape, y.shape), x.shape):
+    if g.broadcasts(np.broadcast_shapes(mask.shape, y.shape), x.shape):
         g.keep(g.op("Where", mask, *((x, y) if g.pick.random() < 0.5 else (y, x))))
 
 
@@ -155,7 +155,7 @@ def integers(g: Grower, x: Known) -> None:
             continue
         if name in ("Max", "Min") and g.opset < 12:
             continue
-        peers = [k for k in g.others if k.array.dtype == dtype and broadcasts(k.shape, y.shape)]
+        peers = [k for k in g.others if k.array.dtype == dtype and g.broadcasts(k.shape, y.shape)]
         if peers and name not in ("Div", "Mod") and g.pick.random() < 0.5:
             other = g.pick.choice(peers)
         else:
@@ -193,7 +193,8 @@ def with_integers(g: Grower, x: Known) -> None:
 
 @maker()
 def one_hot(g: Grower, x: Known) -> None:
-    found = [k for k in g.others if k.array.dtype == np.int64 and k.array.size * 4 <= LARGEST]
+    found = [k for k in g.others if k.array.dtype == np.int64 and 0 < 4 * k.array.size <= g.room]
+    found = [k for k in found if k.rank]
     if found:
         y = g.pick.choice(found)
         axis = g.pick.randint(-y.rank - 1, y.rank)
@@ -307,7 +308,7 @@ def matmul_of_two(g: Grower, x: Known) -> None:
     fitting = [
         k for k in g.pool
         if k.rank > 1 and x.rank > 1 and k.shape[-2] == x.shape[-1]
-        and broadcasts(x.shape[:-2], k.shape[:-2]) and x.array.size * k.shape[-1] < 20 * LARGEST
+        and g.broadcasts(x.shape[:-2], k.shape[:-2]) and x.array.size * k.shape[-1] < 20 * g.room
     ]  # fmt: skip
     if fitting:
         g.add("MatMul", x, g.pick.choice(fitting))
@@ -315,7 +316,7 @@ def matmul_of_two(g: Grower, x: Known) -> None:
 
 @maker()
 def with_itself(g: Grower, x: Known) -> None:
-    if x.rank > 1 and x.array.size * x.shape[-2] < 20 * LARGEST:
+    if x.rank > 1 and x.array.size * x.shape[-2] < 20 * g.room:
         order = [*range(x.rank - 2), x.rank - 1, x.rank - 2]
         g.add("MatMul", x, g.op("Transpose", x, perm=order))
 
@@ -367,14 +368,14 @@ def conv(g: Grower, x: Known) -> None:
         attrs["pads"] = [g.pick.randint(0, 2) for _ in range(2 * spatial)]
         attrs["dilations"] = dilations
     y = g.op("Conv", *inputs, **attrs)
-    if y.array.size <= 4 * LARGEST:
+    if y.array.size <= 4 * g.room:
         g.keep(y, x.largest)
 
 
 @maker()
 def conv_transpose(g: Grower, x: Known) -> None:
     spatial = x.rank - 2
-    if spatial not in (1, 2) or 0 in x.shape or x.array.size > LARGEST // 4:
+    if spatial not in (1, 2) or 0 in x.shape or x.array.size > g.room // 4:
         return
     channels = x.shape[1]
     group = g.pick.choice([k for k in (1, 1, 2, channels) if channels % k == 0])
@@ -426,7 +427,7 @@ def global_pool(g: Grower, x: Known) -> None:
 
 @maker()
 def resize(g: Grower, x: Known) -> None:
-    if x.rank != 4 or x.array.size > LARGEST // 6:
+    if x.rank != 4 or x.array.size > g.room // 6:
         return
     mode = g.pick.choice(["nearest", "linear", "cubic"])
     attrs = dict(mode=mode)

@@ -23,11 +23,14 @@ from onnx import helper, numpy_helper
 
 Array = npt.NDArray[Any]
 
-LARGEST = 4096  # elements of a value
 OPSETS = (11, 13, 17, 18, 20, 22)
 _SHAPES = (
     (1, 4, 8, 8), (2, 6, 5, 7), (3, 8), (2, 5, 12), (7,), (1, 3, 9, 9), (2, 3, 4, 4), (1, 16, 6, 6),
     (2, 8, 10), (1, 7, 16), (4, 1, 6), (1, 32, 3, 3), (1, 2, 3, 4, 5),
+)  # fmt: skip
+_LARGE_SHAPES = (
+    (1, 16, 28, 28), (2, 24, 19, 17), (61, 130), (1, 64, 96), (1031,), (1, 3, 65, 63), (1, 64, 14, 14),
+    (1, 128, 7, 7), (3, 50, 40), (1, 33, 21, 20), (1, 4, 9, 16, 15), (96, 256), (1, 8, 48, 48),
 )  # fmt: skip
 
 
@@ -62,7 +65,9 @@ class Case:
 class Grower:
     """Adds nodes to a model. Makers may read the floats in `pool` and the rest in `others`."""
 
-    def __init__(self, seed: int) -> None:
+    def __init__(self, seed: int, large: bool = False) -> None:
+        self.shapes = _LARGE_SHAPES if large else _SHAPES
+        self.room = 100_000 if large else 4096  # elements of a value
         self.pick = random.Random(seed)
         self.rng = np.random.default_rng(seed)
         self.opset = self.pick.choice(OPSETS)
@@ -151,11 +156,18 @@ class Grower:
         k = int(gaps.argmax())
         return float(points[k] + gaps[k] / 2) if gaps[k] > 1e-2 * x.largest else None
 
+    def broadcasts(self, a: tuple[int, ...], b: tuple[int, ...]) -> bool:
+        """Whether two shapes broadcast, to a result of modest size."""
+        try:
+            return prod(np.broadcast_shapes(a, b)) <= self.room
+        except ValueError:
+            return False
+
     # ---------------------------------------------------------------- the model
 
     def grow(self, nodes: int) -> Case:
         for _ in range(self.pick.randint(1, 3)):
-            shape = self.pick.choice(_SHAPES)
+            shape = self.pick.choice(self.shapes)
             x = self.input(self.rng.uniform(-2, 2, shape).astype(np.float32))
             self.pool.append(x)
         barren = 0
@@ -222,11 +234,3 @@ def run_node(node: onnx.NodeProto, inputs: list[Known], opset: int) -> list[Arra
     model = helper.make_model(graph, opset_imports=opsets, ir_version=8)
     run = session(model, optimise=False).run
     return [np.asarray(y) for y in run(None, {n: x.array for n, x in distinct.items()})]
-
-
-def broadcasts(a: tuple[int, ...], b: tuple[int, ...]) -> bool:
-    """Whether two shapes broadcast, to a result of modest size."""
-    try:
-        return prod(np.broadcast_shapes(a, b)) <= LARGEST
-    except ValueError:
-        return False

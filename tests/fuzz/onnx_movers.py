@@ -6,7 +6,7 @@ from math import prod
 
 import numpy as np
 
-from .onnx_models import LARGEST, Grower, Known, maker
+from .onnx_models import Grower, Known, maker
 
 
 @maker(2)
@@ -93,7 +93,7 @@ def concat(g: Grower, x: Known) -> None:
         and all(p == q or a == axis for a, (p, q) in enumerate(zip(k.shape, x.shape, strict=True)))
     ]  # fmt: skip
     chosen = [g.pick.choice(fitting) for _ in range(g.pick.randint(0, 3))]
-    if sum(k.array.size for k in chosen) + x.array.size <= LARGEST:
+    if sum(k.array.size for k in chosen) + x.array.size <= g.room:
         g.add("Concat", x, *chosen, axis=axis)
 
 
@@ -126,7 +126,7 @@ def pad(g: Grower, x: Known) -> None:
     if mode == "constant" and g.pick.random() < 0.2:
         pads = [-1 if d > 2 else 0 for d in x.shape] + [0] * x.rank
     grown = prod(d + pads[k] + pads[k + x.rank] for k, d in enumerate(x.shape))
-    if x.array.size and x.rank and grown <= LARGEST:
+    if x.array.size and x.rank and grown <= g.room:
         value = [g.array(np.float32(1.5))] if mode == "constant" and g.pick.random() < 0.5 else []
         g.add("Pad", x, g.ints(*pads), *value, mode=mode)
 
@@ -135,12 +135,12 @@ def pad(g: Grower, x: Known) -> None:
 def repeat(g: Grower, x: Known) -> None:
     if g.pick.random() < 0.5:
         times = [g.pick.randint(1, 2) for _ in x.shape]
-        if x.rank and x.array.size * prod(times) <= LARGEST:
+        if x.rank and x.array.size * prod(times) <= g.room:
             g.add("Tile", x, g.ints(*times))
         return
     shape = [g.pick.randint(1, 3) if d == 1 else d for d in x.shape]
     shape = [2, *shape] if g.pick.random() < 0.3 and x.rank < 4 else shape
-    if shape and prod(shape) <= LARGEST:
+    if shape and prod(shape) <= g.room:
         g.add("Expand", x, g.ints(*shape))
 
 
@@ -171,7 +171,7 @@ def gather(g: Grower, x: Known) -> None:
     if name == "Gather":
         shape = g.pick.choice([(), (1,), (3,), (2, 2)])
         indices = g.rng.integers(-n, n, shape)
-        if x.array.size // n * indices.size <= LARGEST:
+        if x.array.size // n * indices.size <= g.room:
             g.add(name, x, g.array(indices.astype(g.pick.choice([np.int32, np.int64]))), axis=axis)
     elif name == "GatherElements":
         shape = tuple(g.pick.randint(1, d) for d in x.shape)
@@ -179,7 +179,7 @@ def gather(g: Grower, x: Known) -> None:
     else:
         depth = g.pick.randint(1, x.rank)
         indices = np.stack([g.rng.integers(0, x.shape[a], 4) for a in range(depth)], -1)
-        if prod(x.shape[depth:]) * 4 <= LARGEST:
+        if prod(x.shape[depth:]) * 4 <= g.room:
             g.add(name, x, g.array(indices))
 
 

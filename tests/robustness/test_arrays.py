@@ -252,6 +252,50 @@ def test_nan_and_infinity_pass_through(exe: Executable) -> None:
     np.testing.assert_array_equal(exe(x), expected(x))
 
 
+def test_open_dimensions_are_as_strict() -> None:
+    """Programs made at the first call check arrays before they compile anything."""
+    onnx = pytest.importorskip("onnx")
+    info = onnx.helper.make_tensor_value_info
+    graph = onnx.helper.make_graph(
+        [onnx.helper.make_node("Add", ["a", "b"], ["y"])],
+        "g",
+        [info("a", 1, ["n", 3]), info("b", 1, ["n", 3])],
+        [info("y", 1, ["n", 3])],
+    )
+    opsets = [onnx.helper.make_opsetid("", 17)]
+    exe = tw.compile(onnx.helper.make_model(graph, opset_imports=opsets, ir_version=8))
+    for n in (1, 4, 0):
+        a = np.full((n, 3), 2, np.float32)
+        for y in (exe(a, a[::-1]), exe(a, b=a), exe.run({"b": a, "a": a})["y"]):
+            np.testing.assert_array_equal(y, a + a)
+    a = np.ones((2, 3), np.float32)
+    wrong: list[Any] = [
+        a[0], a[:, :2], a[:1], a.astype("f8"), None, [[1], [2, 3]], "text", a.astype(">f4"),
+    ]  # fmt: skip
+    for given in wrong:
+        with pytest.raises(tw.TilewrightError):
+            exe(a, given)
+        with pytest.raises(tw.TilewrightError):
+            exe.run({"a": given, "b": a})
+    for arrays, named in [
+        ((), {}),
+        ((a,), {}),
+        ((a, a, a), {}),
+        ((a, a), {"a": a}),
+        ((a,), {"c": a}),
+    ]:
+        with pytest.raises(InputError):
+            exe(*arrays, **named)
+    unfit: list[Any] = [
+        {}, {"a": (2, 3)}, {"a": (2, 3), "b": (2, 3), "c": (1,)}, {"a": (2, 3), "b": (4, 3)},
+        {"a": (2,), "b": (2, 3)}, {"a": None, "b": "xy"}, None, 3,
+    ]  # fmt: skip
+    for shapes in unfit:
+        with pytest.raises(tw.TilewrightError):
+            exe.specialise(shapes)
+    assert exe.specialise({"a": (2, 3), "b": (2, 3)})(a, a).shape == (2, 3)
+
+
 # --------------------------------------------------------------------------- who calls, and when
 
 

@@ -79,6 +79,7 @@ class Lowering:
         self.known: dict[object, Value] = {}
         self.learnt: list[list[object]] = [[]]
         self.passing: dict[object, Value] = {}
+        self.constants: dict[Expr, Value] = {}
         self.sums: dict[Expr, Sum] = {}
         self.written = {
             s.buffer for p in kernel.phases for s in statements(p.body) if isinstance(s, Store)
@@ -151,7 +152,7 @@ class Lowering:
         registers = self.registers
         places = registers.carried(body)
         loop: Loop
-        with self.f.counted(lo, hi, step, sure, [registers.get(*p) for p in places]) as loop:
+        with self.f.counted(lo, hi, step, sure, registers.holding(places)) as loop:
             registers.begin(places, loop.carried)
             with self.region():
                 yield loop.var
@@ -265,7 +266,9 @@ class Lowering:
         """The static index of a local's element in a register."""
         at = 0
         for i, d in zip(where, loc.shape, strict=True):
-            n = i.payload if i.op == "const" else self.scalar(i).number
+            n = i.payload if i.op == "const" else self.unrolled.get(i)
+            if n is None:
+                n = self.scalar(i).number
             if n is None:
                 raise LoweringError(f"the index {i!r} of the local {loc.name} is not static")
             at = at * d + n
@@ -316,7 +319,10 @@ class Lowering:
 
     def lower(self, e: Expr) -> Value:
         if e.op == "const":
-            return self.f.const(e.payload, e.dtype)
+            found = self.constants.get(e)
+            if found is None:
+                found = self.constants[e] = self.f.const(e.payload, e.dtype)
+            return found
         if e.op == "var":
             return self.variable(e)
         if e.op == "load" and isinstance(e.payload, Local) and e.payload in self.registers:
@@ -339,12 +345,12 @@ class Lowering:
         return found
 
     def variable(self, e: Expr) -> Value:
+        found = self.values.get(e)
+        if found is not None:
+            return found
         if self.lanes is not None and e is self.lanes.var:
             return self.f.add(self.lanes.first, self.f.iota(self.lanes.count))
-        try:
-            return self.values[e]
-        except KeyError:
-            raise LoweringError(f"the variable {e!r} is used outside its loop") from None
+        raise LoweringError(f"the variable {e!r} is used outside its loop")
 
     def unstable(self, e: Expr) -> bool:
         """Whether the value may change between statements."""

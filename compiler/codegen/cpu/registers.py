@@ -18,7 +18,7 @@ from .llvm_text import Function, Value, poison
 MOST_ELEMENTS: Final = 256
 """Locals of more elements stay on the stack: no machine has as many registers."""
 
-Place = tuple[Local, int]  # a local and a flat index into it
+Place = tuple[str, int]  # a local's name and a flat index into it
 Held = dict[Place, Value]
 
 
@@ -31,31 +31,34 @@ class Registers:
         self._changes: dict[int, tuple[tuple[Stmt, ...], tuple[Local, ...], frozenset[Local]]] = {}
 
     def __contains__(self, local: Local) -> bool:
-        return local in self.locals
+        return local.name in self.locals
 
     def get(self, local: Local, at: int) -> Value:
-        found = self.held.get((local, at))
+        found = self.held.get((local.name, at))
         return poison(local.dtype, local.lanes) if found is None else found
 
     def put(self, local: Local, at: int, value: Value) -> None:
-        self.held[local, at] = value
+        self.held[local.name, at] = value
 
     def forget(self, local: Local) -> None:
         """Leave the contents undefined."""
         for at in range(prod(local.shape)):
-            self.held.pop((local, at), None)
+            self.held.pop((local.name, at), None)
 
     def carried(self, body: tuple[Stmt, ...]) -> list[Place]:
         """What rounds of a loop over `body` hand on."""
         changed, _ = self._changed(body)
-        return [(local, at) for local in changed for at in range(prod(local.shape))]
+        return [(local.name, at) for local in changed for at in range(prod(local.shape))]
+
+    def holding(self, places: Iterable[Place]) -> list[Value]:
+        return [self.get(self.locals[name], at) for name, at in places]
 
     def begin(self, places: Iterable[Place], values: Iterable[Value]) -> None:
         self.held.update(zip(places, values, strict=True))
 
     def end(self, places: Iterable[Place], bodies: Iterable[tuple[Stmt, ...]]) -> list[Value]:
         """What the places hold now. What was declared inside the bodies ends with them."""
-        values = [self.get(*p) for p in places]
+        values = self.holding(places)
         for body in bodies:
             for local in self._changed(body)[1]:
                 self.forget(local)
@@ -65,10 +68,11 @@ class Registers:
         """Two arms of a branch meet: what they held at their ends, and the blocks they ended in."""
         (one, here), (two, there) = arms
         self.held = {}
-        for local, at in dict.fromkeys((*one, *two)):
+        for place in dict.fromkeys((*one, *two)):
+            local = self.locals[place[0]]
             nothing = poison(local.dtype, local.lanes)
-            a, b = one.get((local, at), nothing), two.get((local, at), nothing)
-            self.held[local, at] = a if a is b else f.phi([(a, here), (b, there)])
+            a, b = one.get(place, nothing), two.get(place, nothing)
+            self.held[place] = a if a is b else f.phi([(a, here), (b, there)])
 
     def _changed(self, body: tuple[Stmt, ...]) -> tuple[tuple[Local, ...], frozenset[Local]]:
         """(registers that a body sets and did not declare itself, locals that it declares)."""
@@ -77,25 +81,26 @@ class Registers:
             inner = list(statements(body))
             own = frozenset(s.local for s in inner if isinstance(s, Declare))
             sets = dict.fromkeys(s.local for s in inner if isinstance(s, Set))
-            changed = tuple(x for x in sets if x in self.locals and x not in own)
+            changed = tuple(x for x in sets if x in self and x not in own)
             found = self._changes[id(body)] = (body, changed, own)  # keeps the body, and its id
         return found[1], found[2]
 
 
-def _static_locals(phase: Phase) -> frozenset[Local]:
-    """Locals whose indices depend on nothing but variables of unrolled loops."""
-    seen: set[Local] = set()
-    moving: set[Local] = set()
+def _static_locals(phase: Phase) -> dict[str, Local]:
+    """Locals whose indices depend on nothing but variables of unrolled loops, by name."""
+    seen: dict[str, Local] = {}
+    moving: set[str] = set()
     checked: set[tuple[Expr, frozenset[Expr]]] = set()
 
     def use(local: Local, where: tuple[Expr, ...], unrolled: frozenset[Expr]) -> None:
         if prod(local.shape) > MOST_ELEMENTS or not all(_is_static(i, unrolled) for i in where):
-            moving.add(local)
+            moving.add(local.name)
 
     def visit(body: Iterable[Stmt], unrolled: frozenset[Expr]) -> None:
         for s in body:
             if isinstance(s, Declare):
-                seen.add(s.local)
+                if seen.setdefault(s.local.name, s.local) != s.local:
+                    moving.add(s.local.name)  # two locals of one name
             elif isinstance(s, Set):
                 use(s.local, s.where, unrolled)
             for e in expressions(s):
@@ -110,7 +115,7 @@ def _static_locals(phase: Phase) -> frozenset[Local]:
                     visit(arm, unrolled)
 
     visit(phase.body, frozenset())
-    return frozenset(seen - moving)
+    return {name: local for name, local in seen.items() if name not in moving}
 
 
 def _arms(s: Stmt) -> Iterator[tuple[Stmt, ...]]:
