@@ -150,6 +150,9 @@ class Required:
 
 
 REQUIRED: Final = Required()
+REMEMBERED: Final = 4096
+"""How many inferred types an operator keeps."""
+
 Types = TensorType | tuple[TensorType, ...]
 
 
@@ -168,6 +171,9 @@ class Operator:
     samples: Callable[..., Iterator[Any]] | None = None
     doc: str = ""
     _trait_table: dict[type, Trait] = field(default_factory=dict, repr=False, compare=False)
+    _inferred: dict[tuple[Any, ...], tuple[TensorType, ...]] = field(
+        default_factory=dict, repr=False, compare=False
+    )
 
     def trait(self, kind: type[T]) -> T | None:
         return self._trait_table.get(kind)  # type: ignore[return-value]
@@ -204,6 +210,19 @@ class Operator:
         self, types: Iterable[TensorType | None], attrs: Mapping[str, Any]
     ) -> tuple[TensorType, ...]:
         """Output types. Raises OperatorError where inputs or attributes do not fit."""
+        given = tuple(types)
+        # passes ask the same again and again; repr tells 1 from 1.0 and True
+        key = (given, repr(attrs))
+        found = self._inferred.get(key)
+        if found is None:
+            if len(self._inferred) >= REMEMBERED:
+                self._inferred.clear()
+            found = self._inferred[key] = self._infer_types(given, attrs)
+        return found
+
+    def _infer_types(
+        self, types: Iterable[TensorType | None], attrs: Mapping[str, Any]
+    ) -> tuple[TensorType, ...]:
         ins = list(types)
         most = self.max_inputs
         if len(ins) < self.min_inputs or (most is not None and len(ins) > most):

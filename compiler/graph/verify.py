@@ -66,23 +66,25 @@ class _Verifier:
     # ---------------------------------------------------------------- blobs
 
     def check_blob(self, name: str, blob: Blob) -> None:
-        what = f"the {blob.role.value} {name!r}: {blob.type}"
+        def what() -> str:
+            return f"the {blob.role.value} {name!r}: {blob.type}"
+
         if blob.name != name:
             raise self.fail(f"the blob {blob.name!r} stands under the name {name!r}")
         if any(isinstance(d, int) and d < 0 for d in blob.type.shape):
-            raise self.fail(f"{what} has a negative dimension")
+            raise self.fail(f"{what()} has a negative dimension")
         layout = blob.type.layout
         if layout.is_blocked and not 0 <= layout.axis < blob.type.rank:
-            raise self.fail(f"{what} is blocked along an axis that it does not have")
+            raise self.fail(f"{what()} is blocked along an axis that it does not have")
         if blob.value is None:
             if blob.role in _WITH_VALUE:
-                raise self.fail(f"{what} has no array")
+                raise self.fail(f"{what()} has no array")
             return
         if blob.role not in (*_WITH_VALUE, Role.STATE):
-            raise self.fail(f"{what} has an array, which only constants and state may have")
+            raise self.fail(f"{what()} has an array, which only constants and state may have")
         x = blob.value
         if x.dtype != blob.type.dtype.numpy or x.shape != blob.type.shape:
-            raise self.fail(f"{what} holds an array {x.dtype}{list(x.shape)}")
+            raise self.fail(f"{what()} holds an array {x.dtype}{list(x.shape)}")
 
     def check_dims(self) -> None:
         seen: dict[str, SymDim] = {}

