@@ -108,7 +108,7 @@ def load(source: Source) -> OnnxModel:
         what = "no outputs" if model.graph.node else "neither nodes nor outputs"
         raise ModelError(f"{label}: its graph has {what}, there is nothing to compute")
     files = ExternalFiles(parsed.folder)
-    constants = decode_all(model.graph, files, label)
+    constants = decode_all(model.graph, files, label, parsed.tensors)
     inputs = tuple(_declared(v, label) for v in model.graph.input if v.name not in constants)
     outputs = tuple(_declared(v, label) for v in model.graph.output)
     _check_names([v.name for v in inputs], label, "input")

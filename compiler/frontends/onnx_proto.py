@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import importlib.util
+import io
 import os
 import sys
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, BinaryIO
 
 from ..errors import ModelError
+from .onnx_wire import Array, Split, split
 
 Message = Any  # protobuf builds its classes at run time: there is nothing to name statically
 Source = str | os.PathLike[str] | bytes | Message
@@ -44,26 +46,28 @@ def messages() -> ModuleType:
 @dataclass(frozen=True, slots=True)
 class Parsed:
     """A model message, what to call it in errors, and the folder that its external data lies in
-    (None for a model that came from memory)."""
+    (None for a model that came from memory). tensors: the bytes of initializers, by position, that
+    the message does not hold itself."""
 
     model: Message
     label: str
     folder: Path | None
+    tensors: Mapping[int, Array] = field(default_factory=dict)
 
 
 def parse(source: Source) -> Parsed:
     """Read and parse a model. Raises ModelError when it cannot be read or is not an ONNX model."""
     if isinstance(source, (bytes, bytearray, memoryview)):
-        return Parsed(_decode(bytes(source), "the model"), "the model", None)
+        return _parse(io.BytesIO(source), "the model", None)
     if isinstance(source, (str, os.PathLike)):
         path = Path(source)
         label = f"model file {str(path)!r}"
         try:
-            data = path.read_bytes()
+            with path.open("rb") as file:
+                return _parse(file, label, path.parent)
         except (OSError, ValueError) as e:
             reason = e.strerror if isinstance(e, OSError) and e.strerror else str(e)
             raise ModelError(f"{label} cannot be read: {reason}") from e
-        return Parsed(_decode(data, label), label, path.parent)
     if hasattr(source, "graph") and hasattr(source, "opset_import"):
         return Parsed(source, "the model", None)
     raise ModelError(
@@ -71,18 +75,23 @@ def parse(source: Source) -> Parsed:
     )
 
 
-def _decode(data: bytes, label: str) -> Message:
-    if not data:
+def _parse(file: BinaryIO, label: str, folder: Path | None) -> Parsed:
+    parts = split(file)
+    return Parsed(_decode(parts, label), label, folder, parts.tensors)
+
+
+def _decode(parts: Split, label: str) -> Message:
+    if not parts.size:
         raise ModelError(f"{label} is empty (0 bytes)")
     model = messages().ModelProto()
     try:
-        model.ParseFromString(data)
+        model.ParseFromString(parts.rest)
     except Exception as e:  # DecodeError; its module moved between versions of protobuf
         raise ModelError(
-            f"{label} ({len(data)} bytes) is no ONNX model, or it is truncated or damaged: {e}"
+            f"{label} ({parts.size} bytes) is no ONNX model, or it is truncated or damaged: {e}"
         ) from e
     if not model.HasField("graph"):
-        raise ModelError(f"{label} ({len(data)} bytes) holds no graph: is it an ONNX model?")
+        raise ModelError(f"{label} ({parts.size} bytes) holds no graph: is it an ONNX model?")
     return model
 
 

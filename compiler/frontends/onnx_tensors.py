@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import mmap
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from math import prod
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Final
 
 import numpy as np
@@ -46,6 +47,7 @@ _FIELDS: Final[dict[DType, tuple[str, Any]]] = {
 }
 MAX_BYTES: Final = 1 << 46
 _EXTERNAL: Final = 1  # TensorProto.DataLocation
+_NONE: Final[Mapping[int, Array]] = MappingProxyType({})
 
 
 class ForeignType(Exception):
@@ -150,11 +152,12 @@ class ExternalFiles:
         return path
 
 
-def decode(tensor: Message, files: ExternalFiles, what: str) -> Known:
+def decode(tensor: Message, files: ExternalFiles, what: str, raw: Array | None = None) -> Known:
     """The elements of a TensorProto, without a copy where its bytes allow it.
 
-    what: how errors call the tensor. Raises ModelError for a tensor whose data does not fit its
-    type and shape, ForeignType for element types without numpy counterpart.
+    what: how errors call the tensor. raw: its raw data where the message does not hold it. Raises
+    ModelError for a tensor whose data does not fit its type and shape, ForeignType for element
+    types without numpy counterpart.
     """
     dtype = dtype_named(tensor.data_type, what)
     dims = tuple(tensor.dims)
@@ -163,6 +166,8 @@ def decode(tensor: Message, files: ExternalFiles, what: str) -> Known:
         raise ModelError(f"{what} is stored in segments, which no ONNX version supports")
     if tensor.data_location == _EXTERNAL:
         flat = _from_bytes(_external(tensor, files, count * dtype.bytes, what), dtype, count, what)
+    elif raw is not None:
+        flat = _from_bytes(raw.data, dtype, count, what)
     elif tensor.HasField("raw_data"):
         flat = _from_bytes(tensor.raw_data, dtype, count, what)
     else:
@@ -207,20 +212,23 @@ def _external(tensor: Message, files: ExternalFiles, length: int, what: str) -> 
     return files.bytes_at(location, offset, stored, what)
 
 
-def decode_all(graph: Message, files: ExternalFiles, label: str) -> dict[str, Known | str]:
+def decode_all(
+    graph: Message, files: ExternalFiles, label: str, tensors: Mapping[int, Array] = _NONE
+) -> dict[str, Known | str]:
     """The initializers of a graph by name; for one of a foreign type, the name of that.
 
-    Raises ModelError for a damaged tensor, a duplicate or a missing name.
+    tensors: the bytes of those, by position, whose raw data the message does not hold. Raises
+    ModelError for a damaged tensor, a duplicate or a missing name.
     """
     out: dict[str, Known | str] = {}
-    for tensor in graph.initializer:
+    for k, tensor in enumerate(graph.initializer):
         what = f"{label}: initializer {tensor.name!r}"
         if not tensor.name:
             raise ModelError(f"{label} has an initializer without a name")
         if tensor.name in out:
             raise ModelError(f"{what} is defined twice")
         try:
-            out[tensor.name] = decode(tensor, files, what)
+            out[tensor.name] = decode(tensor, files, what, tensors.get(k))
         except ForeignType as e:
             out[tensor.name] = f"{e}{list(tensor.dims)}"
     for sparse in graph.sparse_initializer:

@@ -20,7 +20,8 @@ class CommonSubexpressions(OptionalPass):
 
     Constants with equal bytes count as one where they have at most `max_bytes`: comparing larger
     ones costs more than it finds. Parameters are never merged with others, as training may tell
-    them apart. Operators are functions of their inputs (random ones read a seed): this is always sound.
+    them apart. Operators are functions of their inputs (random ones read a seed): this is always
+    sound.
     """
 
     max_bytes: int = 1 << 20

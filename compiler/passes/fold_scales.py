@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from ...ops.operator import Contraction
 from ...ops.types import f32, f64
+from ..graph.arrays import aligned_empty, freeze
 from ..graph.builder import Value
 from ..graph.ir import Array, Graph, Op, Role
 from .base import UNLIMITED, Fuel, OptionalPass
@@ -209,9 +210,10 @@ def _scaled(head: _Head, scale: Vector, dtype: npt.DTypeLike) -> Array | None:
         return None
     if head.kind == "conv":
         scale = scale.reshape(-1, *(1,) * (head.weights.ndim - 1))
-    out = np.empty(head.weights.shape, dtype)
+    out = aligned_empty(head.weights.shape, dtype)
     # a float64 copy of all weights would take longer to write than the products to compute
-    return np.multiply(head.weights, scale, out=out, dtype=np.float64, casting="same_kind")
+    np.multiply(head.weights, scale, out=out, dtype=np.float64, casting="same_kind")
+    return freeze(out)
 
 
 # --------------------------------------------------------------------------- rewriting

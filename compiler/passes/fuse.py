@@ -158,7 +158,8 @@ class _Fuser:
         for n in self.ops[k].reads:
             reader, at = k, self.at.get(n)
             while at is not None and self.group[at] is None and self._is_index_map(at, reader):
-                found.append(at)
+                if at not in found:  # one value may be both operands
+                    found.append(at)
                 reader, at = at, self.at.get(self.ops[at].reads[0])
         return sorted(found)
 

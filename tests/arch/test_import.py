@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -10,7 +11,7 @@ import pytest
 
 HEAVY = ("networkx", "numba", "onnx", "onnxruntime", "torch")
 MAX_SECONDS = 0.3
-NUMPY_SECONDS = 0.15  # a machine that takes longer for numpy alone is not measured with it
+NUMPY_SECONDS = 0.07  # for numpy alone; a machine that takes longer gets that much more time
 
 MEASURE = """
 import sys, time
@@ -25,19 +26,25 @@ def import_in_a_new_process(module: str, folder: Path, rounds: int) -> tuple[flo
     """Lowest processor seconds of `rounds` imports, and the heavy modules that came with it.
 
     Time of the importing thread, not of the clock: other tests running meanwhile count little.
+    Byte code is cached, as it is after an install; the first round makes it.
     """
     code = MEASURE.format(module=module, heavy=HEAVY)
+    env = {k: v for k, v in os.environ.items() if k != "PYTHONDONTWRITEBYTECODE"}
+    env["PYTHONPYCACHEPREFIX"] = str(folder / "bytecode")
     best, pulled = float("inf"), []
     for _ in range(rounds):
         command = [sys.executable, "-c", code]
-        out = subprocess.run(command, cwd=folder, check=True, capture_output=True, text=True).stdout
+        done = subprocess.run(
+            command, cwd=folder, env=env, check=True, capture_output=True, text=True
+        )
+        out = done.stdout
         seconds, *pulled = out.split()
         best = min(best, float(seconds))
     return best, pulled
 
 
 def over_budget(package: float, numpy: float) -> bool:
-    return package - (numpy if numpy > NUMPY_SECONDS else 0.0) >= MAX_SECONDS
+    return package >= MAX_SECONDS * max(1.0, numpy / NUMPY_SECONDS)
 
 
 def test_importing_is_quick_and_pulls_nothing_heavy(tmp_path: Path) -> None:
@@ -50,7 +57,9 @@ def test_importing_is_quick_and_pulls_nothing_heavy(tmp_path: Path) -> None:
 
 
 def test_a_slow_module_is_measured_and_a_heavy_one_is_named(tmp_path: Path) -> None:
-    (tmp_path / "slow.py").write_text("import time\nwhile time.thread_time() < 0.5: pass\n")
+    (tmp_path / "slow.py").write_text(
+        "import time\nend = time.thread_time() + 0.5\nwhile time.thread_time() < end: pass\n"
+    )
     (tmp_path / "networkx.py").write_text("")
     (tmp_path / "heavy.py").write_text("import networkx\n")
     assert import_in_a_new_process("slow", tmp_path, rounds=1)[0] > 0.3
@@ -59,9 +68,7 @@ def test_a_slow_module_is_measured_and_a_heavy_one_is_named(tmp_path: Path) -> N
 
 @pytest.mark.parametrize(
     ("package", "numpy", "over"),
-    [(0.29, 0.0, False), (0.31, 0.1, True), (0.45, 0.2, False), (0.55, 0.2, True)],
+    [(0.29, 0.0, False), (0.31, 0.05, True), (0.45, 0.18, False), (0.65, 0.18, True)],
 )
-def test_a_slow_numpy_is_not_held_against_the_package(
-    package: float, numpy: float, over: bool
-) -> None:
+def test_a_slow_machine_gets_more_time(package: float, numpy: float, over: bool) -> None:
     assert over_budget(package, numpy) is over

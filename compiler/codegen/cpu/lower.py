@@ -334,7 +334,7 @@ class Lowering:
             return found
         key: object = e
         if self.unrolled and not e.free.isdisjoint(self.unrolled):
-            key = (e, *[k for v, k in self.unrolled.items() if v in e.free])
+            key = (e, *map(self.unrolled.get, e.free))
         if self.lanes is not None and self.varying(e):
             mask = self.lanes.mask
             key = (key, self.lanes.first.text, self.lanes.count, mask and mask.text)

@@ -1,4 +1,4 @@
-"""Compiles Kernel IR for this machine and runs it on memory whose surroundings cannot be touched."""
+"""Compiles Kernel IR for this machine and runs it on memory with fences around it."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from tilewright.ops.types import DType
 
 Array = np.ndarray[Any, Any]
 
+PROT_NONE = 0
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
@@ -36,8 +37,7 @@ class Fenced:
         self.raw = np.frombuffer(self._map, np.uint8)
         base = self.raw.ctypes.data
         for where in (base, base + page + inner):
-            if _libc.mprotect(ctypes.c_void_p(where), ctypes.c_size_t(page), mmap.PROT_NONE if
-                              hasattr(mmap, "PROT_NONE") else 0):  # fmt: skip
+            if _libc.mprotect(ctypes.c_void_p(where), ctypes.c_size_t(page), PROT_NONE):
                 raise OSError(ctypes.get_errno(), "mprotect")
         start = page + (inner - size if at_end else 0)
         self.array: Array = self.raw[start : start + size].view(kind)

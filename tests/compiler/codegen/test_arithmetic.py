@@ -174,14 +174,18 @@ def test_logic_on_booleans(lanes: int) -> None:
 def test_float_arithmetic_is_that_of_ieee_754(t: DType, lanes: int) -> None:
     some = [-np.inf, -1e4, -2.5, -1, -0.0, 0.0, 1e-3, 0.5, 1, 1.5, 2.5, 1e4, np.inf, np.nan]
     a, b = (np.array(v, t.numpy) for v in zip(*product(some, some), strict=True))
-    two: dict[str, Any] = {"add": np.add, "sub": np.subtract, "mul": np.multiply, "div": np.divide,
-                           "max": np.maximum, "min": np.minimum, "mod": np.mod, "fmod": np.fmod}  # fmt: skip
+    two: dict[str, Any] = {
+        "add": np.add, "sub": np.subtract, "mul": np.multiply, "div": np.divide,
+        "max": np.maximum, "min": np.minimum, "mod": np.mod, "fmod": np.fmod,
+    }  # fmt: skip
     with np.errstate(all="ignore"):
         for op, fn in two.items():
             got = of(lambda x, y, op=op: apply(op, (x, y), t), a, b, out=t, kind=t, lanes=lanes)
             np.testing.assert_array_equal(got, fn(a, b), op)
-        one: dict[str, Any] = {"neg": np.negative, "abs": np.abs, "sqrt": np.sqrt, "floor": np.floor,
-                               "ceil": np.ceil, "trunc": np.trunc, "round": np.rint}  # fmt: skip
+        one: dict[str, Any] = {
+            "neg": np.negative, "abs": np.abs, "sqrt": np.sqrt, "floor": np.floor,
+            "ceil": np.ceil, "trunc": np.trunc, "round": np.rint,
+        }  # fmt: skip
         for op, fn in one.items():
             got = of(lambda x, op=op: unary(op, x), a, out=t, kind=t, lanes=lanes)
             np.testing.assert_array_equal(got, fn(a), op)
@@ -241,7 +245,8 @@ def samples(t: DType) -> Array:
     edges = [0.0, -0.0, 0.4, 0.5, 0.99, 1.0, 1.5, 2.5, -0.5, -1.0, -1.99, -3.5, 127.0, 127.6, 128.0,
              -128.9, 255.9, 256.0, 32767.5, -32769.0, 65519.0, 65520.0, 1.00390625, 1.01171875,
              2147483520.0, 2147483648.0, -2147483648.0, 4294967040.0, 4294967296.0, 9.2233715e18,
-             9.223372e18, -9.3e18, 1.8446743e19, 2e19, 3e38, 1e-40, 6e-8, np.inf, -np.inf, np.nan]  # fmt: skip
+             9.223372e18, -9.3e18, 1.8446743e19, 2e19, 3e38, 1e-40, 6e-8, np.inf, -np.inf,
+             np.nan]  # fmt: skip
     with np.errstate(over="ignore"):
         if t is bf16:
             return as_bf16(np.array(edges, np.float32))

@@ -283,6 +283,16 @@ def test_unrolled_rounds_are_told_apart() -> None:
     np.testing.assert_array_equal(got, np.r_[a[:4], a[:4] * 2, a[1:4], a[:1]])
 
 
+def test_unrolled_loops_in_either_order_are_told_apart() -> None:
+    (x, y), i, j = buffers(9, 18), var("i", 3), var("j", 3)
+    plain = Store(y, i * 3 + j, x[i * 3 + j] * 2.0)
+    turned = Store(y, i * 3 + j + 9, x[i * 3 + j] * 2.0)
+    k = kernel_of((x, y), loop(i, (loop(j, (plain,), "unroll"),), "unroll"),
+                  loop(j, (loop(i, (turned,), "unroll"),), "unroll"))  # fmt: skip
+    a = numbers(9)
+    np.testing.assert_array_equal(run(k, [a, None])[1], np.r_[a, a] * 2)
+
+
 def test_what_conditional_code_learns_is_forgotten_after_it() -> None:
     """If it were kept, later uses would not be dominated by their definition, or unguarded."""
     n = 5
@@ -359,6 +369,48 @@ def test_locals_keep_lanes_that_a_mask_switches_off() -> None:
     assert run(k, [a, None])[1][0] == a.sum()
 
 
+@pytest.mark.parametrize("lanes", [0, 8])
+def test_locals_come_through_loops_that_may_not_run(lanes: int) -> None:
+    """Sums over a range from memory, empty ones too, inside and outside of another loop."""
+    n = 21
+    x, b, y = Buffer("x", f32, n, "in"), Buffer("b", i64, 2, "in"), Buffer("y", f32, 2, "out")
+    i, j, t, s = var("i", n), var("j", 3), Local("t", f32, (), lanes), Local("s", f32)
+    how: dict[str, Any] = {"kind": "vector", "lanes": lanes} if lanes else {}
+    add = loop(i, (Set(t, (), t.value + x[i]),), lo=b[0], hi=b[1], **how)
+    total = apply("hsum", (t.value,), f32) if lanes else t.value
+    k = kernel_of((x, b, y), Declare(t), Declare(s), Set(t, (), const(0, f32)),
+                  Set(s, (), const(0, f32)), add, Store(y, index(0), total),
+                  loop(j, (Set(t, (), const(0, f32)), add, Set(s, (), s.value + total))),
+                  Store(y, index(1), s.value))  # fmt: skip
+    a = np.arange(1, n + 1, dtype=np.float32)
+    for lo, hi in ((0, 21), (0, 8), (3, 4), (5, 20), (4, 4), (9, 2)):
+        want = a[lo:hi].sum()
+        got = run(k, [a, np.array([lo, hi]), None])[2]
+        np.testing.assert_array_equal(got, [want, 3 * want], f"{lo}..{hi}")
+
+
+def test_locals_come_through_branches() -> None:
+    """Set in one arm, in both, in none; the branch inside a loop, the loop inside a branch."""
+    n = 12
+    (x, y), i, j = buffers(n), var("i", n), var("j", 4)
+    flag = Buffer("flag", boolean, n, "in")
+    t, u = Local("t", f32), Local("u", f32, (2,))
+    k = kernel_of((x, flag, y), Declare(t), Declare(u), Set(t, (), const(0, f32)),
+                  Set(u, (index(0),), const(1, f32)), Set(u, (index(1),), const(2, f32)),
+                  loop(i, (
+                      If(flag[i], (Set(t, (), t.value + x[i]), Set(u, (index(0),), u[1])),
+                         (loop(j, (Set(u, (index(1),), u[1] + 1.0),)),)),
+                      If(unary("not", flag[i]), (Set(t, (), -t.value),)),
+                      Store(y, i, t.value + u[0] * 10.0 + u[1] * 100.0),
+                  )))  # fmt: skip
+    a, on = np.arange(n, dtype=np.float32), np.arange(n) % 3 == 1
+    want, tv, u0, u1 = [], 0.0, 1.0, 2.0
+    for v, c in zip(a, on, strict=True):
+        tv, u0, u1 = (tv + v, u1, u1) if c else (-tv, u0, u1 + 4)
+        want.append(tv + u0 * 10 + u1 * 100)
+    np.testing.assert_array_equal(run(k, [a, on, None])[2], np.float32(want))
+
+
 @pytest.mark.parametrize("lanes", [4, 8, 16])
 @pytest.mark.parametrize("op", ["hsum", "hmax", "hmin", "hprod"])
 def test_lanes_are_combined_and_nan_wins(op: str, lanes: int) -> None:
@@ -381,8 +433,9 @@ def test_lanes_of_other_types_are_combined(dtype: DType) -> None:
     x, i, t = Buffer("x", dtype, lanes, "in"), var("i", lanes), Local("t", dtype, (), lanes)
     ops = ("hsum", "hmax", "hmin", "hprod")
     y = Buffer("y", dtype, 4, "out")
-    k = kernel_of((x, y), Declare(t), loop(i, (Set(t, (), x[i]),), "vector", lanes=lanes),
-                  *(Store(y, index(n), apply(op, (t.value,), dtype)) for n, op in enumerate(ops)))  # fmt: skip
+    results = (Store(y, index(n), apply(op, (t.value,), dtype)) for n, op in enumerate(ops))
+    fill = loop(i, (Set(t, (), x[i]),), "vector", lanes=lanes)
+    k = kernel_of((x, y), Declare(t), fill, results)
     a = np.array([3, -2, 1, 2, -4, 1, 2, 5]).astype(dtype.numpy)
     want = np.array([a.sum(), a.max(), a.min(), a.prod()]).astype(dtype.numpy)
     np.testing.assert_array_equal(run(k, [a, None])[1], want)

@@ -1,4 +1,4 @@
-"""Kernels of all operators compile for CPUs that this machine is not, to the instructions wanted."""
+"""Kernels compile for CPUs that this machine is not, to the instructions wanted."""
 
 from __future__ import annotations
 
