@@ -17,7 +17,7 @@ NUMERICS: Final = ("reproducible", "standard", "reduced")
 ENVIRONMENT: Final[dict[str, str]] = {
     "TILEWRIGHT_THREADS": "how many threads run kernels (default: the CPUs this process may use)",
     "TILEWRIGHT_CACHE": "directory of the store of built code; `off` disables it",
-    "TILEWRIGHT_CPU": "build for a lesser CPU: x86-64-avx512, x86-64-avx2, x86-64-sse, aarch64-neon",
+    "TILEWRIGHT_CPU": "build for a lesser CPU: x86-64-avx512, x86-64-avx2 or x86-64-sse",
     "TILEWRIGHT_FUEL": "do only the first n rewrites of the graph, to bisect a miscompile",
     "TILEWRIGHT_DUMP": "directory that receives every stage of every compilation as text",
     "TILEWRIGHT_POISON": "1: fill the arena with NaN before every call, to expose stale reads",

@@ -1,7 +1,7 @@
 """The graph: an immutable list of typed operators over named blobs.
 
-Blobs carry types and roles; Ops name an operator, its attributes, the blobs they read and write, and
-the model nodes they came from. Ops stand in an order in which they can run. Passes never change a
+Blobs carry types and roles; Ops name an operator, its attributes, the blobs they read and write,
+and the model nodes they came from. Ops stand in an order in which they can run. Passes never change a
 graph: they build another one (`builder.py`), sharing blobs and constants.
 """
 
@@ -51,7 +51,7 @@ class Blob:
 
 
 def content_digest(value: Array) -> str:
-    """sha256 over the row-major bytes, 16 hex digits. Zero-strided arrays hash their one element."""
+    """sha256 over the row-major bytes, 16 hex digits. Zero-strided arrays hash one element."""
     if value.size and not any(value.strides) and value.ndim:
         data = np.ascontiguousarray(value.reshape(-1)[:1])
         return hashlib.sha256(b"splat" + data.tobytes()).hexdigest()[:16]

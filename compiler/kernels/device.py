@@ -9,7 +9,7 @@ from ...ops.types import DType, f32
 
 @dataclass(frozen=True, slots=True)
 class Device:
-    """A CPU as kernels see it: bytes per vector, number of vector registers, threads, cache bytes."""
+    """A CPU as kernels see it: bytes per vector, vector registers, threads, cache bytes."""
 
     vector_bytes: int
     registers: int

@@ -1,15 +1,15 @@
 """Loop-level Kernel IR: what templates emit, people read, and code generators lower.
 
-A kernel is a list of phases. A phase is a parallel region: its body runs once for every item, in any
-order, on any thread; a phase starts when the one before it has ended. Bodies are loops and stores
-over buffers in the expression language of `ops.expr`:
+A kernel is a list of phases. A phase is a parallel region: its body runs once for every item, in
+any order, on any thread; a phase starts when the one before it has ended. Bodies are loops and
+stores over buffers in the expression language of `ops.expr`:
 
 * `load(buffer, (offset,), dtype)` reads one element of a buffer at a flat element offset,
   `load(local, indices, dtype)` reads a local.
-* A `vector` loop runs its iterations in lanes, `lanes` at a time, SPMD style: expressions that depend
-  on its variable differ per lane, all others are uniform. The last, partial round runs under a mask:
-  masked lanes neither load nor store. Vector loops do not nest. An innermost vector loop may contain
-  serial and unrolled loops whose bounds are uniform.
+* A `vector` loop runs its iterations in lanes, `lanes` at a time, SPMD style: expressions that
+  depend on its variable differ per lane, all others are uniform. The last, partial round runs under
+  a mask: masked lanes neither load nor store. Vector loops do not nest, but one may contain serial
+  and unrolled loops whose bounds are uniform.
 * `unroll` loops have static bounds and are expanded; after that, indices of locals that live in
   registers must be static.
 * Besides the operations of `ops.expr`, kernels may use apply("fma", (a, b, c)) for a * b + c in one

@@ -43,4 +43,4 @@ class KernelTemplate(Protocol):
         self, graph: Graph, ops: Sequence[Op], outputs: Sequence[str], device: Device,
         config: Config,
     ) -> Launch:  # fmt: skip
-        """The kernel for one config, bound to blobs. `ops` of the launch is filled by the caller."""
+        """The kernel for one config, bound to blobs. The caller fills in `ops` of the launch."""

@@ -103,7 +103,7 @@ def test_every_view_of_an_executable() -> None:
     assert "arena" in exe.ir("memory")
     with pytest.raises(OptionError, match="'sass'"):
         exe.ir("sass")
-    assert [s.name for s in exe.stages][0] == "import"
+    assert exe.stages[0].name == "import"
     info = exe.kernels[0]
     assert info.template == "nest" and info.bytes > 0 and "for " in info.source
     assert len(exe.profile(rounds=3).rows) == len(exe.kernels)
