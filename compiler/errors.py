@@ -1,8 +1,8 @@
 """Every error class that a user of Tilewright can meet.
 
 A message says what happened, where (model node, operator, dtypes, shapes), why, and what to do
-next. The operator library (`tilewright.ops`) stands below this file and raises its own `OperatorError`;
-the graph builder turns it into a `GraphError` that names the node.
+next. The operator library (`tilewright.ops`) stands below this file and raises its own
+`OperatorError`; the graph builder turns it into a `GraphError` that names the node.
 """
 
 from __future__ import annotations

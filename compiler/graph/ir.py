@@ -1,8 +1,8 @@
 """The graph: an immutable list of typed operators over named blobs.
 
 Blobs carry types and roles; Ops name an operator, its attributes, the blobs they read and write,
-and the model nodes they came from. Ops stand in an order in which they can run. Passes never change a
-graph: they build another one (`builder.py`), sharing blobs and constants.
+and the model nodes they came from. Ops stand in an order in which they can run. Passes never change
+a graph: they build another one (`builder.py`), sharing blobs and constants.
 """
 
 from __future__ import annotations

@@ -357,16 +357,19 @@ def test_an_input_may_be_the_output() -> None:
 # --------------------------------------------------------------------------- locals and lanes
 
 
-def test_locals_keep_lanes_that_a_mask_switches_off() -> None:
+@pytest.mark.parametrize("where", ["register", "stack"])
+def test_locals_keep_lanes_that_a_mask_switches_off(where: str) -> None:
     """A reduction over a partial round: lanes past the end keep their earlier value."""
     n = 21
-    (x, y), i, t = buffers(n, 1), var("i", n), Local("t", f32, (), 16)
-    add = Set(t, (), t.value + x[i])
-    k = kernel_of((x, y), Declare(t), Set(t, (), const(0, f32)),
+    x, y = buffers(n, 1)
+    b, i, t = Buffer("b", i64, 1, "in"), var("i", n), Local("t", f32, (2,), 16)
+    at = index(1) if where == "register" else b[0]
+    add = Set(t, (at,), t[at] + (x[i] + 1.0))  # a masked load gives 0, and 1 must not be added
+    k = kernel_of((x, b, y), Declare(t), Set(t, (at,), const(0, f32)),
                   loop(i, (add,), "vector", lanes=16),
-                  Store(y, index(0), apply("hsum", (t.value,), f32)))  # fmt: skip
+                  Store(y, index(0), apply("hsum", (t[at],), f32)))  # fmt: skip
     a = np.arange(1, n + 1, dtype=np.float32)
-    assert run(k, [a, None])[1][0] == a.sum()
+    assert run(k, [a, np.array([1]), None])[2][0] == a.sum() + n
 
 
 @pytest.mark.parametrize("lanes", [0, 8])
