@@ -36,8 +36,12 @@ def checked_shapes(shapes: Any) -> dict[str, tuple[int, ...] | int] | None:
 
 
 class DeferredExecutable:
-    """Calls like an `Executable`. `exe.specialise(shapes)` gives the one for known shapes, with its
-    plan, kernels and IR; each set of input shapes is compiled once and kept."""
+    """Calls like an `Executable`; each set of input shapes is compiled once and kept.
+
+    `exe.specialise(shapes)` gives the executable for known shapes. `ir`, `plan`, `kernels`,
+    `outputs` and the rest of an executable are those of the shapes used last; before the first call
+    there are none, and asking for them raises OptionError.
+    """
 
     def __init__(
         self, inputs: Sequence[Any], build: Callable[[Mapping[str, Sequence[int]]], Executable]
@@ -45,6 +49,7 @@ class DeferredExecutable:
         self.inputs = tuple(TensorSpec(v.name, v.dims, v.dtype.numpy) for v in inputs)
         self._build = build
         self._made: dict[tuple[tuple[int, ...], ...], Executable] = {}
+        self._latest: Executable | None = None
         self._lock = threading.Lock()
 
     def specialise(self, shapes: Mapping[str, Sequence[int]]) -> Executable:
@@ -59,7 +64,20 @@ class DeferredExecutable:
                 self._made[key] = self._build(
                     {s.name: k for s, k in zip(self.inputs, key, strict=True)}
                 )
-            return self._made[key]
+            self._latest = self._made[key]
+            return self._latest
+
+    def __getattr__(self, name: str) -> Any:
+        public = hasattr(Executable, name) or name in ("outputs", "stats")
+        if name.startswith("_") or not public:
+            raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+        if self._latest is None:
+            sizes = ", ".join(f"{s.name!r}: {tuple(map(str, s.shape))}" for s in self.inputs)
+            raise OptionError(
+                f"{name} depends on sizes that the model leaves open: give shapes={{{sizes}}} to "
+                f"compile, or call the program once"
+            )
+        return getattr(self._latest, name)
 
     def _for(self, arrays: Sequence[Any]) -> Executable:
         if len(arrays) != len(self.inputs):

@@ -15,6 +15,7 @@ from ...ops.operator import Contraction
 from ...ops.traverse import substitute
 from ...ops.types import DType, TensorType, f32, f64, row_major_strides
 from ...ops.windows import WINDOW_ATTRS, Window, slide
+from ..graph.arrays import aligned_empty
 from ..graph.ir import Graph, Op
 from .address import offset
 from .compose import Indices
@@ -237,18 +238,27 @@ class Operands:
 def pack_weights(w: Array, lanes: int, blocks: int, vectors: int, block: int) -> Array:
     """Weights [O, C, taps...] as panels of `blocks` vectors of output channels, then one of the
     vectors that remain; in each, steps of the reduction in the micro-kernel's order. block: input
-    channels per block, 0 for row-major inputs."""
+    channels per block, 0 for row-major inputs. Every weight is moved once."""
     o, c = w.shape[:2]
-    w = np.pad(w.reshape(o, c, -1), ((0, vectors * lanes - o), (0, 0), (0, 0)))
+    w = w.reshape(o, c, -1)
+    taps = w.shape[2]
     whole = c // block * block if block else 0
-    parts = []
-    if whole:
-        split = w[:, :whole].reshape(w.shape[0], whole // block, block, -1)
-        parts.append(split.transpose(1, 3, 2, 0).reshape(-1, w.shape[0]))
-    if whole < c:
-        parts.append(w[:, whole:].transpose(2, 1, 0).reshape(-1, w.shape[0]))
-    steps = np.concatenate(parts)
-    width = blocks * lanes
-    full = vectors // blocks * width
-    panels = steps[:, :full].reshape(len(steps), -1, width).transpose(1, 0, 2)
-    return np.concatenate([panels.reshape(-1), steps[:, full:].reshape(-1)])
+    out = aligned_empty((vectors * lanes * c * taps,), w.dtype)
+    middle, end = vectors // blocks * blocks * lanes, vectors * lanes
+    for first, last, width in ((0, middle, blocks * lanes), (middle, end, end - middle)):
+        if first == last:
+            continue
+        part = w[first:last]
+        if len(part) < last - first:
+            part = np.pad(part, ((0, last - first - len(part)), (0, 0), (0, 0)))
+        part = part.reshape(-1, width, c, taps)
+        n = len(part)
+        panels = out[first * c * taps : last * c * taps].reshape(n, c * taps, width)
+        if whole:
+            split = part[:, :, :whole].reshape(n, width, whole // block, block, taps)
+            into = panels[:, : whole * taps].reshape(n, whole // block, taps, block, width)
+            into[...] = split.transpose(0, 2, 4, 3, 1)
+        if whole < c:
+            rest = panels[:, whole * taps :].reshape(n, taps, c - whole, width)
+            rest[...] = part[:, :, whole:].transpose(0, 3, 2, 1)
+    return out

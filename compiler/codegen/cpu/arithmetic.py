@@ -53,6 +53,8 @@ def _float(f: Function, op: str, args: list[Value]) -> Value:
         return f.call(f.intrinsic(vector_math.INTRINSIC[op], x), x.dtype, x.lanes, x)
     if op in vector_math.VECTOR and x.dtype is f32:
         return vector_math.VECTOR[op](f, x)
+    if op == "pow" and x.dtype is f32:
+        return vector_math.power(f, *args)
     if op == "mod":
         return _floored_float_mod(f, *args)
     if op in vector_math.LIBRARY:

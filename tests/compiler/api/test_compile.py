@@ -7,6 +7,7 @@ import time
 
 import numpy as np
 import pytest
+from onnx import TensorProto, helper
 
 import tilewright as tw
 from tilewright.compiler.errors import InputError, MemoryLimitError, OptionError, TargetError
@@ -139,3 +140,20 @@ def test_compile_takes_no_time_to_speak_of() -> None:
     start = time.perf_counter()
     tw.compile(two_by_two())
     assert time.perf_counter() - start < 5
+
+
+def test_views_of_an_open_program_are_those_of_the_last_call() -> None:
+    graph = helper.make_graph(
+        [helper.make_node("Relu", ["x"], ["y"], name="relu")],
+        "open",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", 3])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["n", 3])],
+    )
+    exe = tw.compile(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)]))
+    with pytest.raises(OptionError, match="ir depends on sizes"):
+        exe.ir("graph")
+    for n in (2, 5):
+        assert exe(np.zeros((n, 3), np.float32)).shape == (n, 3)
+        assert f"f32[{n},3]" in exe.ir("graph")
+    with pytest.raises(AttributeError, match="no attribute 'nonsense'"):
+        _ = exe.nonsense

@@ -11,7 +11,7 @@ import pytest
 
 from tilewright.compiler.codegen.cpu import vector_math
 from tilewright.compiler.codegen.cpu.target import host
-from tilewright.ops.expr import Expr, exp, maximum, unary
+from tilewright.ops.expr import Expr, binary, exp, maximum, unary
 from tilewright.ops.types import f16, f32, f64
 
 from .running import apply_native
@@ -98,6 +98,24 @@ def test_results_do_not_depend_on_lanes_or_position(name: str) -> None:
     for n in (1, 7, 15, 17, 31, 33):
         got = native(lambda a: unary(name, a), x[-n:])
         np.testing.assert_array_equal(got.view(np.uint32), whole[-n:].view(np.uint32), f"{n}")
+
+
+def test_powers_are_accurate_and_their_special_cases_those_of_c() -> None:
+    special = [0.0, -0.0, 1, -1, 2, -2, 0.5, -0.5, 3, -3, 1e-45, -1e-45, 3e38, -3e38, math.inf,
+               -math.inf, math.nan, 16777218, -1e10, 0.75, 127, -149, 1.0000001, 0.9999999, 8388609]  # fmt: skip
+    a, b = (v.reshape(-1) for v in np.meshgrid(special, special))
+    rng, n = np.random.default_rng(0), 50_000
+    x = [a, np.exp(rng.uniform(-88, 88, n)), np.exp(rng.uniform(-1e-3, 1e-3, n)),
+         rng.integers(-50, 50, n), rng.uniform(0.5, 2, n)]  # fmt: skip
+    y = [b, rng.uniform(-5, 5, n) * rng.choice([1, 0.1, 0.01], n), rng.uniform(-1e5, 1e5, n),
+         rng.integers(-20, 20, n), np.full(n, 0.75)]  # fmt: skip
+    u, v = np.concatenate(x).astype(np.float32), np.concatenate(y).astype(np.float32)
+    got = apply_native(lambda p, q: binary("pow", p, q), u, v, out=f32, kinds=[f32, f32])
+    with np.errstate(all="ignore"):
+        want = np.power(u.astype(np.float64), v.astype(np.float64))
+    assert ulps(got, want).max() <= 0.6
+    there = ~np.isnan(got)
+    np.testing.assert_array_equal(np.signbit(got[there]), np.signbit(want[there]))
 
 
 def sigmoid(x: Array) -> Array:

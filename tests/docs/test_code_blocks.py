@@ -1,0 +1,48 @@
+"""The Python in README and docs runs, and the commands that they show exist."""
+
+from __future__ import annotations
+
+import re
+import runpy
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tilewright.compiler.cli.main import main
+
+ROOT = Path(__file__).parents[2]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+BLOCK = re.compile(r"^```python\n(.*?)^```", re.MULTILINE | re.DOTALL)
+COMMAND = re.compile(r"^tilewright (\w+)", re.MULTILINE)
+BLOCKS = [
+    pytest.param(code, id=f"{page.name}-{k}")
+    for page in PAGES
+    for k, code in enumerate(BLOCK.findall(page.read_text()))
+]
+
+
+@pytest.mark.parametrize("code", BLOCKS)
+def test_python_block_runs(code: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Blocks find a model.onnx and a matching input `x`."""
+    example = runpy.run_path(str(ROOT / "examples" / "compile_onnx.py"))
+    shutil.copy(example["small_model"](), tmp_path / "model.onnx")
+    monkeypatch.chdir(tmp_path)
+    script = tmp_path / "block.py"
+    script.write_text(code)
+    runpy.run_path(str(script), init_globals={"x": np.zeros((3, 8), np.float32)})
+
+
+def test_there_are_blocks() -> None:
+    assert len(BLOCKS) >= 2
+
+
+def test_commands_exist(capsys: pytest.CaptureFixture[str]) -> None:
+    named = {c for page in PAGES for c in COMMAND.findall(page.read_text())}
+    assert named
+    for command in sorted(named):
+        with pytest.raises(SystemExit) as stop:
+            main([command, "--help"])
+        assert stop.value.code == 0, command
+        assert "usage" in capsys.readouterr().out
