@@ -1,1 +1,1 @@
-""""""
+"""The compiler: graphs, frontends, passes, memory, kernels, code generation, runtime, API."""

@@ -1,1 +1,1 @@
-""""""
+"""Kernel IR to machine code, one package per kind of target."""

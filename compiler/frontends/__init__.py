@@ -1,1 +1,1 @@
-""""""
+"""Importers: other projects' models to graphs."""

@@ -1,1 +1,1 @@
-""""""
+"""Views over everything that a compilation made."""

@@ -1,1 +1,1 @@
-""""""
+"""Graph to graph rewrites, and the list of them in order."""

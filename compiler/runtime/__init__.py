@@ -1,1 +1,1 @@
-""""""
+"""Running programs: native code, memory, threads."""
