@@ -1,1 +1,1 @@
-"""A tuner for any task with a key, a space and a runner. It knows nothing of operators or kernels."""
+"""A tuner for any task with a key, a space and a runner, which knows nothing of operators."""
