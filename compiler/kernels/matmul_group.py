@@ -7,13 +7,13 @@ from dataclasses import dataclass
 from math import prod
 from typing import Any
 
-import numpy as np
 import numpy.typing as npt
 
 from ...ops.expr import Expr, floordiv, index, linear, var
 from ...ops.operator import Contraction, Injective, View
 from ...ops.traverse import substitute
 from ...ops.types import DType, f32, f64, row_major_strides
+from ..graph.arrays import aligned_empty
 from ..graph.ir import Graph, Op
 from .compose import Composer, Indices, broadcast
 from .epilogue import Result, results
@@ -195,11 +195,15 @@ def affine(value: Expr, variables: Sequence[Expr]) -> tuple[Buffer, dict[Expr, i
 
 def pack_panels(b: Array, lanes: int, width: int) -> Array:
     """Matrices [B, K, N] as panels [B][N / width][K][width], the last as wide as it needs to be in
-    whole vectors, zeros behind the last column."""
+    whole vectors, zeros behind the last column. b may be strided: every element is moved once."""
     count, k, n = b.shape
     full = n // width
-    rest = -(-(n - full * width) // lanes) * lanes
-    b = np.pad(b, ((0, 0), (0, 0), (0, full * width + rest - n)))
-    panels = b[:, :, : full * width].reshape(count, k, full, width).transpose(0, 2, 1, 3)
-    last = b[:, :, full * width :]
-    return np.concatenate([panels.reshape(count, -1), last.reshape(count, -1)], 1).reshape(-1)
+    middle = full * width
+    rest = -(-(n - middle) // lanes) * lanes
+    out = aligned_empty((count, k * (middle + rest)), b.dtype)
+    panels = out[:, : k * middle].reshape(count, full, k, width)
+    panels[...] = b[:, :, :middle].reshape(count, k, full, width).transpose(0, 2, 1, 3)
+    last = out[:, k * middle :].reshape(count, k, rest)
+    last[:, :, : n - middle] = b[:, :, middle:]
+    last[:, :, n - middle :] = 0
+    return out.reshape(-1)

@@ -75,20 +75,28 @@ SMALL = 4096  # bytes up to which a repeated element may as well be written out
 
 
 def _compact(x: Array) -> Array:
-    """x row-major; as a view of one element where it repeats that one."""
+    """x row-major; as a view of one element where it repeats that one.
+
+    Large transposed weights stay a view: who packs them for a kernel reads them in any order, and
+    once, while a transposed copy takes longer than everything else in compiling does.
+    """
     if x.nbytes > SMALL and _is_splat(x):
         return np.broadcast_to(x.reshape(-1)[:1].copy().reshape((1,) * x.ndim), x.shape)
-    return dense(x)
+    whole = getattr(x.base, "nbytes", 0) <= 2 * x.nbytes  # keeps little else in memory
+    return x if x.nbytes > _MiB and x.base is not None and whole else dense(x)
 
 
 def _is_splat(x: Array) -> bool:
     """One bit pattern everywhere."""
     if not any(x.strides) or not x.size:
         return True
-    x = dense(x)
-    flat = x.reshape(-1).view(np.uint8).reshape(x.size, -1)
-    few = flat[: x.size : max(1, x.size // 16)]  # mostly these settle it
-    return bool((few == few[:1]).all() and (flat == flat[:1]).all())
+    few = x.flat[:: max(1, x.size // 16)]  # mostly these settle it
+    return _repeats(few) and _repeats(dense(x).reshape(-1))
+
+
+def _repeats(flat: Array) -> bool:
+    bits = flat.view(np.uint8).reshape(flat.size, -1)
+    return bool((bits == bits[:1]).all())
 
 
 def _constant(rewriter: SourceRewriter, graph: Graph, name: str, value: Array) -> Value:

@@ -102,7 +102,8 @@ def test_results_do_not_depend_on_lanes_or_position(name: str) -> None:
 
 def test_powers_are_accurate_and_their_special_cases_those_of_c() -> None:
     special = [0.0, -0.0, 1, -1, 2, -2, 0.5, -0.5, 3, -3, 1e-45, -1e-45, 3e38, -3e38, math.inf,
-               -math.inf, math.nan, 16777218, -1e10, 0.75, 127, -149, 1.0000001, 0.9999999, 8388609]  # fmt: skip
+               -math.inf, math.nan, 16777218, -1e10, 0.75, 127, -149, 1.0000001, 0.9999999,
+               8388609]  # fmt: skip
     a, b = (v.reshape(-1) for v in np.meshgrid(special, special))
     rng, n = np.random.default_rng(0), 50_000
     x = [a, np.exp(rng.uniform(-88, 88, n)), np.exp(rng.uniform(-1e-3, 1e-3, n)),
