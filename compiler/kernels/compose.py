@@ -39,7 +39,7 @@ class Composer:
     def _element(self, blob: str, at: Indices) -> Expr:
         b = self.graph.blobs[blob]
         if blob not in self.inside:
-            if b.value is not None and _is_one_element(b.value) and b.type.dtype is not bf16:
+            if b.value is not None and is_one_element(b.value) and b.type.dtype is not bf16:
                 return const(b.value.reshape(-1)[0].item(), b.type.dtype)
             return load(blob, at, b.type.dtype)
         formal, body = self._body(blob)
@@ -86,7 +86,7 @@ class Composer:
         return transform(body, visit)
 
 
-def _is_one_element(value: Array) -> bool:
+def is_one_element(value: Array) -> bool:
     """One element, or a view that repeats one."""
     return value.size == 1 or (value.size > 0 and not any(value.strides))
 

@@ -10,9 +10,10 @@ from typing import Final
 from ...ops.operator import Contraction, View
 from ..errors import LoweringError
 from ..graph.ir import Graph, Op
+from .compose import is_one_element
 from .conv import DirectConv
 from .device import Device
-from .ir import Launch
+from .ir import Launch, Prepared
 from .matmul import Gemm
 from .nest import Nest
 from .recurrent import Recurrent
@@ -57,21 +58,77 @@ def select(graph: Graph, device: Device) -> tuple[Launch, ...]:
     Raises LoweringError naming the ops where no template fits.
     """
     positions = {id(op): k for k, op in enumerate(graph.ops)}
+    seen: dict[object, tuple[Launch, Names]] = {}
     launches = []
     for ops in graph.groups:
         if len(ops) == 1 and is_alias(graph, ops[0]):
             continue
         outputs = live_outputs(graph, ops)
-        template = next((t for t in TEMPLATES if t.matches(graph, ops, outputs)), None)
-        if template is None:
-            what = ", ".join(f"{op.operator} (node {op.name!r})" for op in ops)
-            raise LoweringError(f"no CPU kernel computes {what}")
-        _report_fallback(graph, ops, template)
-        config = template.default(graph, ops, outputs, device)
-        made = template.instantiate(graph, ops, outputs, device, config)
+        shape, names = _shape(graph, ops, outputs)
+        if shape not in seen:
+            seen[shape] = _make(graph, ops, outputs, device), names
+        made = _rebound(*seen[shape], names)
         launches.append(replace(made, ops=tuple(positions[id(op)] for op in ops),
                                 label=label(ops)))  # fmt: skip
     return tuple(launches)
+
+
+def _make(graph: Graph, ops: Sequence[Op], outputs: tuple[str, ...], device: Device) -> Launch:
+    template = next((t for t in TEMPLATES if t.matches(graph, ops, outputs)), None)
+    if template is None:
+        what = ", ".join(f"{op.operator} (node {op.name!r})" for op in ops)
+        raise LoweringError(f"no CPU kernel computes {what}")
+    _report_fallback(graph, ops, template)
+    config = template.default(graph, ops, outputs, device)
+    return template.instantiate(graph, ops, outputs, device, config)
+
+
+# --------------------------------------------------------------------------- equal groups
+#
+# Networks repeat their blocks. Groups that differ in the names of blobs only get one kernel object,
+# which saves building, printing and hashing it again.
+
+Names = tuple[str, ...]
+
+
+def _shape(graph: Graph, ops: Sequence[Op], outputs: Names) -> tuple[object, Names]:
+    """All that templates may look at, with blobs numbered in order of appearance; and their names.
+
+    Of constants that is whether they are there, and the value of those that kernels write out.
+    """
+    numbers: dict[str, int] = {}
+    facts: list[object] = []
+
+    def number(name: str | None) -> int | None:
+        if name is None:
+            return None
+        if name not in numbers:
+            numbers[name] = len(numbers)
+            b = graph.blobs[name]
+            one = b.value is not None and is_one_element(b.value)
+            literal = b.value.reshape(-1)[:1].tobytes() if one and b.value is not None else None
+            facts.append((b.type, b.value is not None, literal))
+        return numbers[name]
+
+    body = tuple(
+        (op.operator, op.attrs, tuple(map(number, op.inputs)), tuple(map(number, op.outputs)))
+        for op in ops
+    )
+    return (body, tuple(map(number, outputs)), tuple(facts)), tuple(numbers)
+
+
+def _rebound(launch: Launch, old: Names, new: Names) -> Launch:
+    """The launch with other blobs in the same places."""
+    if old == new:
+        return launch
+    to = dict(zip(old, new, strict=True))
+    args = tuple(
+        to[a] if isinstance(a, str)
+        else replace(a, blobs=tuple(to[b] for b in a.blobs)) if isinstance(a, Prepared)
+        else None
+        for a in launch.args
+    )  # fmt: skip
+    return replace(launch, args=args)
 
 
 def _report_fallback(graph: Graph, ops: Sequence[Op], template: KernelTemplate) -> None:

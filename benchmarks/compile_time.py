@@ -1,0 +1,138 @@
+"""How long compiling takes: the first time, and in a second process that finds the code stored.
+
+    python benchmarks/compile_time.py                       all models, 3 rounds
+    python benchmarks/compile_time.py resnet50 net.onnx --rounds 5 --output compile.json
+
+Every compilation runs in a process of its own. A round compiles twice over one cache directory,
+which is empty at first: cold, then warm. Reported are medians over the rounds, in seconds, of the
+clock and of the processor (on a busy machine the processor's time says more): `import tilewright`,
+reading the model's bytes from disk and nothing else, `tilewright.compile`, and what its stations
+took. The numbers go to benchmarks/results/ as JSON, with the machine, the versions and the commit.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import models
+from inference import commit, cpu_name
+
+import tilewright as tw
+
+HERE = Path(__file__).parent
+
+PROBE = """
+import json, sys, time
+def now():
+    return time.perf_counter(), time.process_time()
+def since(start):
+    return [b - a for a, b in zip(start, now())]
+found = {"start": [0.0, time.process_time()]}
+t = now()
+import numpy
+found["numpy"] = since(t)
+t = now()
+import tilewright
+found["import"] = since(t)
+t = now()
+numpy.fromfile(sys.argv[1], numpy.uint8)
+found["read"] = since(t)
+t = now()
+exe = tilewright.compile(sys.argv[1])
+found["compile"] = since(t)
+s = exe.stats
+found["stations"] = {k: getattr(s, k) for k in ("read", "passes", "kernels", "objects", "link")}
+found["kernels"] = {"launches": len(exe.kernels), "distinct": s.distinct, "built": s.built}
+print(json.dumps(found))
+"""
+
+
+def main() -> None:
+    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    p.add_argument("models", nargs="*", help=f".onnx files, or of: {', '.join(models.NAMES)}")
+    p.add_argument("--rounds", type=int, default=3)
+    p.add_argument("--output", type=Path, help="JSON file (default: one in benchmarks/results)")
+    args = p.parse_args()
+    results = []
+    for name in args.models or models.NAMES:
+        try:
+            path = Path(name) if name.endswith(".onnx") else models.path(name)
+        except ModuleNotFoundError as e:
+            print(f"{name:14s} left out: {e}")
+            continue
+        results.append({"model": path.stem, **measure(path, args.rounds)})
+        print(line(results[-1]), flush=True)
+    out = args.output or HERE / "results" / f"compile_time_{time.strftime('%Y%m%d_%H%M%S')}.json"
+    out.parent.mkdir(parents=True, exist_ok=True)
+    out.write_text(json.dumps({"about": about(args.rounds), "results": results}, indent=1) + "\n")
+    print(f"written to {out}")
+
+
+def measure(path: Path, rounds: int) -> dict[str, Any]:
+    """Medians of cold and warm runs, or the error that a run ended with."""
+    runs: dict[str, list[dict[str, Any]]] = {"cold": [], "warm": []}
+    for _ in range(rounds):
+        with tempfile.TemporaryDirectory() as folder:
+            env = {**os.environ, "TILEWRIGHT_CACHE": folder}
+            for kind in runs:
+                command = [sys.executable, "-c", PROBE, str(path)]
+                done = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
+                if done.returncode:
+                    return {"error": done.stderr.strip().splitlines()[-1]}
+                runs[kind].append(json.loads(done.stdout))
+    return {"bytes": path.stat().st_size, **{kind: middle(found) for kind, found in runs.items()}}
+
+
+def middle(runs: list[dict[str, Any]]) -> dict[str, Any]:
+    """The median of every number in a list of equal structures."""
+    out: dict[str, Any] = {}
+    for key, first in runs[0].items():
+        values = [r[key] for r in runs]
+        if isinstance(first, dict):
+            out[key] = middle(values)
+        elif isinstance(first, list):
+            wall, cpu = zip(*values, strict=True)
+            out[key] = {"wall": statistics.median(wall), "cpu": statistics.median(cpu)}
+        else:
+            out[key] = statistics.median(values)
+    return out
+
+
+def line(r: dict[str, Any]) -> str:
+    """One row of the table."""
+    if "error" in r:
+        return f"{r['model']:14s} {r['error']}"
+    text = f"{r['model']:14s}"
+    for kind in ("cold", "warm"):
+        c = r[kind]["compile"]
+        text += f"  {kind} {c['wall']:6.2f} s (processor {c['cpu']:5.2f} s)"
+    warm = r["warm"]
+    return (f"{text}  import {warm['import']['cpu']:.2f} s  read {warm['read']['wall']:.2f} s  "
+            f"kernels {warm['kernels']['distinct']:g}")  # fmt: skip
+
+
+def about(rounds: int) -> dict[str, Any]:
+    """The machine, the versions, the commit and the settings."""
+    return {
+        "date": time.strftime("%Y-%m-%d"),
+        "machine": cpu_name(),
+        "system": platform.platform(terse=True),
+        "python": platform.python_version(),
+        "tilewright": tw.__version__,
+        "commit": commit(),
+        "rounds": rounds,
+    }
+
+
+if __name__ == "__main__":
+    main()
