@@ -12,8 +12,19 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from math import prod
 
-from ...ops.expr import UNARY, Expr, apply, binary, const, var
-from ...ops.traverse import substitute, walk
+from ...ops.expr import (
+    UNARY,
+    Expr,
+    apply,
+    binary,
+    bounds,
+    const,
+    reduce,
+    select,
+    unary,
+    var,
+)
+from ...ops.traverse import rebuild, substitute, walk
 from ...ops.types import DType, boolean, f64, i64
 from ..graph.ir import Graph, Op
 from .device import Device
@@ -179,7 +190,7 @@ class _Emitter:
 
     def emit(self) -> Phase:
         loops = [v for v in self.piece.loops]
-        values = [a.value for a in self.piece.assignments]
+        values = [guarded(a.value) for a in self.piece.assignments]
         reduces = _reduces(values)
         lane = self._output_lane(loops, reduces)
         needed = {v for r in reduces for v in r.free}
@@ -287,6 +298,36 @@ class _Emitter:
         if v is lane:
             return loop(v, body, "vector", lo=lo, hi=hi, lanes=self.lanes)
         return loop(v, body, lo=lo, hi=hi)
+
+
+def guarded(value: Expr) -> Expr:
+    """value with reductions that a select keeps from reading outside their buffers guarded in
+    themselves: they are computed ahead of the select."""
+
+    def go(e: Expr, guard: Expr) -> Expr:
+        if not _reduces([e]):
+            return e
+        if e.op == "select":
+            c = e.args[0]
+            yes, no = go(e.args[1], guard & c), go(e.args[2], guard & unary("not", c))
+            return select(c, yes, no)
+        args = tuple(go(a, guard) for a in e.args)
+        if e.op == "reduce" and not guard.is_const and _strays(e):
+            combine, over = e.payload
+            inside = select(guard, args[0], _identity(combine, e.dtype))
+            return reduce(combine, over, inside)
+        return rebuild(e, args)
+
+    return go(value, const(True, boolean))
+
+
+def _strays(e: Expr) -> bool:
+    """Whether a load in e may leave its buffer, by what is known of its offset."""
+    for n in buffer_loads(e):
+        b = bounds(n.args[0])
+        if b is not None and (b[0] < 0 or b[1] >= n.payload.elements):
+            return True
+    return False
 
 
 def interior(v: Expr, values: Sequence[Expr]) -> tuple[int, int] | None:

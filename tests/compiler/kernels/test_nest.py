@@ -258,3 +258,16 @@ def test_inputs_read_only_where_they_are_written_may_be_the_output() -> None:
 def test_what_is_still_needed_is_not_overwritten(make: Callable[[GraphBuilder], Value]) -> None:
     """y is read elsewhere than it is written, or does not fit."""
     assert "y" not in {x for _, x in pairs(make)}
+
+
+def test_a_reduction_taken_out_of_its_guard_is_guarded_itself(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(nest, "SERIAL_WORK", 10)  # several items: the loop is not split at borders
+    monkeypatch.setattr(nest, "ITEM_WORK", 10)
+    b = GraphBuilder()
+    x = b.input("x", (7, 3, 5))
+    b.output(b.pad(x - b.reduce_max(x, axes=(2,), keepdims=1), pads=(3, 0, 0, 0, 0, 0)))
+    g = b.build()
+    kernel = nest.Nest().instantiate(g, g.ops, g.outputs, Device(16, 16, 1), {}).kernel
+    assert "(x0[f * 5 + r0_3.0 - 45] if 0 <= f // 3 - 3 else -inf)" in kernel_text(kernel)
