@@ -7,7 +7,8 @@ Every compilation runs in a process of its own. A round compiles twice over one 
 which is empty at first: cold, then warm. Reported are medians over the rounds, in seconds, of the
 clock and of the processor (on a busy machine the processor's time says more): `import tilewright`,
 reading the model's bytes from disk and nothing else, `tilewright.compile`, and what its stations
-took. The numbers go to benchmarks/results/ as JSON, with the machine, the versions and the commit.
+took. Byte code is cached, as it is after an install. The numbers go to benchmarks/results/ as JSON,
+with the machine, the versions and the commit.
 """
 
 from __future__ import annotations
@@ -64,29 +65,34 @@ def main() -> None:
     p.add_argument("--output", type=Path, help="JSON file (default: one in benchmarks/results)")
     args = p.parse_args()
     results = []
-    for name in args.models or models.NAMES:
-        try:
-            path = Path(name) if name.endswith(".onnx") else models.path(name)
-        except ModuleNotFoundError as e:
-            print(f"{name:14s} left out: {e}")
-            continue
-        results.append({"model": path.stem, **measure(path, args.rounds)})
-        print(line(results[-1]), flush=True)
+    with tempfile.TemporaryDirectory() as bytecode:
+        env = {k: v for k, v in os.environ.items() if k != "PYTHONDONTWRITEBYTECODE"}
+        env["PYTHONPYCACHEPREFIX"] = bytecode
+        subprocess.run([sys.executable, "-c", "import tilewright, onnx"], env=env, check=True)
+        for name in args.models or models.NAMES:
+            try:
+                path = Path(name) if name.endswith(".onnx") else models.path(name)
+            except ModuleNotFoundError as e:
+                print(f"{name:14s} left out: {e}")
+                continue
+            results.append({"model": path.stem, **measure(path, args.rounds, env)})
+            print(line(results[-1]), flush=True)
     out = args.output or HERE / "results" / f"compile_time_{time.strftime('%Y%m%d_%H%M%S')}.json"
     out.parent.mkdir(parents=True, exist_ok=True)
     out.write_text(json.dumps({"about": about(args.rounds), "results": results}, indent=1) + "\n")
     print(f"written to {out}")
 
 
-def measure(path: Path, rounds: int) -> dict[str, Any]:
+def measure(path: Path, rounds: int, env: dict[str, str]) -> dict[str, Any]:
     """Medians of cold and warm runs, or the error that a run ended with."""
     runs: dict[str, list[dict[str, Any]]] = {"cold": [], "warm": []}
     for _ in range(rounds):
         with tempfile.TemporaryDirectory() as folder:
-            env = {**os.environ, "TILEWRIGHT_CACHE": folder}
             for kind in runs:
-                command = [sys.executable, "-c", PROBE, str(path)]
-                done = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
+                done = subprocess.run(
+                    [sys.executable, "-c", PROBE, str(path)], capture_output=True, text=True,
+                    env={**env, "TILEWRIGHT_CACHE": folder}, check=False,
+                )  # fmt: skip
                 if done.returncode:
                     return {"error": done.stderr.strip().splitlines()[-1]}
                 runs[kind].append(json.loads(done.stdout))

@@ -166,7 +166,7 @@ def _optional(package: str, remedy: str, use: str) -> Finding:
 
 def _driver() -> Finding:
     """NVIDIA's driver and its devices, asked directly: importing a CUDA package takes seconds."""
-    remedy = "install NVIDIA's driver to run on a GPU; compiling for one works without"
+    remedy = "only needed to run on a GPU; this version compiles for CPUs"
     try:
         cuda = ctypes.CDLL("nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1")
     except OSError:

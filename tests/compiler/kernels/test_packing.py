@@ -1,0 +1,52 @@
+"""Constants in the order in which contraction kernels read them."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from tilewright.compiler.graph.arrays import ALIGNMENT
+from tilewright.compiler.kernels.conv_group import pack_weights
+from tilewright.compiler.kernels.matmul_group import pack_panels
+
+
+@pytest.mark.parametrize("outs", [16, 20, 40])
+@pytest.mark.parametrize(("channels", "block"), [(3, 0), (8, 4), (10, 4), (2, 4)])
+@pytest.mark.parametrize("blocks", [1, 2, 3])
+def test_every_weight_lies_at_its_step_and_lane(
+    outs: int, channels: int, block: int, blocks: int
+) -> None:
+    lanes, taps = 8, 6
+    w = np.arange(1.0, 1 + outs * channels * taps, dtype=np.float32)
+    w = w.reshape(outs, channels, 2, 3)
+    vectors = -(-outs // lanes)
+    packed = pack_weights(w, lanes, blocks, vectors, block)
+    assert packed.size == vectors * lanes * channels * taps
+    assert packed.ctypes.data % ALIGNMENT == 0
+    flat = w.reshape(outs, channels, taps)
+    whole = channels // block * block if block else 0
+    order = [(b * block + i, t) for b in range(whole // block if block else 0)
+             for t in range(taps) for i in range(block)]  # fmt: skip
+    order += [(c, t) for t in range(taps) for c in range(whole, channels)]
+    at = 0
+    for first in range(0, vectors, blocks):
+        width = min(blocks, vectors - first) * lanes
+        for c, t in order:
+            for lane in range(width):
+                o = first * lanes + lane
+                assert packed[at] == (flat[o, c, t] if o < outs else 0)
+                at += 1
+
+
+@pytest.mark.parametrize("n", [8, 12, 16, 21])
+def test_panels_of_a_transposed_matrix_are_those_of_its_copy(n: int) -> None:
+    stored = np.arange(float(n * 5), dtype=np.float32).reshape(n, 5)
+    strided = stored.T[None]
+    packed = pack_panels(strided, 4, 8)
+    np.testing.assert_array_equal(packed, pack_panels(np.ascontiguousarray(strided), 4, 8))
+    full, rest = divmod(n, 8)
+    width = -(-rest // 4) * 4
+    want = [stored[g * 8 : g * 8 + 8].T.ravel() for g in range(full)]
+    last = np.zeros((5, width), np.float32)
+    last[:, :rest] = stored[full * 8 :].T
+    np.testing.assert_array_equal(packed, np.concatenate([*want, last.ravel()]))
