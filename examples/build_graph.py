@@ -1,7 +1,4 @@
-"""Build a network with tw.Graph, compile it, and compare with numpy.
-
-python examples/build_graph.py
-"""
+"""Build a small convolutional network with `tw.Graph`, compile it, compare it with numpy."""
 
 from __future__ import annotations
 
@@ -11,37 +8,44 @@ import tilewright as tw
 from tilewright.compiler.graph.evaluate import evaluate
 
 
-def residual_net(rng: np.random.Generator) -> tw.Graph:
-    """A stem, two residual blocks, and a classifier."""
+def network() -> tw.Graph:
+    """Two convolutions with a residual connection, pooled, and a classifier of ten classes."""
+    rng = np.random.default_rng(0)
 
-    def weight(name: str, *shape: int) -> np.ndarray:
-        scale = np.sqrt(2 / np.prod(shape[1:]))
-        return g.parameter(name, (rng.standard_normal(shape) * scale).astype(np.float32))
+    def weights(*shape: int) -> np.ndarray:
+        fan = np.prod(shape[1:])
+        return (rng.standard_normal(shape) * np.sqrt(2 / fan)).astype(np.float32)
 
-    g = tw.Graph("residual_net")
+    g = tw.Graph("residual")
     x = g.input("image", (1, 3, 32, 32))
-    h = g.relu(g.conv(x, weight("stem", 32, 3, 3, 3), pads=1))
-    for k in (1, 2):
-        z = g.relu(g.conv(h, weight(f"a{k}", 32, 32, 3, 3), pads=1, name=f"block{k}/a"))
-        z = g.conv(z, weight(f"b{k}", 32, 32, 3, 3), pads=1, name=f"block{k}/b")
-        h = g.relu(h + z)
-    pooled = g.flatten(g.global_average_pool(h))
-    logits = g.gemm(pooled, weight("classes", 10, 32), transb=1)
-    g.output(g.softmax(logits, axis=-1), name="prob")
+    stem = g.relu(g.conv(x, g.parameter("w1", weights(16, 3, 3, 3)), pads=1))
+    y = g.conv(stem, g.parameter("w2", weights(16, 16, 3, 3)), pads=1, name="second")
+    y = g.relu(y + stem)
+    y = g.max_pool(y, kernel_shape=(2, 2), strides=2)
+    y = g.reshape(g.global_average_pool(y), shape=(1, 16))
+    y = g.softmax(y @ g.parameter("w3", weights(10, 16).T), axis=-1)
+    g.output(y, "probabilities")
     return g
 
 
 def main() -> None:
-    rng = np.random.default_rng(0)
-    g = residual_net(rng)
+    g = network()
     exe = tw.compile(g)
-    image = rng.standard_normal((1, 3, 32, 32), dtype=np.float32)
+    assert isinstance(exe, tw.Executable)
+    print(exe)
 
-    prob = exe(image)
-    truth = evaluate(g.build(), {"image": image})["prob"]
-    print(f"{len(g.build().ops)} ops became {len(exe.kernels)} kernels")
-    print("probabilities", np.round(prob[0], 4))
-    print(f"largest difference from float64: {np.abs(prob - truth).max():.1e}")
+    image = np.random.default_rng(1).standard_normal((1, 3, 32, 32)).astype(np.float32)
+    probabilities = exe(image=image)
+    truth = evaluate(g.build(), {"image": image})["probabilities"]
+    error = float(np.abs(probabilities - truth).max())
+    print("probabilities:", np.array2string(probabilities[0], precision=3))
+    print(f"largest difference from float64 numpy: {error:.1e}")
+    assert error < 1e-6
+
+    try:
+        g.conv(g.input("gray", (1, 1, 32, 32)), g.parameter("w4", np.zeros((8, 3, 3, 3), "f4")))
+    except tw.TilewrightError as e:
+        print("a mistake is reported where it is made:", e)
 
 
 if __name__ == "__main__":

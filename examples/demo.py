@@ -1,10 +1,10 @@
-"""The main job on real architectures: compile, check, and say what came out.
+"""Real networks, from model file to measured native code: what `make demo` shows.
 
-    make demo      or      python examples/demo.py [model ...] [--rounds N]
+    python examples/demo.py                 SqueezeNet and ResNet-50
+    python examples/demo.py shufflenet      any of benchmarks/models.py
 
-SqueezeNet and ResNet-50 come with the onnx package as architectures without trained weights; they
-get seeded random ones that behave like trained ones (benchmarks/models.py). Each is compiled, run,
-and compared with a float64 execution of the same graph by numpy.
+The architectures come with the onnx package, the weights are random but calibrated. Each result is
+compared with a float64 execution of the same graph by numpy; the exit status is 1 if one differs.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import statistics
 import subprocess
 import sys
 import tempfile
@@ -22,80 +21,85 @@ from pathlib import Path
 import numpy as np
 
 import tilewright as tw
-from tilewright.compiler.frontends import onnx as frontend
+from tilewright.compiler.cli.bench import difference, measure
 from tilewright.compiler.graph.evaluate import evaluate
-from tilewright.compiler.text import human_bytes, human_time
+from tilewright.compiler.text import human_bytes, human_time, table
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
-import models  # benchmarks/ is no package
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "benchmarks"))
+import models  # noqa: E402
 
-COMPILE = """\
+TOLERANCE = 1e-5
+TOP = 8
+
+COMPILE_AGAIN = """
 import json, sys, time
 import tilewright as tw
 start = time.perf_counter()
 exe = tw.compile(sys.argv[1])
-print(json.dumps([time.perf_counter() - start, exe.stats.built, exe.stats.distinct]))
+print(json.dumps({"seconds": time.perf_counter() - start, "built": exe.stats.built}))
 """
 
 
-def main() -> None:
-    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    p.add_argument("models", nargs="*", default=["squeezenet", "resnet50"])
-    p.add_argument("--rounds", type=int, default=30, help="calls that are timed")
-    args = p.parse_args()
-    for name in args.models:
-        show(name, args.rounds)
-
-
-def show(name: str, rounds: int) -> None:
-    """Compile, check and time one model."""
+def demonstrate(name: str, seconds: float) -> bool:
+    """Compile, check and time one model; whether its results are right."""
     path = models.path(name)
-    print(f"\n{name}  ({human_bytes(path.stat().st_size)})")
-    with tempfile.TemporaryDirectory() as empty:
-        cold = compile_elsewhere(path, empty)
-        warm = compile_elsewhere(path, empty)
-    exe = tw.compile(path)
-    spec = exe.inputs[0]
-    x = np.random.default_rng(0).standard_normal(spec.shape).astype(spec.dtype)
-
-    y = exe(x)
-    truth = evaluate(frontend.read(path), {spec.name: x})[exe.outputs[0].name]
-    error = float(np.abs(y - truth).max() / np.abs(truth).max())
-    if not error < 1e-3:
-        raise SystemExit(f"{name}: the result is wrong by {error:.1e} of its largest value")
-
-    times = []
-    for _ in range(rounds):
+    feeds = models.sample(name)
+    with tempfile.TemporaryDirectory(prefix="tilewright-demo-") as cache:
+        os.environ["TILEWRIGHT_CACHE"] = cache  # empty, so that the first compilation is cold
         start = time.perf_counter()
-        exe(x)
-        times.append(time.perf_counter() - start)
-    middle = statistics.median(times)
-    spread = (max(times) - min(times)) / 2 / middle
+        exe = tw.compile(path)
+        cold = time.perf_counter() - start
+        command = [sys.executable, "-c", COMPILE_AGAIN, str(path)]
+        again = subprocess.run(command, check=True, capture_output=True, text=True, env=os.environ)
+        warm = json.loads(again.stdout)
+    assert isinstance(exe, tw.Executable)
+
+    results = exe.run(feeds)
+    truth = evaluate(exe.stages[0].graph, feeds)
+    error = difference(list(results.values()), [truth[n] for n in results])
+    right = error <= TOLERANCE
+
+    latency = measure({"": lambda: exe.run(feeds)}, None, seconds)[""]
+    profile = exe.profile(*feeds.values(), rounds=10)
     plan = exe.plan
-    print(f"  {len(exe.stages[0].graph.ops)} ops -> {len(exe.kernels)} kernels")
-    print(f"  arena {human_bytes(plan.arena_bytes)} (lower bound "
-          f"{human_bytes(plan.lower_bound_bytes)}, without sharing "
-          f"{human_bytes(plan.unshared_bytes)})")  # fmt: skip
-    print(f"  compiled in {human_time(cold[0])} cold ({cold[1]} kernels built), "
-          f"{human_time(warm[0])} in a second process ({warm[1]} built)")  # fmt: skip
-    print(f"  error {error:.1e} of max |y|, against float64")
-    print(f"  latency {human_time(middle)} median of {rounds}, fastest {human_time(min(times))}, "
-          f"+-{spread:.0%}, {exe.threads} threads")  # fmt: skip
-    print("  where the time goes:")
-    for row in sorted(exe.profile(x).rows, key=lambda r: -r.seconds)[:8]:
-        print(f"    {row.share:6.1%} {human_time(row.seconds):>8} {row.gflops:7.1f} GFLOP/s  "
-              f"{row.label}")  # fmt: skip
+    print(f"{name}  ({path.stat().st_size / 1e6:.0f} MB)")
+    facts = [
+        ("program", f"{len(exe.stages[0].graph.ops)} ops -> {len(exe.kernels)} kernels "
+                    f"({exe.stats.distinct} distinct)"),
+        ("memory", f"arena {human_bytes(plan.arena_bytes)}, lower bound "
+                   f"{human_bytes(plan.lower_bound_bytes)}, unshared "
+                   f"{human_bytes(plan.unshared_bytes)}"),
+        ("compiled", f"cold {human_time(cold)}; in a second process {human_time(warm['seconds'])} "
+                     f"({warm['built']} kernels built)"),
+        ("result", f"{'right' if right else 'WRONG'}: differs from float64 numpy by {error:.1e} "
+                   f"(at most {TOLERANCE:.0e})"),
+        ("latency", f"{human_time(latency.median)} +-{latency.spread:.0%}, {exe.threads} threads, "
+                    f"{len(latency.samples)} rounds"),
+    ]  # fmt: skip
+    print("\n".join(f"  {line}" for line in table(facts).splitlines()))
+    slowest = sorted(profile.rows, key=lambda row: -row.seconds)[:TOP]
+    rows = [
+        (f"{row.seconds * 1e6:.0f}", f"{row.share:.1%}", f"{row.gflops:.1f}", f"{row.gbytes:.1f}",
+         row.kernel, row.label)
+        for row in slowest
+    ]  # fmt: skip
+    listing = table(rows, ("us", "share", "GFLOP/s", "GB/s", "kernel", "model nodes"), "rrrr")
+    print(f"  where the time goes, {len(rows)} of {len(profile.rows)} kernels:")
+    print("\n".join(f"    {line}" for line in listing.splitlines()) + "\n")
+    return bool(right and all(np.isfinite(y).all() for y in results.values()))
 
 
-def compile_elsewhere(path: Path, cache: str) -> tuple[float, int, int]:
-    """Compile in a process of its own, over the given store: seconds, kernels built, kernels."""
-    done = subprocess.run(
-        [sys.executable, "-c", COMPILE, str(path)],
-        env={**os.environ, "TILEWRIGHT_CACHE": cache}, capture_output=True, text=True, check=True,
-    )  # fmt: skip
-    seconds, built, distinct = json.loads(done.stdout)
-    return seconds, built, distinct
+def main() -> int:
+    p = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    p.add_argument("models", nargs="*", default=["squeezenet", "resnet50"])
+    p.add_argument("--seconds", type=float, default=3.0, help="how long to measure each")
+    args = p.parse_args()
+    unknown = [name for name in args.models if name not in models.NAMES]
+    if unknown:
+        p.error(f"no model {unknown[0]!r}; there are {', '.join(models.NAMES)}")
+    right = [demonstrate(name, args.seconds) for name in args.models]
+    return 0 if all(right) else 1
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -40,7 +40,7 @@ class Composer:
         b = self.graph.blobs[blob]
         if blob not in self.inside:
             if b.value is not None and is_one_element(b.value) and b.type.dtype is not bf16:
-                return const(b.value.reshape(-1)[0].item(), b.type.dtype)
+                return const(b.value[(0,) * b.value.ndim].item(), b.type.dtype)
             return load(blob, at, b.type.dtype)
         formal, body = self._body(blob)
         return substitute(body, dict(zip(formal, at, strict=True)))

@@ -106,7 +106,9 @@ def _shape(graph: Graph, ops: Sequence[Op], outputs: Names) -> tuple[object, Nam
             numbers[name] = len(numbers)
             b = graph.blobs[name]
             one = b.value is not None and is_one_element(b.value)
-            literal = b.value.reshape(-1)[:1].tobytes() if one and b.value is not None else None
+            literal = (
+                b.value[(0,) * b.value.ndim].tobytes() if one and b.value is not None else None
+            )
             facts.append((b.type, b.value is not None, literal))
         return numbers[name]
 
