@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import re
 import runpy
-import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
+from onnx import TensorProto, helper, numpy_helper
 
 from tilewright.compiler.cli.main import main
 
@@ -23,11 +23,28 @@ BLOCKS = [
 ]
 
 
+def perceptron() -> bytes:
+    """softmax(x[3, 8] @ w + b)."""
+    rng = np.random.default_rng(0)
+    weights = {"w": rng.standard_normal((8, 4)), "b": rng.standard_normal(4)}
+    graph = helper.make_graph(
+        [
+            helper.make_node("Gemm", ["x", "w", "b"], ["logits"], name="dense"),
+            helper.make_node("Softmax", ["logits"], ["prob"], name="softmax"),
+        ],
+        "perceptron",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, [3, 8])],
+        [helper.make_tensor_value_info("prob", TensorProto.FLOAT, [3, 4])],
+        [numpy_helper.from_array(a.astype(np.float32), n) for n, a in weights.items()],
+    )
+    opset = [helper.make_opsetid("", 17)]
+    return bytes(helper.make_model(graph, opset_imports=opset).SerializeToString())
+
+
 @pytest.mark.parametrize("code", BLOCKS)
 def test_python_block_runs(code: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Blocks find a model.onnx and a matching input `x`."""
-    example = runpy.run_path(str(ROOT / "examples" / "compile_onnx.py"))
-    shutil.copy(example["small_model"](), tmp_path / "model.onnx")
+    (tmp_path / "model.onnx").write_bytes(perceptron())
     monkeypatch.chdir(tmp_path)
     script = tmp_path / "block.py"
     script.write_text(code)
