@@ -12,7 +12,7 @@ from tilewright.compiler.api.executable import Executable
 from tilewright.compiler.api.load import load
 from tilewright.compiler.errors import TilewrightError
 from tilewright.compiler.graph.builder import GraphBuilder as Graph
-from tilewright.ops.operator import operator
 from tilewright.compiler.options import VERSION as __version__
+from tilewright.ops.operator import operator
 
 __all__ = ["Executable", "Graph", "TilewrightError", "__version__", "compile", "load", "operator"]
