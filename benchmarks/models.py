@@ -49,7 +49,7 @@ ARCHITECTURES: Final = {
 TORCH_NAMES: Final = ("digitnet", "gru_sent", "mlp", "segnet", "transformer", "vgg_cifar")
 NAMES: Final = (*ARCHITECTURES, *TORCH_NAMES)
 
-_VERSION: Final = "2"
+_VERSION: Final = "3"
 """Raise it when the same name starts to mean other weights."""
 
 
@@ -248,7 +248,7 @@ def _with_weights(model: onnx.ModelProto, name: str, weights: dict[str, Array]) 
             read.update(n.input)
     nodes.reverse()
     for k, n in enumerate(nodes):
-        n.name = n.name or f"{n.op_type}_{k}"
+        n.name = f"{n.op_type}_{k}"  # what reports call it
     stray = [n.output[0] for n in nodes if n.op_type == "ConstantOfShape"]
     assert not stray and set(weights) <= read, f"{name}: no weights for {stray}"
     initializers = [numpy_helper.from_array(a, n) for n, a in weights.items()]

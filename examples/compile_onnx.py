@@ -14,7 +14,7 @@ import numpy as np
 import tilewright as tw
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "benchmarks"))
-import models  # noqa: E402
+import models
 
 
 def main() -> None:

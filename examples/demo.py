@@ -26,7 +26,7 @@ from tilewright.compiler.graph.evaluate import evaluate
 from tilewright.compiler.text import human_bytes, human_time, table
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "benchmarks"))
-import models  # noqa: E402
+import models
 
 TOLERANCE = 1e-5
 TOP = 8

@@ -59,7 +59,13 @@ def test_build_graph(tmp_path: Path) -> None:
 
 def test_inspect_ir(tmp_path: Path) -> None:
     printed = run("inspect_ir.py", folder=tmp_path)
-    for part in ("graph layer(%x: f32[64,96])", "group 0 {", "memory plan:", "parallel ", "define "):
+    for part in (
+        "graph layer(%x: f32[64,96])",
+        "group 0 {",
+        "memory plan:",
+        "parallel ",
+        "define ",
+    ):
         assert part in printed
 
 

@@ -119,6 +119,8 @@ def test_options_are_kept_and_can_be_overridden(tmp_path: Path) -> None:
     tw.compile(g, threads=1, numerics="reproducible", memory_limit="1MiB").save(tmp_path / "p")
     kept = artifact.read(tmp_path / "p")
     assert (kept.threads, kept.numerics, kept.memory_limit) == (1, "reproducible", 1 << 20)
+    assert tw.load(tmp_path / "p").threads == 1
+    assert tw.load(tmp_path / "p", threads=2).threads == 2
     x = np.random.default_rng(0).standard_normal((64, 64)).astype(np.float32)
     np.testing.assert_allclose(tw.load(tmp_path / "p", threads=2)(x), np.maximum(x, 0), rtol=1e-6)
     with pytest.raises(OptionError, match="threads=0"):

@@ -1,126 +1,266 @@
-"""Every subcommand, on a small model: what it prints, what it writes, how it fails."""
+"""Each command on small models: what it prints, and what it leaves on disk."""
 
 from __future__ import annotations
 
 import json
-import runpy
-import shutil
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from tilewright.compiler.cli.main import main
+import tilewright as tw
+from tilewright.compiler.cli import main
+from tilewright.compiler.cli.models import parse_shapes
+from tilewright.compiler.errors import OptionError
 
-ROOT = Path(__file__).parents[3]
-Command = Callable[..., str]
+from .models import write_open, write_static
+
+Capture = pytest.CaptureFixture[str]
 
 
 @pytest.fixture
-def model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
-    """A perceptron x[batch, 8] -> prob[batch, 4], over a cache of its own."""
+def model(tmp_path: Path) -> str:
+    return str(write_static(tmp_path / "net.onnx"))
+
+
+@pytest.fixture
+def private_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("TILEWRIGHT_CACHE", str(tmp_path / "cache"))
-    example = runpy.run_path(str(ROOT / "examples" / "compile_onnx.py"))
-    path = tmp_path / "model.onnx"
-    shutil.copy(example["small_model"](), path)
-    return str(path)
+    return tmp_path / "cache"
 
 
-@pytest.fixture
-def tilewright(capsys: pytest.CaptureFixture[str]) -> Command:
-    """Run a command that must succeed; what it printed."""
-
-    def call(*words: Any) -> str:
-        assert main(list(map(str, words))) == 0, capsys.readouterr().err
-        return capsys.readouterr().out
-
-    return call
+def tilewright(*arguments: str) -> None:
+    assert main.main(arguments) == 0
 
 
-def test_run_with_given_and_random_inputs(model: str, tilewright: Command, tmp_path: Path) -> None:
-    x = np.random.default_rng(0).standard_normal((2, 8)).astype(np.float32)
+def answer(capsys: Capture, *arguments: str) -> Any:
+    """What a command says with --json."""
+    tilewright(*arguments, "--json")
+    return json.loads(capsys.readouterr().out)
+
+
+# ----------------------------------------------------------------------------- run
+
+
+def test_run_with_random_inputs_is_repeatable(model: str, tmp_path: Path, capsys: Capture) -> None:
+    files = [tmp_path / f"{k}.npz" for k in range(3)]
+    for file, seed in zip(files, ("1", "1", "2"), strict=True):
+        tilewright("run", model, "--seed", seed, "-o", str(file))
+    out = capsys.readouterr().out
+    assert "random inputs (seed 1): x: float32[4, 16]" in out
+    assert "y out" in out and "\\x1b[31m" in out and "\x1b" not in out
+    a, b, c = (np.load(f) for f in files)
+    assert a.files == ["y out", "z\x1b[31m"]
+    np.testing.assert_array_equal(a["y out"], b["y out"])
+    assert not np.array_equal(a["y out"], c["y out"])
+
+
+def test_run_with_given_inputs(model: str, tmp_path: Path, capsys: Capture) -> None:
+    x = np.random.default_rng(3).standard_normal((4, 16)).astype(np.float32)
+    want = tw.compile(model)(x)
     np.save(tmp_path / "x.npy", x)
-    out = tmp_path / "out.npz"
-    tilewright("run", model, "--shapes", "x=2,8", "--input", f"x={tmp_path / 'x.npy'}", "-o", out)
-    prob = np.load(out)["prob"]
-    assert prob.shape == (2, 4)
-    np.testing.assert_allclose(prob.sum(axis=1), 1, rtol=1e-5)
-    assert "prob" in tilewright("run", model, "--shapes", "x=3,8")
+    np.savez(tmp_path / "in.npz", x=x)
+    for given in (f"x={tmp_path}/x.npy", f"{tmp_path}/x.npy", f"{tmp_path}/in.npz",
+                  f"x={tmp_path}/in.npz"):  # fmt: skip
+        facts = answer(capsys, "run", model, "--input", given, "-o", str(tmp_path / "o.npz"))
+        assert facts["inputs"][0]["random"] is False
+        assert [o["name"] for o in facts["outputs"]] == ["y out", "z\x1b[31m"]
+        assert facts["outputs"][0]["max"] == pytest.approx(float(want[0].max()))
+        np.testing.assert_array_equal(np.load(tmp_path / "o.npz")["y out"], want[0])
 
 
-def test_run_tells_machines_in_json(model: str, tilewright: Command) -> None:
-    found = json.loads(tilewright("run", model, "--shapes", "x=3,8", "--json"))
-    assert "prob" in json.dumps(found)
+def test_run_computes_the_outputs_asked_for(model: str, tmp_path: Path, capsys: Capture) -> None:
+    facts = answer(capsys, "run", model, "--outputs", "m", "-o", str(tmp_path / "m.npy"))
+    assert [(o["name"], o["shape"]) for o in facts["outputs"]] == [("m", [4, 8])]
+    assert np.load(tmp_path / "m.npy").shape == (4, 8)
 
 
-def test_bench_measures_itself(model: str, tilewright: Command) -> None:
-    found = json.loads(
-        tilewright("bench", model, "--shapes", "x=3,8", "--rounds", 3, "--threads", 1, "--json")
-    )
-    assert found["latency"]["median_seconds"] > 0 and found["threads"] == 1
-    assert found["kernels"] >= 1
-    line = tilewright("bench", model, "--shapes", "x=3,8", "--rounds", 3)
-    assert "kernels" in line and "arena" in line
+def test_run_reports_what_is_wrong_with_inputs(model: str, tmp_path: Path, capsys: Capture) -> None:
+    np.save(tmp_path / "small.npy", np.zeros((2, 2), np.float32))
+    np.save(tmp_path / "objects.npy", np.array([{}], object), allow_pickle=True)
+    (tmp_path / "text.npy").write_text("hello")
+    np.savez(tmp_path / "other.npz", q=np.zeros(3))
+    for given, why in (
+        (f"x={tmp_path}/small.npy", "must have shape [4, 16], got [2, 2]"),
+        (f"x={tmp_path}/objects.npy", "no .npy or .npz file of plain arrays"),
+        (f"x={tmp_path}/text.npy", "no .npy or .npz file of plain arrays"),
+        (f"x={tmp_path}/none.npy", "No such file"),
+        (f"q={tmp_path}/small.npy", "there is no input 'q'; the inputs are x"),
+        (f"{tmp_path}/other.npz", "there is no input 'q'"),
+        (f"x={tmp_path}/other.npz", "has no array 'x'; it has q"),
+    ):
+        assert main.main(["run", model, "--input", given]) == 2
+        assert why in capsys.readouterr().err
+    for name in ("out.txt", "out.npy"):
+        assert main.main(["run", model, "-o", str(tmp_path / name)]) == 2
+        assert "--out" in capsys.readouterr().err
+        assert not (tmp_path / name).exists()
 
 
-def test_a_peer_that_is_not_there_is_reported(
-    model: str, tilewright: Command, monkeypatch: pytest.MonkeyPatch
+def test_an_output_may_have_any_name(tmp_path: Path) -> None:
+    g = tw.Graph()
+    x = g.input("x", (3,))
+    g.output(x + 1.0, "file")  # a keyword of numpy.savez
+    g.output(x - 1.0, "../up")
+    tw.compile(g).save(tmp_path / "p.tw")
+    tilewright("run", str(tmp_path / "p.tw"), "-o", str(tmp_path / "out.npz"))
+    assert sorted(np.load(tmp_path / "out.npz").files) == ["../up", "file"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["out.npz", "p.tw"]
+
+
+def test_open_shapes_come_from_the_inputs_or_the_command_line(
+    tmp_path: Path, capsys: Capture
 ) -> None:
-    monkeypatch.setattr("tilewright.compiler.cli.peers.installed", lambda name: False)
-    text = tilewright(
-        "bench", model, "--shapes", "x=3,8", "--rounds", 3, "--peers", "onnxruntime,openvino"
-    )
-    assert "onnxruntime is not installed: pip install onnxruntime" in text
+    model = str(write_open(tmp_path / "open.onnx"))
+    np.savez(tmp_path / "in.npz", x=np.ones((5, 3), "f4"), k=np.ones((5, 1), "f4"))
+    facts = answer(capsys, "run", model, "--input", str(tmp_path / "in.npz"))
+    assert facts["outputs"][0]["shape"] == [5, 3]
+    for given in (["--shapes", "x=2,3", "--shapes", "k=2,1"], ["--shapes", "N=2"]):
+        facts = answer(capsys, "run", model, *given)
+        assert facts["outputs"][0]["shape"] == [2, 3]
+    for command in (["run"], ["bench"], ["inspect"], ["compile", "-o", str(tmp_path / "p")]):
+        assert main.main([*command, model]) == 2
+        assert "--shapes x=1,3 --shapes k=1,1" in capsys.readouterr().err
 
 
-def test_compile_and_run_the_saved_program(model: str, tilewright: Command, tmp_path: Path) -> None:
-    saved = tmp_path / "model.tw"
-    tilewright("compile", model, "--shapes", "x=3,8", "-o", saved)
-    assert saved.stat().st_size > 0
-    assert "prob" in tilewright("run", saved)
+def test_shapes_are_sizes_of_an_input_or_of_a_dimension() -> None:
+    given = ["x=1,3,8", "vector=5,", "N=5", "scalar=", "a=b=2,2"]
+    assert parse_shapes(given) == {
+        "x": [1, 3, 8], "vector": [5], "N": 5, "scalar": [], "a=b": [2, 2]
+    }  # fmt: skip
+    assert parse_shapes([]) is None
+    for wrong in ("x", "=1", "x=1,,2", "x=-1", "x=1.5", "x=one"):
+        with pytest.raises(OptionError, match="expected name=sizes"):
+            parse_shapes([wrong])
 
 
-@pytest.mark.parametrize(
-    ("stage", "text"),
-    [("graph", "graph "), ("fused", "group 0"), ("memory", "arena"), ("kernels", "parallel item"),
-     ("llvm", "define void"), ("asm", "ret")],
-)  # fmt: skip
-def test_inspect_shows_a_stage(model: str, tilewright: Command, stage: str, text: str) -> None:
-    assert text in tilewright("inspect", model, "--shapes", "x=3,8", "--stage", stage)
+# ----------------------------------------------------------------------------- compile
 
 
-def test_inspect_lists_the_passes(model: str, tilewright: Command) -> None:
-    assert "fold_scales" in tilewright("inspect", model, "--shapes", "x=3,8", "--stages")
-
-
-def test_cache_lists_and_clears(model: str, tilewright: Command) -> None:
-    tilewright("run", model, "--shapes", "x=3,8")
-    assert "tw_" in tilewright("cache", "ls")
-    tilewright("cache", "clear")
-    assert "tw_" not in tilewright("cache", "ls")
-
-
-def test_doctor_and_env(model: str, tilewright: Command) -> None:
-    assert "numpy" in tilewright("doctor")
-    json.loads(tilewright("doctor", "--json"))
-    assert "TILEWRIGHT_THREADS" in tilewright("env")
-
-
-@pytest.mark.parametrize(
-    "words",
-    [
-        ("run", "missing.onnx"),
-        ("run", "{model}", "--shapes", "x=two,8"),
-        ("run", "{model}", "--shapes", "x=2,8", "--input", "nobody=x.npy"),
-        ("inspect", "{model}", "--shapes", "x=2,9", "--stage", "graph"),
-        ("bench", "{model}", "--shapes", "x=2,8", "--rounds", "0"),
-    ],
-)
-def test_faults_are_one_line_and_exit_2(
-    words: tuple[str, ...], model: str, capsys: pytest.CaptureFixture[str]
+def test_a_compiled_program_runs_and_tells_the_same(
+    model: str, tmp_path: Path, capsys: Capture
 ) -> None:
-    assert main([w.format(model=model) for w in words]) == 2
-    err = capsys.readouterr().err
-    assert err.startswith("error: ") and "Traceback" not in err
+    program = str(tmp_path / "net.tw")
+    facts = answer(capsys, "compile", model, "-o", program)
+    assert facts["bytes"] == Path(program).stat().st_size
+    tilewright("run", model, "--seed", "4", "-o", str(tmp_path / "a.npz"))
+    tilewright("run", program, "--seed", "4", "-o", str(tmp_path / "b.npz"))
+    a, b = np.load(tmp_path / "a.npz"), np.load(tmp_path / "b.npz")
+    assert all(a[n].tobytes() == b[n].tobytes() for n in a.files)
+    capsys.readouterr()
+    assert main.main(["run", program, "--shapes", "x=4,16"]) == 2
+    assert "its shapes and outputs are fixed" in capsys.readouterr().err
+    Path(program).write_bytes(Path(program).read_bytes()[:-9])
+    assert main.main(["run", program]) == 2
+    assert "truncated" in capsys.readouterr().err
+
+
+# ----------------------------------------------------------------------------- inspect
+
+
+def test_inspect_prints_every_level_and_every_pass(model: str, capsys: Capture) -> None:
+    stages = answer(capsys, "inspect", model, "--stages")
+    assert stages[0]["name"] == "import"
+    assert {"name", "milliseconds", "changed", "ops"} == stages[0].keys()
+    expected = {"graph": "graph small(", "fused": "group 0", "memory": "memory plan:",
+                "kernels": "parallel", "source": "parallel", "llvm": "define", "asm": ".text",
+                "decompose": "graph small("}  # fmt: skip
+    for level, text in expected.items():
+        tilewright("inspect", model, "--stage", level)
+        assert text in capsys.readouterr().out
+    assert "group 0" in answer(capsys, "inspect", model, "--stage", "fuse")["text"]
+    tilewright("inspect", model, "--stages")
+    assert "changed" in capsys.readouterr().out
+
+
+def test_inspect_sums_up(model: str, capsys: Capture) -> None:
+    facts = answer(capsys, "inspect", model)
+    assert facts["ops"] == 4
+    assert facts["inputs"] == [{"name": "x", "dtype": "float32", "shape": [4, 16]}]
+    assert {o for k in facts["kernels"] for o in k["ops"]} == {
+        "project", "shift", "activate", "double"
+    }  # fmt: skip
+    tilewright("inspect", model)
+    out = capsys.readouterr().out
+    assert f"4 ops -> {len(facts['kernels'])} kernels" in out
+    assert "project + shift + activate" in out
+
+
+# ----------------------------------------------------------------------------- bench
+
+
+def test_bench_measures_and_compares(model: str, private_cache: Path, capsys: Capture) -> None:
+    facts = answer(capsys, "bench", model, "--rounds", "3", "--threads", "1",
+                   "--peers", "onnxruntime,torch")  # fmt: skip
+    assert facts["threads"] == 1 and facts["ops"] == 4
+    assert facts["latency"]["rounds"] == 3
+    assert 0 < facts["latency"]["min_seconds"] <= facts["latency"]["median_seconds"]
+    assert facts["built"] > 0
+    assert 0 < facts["warm_compile_seconds"] < facts["compile_seconds"]
+    assert facts["unavailable"].keys() == {"torch"}  # missing, or given nothing that it reads
+    peer = facts["peers"]["onnxruntime"]
+    assert peer["difference"] < 1e-5
+    assert peer["speedup"] > 0
+
+
+def test_bench_says_it_in_two_lines(model: str, capsys: Capture) -> None:
+    tilewright("bench", model, "--rounds", "3", "--peers", "onnxruntime")
+    first, second = capsys.readouterr().out.splitlines()
+    assert first.startswith("net  4 ops -> ") and " arena " in first
+    assert "tilewright " in second and "onnxruntime " in second
+    assert "3 rounds alternating" in second
+    tilewright("bench", model, "--seconds", "0.01")
+    assert "(min " in capsys.readouterr().out
+
+
+# ----------------------------------------------------------------------------- cache
+
+
+def test_cache_is_listed_explained_and_cleared(
+    model: str, private_cache: Path, capsys: Capture
+) -> None:
+    assert answer(capsys, "cache", "ls")["entries"] == []
+    before = answer(capsys, "cache", "explain", model)
+    assert before["hits"] == 0 < before["misses"]
+    assert not list(private_cache.glob("entries/*"))  # explaining builds nothing
+
+    tilewright("run", model)
+    capsys.readouterr()
+    after = answer(capsys, "cache", "explain", model)
+    assert (after["hits"], after["misses"]) == (before["misses"], 0)
+    listed = answer(capsys, "cache", "ls")
+    assert after["kernels"][0]["symbol"] in {e["symbol"] for e in listed["entries"]}
+    tilewright("cache", "ls")
+    assert f"{len(listed['entries'])} entries" in capsys.readouterr().out
+
+    cleared = answer(capsys, "cache", "clear")
+    assert cleared["removed"] == len(listed["entries"])
+    assert answer(capsys, "cache", "ls")["entries"] == []
+
+
+def test_cache_explain_names_the_field_that_differs(
+    model: str, private_cache: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    program = str(Path(model).with_name("p.tw"))
+    tilewright("compile", model, "-o", program)
+    capsys.readouterr()
+    monkeypatch.setenv("TILEWRIGHT_CPU", "x86-64-sse")
+    differences = {
+        d for k in answer(capsys, "cache", "explain", model)["kernels"] for d in k["differences"]
+    }
+    assert {"cpu", "features", "vector_bits"} <= differences
+    tilewright("cache", "explain", model)
+    assert "cpu: wanted 'nehalem', stored" in capsys.readouterr().out
+
+
+def test_a_cache_that_is_switched_off(
+    model: str, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TILEWRIGHT_CACHE", "off")
+    for action in ("ls", "clear"):
+        tilewright("cache", action)
+        assert "switched off" in capsys.readouterr().out
+    assert answer(capsys, "cache", "ls")["directory"] is None
+    assert main.main(["cache", "explain", model]) == 2
+    assert "every kernel is a miss" in capsys.readouterr().err
