@@ -28,7 +28,7 @@ from tilewright.compiler.text import human_bytes, human_time, table
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "benchmarks"))
 import models
 
-TOLERANCE = 1e-5
+TOLERANCE = 1e-4  # of max |y|: float32 sums of thousands of products, fifty layers deep; about 5e-6
 TOP = 8
 
 COMPILE_AGAIN = """
