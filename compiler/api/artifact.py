@@ -7,7 +7,7 @@ A zip archive, stored without compression, that any zip tool opens:
     constants/00000.npy    its arrays, in numpy's own format
     objects/<symbol>.o     native code, one object file per distinct kernel
 
-The archive's comment carries a SHA-256 of all bytes before it, so that damage anywhere is noticed.
+The archive's comment carries a BLAKE2b of all bytes before it: damage anywhere is noticed.
 Nothing is ever unpickled. But native code is native code: a checksum says that a file is whole, not
 who made it. Load what you would also run.
 """
@@ -44,7 +44,7 @@ from ..store import Key, Store
 Array = npt.NDArray[Any]
 
 FORMAT: Final = 1
-_COMMENT: Final = b"tilewright artifact sha256:"
+_COMMENT: Final = b"tilewright artifact blake2b:"
 _COMMENT_BYTES: Final = len(_COMMENT) + 64
 _EPOCH: Final = (1980, 1, 1, 0, 0, 0)  # equal programs make equal files
 _CHUNK: Final = 1 << 20
@@ -181,7 +181,7 @@ def _member(name: str) -> zipfile.ZipInfo:
 
 
 def _digest(f: IO[bytes], size: int) -> str:
-    h = hashlib.sha256()
+    h = hashlib.blake2b(digest_size=32)
     f.seek(0)
     while size:
         part = f.read(min(size, _CHUNK))

@@ -50,10 +50,10 @@ def reseal(path: Path, members: dict[str, bytes], compress: bool = False) -> Pat
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED if compress else 0) as z:
         for name, data in members.items():
             z.writestr(name, data)
-        z.comment = b"tilewright artifact sha256:" + b"0" * 64
+        z.comment = b"tilewright artifact blake2b:" + b"0" * 64
     data = path.read_bytes()[:-64]
-    prefix = len(b"tilewright artifact sha256:")
-    path.write_bytes(data + hashlib.sha256(data[:-prefix]).hexdigest().encode())
+    prefix = len(b"tilewright artifact blake2b:")
+    path.write_bytes(data + hashlib.blake2b(data[:-prefix], digest_size=32).hexdigest().encode())
     return path
 
 
