@@ -54,6 +54,17 @@ def schema_function(node: Node, call: Call) -> Message | None:
     return _parsed(body, schema) if body else None
 
 
+def may_have_definition(node: Node, version: int) -> bool:
+    """Whether the ONNX standard gives a body for this operator, for some types of its inputs."""
+    import onnx.defs
+
+    try:
+        schema: Any = onnx.defs.get_schema(node.op_type, version, node.domain)
+    except Exception:  # as above
+        return False
+    return bool(schema.has_function or schema.has_context_dependent_function)
+
+
 def _parsed(body: bytes, schema: Message) -> Message:
     """The body with the schema's default attributes, which are not part of it."""
     function = messages().FunctionProto()

@@ -29,7 +29,7 @@ from .onnx_call import (
     find_operator,
     lift,
 )
-from .onnx_functions import functions_by_key, schema_function
+from .onnx_functions import functions_by_key, may_have_definition, schema_function
 from .onnx_proto import Message, domain_of
 from .onnx_reports import Report, explain
 from .onnx_scope import Node, Scope, Slot, read_nodes, schedule
@@ -137,13 +137,27 @@ class Importer:
             for name in filter(None, node.outputs):
                 scope.declare(name).foreign = ""
             if any(s is not None and s.foreign == "" for s in slots):
-                continue  # an unsupported node stands before this one and has been reported
+                # An unsupported node stands before this one: its types are not known, but whether
+                # there is such an operator is.
+                self._check_name(node, scope, slots)
+                continue
             try:
                 self._run_node(node, scope, slots, wants)
             except Unsupported as e:
                 types = tuple("-" if s is None else s.foreign or str(_type(s)) for s in slots)
                 cut = tuple(s.value.name for s in slots if s and s.value and not s.known)
                 self.reports.append(Report(node.op_type, node.label, types, str(e), cut))
+
+    def _check_name(self, node: Node, scope: Scope, slots: Sequence[Slot | None]) -> None:
+        """Report a node that could not be compiled whatever its inputs were."""
+        key = (node.domain, node.op_type, getattr(node.proto, "overload", ""))
+        known = key in self.functions or key[:2] == ("", "If") or key[:2] in CONVERTERS
+        version = self._version(node, scope)
+        if known or _is_registered(node) or may_have_definition(node, version):
+            return
+        types = tuple("-" if s is None or s.foreign == "" else s.foreign or str(_type(s))
+                      for s in slots)  # fmt: skip
+        self.reports.append(Report(node.op_type, node.label, types, _unknown(node, version), ()))
 
     def _run_node(
         self, node: Node, scope: Scope, slots: Sequence[Slot | None], wants: tuple[str, ...]
@@ -298,8 +312,7 @@ def _convert(node: Node, call: Call) -> Result:
     converter = CONVERTERS.get((node.domain, node.op_type))
     if converter is None:
         if not _is_registered(node):
-            version = f"opset {call.version}"
-            raise Unknown(f"domain {node.domain}, {version}" if node.domain else version)
+            raise Unknown(_unknown(node, call.version))
         converter = Call.forward
     try:
         folded = _fold(call, converter)
@@ -313,6 +326,10 @@ def _convert(node: Node, call: Call) -> Result:
         why = f"its attributes or constant inputs do not fit ({type(e).__name__}: {e})"
     types = ", ".join("-" if v is None else str(v.type) for v in call.inputs)
     raise GraphError(f"{node.where} of ({types}): {why}")
+
+
+def _unknown(node: Node, version: int) -> str:
+    return f"domain {node.domain}, opset {version}" if node.domain else f"opset {version}"
 
 
 def _is_registered(node: Node) -> bool:
