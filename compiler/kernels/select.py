@@ -10,6 +10,7 @@ from typing import Final
 from ...ops.operator import Contraction, View
 from ..errors import LoweringError
 from ..graph.ir import Graph, Op
+from ..passes.convolutions import is_depthwise
 from .compose import is_one_element
 from .conv import DirectConv
 from .device import Device
@@ -135,7 +136,7 @@ def _rebound(launch: Launch, old: Names, new: Names) -> Launch:
 
 def _report_fallback(graph: Graph, ops: Sequence[Op], template: KernelTemplate) -> None:
     """Say when a contraction runs in the general loop nest, which is correct but slow."""
-    slow = [op for op in ops if op.has(Contraction) and not _is_depthwise(graph, op)]
+    slow = [op for op in ops if _is_slow_in_a_nest(graph, op)]
     if isinstance(template, Nest) and slow:
         op = slow[0]
         types = ", ".join(str(t) for t in graph.input_types(op))
@@ -143,9 +144,9 @@ def _report_fallback(graph: Graph, ops: Sequence[Op], template: KernelTemplate) 
                     op.operator, op.name, types)  # fmt: skip
 
 
-def _is_depthwise(graph: Graph, op: Op) -> bool:
-    weights = graph.type(op.reads[1])
-    return "group" in op.attributes and weights.dims[1] == 1 < op.attr("group")
+def _is_slow_in_a_nest(graph: Graph, op: Op) -> bool:
+    trait = op.definition.trait(Contraction)
+    return trait is not None and not (trait.kind == "conv" and is_depthwise(graph, op))
 
 
 def label(ops: Sequence[Op]) -> str:

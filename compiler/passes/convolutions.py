@@ -23,6 +23,11 @@ class Algorithm(Enum):
     PRODUCT = "product"  # unfolded windows times weights
 
 
+def is_depthwise(graph: Graph, op: Op) -> bool:
+    """Whether a convolution has groups of one input channel each."""
+    return graph.type(op.reads[1]).dims[1] == 1 < graph.type(op.reads[0]).dims[1]
+
+
 def algorithm(graph: Graph, op: Op, block: int) -> Algorithm | None:
     """The algorithm for a convolution on a target with `block` channels per block; None if the op
     is none, or only the general loop nest serves it."""

@@ -25,6 +25,7 @@ from ...ops.operator import (
 from ...ops.types import f32, f64
 from ..graph.ir import Graph, Op
 from .base import Pass
+from .convolutions import is_depthwise
 
 LOOKAHEAD = 16  # ops a group may grow by before it must be one kernel again
 MOST_OPS = 64
@@ -46,13 +47,8 @@ def is_contraction(graph: Graph, op: Op) -> bool:
         return False
     if trait.kind == "conv":
         blocked = graph.type(op.outputs[0]).layout.is_blocked
-        return blocked and not _is_depthwise(graph, op)
+        return blocked and not is_depthwise(graph, op)
     return trait.kind == "matmul"
-
-
-def _is_depthwise(graph: Graph, op: Op) -> bool:
-    x, w = graph.type(op.reads[0]), graph.type(op.reads[1])
-    return w.dims[1] == 1 and x.dims[1] > 1
 
 
 class _Fuser:
