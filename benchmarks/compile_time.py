@@ -16,7 +16,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
 import statistics
 import subprocess
 import sys
@@ -26,9 +25,7 @@ from pathlib import Path
 from typing import Any
 
 import models
-from inference import commit, cpu_name
-
-import tilewright as tw
+from inference import about
 
 HERE = Path(__file__).parent
 
@@ -79,7 +76,9 @@ def main() -> None:
             print(line(results[-1]), flush=True)
     out = args.output or HERE / "results" / f"compile_time_{time.strftime('%Y%m%d_%H%M%S')}.json"
     out.parent.mkdir(parents=True, exist_ok=True)
-    out.write_text(json.dumps({"about": about(args.rounds), "results": results}, indent=1) + "\n")
+    out.write_text(
+        json.dumps({"about": about(rounds=args.rounds), "results": results}, indent=1) + "\n"
+    )
     print(f"written to {out}")
 
 
@@ -125,19 +124,6 @@ def line(r: dict[str, Any]) -> str:
     warm = r["warm"]
     return (f"{text}  import {warm['import']['cpu']:.2f} s  read {warm['read']['wall']:.2f} s  "
             f"kernels {warm['kernels']['distinct']:g}")  # fmt: skip
-
-
-def about(rounds: int) -> dict[str, Any]:
-    """The machine, the versions, the commit and the settings."""
-    return {
-        "date": time.strftime("%Y-%m-%d"),
-        "machine": cpu_name(),
-        "system": platform.platform(terse=True),
-        "python": platform.python_version(),
-        "tilewright": tw.__version__,
-        "commit": commit(),
-        "rounds": rounds,
-    }
 
 
 if __name__ == "__main__":

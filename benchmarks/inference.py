@@ -46,9 +46,11 @@ def main() -> None:
             continue
         results.append(measure(name, path, args))
         print(line(results[-1]), flush=True)
+    peers = [n for n in args.peers.split(",") if importlib.util.find_spec(n)]
+    facts = about(threads=args.threads, seconds=args.seconds, peers_installed=peers)
     out = args.output or HERE / "results" / f"inference_{time.strftime('%Y%m%d_%H%M%S')}.json"
     out.parent.mkdir(parents=True, exist_ok=True)
-    out.write_text(json.dumps({"about": about(args), "results": results}, indent=1) + "\n")
+    out.write_text(json.dumps({"about": facts, "results": results}, indent=1) + "\n")
     print(f"written to {out}")
 
 
@@ -76,8 +78,8 @@ def line(r: dict[str, Any]) -> str:
     return text
 
 
-def about(args: argparse.Namespace) -> dict[str, Any]:
-    """The machine, the versions, the commit and the settings."""
+def about(**settings: Any) -> dict[str, Any]:
+    """The machine, the versions, the commit and the settings of a benchmark."""
     return {
         "date": time.strftime("%Y-%m-%d"),
         "machine": cpu_name(),
@@ -85,9 +87,7 @@ def about(args: argparse.Namespace) -> dict[str, Any]:
         "python": platform.python_version(),
         "tilewright": tw.__version__,
         "commit": commit(),
-        "threads": args.threads,
-        "seconds": args.seconds,
-        "peers_installed": [n for n in args.peers.split(",") if importlib.util.find_spec(n)],
+        **settings,
     }
 
 
