@@ -42,8 +42,11 @@ MAX_ITEMS = 16
 FILL_ELEMENTS = 16_384  # border elements that one item sets to zero
 
 
-class _Writer:
+class ConvWriter:
     """Writes the kernel of one problem for one config."""
+
+    template = "direct_conv"
+    version = 1
 
     def __init__(self, p: ConvGroup, device: Device, config: Config) -> None:
         self.p, self.config = p, config
@@ -57,15 +60,8 @@ class _Writer:
         self.params = Params(p.graph)
         self.form = formal(p)
         operands = Operands(p, self.params, self.form.channel)
-        self.x = self.params.read(p.anchor.reads[0])
-        weights = Prepared(
-            (p.anchor.reads[1],),
-            f"conv lanes={self.lanes} blocks={self.blocks} vectors={self.vectors} "
-            f"block={p.x.layout.block}",
-            lambda w: pack_weights(w, self.lanes, self.blocks, self.vectors, p.x.layout.block),
-        )
-        total = self.steps * self.vectors * self.lanes
-        self.w = self.params.prepared(weights, p.dtype, total)
+        self.x = self.params.read(p.source)
+        self.w = self.weights()
         self.bias = None if p.bias is None else operands.vector(p.bias)
         found = conv_results(p)
         assert found is not None
@@ -73,7 +69,32 @@ class _Writer:
         self.acc = load(p.result, self.form.at, p.dtype)
         self.count = 0
 
-    # ---------------------------------------------------------------- input
+    # ---------------------------------------------------------------- the reduction
+
+    def weights(self) -> Buffer:
+        """The packed weights."""
+        p = self.p
+        packed = Prepared(
+            (p.anchor.reads[1],),
+            f"conv lanes={self.lanes} blocks={self.blocks} vectors={self.vectors} "
+            f"block={p.x.layout.block}",
+            lambda w: pack_weights(w, self.lanes, self.blocks, self.vectors, p.x.layout.block),
+        )
+        return self.params.prepared(packed, p.dtype, self.steps * self.vectors * self.lanes)
+
+    def reduction(
+        self, micro: MicroKernel, panel: Expr, base: Expr, rows: tuple[int, ...]
+    ) -> tuple[Stmt, ...]:
+        """Add up all products of a tile. base: the offset in x of its first place; rows: elements
+        between neighbouring places."""
+        first = panel * (self.blocks * self.lanes)
+        if self.p.group > 1:
+            each = self.p.channels // self.p.group
+            per = self.p.depth // (self.p.x.layout.block or 1) * self.input_strides()[1]
+            base = base + first // each * per
+        a = Rows(self.x, base, rows)
+        b = Panel(self.w, first * self.steps, micro.blocks * self.lanes)
+        return micro.accumulate(a, b, self.segments())
 
     def input_strides(self) -> tuple[int, ...]:
         """Elements between neighbours of x: image, channel (block), spatial axes."""
@@ -120,12 +141,6 @@ class _Writer:
         for i, m in zip(outer, leads, strict=True):
             base = base + i * m
         first = panel * (self.blocks * self.lanes)
-        if self.p.group > 1:
-            each = self.p.channels // self.p.group
-            per = self.p.depth // (self.p.x.layout.block or 1) * self.input_strides()[1]
-            base = base + first // each * per
-        a = Rows(self.x, base, (down, right))
-        b = Panel(self.w, first * self.steps, blocks * self.lanes)
 
         def where(r: Indices, j: Expr, lane: Expr) -> dict[Expr, Expr]:
             form = self.form
@@ -144,7 +159,7 @@ class _Writer:
 
         return seq(
             self.prefetch(micro, where), micro.start(start),
-            micro.accumulate(a, b, self.segments()), micro.finish(finish),
+            self.reduction(micro, panel, base, (down, right)), micro.finish(finish),
         )  # fmt: skip
 
     def prefetch(
@@ -249,7 +264,7 @@ class _Writer:
         params = self.params
         pairs = () if self.p.pad is not None else inplace(params, self.stores, (self.x,))
         kernel = Kernel(
-            DirectConv.name, DirectConv.version, tuple(sorted(self.config.items())),
+            self.template, self.version, tuple(sorted(self.config.items())),
             params.buffers, phases, self.p.flops, params.traffic, pairs,
         )  # fmt: skip
         return Launch(kernel, params.args, ())
@@ -325,11 +340,12 @@ class DirectConv:
     of weights outermost; "sp": places outermost), items.
     """
 
-    name = "direct_conv"
-    version = 1
+    name = ConvWriter.template
+    version = ConvWriter.version
 
     def matches(self, graph: Graph, ops: Sequence[Op], outputs: Sequence[str]) -> bool:
-        return conv_group(graph, ops, outputs) is not None
+        p = conv_group(graph, ops, outputs)
+        return p is not None and p.has_whole_groups
 
     def space(
         self, graph: Graph, ops: Sequence[Op], outputs: Sequence[str], device: Device
@@ -360,7 +376,7 @@ class DirectConv:
         self, graph: Graph, ops: Sequence[Op], outputs: Sequence[str], device: Device,
         config: Config,
     ) -> Launch:  # fmt: skip
-        return _Writer(_require(graph, ops, outputs), device, config).launch()
+        return ConvWriter(_require(graph, ops, outputs), device, config).launch()
 
 
 def _require(graph: Graph, ops: Sequence[Op], outputs: Sequence[str]) -> ConvGroup:
@@ -384,18 +400,18 @@ def _tiles(p: ConvGroup, device: Device) -> list[Config]:
         limit = most_rows(nb, device.registers)
         if limit < 1 or (p.group > 1 and each % nb):
             continue
-        for th, tw in _shapes(rows, columns, limit):
+        for th, tw in tile_shapes(rows, columns, limit):
             full, rest = divmod(vectors, nb)
             slots = sum(
                 panels * count * issue_slots(h * w, blocks, device, each_vector)
                 for blocks, panels in ((nb, full), (rest, min(rest, 1)))
-                for count, h, w in _covering(rows, columns, th, tw)
+                for count, h, w in covering(rows, columns, th, tw)
             )
             found.append((slots, {"th": th, "tw": tw, "nb": nb}))
     return [c for _, c in sorted(found, key=lambda f: (f[0], -f[1]["nb"], -f[1]["tw"]))]
 
 
-def _shapes(rows: int, columns: int, limit: int) -> list[tuple[int, int]]:
+def tile_shapes(rows: int, columns: int, limit: int) -> list[tuple[int, int]]:
     """(th, tw) of at most `limit` places: widths that divide the columns or fill the registers."""
     found = []
     for tw in range(min(columns, limit), 0, -1):
@@ -406,7 +422,7 @@ def _shapes(rows: int, columns: int, limit: int) -> list[tuple[int, int]]:
     return found
 
 
-def _covering(rows: int, columns: int, th: int, tw: int) -> list[tuple[int, int, int]]:
+def covering(rows: int, columns: int, th: int, tw: int) -> list[tuple[int, int, int]]:
     """(how many, height, width) of the tiles that cover all places."""
     down = [(rows // th, th), (min(rows % th, 1), rows % th)]
     right = [(columns // tw, tw), (min(columns % tw, 1), columns % tw)]

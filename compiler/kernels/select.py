@@ -14,6 +14,7 @@ from ..passes.convolutions import is_depthwise
 from .compose import is_one_element
 from .conv import DirectConv
 from .device import Device
+from .grouped import GroupedConv
 from .ir import Launch, Prepared
 from .matmul import Gemm
 from .nest import Nest
@@ -24,8 +25,8 @@ from .sorting import ArgReduce, TopK
 from .template import KernelTemplate
 
 TEMPLATES: Final[tuple[KernelTemplate, ...]] = (
-    DirectConv(), Gemm(), Recurrent(), ArgReduce(), TopK(), CumulativeSum(), Scatter(), Unpool(),
-    Nest(),
+    DirectConv(), GroupedConv(), Gemm(), Recurrent(), ArgReduce(), TopK(), CumulativeSum(),
+    Scatter(), Unpool(), Nest(),
 )  # fmt: skip
 logger = logging.getLogger("tilewright")
 

@@ -12,11 +12,11 @@ from dataclasses import dataclass, replace
 
 from ...ops.operator import ChannelLocal, Contraction, Elementwise, Opaque, Recurrence, View
 from ...ops.types import ROW_MAJOR, Layout, TensorType
-from ...ops.windows import WINDOW_ATTRS, slide
+from ...ops.windows import WINDOW_ATTRS, Window, slide
 from ..graph.builder import Value
 from ..graph.ir import Graph, Op
 from .base import Pass
-from .convolutions import Algorithm, algorithm
+from .convolutions import Algorithm, algorithm, is_channel_choice
 from .rewrite import SourceRewriter
 
 PLANAR_CHANNELS = 4  # a convolution of so few channels reads row-major input directly
@@ -49,6 +49,9 @@ class _Layouts(SourceRewriter):
         if rigid or (opaque is not None and opaque.kind != "concat"):
             return self.emit(op, tuple(self.to(v, ROW_MAJOR) for v in inputs), ROW_MAJOR)
         layout = self.follow(op, inputs)
+        if self.is_read_by_convolution(op) and inputs[0] is not None:
+            layout = self.blocked
+            inputs = (self.to(inputs[0], layout), *inputs[1:])
         if op.has(ChannelLocal) and layout.is_blocked:
             return self.windowed(op, inputs, layout)
         return self.emit(op, inputs, layout)
@@ -89,6 +92,16 @@ class _Layouts(SourceRewriter):
             )
         return self._reformatted[key]
 
+    def is_read_by_convolution(self, op: Op) -> bool:
+        """Whether one convolution kernel takes in this choice of channels."""
+        users = self.old.consumers[op.outputs[0]]
+        return (
+            is_channel_choice(self.old, op)
+            and op.outputs[0] not in self.old.outputs
+            and len(users) == 1
+            and algorithm(self.old, users[0], self.block) in (Algorithm.DIRECT, Algorithm.GROUPED)
+        )
+
     def follow(self, op: Op, inputs: tuple[Value | None, ...]) -> Layout:
         """The layout that an operator without wishes hands on."""
         outs = self.old.output_types(op)
@@ -121,17 +134,28 @@ class _Layouts(SourceRewriter):
         kind = algorithm(self.old, op, self.block)
         if kind is Algorithm.DEPTHWISE and x.type.dims[1] >= self.block:
             return self.windowed(op, (self.to(x, self.blocked), *inputs[1:]), self.blocked)
-        if kind is not Algorithm.DIRECT:
+        if kind not in (Algorithm.DIRECT, Algorithm.GROUPED):
             return self.emit(op, inputs, ROW_MAJOR)
-        planar = x.type.dims[1] <= PLANAR_CHANNELS
+        planar = kind is Algorithm.DIRECT and x.type.dims[1] <= PLANAR_CHANNELS
         x = self.to(x, ROW_MAJOR if planar else self.blocked)
         assert x is not None
         attrs = op.attributes
         window = slide(x.type.dims[2:], w.type.dims[2:], **{k: attrs[k] for k in WINDOW_ATTRS})
         if any(window.begin + window.end):
-            x = self.op("pad", x, layouts=(x.type.layout,),
-                        pads=(0, 0, *window.begin, 0, 0, *window.end))  # fmt: skip
+            x = self.padded(x, window)
         attrs |= {"pads": (0,) * (2 * window.rank), "auto_pad": "NOTSET",
                   "strides": window.strides, "dilations": window.dilations}  # fmt: skip
         direct = replace(op, attrs=tuple(attrs.items()))
         return self.windowed(direct, (x, *inputs[1:]), self.blocked)
+
+    def padded(self, x: Value, window: Window) -> Value:
+        """x with the window's zeros around it. A choice of channels stays next to its reader."""
+        choice = self.producer(x)
+        if choice is not None and choice.operator == "gather" and x.type.layout.is_blocked:
+            inner = self.padded(self.handle(choice.reads[0]), window)
+            chosen = self.handle(choice.reads[1])
+            made: Value = self.op("gather", inner, chosen, axis=1, layouts=(x.type.layout,))
+            return made
+        made = self.op("pad", x, layouts=(x.type.layout,),
+                       pads=(0, 0, *window.begin, 0, 0, *window.end))  # fmt: skip
+        return made
