@@ -27,12 +27,10 @@ from .conv import ITEM_FLOPS, MAX_ITEMS, ConvWriter, covering, tile_shapes
 from .conv_group import ConvGroup, conv_group
 from .device import Device
 from .ir import Buffer, Launch, Prepared, Stmt, loop, seq
-from .microkernel import Level, MicroKernel, Panel, Rows, bind, issue_slots, most_rows
+from .microkernel import Level, MicroKernel, Panel, Rows, Segment, bind, issue_slots, most_rows
 from .template import Config
 
 Array = npt.NDArray[Any]
-
-ROUND = 4  # most channels per round of a reduction without taps
 
 
 def reads(p: ConvGroup, lanes: int, blocks: int) -> list[range]:
@@ -103,38 +101,22 @@ class _Writer(ConvWriter):
     def reduction(
         self, micro: MicroKernel, panel: Expr, base: Expr, rows: tuple[int, ...]
     ) -> tuple[Stmt, ...]:
-        window, total = self.p.window, self.starts[-1]
+        window = self.p.window
         width = micro.blocks * self.lanes
-        # panels before the last, narrower one are full: where it begins counts in full steps
-        before = self.starts[self.panels] * (self.blocks - micro.blocks) * self.lanes
-        a = Rows(self.x, base, rows)
-        b = Panel(self.w, index(before * window.taps), width)
-        declare, step = micro.stepper(a, b)
         _, _, *space = self.input_strides()
         taps = tuple(
             Level(n, m * d) for n, m, d in zip(window.kernel, space, window.dilations, strict=True)
         )
-
-        def channel(k: Expr, name: str) -> tuple[Stmt, ...]:
-            held, at = bind(f"{name}{micro.tag}", self.table[k + len(self.starts)])
-            return seq(held, nest(taps, at, k))
-
-        def nest(levels: Sequence[Level], at: Expr, which: Expr) -> tuple[Stmt, ...]:
-            if not levels:
-                return step(at, which)
-            level, rest = levels[0], levels[1:]
-            if level.count == 1:
-                return nest(rest, at, which)
-            v = var(f"v{len(rest)}", level.count)
-            return (loop(v, nest(rest, at + v * level.stride, which * level.count + v)),)
-
-        # every group has as many channels, so rounds of a divisor of that leave no rest
-        most = ROUND if window.taps == 1 else 1
-        width = max(w for w in range(1, most + 1) if self.p.depth % w == 0)
-        k = var("k", total)
-        body = [channel(k + u, f"at{u}_") for u in range(width)]
+        k = var("k", self.starts[-1])
+        held, at = bind(f"at{micro.tag}", self.table[k + len(self.starts)] + base)
+        # panels before the last, narrower one are full: where it begins counts in full steps
+        before = self.starts[self.panels] * (self.blocks - micro.blocks) * self.lanes
+        first = index(before * window.taps) + k * (window.taps * width)
+        one = micro.accumulate(
+            Rows(self.x, at, rows), Panel(self.w, first, width), [Segment(taps)]
+        )  # fmt: skip
         lo, hi = self.table[panel], self.table[panel + 1]
-        return seq(declare, loop(k, seq(*body), lo=lo, hi=hi, step=width))
+        return (loop(k, seq(held, one), lo=lo, hi=hi),)
 
 
 class GroupedConv:

@@ -151,37 +151,15 @@ class MicroKernel:
 
     def accumulate(self, a: Rows, b: Panel, segments: Sequence[Segment]) -> tuple[Stmt, ...]:
         """The whole reduction: the nests of all segments, one after the other."""
-        declare, step = self.stepper(a, b)
-
-        def nest(levels: Sequence[Level], a_at: Expr, b_at: Expr, depth: int) -> tuple[Stmt, ...]:
-            level, rest = levels[0], levels[1:]
-            k = var(f"k{depth}", level.count)
-            ahead = prod(x.count for x in rest)
-            if rest:
-                body = nest(rest, a_at + k * level.stride, b_at + k * ahead, depth + 1)
-                return (loop(k, body),)
-            width = round_width(level, list(zip(self.rows, a.strides, strict=True)), self.blocks)
-            return unrolled(k, width, lambda at: step(a_at + at * level.stride, b_at + at * ahead))
-
-        out: list[Stmt] = list(declare)
-        for s in segments:
-            out += nest(simplified(s.levels), index(s.a_start), index(s.b_start), 0)
-        return tuple(out)
-
-    def stepper(
-        self, a: Rows, b: Panel
-    ) -> tuple[tuple[Stmt, ...], Callable[[Expr, Expr], tuple[Stmt, ...]]]:
-        """What has to stand before a reduction, and one step of it: its arguments are how many
-        elements behind A's base, and how many steps behind B's, the step reads."""
         panel = Local(f"b{self.tag}", self.dtype, (self.blocks,), self.lanes)
         scalar = Local(f"a{self.tag}", self.dtype)
         declare_a, a_base = bind(f"pa{self.tag}", a.base)
         declare_b, b_base = bind(f"pb{self.tag}", b.base)
+        out: list[Stmt] = [Declare(panel), Declare(scalar), *declare_a, *declare_b]
 
         def step(a_at: Expr, b_at: Expr) -> tuple[Stmt, ...]:
             def read(j: Expr, lane: Expr) -> tuple[Stmt, ...]:
-                at = b_base + b_at * b.step + j * self.lanes + lane
-                return (Set(panel, (j,), b.buffer[at]),)
+                return (Set(panel, (j,), b.buffer[b_at + j * self.lanes + lane]),)
 
             def row(r: Indices) -> tuple[Stmt, ...]:
                 def add(j: Expr) -> tuple[Stmt, ...]:
@@ -189,14 +167,27 @@ class MicroKernel:
                     done = Set(self.acc, (*r, j), total)
                     return (loop(var("l", self.lanes), (done,), "vector", lanes=self.lanes),)
 
-                at = a_base + a_at
+                at = a_at
                 for i, s in zip(r, a.strides, strict=True):
                     at = at + i * s
                 return (Set(scalar, (), a.buffer[at]), *self.each_block(add, self.blocks))
 
             return (*self.each_vector(read, b.tail), self.each_row(row))
 
-        return (Declare(panel), Declare(scalar), *declare_a, *declare_b), step
+        def nest(levels: Sequence[Level], a_at: Expr, b_at: Expr, depth: int) -> tuple[Stmt, ...]:
+            level, rest = levels[0], levels[1:]
+            k = var(f"k{depth}", level.count)
+            ahead = b.step * prod(x.count for x in rest)
+            if rest:
+                body = nest(rest, a_at + k * level.stride, b_at + k * ahead, depth + 1)
+                return (loop(k, body),)
+            width = round_width(level, list(zip(self.rows, a.strides, strict=True)), self.blocks)
+            return unrolled(k, width, lambda at: step(a_at + at * level.stride, b_at + at * ahead))
+
+        for s in segments:
+            levels = simplified(s.levels)
+            out += nest(levels, a_base + s.a_start, b_base + s.b_start * b.step, 0)
+        return tuple(out)
 
     def finish(
         self, body: Callable[[Indices, Expr, Expr, Expr], Iterable[Stmt]], tail: int = 0
