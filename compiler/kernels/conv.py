@@ -345,7 +345,7 @@ class DirectConv:
 
     def matches(self, graph: Graph, ops: Sequence[Op], outputs: Sequence[str]) -> bool:
         p = conv_group(graph, ops, outputs)
-        return p is not None and p.has_whole_groups
+        return p is not None and p.has_whole_groups and not p.is_padded
 
     def space(
         self, graph: Graph, ops: Sequence[Op], outputs: Sequence[str], device: Device

@@ -78,6 +78,11 @@ class ConvGroup:
         return self.graph.type(self.anchor.reads[1]).dims[1]
 
     @property
+    def is_padded(self) -> bool:
+        """Whether the window reaches beyond the input."""
+        return any(self.window.begin + self.window.end)
+
+    @property
     def has_whole_groups(self) -> bool:
         """Whether every group reads and makes whole blocks of channels, in the order of memory."""
         inside = self.depth % max(self.x.layout.block, 1), self.channels // self.group % self.block
@@ -130,8 +135,6 @@ def conv_group(graph: Graph, ops: Sequence[Op], outputs: Sequence[str]) -> ConvG
         x.dtype in (f32, f64)
         and graph.is_constant(anchor.inputs[1])
         and (p.bias is None or graph.is_constant(p.bias))
-        and not any(window.begin)
-        and not any(window.end)
         and p.y.size > 0
         and p.depth > 0
         and all(_is_blocked(graph.type(o)) for o in outputs)

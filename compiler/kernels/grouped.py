@@ -131,7 +131,9 @@ class GroupedConv:
 
     def matches(self, graph: Graph, ops: Sequence[Op], outputs: Sequence[str]) -> bool:
         p = conv_group(graph, ops, outputs)
-        return p is not None and p.x.layout.is_blocked and not p.has_whole_groups
+        if p is None or p.is_padded or not p.x.layout.is_blocked:
+            return False
+        return not p.has_whole_groups
 
     def space(
         self, graph: Graph, ops: Sequence[Op], outputs: Sequence[str], device: Device

@@ -46,8 +46,7 @@ def is_contraction(graph: Graph, op: Op) -> bool:
     if trait is None or graph.type(op.outputs[0]).dtype not in (f32, f64):
         return False
     if trait.kind == "conv":
-        blocked = graph.type(op.outputs[0]).layout.is_blocked
-        return blocked and not is_depthwise(graph, op)
+        return graph.type(op.outputs[0]).layout.is_blocked
     return trait.kind == "matmul"
 
 
@@ -140,7 +139,9 @@ class _Fuser:
             return False
         conv = self.ops[members[0]].definition.trait(Contraction)
         live = self.live(best)
-        if conv is None or conv.kind != "conv" or len(live) != 1 or op.reads != (live[0],):
+        if conv is None or conv.kind != "conv" or is_depthwise(self.graph, self.ops[members[0]]):
+            return False
+        if len(live) != 1 or op.reads != (live[0],):
             return False
         pads, half = attrs["pads"], len(attrs["pads"]) // 2
         spatial = not any(pads[:2]) and not any(pads[half : half + 2]) and min(pads) >= 0
