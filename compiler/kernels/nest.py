@@ -19,6 +19,7 @@ from ...ops.expr import (
     binary,
     bounds,
     const,
+    index,
     reduce,
     select,
     unary,
@@ -60,12 +61,19 @@ from .template import Config
 VERSION = 1
 UNROLL_LIMIT = 16  # window reductions up to this many taps are unrolled
 SERIAL_WORK = 24_000  # element operations below which a phase is not worth sharing between threads
-ITEM_WORK = 12_000  # and what one item should hold at least
-MAX_ITEMS = 32
+LEAST_WORK = 12_000  # what one item of a few holds at least
+ITEM_WORK = 96_000  # and one of many: taking one costs little beside it
+FEW_ITEMS, MAX_ITEMS = 4, 32
 BORDER = 4  # rounds at either end of a loop that may be split off to free the middle of guards
-ENOUGH_ITEMS = 4  # items with which a phase may stop taking loops apart
 LIGHT = {"neg", "abs", "sqrt", "floor", "ceil", "round", "trunc", "not", "bitnot", "isnan", "isinf"}
 HEAVY = (UNARY - LIGHT) | {"reduce", "pow", "fmod", "mod", "floordiv", "truncdiv"}
+
+
+def items_for(work: int) -> int:
+    """Into how many items a phase of so many element operations should fall."""
+    if work < SERIAL_WORK:
+        return 1
+    return min(MAX_ITEMS, max(work // ITEM_WORK, min(FEW_ITEMS, work // LEAST_WORK)))
 
 
 def _reduces(values: Iterable[Expr]) -> list[Expr]:
@@ -218,42 +226,32 @@ class _Emitter:
 
     def _parallel(
         self, order: list[Expr], lane: Expr | None, values: list[Expr], work: int
-    ) -> Phase:  # fmt: skip
-        items = 1 if work < SERIAL_WORK else min(MAX_ITEMS, work // ITEM_WORK)
-        outer: list[Expr] = []
-        while order and order[0] is not lane and prod(map(trip_count, outer)) < items:
-            if prod(map(trip_count, outer)) >= ENOUGH_ITEMS and interior(order[0], values):
-                break  # a loop with borders is worth keeping whole
-            outer.append(order.pop(0))
-        total = prod(map(trip_count, outer))
-        if items == 1 or (total == 1 and (lane is None or not order or order[0] is not lane)):
-            item = var("item", 1)
-            return Phase(1, item, self._nest(outer + order, lane, values, frozenset(), {}))
-        if total == 1:  # only the lanes' loop to share out
-            assert lane is not None
-            n = trip_count(lane)
-            step = -(-n // items // self.lanes) * self.lanes or self.lanes
-            count = -(-n // step)
-            item = var("item", count)
-            limits = {lane: (item * step, binary("min", item * step + step, n))}
-            return Phase(count, item, self._nest(order, lane, values, frozenset(), limits))
-        chunk = -(-total // items)
-        count = -(-total // chunk)
+    ) -> Phase:
+        """Outer loops are shared out: each value of a short one, then parts of the next, make an
+        item. All loops stay loops, so that their borders can be split off."""
+        wanted = items_for(work)
+        shares: list[tuple[Expr, int, int]] = []  # (loop, rounds of an item, items along it)
+        for v in order:
+            if wanted <= 1:
+                break
+            n, grain = trip_count(v), self.lanes if v is lane else 1
+            step = -(-n // (wanted * grain)) * grain
+            shares.append((v, step, -(-n // step)))
+            wanted //= shares[-1][2]
+            if v is lane:
+                break
+        count = prod(parts for _, _, parts in shares)
         item = var("item", count)
-        flat = outer[0] if len(outer) == 1 else var("f", total)
-        swap: dict[Expr, Expr] = {}
-        if len(outer) > 1:
-            step = total
-            for v in outer:
-                step //= trip_count(v)
-                swap[v] = (flat // step) % trip_count(v)
-        if swap:
-            values = [substitute(v, swap) for v in values]
-            self.piece = Piece(self.piece.loops, tuple(
-                Assignment(a.buffer, substitute(a.offset, swap), a.value)
-                for a in self.piece.assignments))  # fmt: skip
-        limits = {flat: (item * chunk, binary("min", item * chunk + chunk, total))}
-        return Phase(count, item, self._nest([flat, *order], lane, values, frozenset(), limits))
+        limits: dict[Expr, tuple[Expr, Expr]] = {}
+        apart = count
+        for v, step, parts in shares:
+            apart //= parts
+            _, first, end = v.payload
+            lo = item // apart % parts * step + first
+            limits[v] = lo, binary("min", lo + step, end)
+        if count == 1:
+            limits = {}
+        return Phase(count, item, self._nest(order, lane, values, frozenset(), limits))
 
     def _nest(
         self, order: list[Expr], lane: Expr | None, values: list[Expr], bound: frozenset[Expr],
@@ -274,7 +272,7 @@ class _Emitter:
         for a, b in ((first, inside[0]), inside, (inside[1], end)):
             if a < b:
                 part = var(v.payload[0], b - a, a)
-                swap = {v: part}
+                swap = {v: part if b - a > 1 else index(a)}
                 start = None if lo is None else binary("max", lo, a)
                 stop = None if hi is None else binary("min", hi, b)
                 whole = self.piece
