@@ -36,6 +36,7 @@ from ...kernels.ir import (
     Set,
     Stmt,
     Store,
+    Transpose,
     statements,
 )
 from ...kernels.printer import symbol
@@ -43,20 +44,10 @@ from . import spread
 from .arithmetic import call, convert, lanes_reduce
 from .llvm_text import LOOP_TAIL, Function, Loop, Value, number
 from .registers import Held, Registers
+from .spread import Lanes
+from .transpose import transposed
 
 ATTRIBUTES = 'nounwind "no-trapping-math"="true" "prefer-vector-width"="512"'
-
-
-@dataclass(frozen=True, slots=True)
-class Lanes:
-    """The vector loop being lowered: its variable in lane 0 (as a value, and as an expression), how
-    many lanes, which are on."""
-
-    var: Expr
-    first: Value
-    count: int
-    mask: Value | None
-    base: Expr
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,6 +122,8 @@ class Lowering:
                 self.locals[loc] = self.f.stack(loc.dtype, loc.lanes, prod(loc.shape))
         elif isinstance(s, If):
             self.branch(s)
+        elif isinstance(s, Transpose):
+            self.transpose(s.local)
         elif isinstance(s, Prefetch):
             self.f.prefetch(self.element(s.buffer, s.offset))
         elif not isinstance(s, Comment):
@@ -281,6 +274,13 @@ class Lowering:
         if mask is not None:
             value = self.f.select(mask, value, self.f.load(at, loc.dtype, loc.lanes, 1))
         self.f.store(value, at, min(align, max(loc.lanes, 1) * loc.dtype.bytes))
+
+    def transpose(self, loc: Local) -> None:
+        if loc not in self.registers or loc.shape != (loc.lanes,):
+            raise LoweringError(f"the local {loc.name} is not a square of registers")
+        rows = transposed(self.f, [self.registers.get(loc, k) for k in range(loc.lanes)])
+        for k, row in enumerate(rows):
+            self.registers.put(loc, k, row)
 
     def _flat(self, loc: Local, where: tuple[Expr, ...]) -> int:
         """The static index of a local's element in a register."""
@@ -499,8 +499,7 @@ class Lowering:
         if self._reads_lanes(at):
             return None
         known = {v: index(k) for v, k in self.unrolled.items() if v in at.free}
-        found = spread.plan(at, {**known, lanes.var: lanes.base}, lanes.var, lanes.count,
-                            b.elements, mask is not None)  # fmt: skip
+        found = spread.plan(at, lanes, known, b.elements)
         if found is None:
             return None
         where, more = self._moving(found[0])

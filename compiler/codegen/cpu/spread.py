@@ -15,9 +15,21 @@ from dataclasses import dataclass
 from ....ops.expr import Expr, linear
 from ....ops.traverse import substitute
 from ....ops.types import boolean
-from .llvm_text import Function, Value, register_type
+from .llvm_text import Function, Value
 
 MOST_WINDOWS = 4  # with more of them a gather is as good
+
+
+@dataclass(frozen=True, slots=True)
+class Lanes:
+    """The vector loop being lowered: its variable in lane 0 (as a value, and as an expression), how
+    many lanes, which are on."""
+
+    var: Expr
+    first: Value
+    count: int
+    mask: Value | None
+    base: Expr
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,24 +43,22 @@ class Window:
 
 
 def plan(
-    at: Expr, first: Mapping[Expr, Expr], lane: Expr, count: int, elements: int, masked: bool
+    at: Expr, lanes: Lanes, known: Mapping[Expr, Expr], elements: int
 ) -> tuple[Expr, tuple[Window, ...]] | None:
     """(lane 0's offset, windows) for a load at `at` from a buffer of so many elements, None where
-    only a gather will do.
-
-    first: what `lane` is in lane 0, and the numbers that other variables are known to be. masked:
-    no element may be in two lanes, since the mask says which lanes' elements may be read.
-    """
-    base = substitute(at, first)
+    only a gather will do. known: variables with a value."""
+    base = substitute(at, {**known, lanes.var: lanes.base})
     apart = [0]
-    for k in range(1, count):
-        terms, d = linear(substitute(at, {**first, lane: first[lane] + k}) - base)
+    for k in range(1, lanes.count):
+        terms, d = linear(substitute(at, {**known, lanes.var: lanes.base + k}) - base)
         if terms:
             return None
         apart.append(d)
-    found = windows(apart, elements, residue_of(base, count))
-    if found is None or (masked and not all(map(is_one_to_one, found))):
+    found = windows(apart, elements, residue_of(base, lanes.count))
+    if found is None:
         return None
+    if lanes.mask is not None and not all(map(is_one_to_one, found)):
+        return None  # an element of two lanes may be read if either is on
     return base, found
 
 
@@ -96,7 +106,7 @@ def window_mask(f: Function, mask: Value | None, window: Window, n: int) -> Valu
     order = [mask.lanes] * mask.lanes
     for lane, place in window.lanes:
         order[place] = lane
-    return _shuffle(f, mask, Value("zeroinitializer", mask.dtype, mask.lanes), order)
+    return f.shuffle(mask, Value("zeroinitializer", mask.dtype, mask.lanes), order)
 
 
 def is_one_to_one(window: Window) -> bool:
@@ -113,18 +123,10 @@ def assemble(f: Function, loaded: Sequence[tuple[Window, Value]]) -> Value:
     for lane, place in window.lanes:
         order[lane] = place
     if len(loaded) == 1:
-        return _shuffle(f, out, None, order)
+        return f.shuffle(out, None, order)
     for window, value in loaded[1:]:
         for lane, place in window.lanes:
             order[lane] = n + place
-        out = _shuffle(f, out, value, order)
+        out = f.shuffle(out, value, order)
         order = [k if x is not None else None for k, x in enumerate(order)]
     return out
-
-
-def _shuffle(f: Function, a: Value, b: Value | None, order: Sequence[int | None]) -> Value:
-    n = a.lanes
-    kind = register_type(a.dtype, n)
-    other = "poison" if b is None else b.text
-    picks = ", ".join("i32 poison" if k is None else f"i32 {k}" for k in order)
-    return f.pure(f"shufflevector {a}, {kind} {other}, <{n} x i32> <{picks}>", a.dtype, n)
