@@ -24,7 +24,7 @@ from ..passes.convolutions import is_depthwise
 from .compose import Indices
 from .conv_group import ConvGroup, Operands, conv_group, conv_results, formal
 from .device import Device
-from .edges import Axis, Run, axes, runs
+from .edges import Run, runs
 from .epilogue import Params, inplace, lowered, place
 from .ir import Declare, Kernel, Launch, Local, Phase, Prefetch, Prepared, Set, Stmt, loop, seq
 from .microkernel import bind
@@ -44,7 +44,7 @@ class _Writer:
         self.p, self.config = p, config
         self.lanes = device.lanes(p.dtype)
         self.outer, self.rows, self.columns = p.places
-        self.axes = _axes(p)
+        self.axes = p.axes
         self.right = runs(self.axes[-1], config["tw"])
         self.params = Params(p.graph)
         self.form = formal(p)
@@ -167,7 +167,7 @@ class _Writer:
         params = self.params
         kernel = Kernel(
             Depthwise.name, Depthwise.version, tuple(sorted(self.config.items())), params.buffers,
-            phases, _flops(self.p), params.traffic, inplace(params, self.stores, (self.x,)),
+            phases, self.p.flops, params.traffic, inplace(params, self.stores, (self.x,)),
         )  # fmt: skip
         return Launch(kernel, params.args, ())
 
@@ -196,19 +196,6 @@ class _Packed:
         flat = w.reshape(len(w), -1)
         flat = np.pad(flat, ((0, -len(w) % self.block), (0, 0)))
         return np.ascontiguousarray(flat.reshape(-1, self.block, flat.shape[1]).swapaxes(1, 2))
-
-
-def _axes(p: ConvGroup) -> tuple[Axis, ...]:
-    """The window along the axes of places: outer axes but the image, rows, columns."""
-    if p.is_flat:
-        return Axis(1, 1), Axis(p.places[2], p.places[2])
-    found = axes(p.window)
-    return found if len(found) > 1 else (Axis(1, 1), *found)
-
-
-def _flops(p: ConvGroup) -> int:
-    """Two per product; taps on padding are no work."""
-    return 2 * p.y.dims[0] * p.channels * prod(a.taps for a in _axes(p))
 
 
 # --------------------------------------------------------------------------- the template
@@ -246,7 +233,7 @@ class Depthwise:
         taps = p.window.kernel[-1]
         free = device.registers - 3 - taps
         limit = min(max(free, device.registers // 2), max(1, PRODUCTS // taps))
-        items = max(1, min(MAX_ITEMS, _flops(p) // ITEM_FLOPS))
+        items = max(1, min(MAX_ITEMS, p.flops // ITEM_FLOPS))
         return {"tw": _even(p.places[2], limit), "items": items}
 
     def instantiate(
@@ -263,7 +250,7 @@ def _even(extent: int, limit: int) -> int:
 
 def _group(graph: Graph, ops: Sequence[Op], outputs: Sequence[str]) -> ConvGroup | None:
     p = conv_group(graph, ops, outputs)
-    if p is None or p.chosen is not None or p.pad is not None:
+    if p is None or p.chosen is not None:
         return None
     alike = p.channels == p.x.dims[1] and p.x.layout == p.y.layout
     fits = alike and is_depthwise(graph, p.anchor) and p.window.kernel[-1] <= WIDEST

@@ -23,11 +23,11 @@ from ...ops.types import i64
 from ..errors import LoweringError
 from ..graph.arrays import aligned_empty
 from ..graph.ir import Graph, Op
-from .conv import ITEM_FLOPS, MAX_ITEMS, ConvWriter, covering, tile_shapes
+from .conv import ITEM_FLOPS, MAX_ITEMS, ConvWriter, Inside, tiles
 from .conv_group import ConvGroup, conv_group
 from .device import Device
 from .ir import Buffer, Launch, Prepared, Stmt, loop, seq
-from .microkernel import Level, MicroKernel, Panel, Rows, Segment, bind, issue_slots, most_rows
+from .microkernel import Level, MicroKernel, Panel, Rows, bind
 from .template import Config
 
 Array = npt.NDArray[Any]
@@ -99,22 +99,16 @@ class _Writer(ConvWriter):
         return out
 
     def reduction(
-        self, micro: MicroKernel, panel: Expr, base: Expr, rows: tuple[int, ...]
+        self, micro: MicroKernel, panel: Expr, base: Expr, moves: tuple[int, int], inside: Inside
     ) -> tuple[Stmt, ...]:
-        window = self.p.window
-        width = micro.blocks * self.lanes
-        _, _, *space = self.input_strides()
-        taps = tuple(
-            Level(n, m * d) for n, m, d in zip(window.kernel, space, window.dilations, strict=True)
-        )
+        taps, width = self.p.window.taps, micro.blocks * self.lanes
         k = var("k", self.starts[-1])
         held, at = bind(f"at{micro.tag}", self.table[k + len(self.starts)] + base)
         # panels before the last, narrower one are full: where it begins counts in full steps
         before = self.starts[self.panels] * (self.blocks - micro.blocks) * self.lanes
-        first = index(before * window.taps) + k * (window.taps * width)
-        one = micro.accumulate(
-            Rows(self.x, at, rows), Panel(self.w, first, width), [Segment(taps)]
-        )  # fmt: skip
+        a = Rows(self.x, at, moves)
+        b = Panel(self.w, index(before * taps) + k * (taps * width), width)
+        one = micro.accumulate(a, b, self.taps(Level(1, 0), inside))
         lo, hi = self.table[panel], self.table[panel + 1]
         return (loop(k, seq(held, one), lo=lo, hi=hi),)
 
@@ -131,9 +125,7 @@ class GroupedConv:
 
     def matches(self, graph: Graph, ops: Sequence[Op], outputs: Sequence[str]) -> bool:
         p = conv_group(graph, ops, outputs)
-        if p is None or p.is_padded or not p.x.layout.is_blocked:
-            return False
-        return not p.has_whole_groups
+        return p is not None and p.x.layout.is_blocked and not p.has_whole_groups
 
     def space(
         self, graph: Graph, ops: Sequence[Op], outputs: Sequence[str], device: Device
@@ -173,24 +165,12 @@ def _require(graph: Graph, ops: Sequence[Op], outputs: Sequence[str]) -> ConvGro
 
 
 def _tiles(p: ConvGroup, device: Device) -> list[Config]:
-    """Register tiles, the one that takes the fewest issue slots first. Wide panels share loads, but
-    read the channels of more groups."""
+    """Wide panels share loads, but read the channels of more groups."""
     lanes = device.lanes(p.dtype)
-    unit = p.block // lanes
-    vectors = -(-p.channels // p.block) * unit
-    _, rows, columns = p.places
-    found: list[tuple[float, Config]] = []
-    for nb in range(unit, min(vectors, 4 * unit) + 1, unit):
-        limit = most_rows(nb, device.registers)
-        if limit < 1:
-            continue
-        work = [(min(nb, vectors - k * nb), len(g) * p.depth * p.window.taps)
-                for k, g in enumerate(reads(p, lanes, nb))]  # fmt: skip
-        for th, tw in tile_shapes(rows, columns, limit):
-            slots = sum(
-                steps * count * issue_slots(h * w, blocks, device, steps * lanes * p.dtype.bytes)
-                for blocks, steps in work
-                for count, h, w in covering(rows, columns, th, tw)
-            )
-            found.append((slots, {"th": th, "tw": tw, "nb": nb}))
-    return [c for _, c in sorted(found, key=lambda f: (f[0], f[1]["nb"], -f[1]["tw"]))]
+    vectors = -(-p.channels // p.block) * (p.block // lanes)
+
+    def panels(nb: int) -> list[tuple[int, int, int]]:
+        return [(1, min(nb, vectors - k * nb), len(g) * p.depth)
+                for k, g in enumerate(reads(p, lanes, nb)) if g]  # fmt: skip
+
+    return tiles(p, device, panels)

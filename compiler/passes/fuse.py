@@ -25,7 +25,7 @@ from ...ops.operator import (
 from ...ops.types import f32, f64
 from ..graph.ir import Graph, Op
 from .base import Pass
-from .convolutions import is_channel_choice, is_depthwise
+from .convolutions import is_channel_choice
 
 LOOKAHEAD = 16  # ops a group may grow by before it must be one kernel again
 MOST_OPS = 64
@@ -126,29 +126,7 @@ class _Fuser:
                 members.append(c)
                 if len(self.live(members)) == 1:
                     best = list(members)
-            elif self._is_border(c, best, members):
-                return [*prologue, *best, c]
         return [*prologue, *best]
-
-    def _is_border(self, c: int, best: Sequence[int], members: Sequence[int]) -> bool:
-        """A zero padding of the whole result, which the kernel writes around what it computes."""
-        op = self.ops[c]
-        attrs = op.attributes
-        pads_only = {"pads", "mode", "value"} <= attrs.keys() and op.has(Injective)
-        if list(best) != list(members) or not pads_only:
-            return False
-        conv = self.ops[members[0]].definition.trait(Contraction)
-        live = self.live(best)
-        if conv is None or conv.kind != "conv" or is_depthwise(self.graph, self.ops[members[0]]):
-            return False
-        if len(live) != 1 or op.reads != (live[0],):
-            return False
-        pads, half = attrs["pads"], len(attrs["pads"]) // 2
-        spatial = not any(pads[:2]) and not any(pads[half : half + 2]) and min(pads) >= 0
-        plain = attrs["mode"] == "constant" and attrs["value"] == 0
-        only = self.users[live[0]] == [c] and live[0] not in self.graph.outputs
-        blocked = self.graph.type(op.outputs[0]).layout.is_blocked
-        return spatial and plain and only and blocked
 
     def prologue(self, k: int) -> list[int]:
         """Index maps (transposes, reshapes, slices) that only this op reads, producers first."""

@@ -1,18 +1,17 @@
 """Choose a memory layout for every blob: blocked channels around convolutions, else row-major.
 
 Kernels for pointwise, injective and reducing operators read and write any layout, so only the
-operators with templates of their own have wishes: direct convolutions want blocked channels and
-no padding of their own, everything opaque wants row-major. A `reformat` op stands where a wish and
+operators with templates of their own have wishes: convolutions want blocked channels, everything
+opaque wants row-major. A `reformat` op stands where a wish and
 the blob disagree; fusion makes most of them part of a neighbour.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from ...ops.operator import ChannelLocal, Contraction, Elementwise, Opaque, Recurrence, View
 from ...ops.types import ROW_MAJOR, Layout, TensorType
-from ...ops.windows import WINDOW_ATTRS, Window, slide
 from ..graph.builder import Value
 from ..graph.ir import Graph, Op
 from .base import Pass
@@ -129,8 +128,8 @@ class _Layouts(SourceRewriter):
     # ---------------------------------------------------------------- convolutions
 
     def convolution(self, op: Op, inputs: tuple[Value | None, ...]) -> Value | tuple[Value, ...]:
-        x, w = inputs[0], inputs[1]
-        assert x is not None and w is not None
+        x = inputs[0]
+        assert x is not None
         kind = algorithm(self.old, op, self.block)
         if kind is Algorithm.DEPTHWISE and x.type.dims[1] >= self.block:
             return self.windowed(op, (self.to(x, self.blocked), *inputs[1:]), self.blocked)
@@ -138,24 +137,4 @@ class _Layouts(SourceRewriter):
             return self.emit(op, inputs, ROW_MAJOR)
         planar = kind is Algorithm.DIRECT and x.type.dims[1] <= PLANAR_CHANNELS
         x = self.to(x, ROW_MAJOR if planar else self.blocked)
-        assert x is not None
-        attrs = op.attributes
-        window = slide(x.type.dims[2:], w.type.dims[2:], **{k: attrs[k] for k in WINDOW_ATTRS})
-        if any(window.begin + window.end):
-            x = self.padded(x, window)
-        attrs |= {"pads": (0,) * (2 * window.rank), "auto_pad": "NOTSET",
-                  "strides": window.strides, "dilations": window.dilations}  # fmt: skip
-        direct = replace(op, attrs=tuple(attrs.items()))
-        return self.windowed(direct, (x, *inputs[1:]), self.blocked)
-
-    def padded(self, x: Value, window: Window) -> Value:
-        """x with the window's zeros around it. A choice of channels stays next to its reader."""
-        choice = self.producer(x)
-        if choice is not None and choice.operator == "gather" and x.type.layout.is_blocked:
-            inner = self.padded(self.handle(choice.reads[0]), window)
-            chosen = self.handle(choice.reads[1])
-            made: Value = self.op("gather", inner, chosen, axis=1, layouts=(x.type.layout,))
-            return made
-        made = self.op("pad", x, layouts=(x.type.layout,),
-                       pads=(0, 0, *window.begin, 0, 0, *window.end))  # fmt: skip
-        return made
+        return self.windowed(op, (x, *inputs[1:]), self.blocked)
