@@ -57,18 +57,18 @@ from .pieces import (
     stride,
     trip_count,
 )
+from .sliding import MOST_TAPS, Sliding, separated, sliding, taps
 from .template import Config
 from .tiles import Tiling, square, tiling
 
 VERSION = 2
-UNROLL_LIMIT = 16  # window reductions up to this many taps are unrolled
 SERIAL_WORK = 24_000  # element operations below which a phase is not worth sharing between threads
 LEAST_WORK = 12_000  # what one item of a few holds at least
 ITEM_WORK = 96_000  # and one of many: taking one costs little beside it
 FEW_ITEMS, MAX_ITEMS = 4, 32
 BORDER = 4  # rounds at either end of a loop that may be split off to free the middle of guards
 LIGHT = {"neg", "abs", "sqrt", "floor", "ceil", "round", "trunc", "not", "bitnot", "isnan", "isinf"}
-HEAVY = (UNARY - LIGHT) | {"reduce", "pow", "fmod", "mod", "floordiv", "truncdiv"}
+HEAVY = (UNARY - LIGHT) | {"pow", "fmod", "mod", "floordiv", "truncdiv"}
 
 
 def items_for(work: int) -> int:
@@ -83,7 +83,7 @@ def _reduces(values: Iterable[Expr]) -> list[Expr]:
 
 
 def _is_heavy(e: Expr) -> bool:
-    """Whether unrolling e would repeat long code: elementary functions, nested reductions."""
+    """Whether unrolling e would repeat long code: elementary functions."""
     return any(n.op in HEAVY and n.dtype is not i64 for n in walk(e))
 
 
@@ -136,6 +136,7 @@ class _Emitter:
             n.dtype.bytes for a in piece.assignments for n in (a.value, *buffer_loads(a.value))
         )
         self.lanes = device.lanes(f64) if widest == 8 else device.lanes()
+        self.registers = device.registers
         self.in_lanes = False
         self.locals = 0
         self.tile: Tiling | None = None
@@ -171,7 +172,7 @@ class _Emitter:
         stmts, (value,) = self.hoist([body], inner)
         self.in_lanes = lanes > 0 and lane is None
         nest = seq(stmts, Set(acc, (), _combined(combine, acc.value, value)))
-        small = prod(trip_count(v) for v in over) <= UNROLL_LIMIT and not _is_heavy(body)
+        small = taps(r) <= MOST_TAPS and not _is_heavy(body)
         for v in reversed(order):
             if lane is not None and v is lane:
                 nest = (loop(v, nest, "vector", lanes=self.lanes),)
@@ -213,6 +214,8 @@ class _Emitter:
         order = rows + columns
         if lane is not None and lane in columns:
             order = rows + [v for v in columns if v is not lane] + [lane]
+        if lane is not None and len(order) > 1 and lane is order[-1]:
+            values = [separated(v, order[-2]) for v in values]
         if not reduces:
             self.tile = tiling(order, lane, self.piece.assignments, self.lanes)
         work = prod(map(trip_count, order)) * (1 + sum(
@@ -288,16 +291,65 @@ class _Emitter:
         for a, b, extent in self._parts(v, lane, values):
             self.extents[v] = extent
             _, first, end = v.payload
+            part = var(v.payload[0], b - a, a)
+            if rest == [lane] and lo is None:
+                narrowed = self._placed({v: part}, values)
+                slid = self._slide(part, lane, narrowed, bound)
+                self.piece = whole
+                if slid:
+                    parts.extend(slid)
+                    continue
             if (a, b) == (first, end):
                 parts.append(self._loop(v, rest, lane, values, bound, limits, lo, hi))
                 continue
-            part = var(v.payload[0], b - a, a)
             start = None if lo is None else binary("max", lo, a)
             stop = None if hi is None else binary("min", hi, b)
             narrowed = self._placed({v: part if b - a > 1 else index(a)}, values)
             parts.append(self._loop(part, rest, lane, narrowed, bound, limits, start, stop))
             self.piece = whole
         return seq(stmts, parts)
+
+    def _slide(
+        self, v: Expr, lane: Expr | None, values: Sequence[Expr], bound: frozenset[Expr]
+    ) -> list[Stmt]:
+        """Loop v, around the lanes' loop, with several results of a sliding window a round; nothing
+        where there are none that share much."""
+        found = sliding(values, v)
+        if found is None or lane is None:
+            return []
+        width = found.width(self.registers, trip_count(v))
+        if width == 1:
+            return []
+        _, first, end = v.payload
+        whole = (end - first) // width * width
+        body = self._together(found, v, v, width, lane, values, bound | {v})
+        out: list[Stmt] = [loop(v, body, hi=first + whole, step=width)]
+        if first + whole < end:
+            base = index(first + whole)
+            rest = end - first - whole
+            out += self._together(found, v, base, rest, lane, values, bound)
+        return out
+
+    def _together(
+        self, found: Sliding, v: Expr, base: Expr, width: int, lane: Expr, values: Sequence[Expr],
+        bound: frozenset[Expr],
+    ) -> tuple[Stmt, ...]:  # fmt: skip
+        """`width` results from v = base on: their columns, then each window's."""
+        self.in_lanes = True
+        combine, (tap,) = found.node.payload
+        columns = self.local(found.node.dtype, (found.columns(width),), self.lanes)
+        j, w = var("column", found.columns(width)), var("result", width)
+        bound |= {lane, j, w}
+        stmts, (column,) = self.hoist([substitute(found.node.args[0], {v: base, tap: j})], bound)
+        read = loop(j, seq(stmts, Set(columns, (j,), column)), "unroll")
+        window = reduce(combine, (tap,), columns[w * found.step + tap])
+        there = [substitute(substitute(x, {found.node: window}), {v: base + w}) for x in values]
+        stmts, there = self.hoist(there, bound)
+        stores = [Store(a.buffer, substitute(a.offset, {v: base + w}), x)
+                  for a, x in zip(self.piece.assignments, there, strict=True)]  # fmt: skip
+        self.in_lanes = False
+        body = (Declare(columns), read, loop(w, seq(stmts, stores), "unroll"))
+        return (loop(lane, body, "vector", lanes=self.lanes),)
 
     def _parts(
         self, v: Expr, lane: Expr | None, values: Sequence[Expr]
