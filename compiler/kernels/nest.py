@@ -66,6 +66,7 @@ SERIAL_WORK = 24_000  # element operations below which a phase is not worth shar
 LEAST_WORK = 12_000  # what one item of a few holds at least
 ITEM_WORK = 96_000  # and one of many: taking one costs little beside it
 FEW_ITEMS, MAX_ITEMS = 4, 32
+CHAINS = 4  # accumulators of a long reduction in lanes: an addition takes up to 4 cycles
 BORDER = 4  # rounds at either end of a loop that may be split off to free the middle of guards
 LIGHT = {"neg", "abs", "sqrt", "floor", "ceil", "round", "trunc", "not", "bitnot", "isnan", "isinf"}
 HEAVY = (UNARY - LIGHT) | {"pow", "fmod", "mod", "floordiv", "truncdiv"}
@@ -149,14 +150,43 @@ class _Emitter:
     def hoist(
         self, values: Sequence[Expr], bound: frozenset[Expr]
     ) -> tuple[list[Stmt], list[Expr]]:
-        """Emit every reduction that can be computed here; values then read its result."""
+        """Emit every reduction that can be computed here, and what follows from the results alone;
+        values then read that."""
         out: list[Stmt] = []
         known: dict[Expr, Expr] = {}
+        fixed: dict[Expr, Expr] = {}
         for r in _reduces(values):
             if r.free <= bound and r not in known:
-                stmts, result = self.reduce(substitute(r, known), bound)
+                stmts, (node,) = self._fixed([substitute(r, known)], fixed)
                 out += stmts
-                known[r] = result
+                stmts, known[r] = self.reduce(node, bound)
+                out += stmts
+        stmts, values = self._fixed([substitute(v, known) for v in values], fixed)
+        return out + stmts, values
+
+    def _fixed(
+        self, values: Sequence[Expr], known: dict[Expr, Expr]
+    ) -> tuple[list[Stmt], list[Expr]]:
+        """Emit arithmetic on results of reductions that no lane and no loop further in changes: a
+        mean, a standard deviation. known: what this level has emitted of that."""
+        out: list[Stmt] = []
+
+        def go(e: Expr) -> None:
+            locals_only = [n for n in walk(e) if n.op in ("load", "reduce", "var")]
+            if e.op not in ("load", "reduce", "const") and e.dtype.is_float and locals_only and all(
+                isinstance(n.payload, Local) and not n.payload.lanes for n in locals_only
+            ):  # fmt: skip
+                if e not in known:
+                    result = self.local(e.dtype)
+                    out.extend((Declare(result), Set(result, (), e)))
+                    known[e] = result.value
+                return
+            for a in e.args:
+                go(a)
+
+        if not self.in_lanes:
+            for v in values:
+                go(v)
         return out, [substitute(v, known) for v in values]
 
     def reduce(self, r: Expr, bound: frozenset[Expr]) -> tuple[list[Stmt], Expr]:
@@ -164,18 +194,22 @@ class _Emitter:
         body = r.args[0]
         lane = None if self.in_lanes else self._lane_of(over, body)
         lanes = self.lanes if self.in_lanes or lane is not None else 0
-        acc = self.local(body.dtype, (), lanes)
-        out: list[Stmt] = [Declare(acc), Set(acc, (), _identity(combine, body.dtype))]
+        chains = CHAINS if lane is not None and trip_count(lane) >= 2 * CHAINS * lanes else 1
+        acc = self.local(body.dtype, (chains,) if chains > 1 else (), lanes)
+        chain = var("chain", chains)
+        here = (chain,) if chains > 1 else ()
+        start = Set(acc, here, _identity(combine, body.dtype))
+        out: list[Stmt] = [Declare(acc), *([loop(chain, [start], "unroll")] if here else [start])]
         order = sorted(over, key=lambda v: v is lane)
         inner = bound | set(over)
         self.in_lanes = self.in_lanes or lane is not None
         stmts, (value,) = self.hoist([body], inner)
         self.in_lanes = lanes > 0 and lane is None
-        nest = seq(stmts, Set(acc, (), _combined(combine, acc.value, value)))
+        nest = seq(stmts, Set(acc, here, _combined(combine, acc[here], value)))
         small = taps(r) <= MOST_TAPS and not _is_heavy(body)
         for v in reversed(order):
             if lane is not None and v is lane:
-                nest = (loop(v, nest, "vector", lanes=self.lanes),)
+                nest = self._in_chains(v, nest, chain, chains)
             else:
                 nest = (loop(v, nest, "unroll" if small else "serial"),)
         out += nest
@@ -187,8 +221,35 @@ class _Emitter:
             else (f"h{combine}")
         )
         result = self.local(body.dtype)
-        out += [Declare(result), Set(result, (), apply(kind, (acc.value,), body.dtype))]
+        sums = [acc[k] for k in range(chains)] if here else [acc.value]
+        while len(sums) > 1:
+            sums = [_combined(combine, a, b) for a, b in zip(sums[::2], sums[1::2], strict=True)]
+        whole = sums[0]
+        if here:
+            join = (Set(acc, (index(0),), whole),)
+            out.append(loop(var("each", self.lanes), join, "vector", lanes=self.lanes))
+            whole = acc[0]
+        out += [Declare(result), Set(result, (), apply(kind, (whole,), body.dtype))]
         return out, result.value
+
+    def _in_chains(
+        self, lane: Expr, body: Sequence[Stmt], chain: Expr, chains: int
+    ) -> tuple[Stmt, ...]:
+        """A loop in lanes whose rounds take turns between accumulators, so that none waits for the
+        one before it; the first gets what is left over."""
+        if chains == 1:
+            return (loop(lane, body, "vector", lanes=self.lanes),)
+        _, first, end = lane.payload
+        turn = chains * self.lanes
+        turns = var("turn", (end - first) // turn)
+        lo = turns * turn + chain * self.lanes + first
+        part = loop(lane, body, "vector", lo=lo, hi=lo + self.lanes, lanes=self.lanes)
+        out: tuple[Stmt, ...] = (loop(turns, (loop(chain, (part,), "unroll"),)),)
+        done = first + trip_count(turns) * turn
+        if done < end:
+            rest = loop(lane, body, "vector", lo=done, lanes=self.lanes)
+            out += (loop(chain, (rest,), "unroll", hi=1),)
+        return out
 
     def _lane_of(self, over: Sequence[Expr], body: Expr) -> Expr | None:
         """The reduction variable to run in lanes: the one most loads follow, if it is long."""
