@@ -21,9 +21,10 @@ from .matmul import Gemm
 from .nest import Nest
 from .recurrent import Recurrent
 from .scan import CumulativeSum
-from .scatter import Scatter, Unpool
+from .scatter import Scatter
 from .sorting import ArgReduce, TopK
 from .template import KernelTemplate
+from .unpool import Unpool
 
 TEMPLATES: Final[tuple[KernelTemplate, ...]] = (
     Depthwise(), DirectConv(), GroupedConv(), Gemm(), Recurrent(), ArgReduce(), TopK(),
