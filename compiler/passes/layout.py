@@ -53,6 +53,8 @@ class _Layouts(SourceRewriter):
         if self.is_read_by_convolution(op) and inputs[0] is not None:
             layout = self.blocked
             inputs = (self.to(inputs[0], layout), *inputs[1:])
+        if op.has(Elementwise) and layout.is_blocked:
+            inputs = tuple(self.alike(v, op, layout) for v in inputs)
         if op.has(ChannelLocal) and layout.is_blocked:
             return self.windowed(op, inputs, layout)
         return self.emit(op, inputs, layout)
@@ -92,6 +94,12 @@ class _Layouts(SourceRewriter):
                 "reformat", v, layouts=(layout,), out=(self.fresh(f"{v.name}_r"),)
             )
         return self._reformatted[key]
+
+    def alike(self, v: Value | None, op: Op, layout: Layout) -> Value | None:
+        """An operand of the result's shape in the result's layout: read in another, it would be
+        gathered element by element where the op runs behind a convolution."""
+        same = v is not None and v.type.dims == self.old.type(op.outputs[0]).dims
+        return self.to(v, layout) if same else v
 
     def is_read_by_convolution(self, op: Op) -> bool:
         """Whether one convolution kernel takes in this choice of channels."""
