@@ -22,9 +22,10 @@ from .scan import CumulativeSum
 from .scatter import Scatter, Unpool
 from .sorting import ArgReduce, TopK
 from .template import KernelTemplate
+from .winograd import Winograd
 
 TEMPLATES: Final[tuple[KernelTemplate, ...]] = (
-    DirectConv(), Gemm(), Recurrent(), ArgReduce(), TopK(), CumulativeSum(), Scatter(), Unpool(),
+    Winograd(), DirectConv(), Gemm(), Recurrent(), ArgReduce(), TopK(), CumulativeSum(), Scatter(), Unpool(),
     Nest(),
 )  # fmt: skip
 logger = logging.getLogger("tilewright")
