@@ -25,10 +25,11 @@ from .scatter import Scatter
 from .sorting import ArgReduce, TopK
 from .template import KernelTemplate
 from .unpool import Unpool
+from .winograd import Winograd
 
 TEMPLATES: Final[tuple[KernelTemplate, ...]] = (
-    Depthwise(), DirectConv(), GroupedConv(), Gemm(), Recurrent(), ArgReduce(), TopK(),
-    CumulativeSum(), Scatter(), Unpool(), Nest(),
+    Winograd(), Depthwise(), DirectConv(), GroupedConv(), Gemm(), Recurrent(), ArgReduce(),
+    TopK(), CumulativeSum(), Scatter(), Unpool(), Nest(),
 )  # fmt: skip
 logger = logging.getLogger("tilewright")
 

@@ -19,7 +19,6 @@ Padding is never read: tiles at the edges are gathered with zeros around what th
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -50,56 +49,12 @@ from .ir import (
     loop,
     seq,
 )
-from .microkernel import (
-    Level,
-    MicroKernel,
-    Panel,
-    Rows,
-    Segment,
-    bind,
-    issue_slots,
-    most_rows,
-)
+from .microkernel import Level, MicroKernel, Panel, Rows, Segment, bind
 from .template import Config
+from .winograd_configs import Tiles, ranked, vectors_of
 from .winograd_transforms import applied, transformed_weights, transforms
 
 Array = npt.NDArray[Any]
-
-
-@dataclass(frozen=True, slots=True)
-class Tiles:
-    """How the result of one group is cut. rows, columns: tiles per image along each axis."""
-
-    m: int
-    images: int
-    rows: int
-    columns: int
-
-    @classmethod
-    def of(cls, p: ConvGroup, m: int) -> Tiles:
-        height, width = p.y.dims[2:]
-        return cls(m, p.y.dims[0], -(-height // m), -(-width // m))
-
-    @property
-    def count(self) -> int:
-        return self.images * self.rows * self.columns
-
-    def locate(self, tile: Expr) -> tuple[tuple[Stmt, ...], Expr, Expr, Expr]:
-        """Image, and the first row and column of the result, of a tile; statements that bind them."""
-        made: list[Stmt] = []
-        found = []
-        each = self.rows * self.columns
-        row = tile // self.columns
-        for name, at, extent in (
-            ("image", tile // each, self.images),
-            ("row", row if self.images == 1 else row % self.rows, self.rows),
-            ("column", tile % self.columns, self.columns),
-        ):
-            new, value = bind(name, at) if extent > 1 else ((), index(0))
-            made += new
-            found.append(value)
-        image, row, column = found
-        return tuple(made), image, row * self.m, column * self.m
 
 
 class _Writer:
@@ -430,11 +385,6 @@ def pack_transformed(u: Array, lanes: int, blocks: int, share: int) -> Array:
     return out
 
 
-def vectors_of(p: ConvGroup, lanes: int) -> int:
-    """Vectors of results, those of a last block past the last channel included."""
-    return -(-p.channels // p.block) * (p.block // lanes)
-
-
 # --------------------------------------------------------------------------- the template
 
 
@@ -457,12 +407,12 @@ class Winograd:
     def space(
         self, graph: Graph, ops: Sequence[Op], outputs: Sequence[str], device: Device
     ) -> list[Config]:
-        return [c for _, c in ranked(_require(graph, ops, outputs), device)]
+        return ranked(_require(graph, ops, outputs), device)
 
     def default(
         self, graph: Graph, ops: Sequence[Op], outputs: Sequence[str], device: Device
     ) -> Config:
-        return ranked(_require(graph, ops, outputs), device)[0][1]
+        return ranked(_require(graph, ops, outputs), device)[0]
 
     def instantiate(
         self, graph: Graph, ops: Sequence[Op], outputs: Sequence[str], device: Device,
@@ -485,23 +435,3 @@ def _require(graph: Graph, ops: Sequence[Op], outputs: Sequence[str]) -> ConvGro
         raise LoweringError(f"the Winograd kernel does not compute {what}")
     return p
 
-
-def ranked(p: ConvGroup, device: Device) -> list[tuple[float, Config]]:
-    lanes = device.lanes(p.dtype)
-    vectors = vectors_of(p, lanes)
-    n = Tiles.of(p, p.anchor.attr("winograd")).count
-    found = []
-    for nb in (1, 2, 3, 4):
-        if nb > vectors or (vectors % nb):
-            continue
-        limit = most_rows(nb, device.registers)
-        rounds = -(-n // limit)
-        mr = -(-n // rounds)
-        full = -(-n // mr) * mr
-        items = 8
-        for k in (1, 2, 4, 8):
-            for share in {vectors, min(vectors, 4 * nb), nb}:
-                if vectors % share == 0 and k * mr <= full:
-                    found.append((0.0, {"tiles": k * mr, "mr": mr, "nb": nb, "vectors": share, "phases": 1, "items": items}))
-        found.append((0.0, {"tiles": full, "mr": mr, "nb": nb, "vectors": vectors, "phases": 3, "items": 16}))
-    return found
