@@ -87,14 +87,22 @@ class ProfileRow:
         return self.memory_seconds / max(self.seconds, 1e-12)
 
     @property
+    def least_seconds(self) -> float:
+        """What the limits allow; the time itself where that is less. Kernels can need less work
+        than their problem is counted with: Winograd's convolutions multiply less, a gather reads
+        part of its table."""
+        return min(max(self.compute_seconds, self.memory_seconds), self.seconds)
+
+    @property
     def of_limit(self) -> float:
-        """Share of the roofline."""
-        return max(self.of_peak, self.of_bandwidth)
+        """Share of the roofline, at most 1."""
+        return self.least_seconds / max(self.seconds, 1e-12)
 
     def as_json(self) -> dict[str, Any]:
         return asdict(self) | {
             "gflops": self.gflops, "gbytes": self.gbytes, "bound": self.bound,
             "of_peak": self.of_peak, "of_bandwidth": self.of_bandwidth,
+            "of_limit": self.of_limit,
         }  # fmt: skip
 
 
@@ -126,7 +134,7 @@ class Profile:
     @property
     def of_limit(self) -> float:
         """Least seconds of all launches over their seconds."""
-        return _of_limit(self.rows)
+        return of_limit(self.rows)
 
     def by_operator(self) -> tuple[OperatorRow, ...]:
         """Launches that compute equal operators taken together, longest first."""
@@ -140,7 +148,7 @@ class Profile:
             out.append(OperatorRow(
                 operators, len(rows), t, sum(r.share for r in rows),
                 sum(r.flops for r in rows) / whole / 1e9, sum(r.bytes for r in rows) / whole / 1e9,
-                _of_limit(rows),
+                of_limit(rows),
             ))  # fmt: skip
         return tuple(sorted(out, key=lambda r: -r.seconds))
 
@@ -235,10 +243,10 @@ def _is_constant(graph: Graph, arg: str | Prepared | None) -> bool:
     return arg is not None and graph.blobs[arg].value is not None
 
 
-def _of_limit(rows: Iterable[ProfileRow]) -> float:
+def of_limit(rows: Iterable[ProfileRow]) -> float:
+    """Share of the limits of several launches: least time over time."""
     rows = tuple(rows)
-    least = sum(max(r.compute_seconds, r.memory_seconds) for r in rows)
-    return least / max(sum(r.seconds for r in rows), 1e-12)
+    return sum(r.least_seconds for r in rows) / max(sum(r.seconds for r in rows), 1e-12)
 
 
 def _clipped(line: str) -> str:

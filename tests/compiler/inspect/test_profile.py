@@ -49,7 +49,7 @@ def test_traffic_is_split_by_where_it_goes() -> None:
 
 
 def test_shares_of_the_limits() -> None:
-    made = of(program(), [100e-6, 2e-6])
+    made = of(program(), [100e-6, 20e-6])
     product, softmax = made.rows
     # 2 * 8 * 64 * 64 operations at 1e9 a second; 16 KiB of constants and as much of blobs from L2
     assert product.of_peak == pytest.approx(65536e-9 / 100e-6)
@@ -59,9 +59,9 @@ def test_shares_of_the_limits() -> None:
     # 4 KiB fit into L1
     assert softmax.level == "L1"
     assert softmax.memory_seconds == pytest.approx(4096 / 8e9)
-    assert product.share == pytest.approx(100 / 102)
+    assert product.share == pytest.approx(100 / 120)
     least = product.compute_seconds + max(softmax.compute_seconds, softmax.memory_seconds)
-    assert made.of_limit == pytest.approx(least / 102e-6)
+    assert made.of_limit == pytest.approx(least / 120e-6)
 
 
 def test_constants_come_from_where_the_program_fits() -> None:
@@ -101,7 +101,7 @@ def test_it_prints_within_a_hundred_columns() -> None:
 
 
 def test_programs_read_it_as_json() -> None:
-    made = of(program(), [100e-6, 2e-6])
+    made = of(program(), [100e-6, 20e-6])
     back = json.loads(json.dumps(made.as_json()))
     assert [r["bound"] for r in back["rows"]] == [r.bound for r in made.rows]
     assert back["rows"][0]["flops"] == 65536
