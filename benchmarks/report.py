@@ -44,7 +44,7 @@ Contestants take turns in one process, with the same number of threads, in chang
 count, then timed calls. A time is the median over the turns. A ratio is the median, over the turns,
 of a peer's time divided by Tilewright's in the same turn: above 1, Tilewright is faster. `best` is
 the ratio to whichever peer is fastest on that model. Means are geometric. The outputs of all
-contestants were compared. Models marked \* are those that the project's targets hold out.
+contestants were compared. Models marked \\* are those that the project's targets hold out.
 
 onnxruntime runs with all its optimisations, OpenVINO with the latency hint, one stream and float32
 (its default is bfloat16 where the CPU has it), torch by inductor with frozen weights on
@@ -60,11 +60,11 @@ def main() -> None:
     p.add_argument("results", nargs="?", type=Path, default=DEFAULT)
     p.add_argument("--print", action="store_true", help="to the terminal, not to the page")
     args = p.parse_args()
-    text = page(json.loads(args.results.read_text()), args.results.name)
+    text = page(json.loads(args.results.read_text(encoding="utf-8")), args.results.name)
     if args.print:
         print(text, end="")
     else:
-        PAGE.write_text(text)
+        PAGE.write_text(text, encoding="utf-8")
         print(f"written to {PAGE}")
 
 

@@ -5,9 +5,10 @@ disturbs all of them. A turn is a rest, calls that do not count, and timed calls
 long warms up by itself: for those, all calls count.
 
 The rest matters: worker threads of a runtime spin after a call in hope of the next, and take the
-processors from whoever has the next turn. With 1 ms of rest, SqueezeNet on two threads took 11.8 ms
-after onnxruntime's turn, 6.0 ms when that was told not to spin, and 6.9 ms after 50 ms of rest;
-onnxruntime itself took 7 ms each time.
+processors from whoever has the next turn: onnxruntime's for 30 ms, OpenMP's (ncnn, torch) for 10,
+OpenVINO's and ours for less than 1. After the rest, all begin on an idle machine. With 1 ms of
+rest, SqueezeNet on two threads took 11.8 ms after onnxruntime's turn, 6.0 ms when that was told not
+to spin, and 6.9 ms after 50 ms of rest; onnxruntime itself took 7 ms each time.
 """
 
 from __future__ import annotations
@@ -131,6 +132,7 @@ def run(args: argparse.Namespace) -> int:
     """Run the command."""
     names = split(args.peers) or []
     _check(args, names)
+    forms = _forms(args.peer_model)
     exe = open_executable(args)
     cold = exe.stats.total
     if exe.stats.built and Store().directory is not None:
@@ -143,7 +145,7 @@ def run(args: argparse.Namespace) -> int:
     arrays = [feeds[s.name] for s in exe.inputs]
     threads = exe.threads
     setting = Setting(Path(args.model), {s.name: feeds[s.name] for s in exe.inputs}, threads,
-                      _forms(args.peer_model))  # fmt: skip
+                      forms)  # fmt: skip
     wanted = _as_list(exe(*arrays))
     contestants: dict[str, Callable[[], Any]] = {"tilewright": lambda: exe(*arrays)}
     missing, versions, errors, parts = {}, {}, {}, {}

@@ -60,14 +60,13 @@ def openvino_peer(setting: Setting) -> Peer:
     core = openvino.Core()
     model = core.read_model(str(_onnx(setting, "openvino")))
     model.reshape({name: list(a.shape) for name, a in setting.feeds.items()})
-    # Without the hint it computes in bfloat16 wherever the CPU can. Threads are not pinned: in a
-    # container the processors that it would choose may not be those it may run on.
+    # Without the hint it computes in bfloat16 wherever the CPU can. Whether its threads are pinned
+    # to processors made no difference.
     compiled = core.compile_model(model, "CPU", {
         "INFERENCE_PRECISION_HINT": "f32",
         "PERFORMANCE_HINT": "LATENCY",
         "INFERENCE_NUM_THREADS": setting.threads,
         "NUM_STREAMS": 1,
-        "ENABLE_CPU_PINNING": False,
     })  # fmt: skip
     request = compiled.create_infer_request()
     feeds = dict(setting.feeds)
