@@ -47,9 +47,9 @@ the ratio to whichever peer is fastest on that model. Means are geometric. The o
 contestants were compared. Models marked \\* are those that the project's targets hold out.
 
 onnxruntime runs with all its optimisations, OpenVINO with the latency hint, one stream and float32
-(its default is bfloat16 where the CPU has it), torch by inductor with frozen weights on
-channels-last images, ncnn in float32 and, as it has no batch, sample by sample. What
-`tilewright bench` does with one model is the same: `tilewright bench model.onnx --peers openvino`.
+(its default is bfloat16 where the CPU has it), torch compiled by inductor with frozen weights, ncnn
+in float32 and, as it has no batch, sample by sample. `tilewright bench model.onnx --peers openvino`
+does the same with one model.
 """
 
 Result = dict[str, Any]

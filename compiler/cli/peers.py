@@ -92,11 +92,8 @@ def torch_peer(setting: Setting) -> Peer:
         from torch._inductor import config
 
         config.freezing = True
-        net = torch.export.load(file).module()
-        # With constant weights, inductor's convolutions are fastest on channels-last images.
-        net = net.to(memory_format=torch.channels_last)
-        args = [x.contiguous(memory_format=torch.channels_last) if x.ndim == 4 else x for x in args]
-        net = torch.compile(net)
+        # It chooses layouts itself: channels-last images made no difference.
+        net = torch.compile(torch.export.load(file).module())
     else:
         net = torch.jit.load(str(file))
 
