@@ -19,10 +19,11 @@ from ...ops.expr import Expr, apply, const, index, var
 from ...ops.types import DType, i64
 from .compose import Indices
 from .device import Device
-from .ir import Buffer, Declare, Local, Set, Stmt, loop
+from .ir import Buffer, Declare, Local, Prefetch, Set, Stmt, loop
 
 UNROLL = 4  # most steps of the reduction per round
 ROUND = 32  # multiply-adds per round that hide the loop's own cost; more only make code longer
+LINE = 64  # bytes that one prefetch brings
 PIPELINE = 8  # independent multiply-adds that keep two units of latency 4 busy
 
 
@@ -65,6 +66,16 @@ class Panel:
     base: Expr
     step: int
     tail: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Stream:
+    """Memory that is asked for while a reduction runs, because it will be read soon: the lines that
+    hold `step` elements from base + k * step, at step k of the reduction."""
+
+    buffer: Buffer
+    base: Expr
+    step: int
 
 
 Element = Callable[[Indices, Expr, Expr], Expr]
@@ -149,15 +160,21 @@ class MicroKernel:
 
         return self.each(body, tail)
 
-    def accumulate(self, a: Rows, b: Panel, segments: Sequence[Segment]) -> tuple[Stmt, ...]:
-        """The whole reduction: the nests of all segments, one after the other."""
+    def accumulate(
+        self, a: Rows, b: Panel, segments: Sequence[Segment], soon: Stream | None = None
+    ) -> tuple[Stmt, ...]:
+        """The whole reduction: the nests of all segments, one after the other. soon: what to bring
+        into the caches meanwhile."""
         panel = Local(f"b{self.tag}", self.dtype, (self.blocks,), self.lanes)
         scalar = Local(f"a{self.tag}", self.dtype)
         declare_a, a_base = bind(f"pa{self.tag}", a.base)
         declare_b, b_base = bind(f"pb{self.tag}", b.base)
-        out: list[Stmt] = [Declare(panel), Declare(scalar), *declare_a, *declare_b]
+        declare_c, c_base = bind(f"pc{self.tag}", soon.base) if soon else ((), b_base)
+        out: list[Stmt] = [Declare(panel), Declare(scalar), *declare_a, *declare_b, *declare_c]
 
-        def step(a_at: Expr, b_at: Expr) -> tuple[Stmt, ...]:
+        def step(a_at: Expr, b_k: Expr) -> tuple[Stmt, ...]:
+            b_at = b_base + b_k * b.step
+
             def read(j: Expr, lane: Expr) -> tuple[Stmt, ...]:
                 return (Set(panel, (j,), b.buffer[b_at + j * self.lanes + lane]),)
 
@@ -172,21 +189,25 @@ class MicroKernel:
                     at = at + i * s
                 return (Set(scalar, (), a.buffer[at]), *self.each_block(add, self.blocks))
 
-            return (*self.each_vector(read, b.tail), self.each_row(row))
+            hints = [] if soon is None else [
+                Prefetch(soon.buffer, c_base + b_k * soon.step + at)
+                for at in range(0, soon.step, LINE // self.dtype.bytes)
+            ]  # fmt: skip
+            return (*self.each_vector(read, b.tail), *hints, self.each_row(row))
 
-        def nest(levels: Sequence[Level], a_at: Expr, b_at: Expr, depth: int) -> tuple[Stmt, ...]:
+        def nest(levels: Sequence[Level], a_at: Expr, b_k: Expr, depth: int) -> tuple[Stmt, ...]:
             level, rest = levels[0], levels[1:]
             k = var(f"k{depth}", level.count)
-            ahead = b.step * prod(x.count for x in rest)
+            ahead = prod(x.count for x in rest)
             if rest:
-                body = nest(rest, a_at + k * level.stride, b_at + k * ahead, depth + 1)
+                body = nest(rest, a_at + k * level.stride, b_k + k * ahead, depth + 1)
                 return (loop(k, body),)
             width = round_width(level, list(zip(self.rows, a.strides, strict=True)), self.blocks)
-            return unrolled(k, width, lambda at: step(a_at + at * level.stride, b_at + at * ahead))
+            return unrolled(k, width, lambda at: step(a_at + at * level.stride, b_k + at))
 
         for s in segments:
             levels = simplified(s.levels)
-            out += nest(levels, a_base + s.a_start, b_base + s.b_start * b.step, 0)
+            out += nest(levels, a_base + s.a_start, index(s.b_start), 0)
         return tuple(out)
 
     def finish(
