@@ -25,8 +25,8 @@ from .template import KernelTemplate
 from .winograd import Winograd
 
 TEMPLATES: Final[tuple[KernelTemplate, ...]] = (
-    Winograd(), DirectConv(), Gemm(), Recurrent(), ArgReduce(), TopK(), CumulativeSum(), Scatter(), Unpool(),
-    Nest(),
+    Winograd(), DirectConv(), Gemm(), Recurrent(), ArgReduce(), TopK(), CumulativeSum(), Scatter(),
+    Unpool(), Nest(),
 )  # fmt: skip
 logger = logging.getLogger("tilewright")
 
