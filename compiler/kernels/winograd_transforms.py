@@ -64,7 +64,10 @@ class Transforms:
         |A^T| (|G| |w| |G^T| * |B^T| |d| |B|) |A|. Along one axis, result i takes from tap j at most
         sum_k |A_ik| |G_kj| sum_l |B_kl| times the largest input; two axes square that.
         """
-        return self._most(lambda a, g, b: max(abs(a * x) for x in g) * sum(map(abs, b)))
+        return max(
+            self._most(lambda a, g, b, tap=tap: abs(a * g[tap]) * sum(map(abs, b)))
+            for tap in range(TAPS)
+        )
 
     @property
     def noise(self) -> float:
@@ -90,8 +93,7 @@ class Transforms:
         """
         return 2 * self.m + self.noise * (TAPS**2 * channels / 2) ** 0.5
 
-    def _most(self, part: Callable[[Fraction, Sequence[Fraction], Sequence[Fraction]], Fraction]
-              ) -> float:  # fmt: skip
+    def _most(self, part: Callable[..., Fraction]) -> float:
         """The largest sum over points of part(A_ik, G_k, B_k), squared for two axes."""
         most = max(
             sum(part(a, g, b) for a, g, b in zip(row, self.weights, self.data, strict=True))

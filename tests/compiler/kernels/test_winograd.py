@@ -171,6 +171,15 @@ def test_transforms_are_exact(m: int) -> None:
         assert float(np.float32(float(entry))) == entry
 
 
+@pytest.mark.parametrize("m", [2, 4])
+def test_amplification_is_attained(m: int) -> None:
+    """By inputs of one size and weights in a single tap."""
+    t = transforms(m)
+    b, g, a = (np.abs(np.array(x, np.float64)) for x in (t.data, t.weights, t.result))
+    most = np.max(a @ (g * b.sum(1, keepdims=True)))  # one axis: results by taps
+    assert t.amplification == pytest.approx(most**2)
+
+
 def test_weights_are_packed_in_the_order_of_reading() -> None:
     w = np.random.default_rng(0).standard_normal((5, 3, 3, 3)).astype(np.float32)
     u = transformed_weights(w, 2)
