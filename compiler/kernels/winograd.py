@@ -18,10 +18,9 @@ Padding is never read: tiles at the edges are gathered with zeros around what th
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
 import numpy.typing as npt
 
 from ...ops.expr import Expr, compare, const, index, load, logical_and, maximum, minimum, var
@@ -34,9 +33,7 @@ from .conv_group import ConvGroup, Operands, conv_group, conv_results, formal
 from .device import Device
 from .epilogue import Params, inplace, lowered, place
 from .ir import (
-    Buffer,
     Declare,
-    For,
     If,
     Kernel,
     Launch,
@@ -84,7 +81,7 @@ class _Writer:
         weights = Prepared(
             (p.anchor.reads[1],),
             f"winograd m={m} lanes={lanes} blocks={nb} share={share} vectors={self.vectors}",
-            lambda w: pack_transformed(transformed_weights(w, m), lanes, nb, share),
+            lambda w: pack_transformed(transformed_weights(w, m), lanes, nb, share, self.vectors),
         )
         self.u = self.params.prepared(
             weights, p.dtype, self.points * p.depth * self.vectors * lanes
@@ -200,7 +197,9 @@ class _Writer:
 
     # ---------------------------------------------------------------- M to results
 
-    def spread(self, m_base: Expr, group: Expr, vector: Expr, tile: Expr, at: Expr) -> tuple[Stmt, ...]:  # fmt: skip
+    def spread(
+        self, m_base: Expr, group: Expr, vector: Expr, tile: Expr, at: Expr
+    ) -> tuple[Stmt, ...]:
         """The results of one tile and one vector of channels. at: the tile's place in M."""
         a, m, lanes = self.a, self.m, self.lanes
         height, width = self.p.y.dims[2:]
@@ -366,11 +365,11 @@ def _shared(outer: Expr, inner: Expr, wanted: int, body: Sequence[Stmt]) -> Phas
     ))  # fmt: skip
 
 
-def pack_transformed(u: Array, lanes: int, blocks: int, share: int) -> Array:
+def pack_transformed(u: Array, lanes: int, blocks: int, share: int, vectors: int) -> Array:
     """U [points, O, C] in the order in which it is read: groups of `share` vectors of results, in
-    each the points, in each panels of `blocks` vectors (the last may have fewer), in each C steps."""
-    points, o, c = u.shape
-    vectors = -(-o // (share * lanes)) * share
+    each the points, in each panels of `blocks` vectors (the last may have fewer), in each C steps.
+    vectors: how many there are in all; lanes past the last channel are zero."""
+    points, _, c = u.shape
     out = aligned_empty((points * c * vectors * lanes,), u.dtype)
     whole = out.reshape(vectors // share, points, c * share * lanes)
     for g in range(vectors // share):
@@ -434,4 +433,3 @@ def _require(graph: Graph, ops: Sequence[Op], outputs: Sequence[str]) -> ConvGro
         what = " + ".join(op.operator for op in ops)
         raise LoweringError(f"the Winograd kernel does not compute {what}")
     return p
-

@@ -45,7 +45,7 @@ class Tiles:
         return self.images * self.rows * self.columns
 
     def locate(self, tile: Expr) -> tuple[tuple[Stmt, ...], Expr, Expr, Expr]:
-        """Image, and the first row and column of the result, of a tile; statements that bind them."""
+        """Statements that bind, and: a tile's image, and its first row and column of the result."""
         made: list[Stmt] = []
         found = []
         each = self.rows * self.columns
@@ -60,7 +60,6 @@ class Tiles:
             found.append(value)
         image, row, column = found
         return tuple(made), image, row * self.m, column * self.m
-
 
 
 def vectors_of(p: ConvGroup, lanes: int) -> int:

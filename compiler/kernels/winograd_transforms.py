@@ -1,16 +1,17 @@
-"""The linear maps of Winograd's convolution F(m x m, 3 x 3), and how to apply them in few operations.
+"""The matrices of Winograd's convolution F(m x m, 3 x 3), and how to apply them in few operations.
 
     Y = A^T [(G w G^T) * (B^T d B)] A        d: a x a inputs, a = m + 2; Y: m x m results
 
 Toom and Cook's construction (Winograd, "Arithmetic Complexity of Computations", 1980; Lavin and
-Gray, arXiv:1509.09308): the product of polynomials is evaluated at a - 1 points and at infinity. Row
-k of A^T's transpose and of G are powers of point k, G divided by the product of the distances to the
-other points; row k of B^T holds the coefficients of the polynomial that vanishes at them.
+Gray, arXiv:1509.09308): the product of polynomials is evaluated at a - 1 points and at infinity.
+Column k of A^T and row k of G are powers of point k, G's divided by the product of the distances to
+the other points; row k of B^T holds the coefficients of the polynomial that vanishes at those.
 
 Any distinct points give the same function; what they decide is the error. Points in pairs +-p halve
-the work. The customary (0, +-1, +-2) of F(4) mix numbers from 1/24 to 8 and cost 8 times the error
-of a direct sum; (0, +-3/4, +-3/2) take as many operations, and less than twice. All entries of A^T
-and B^T are exact in float32. G is applied in float64, when a program is linked.
+the work. The customary (0, +-1, +-2) of F(4) mix numbers from 1/24 to 8 and err several times as
+much as a direct sum; (0, +-3/4, +-3/2) take two operations more a column, and err less than three
+times as much (`Transforms.noise`). All entries of A^T and B^T are exact in float32. G is applied in
+float64, when a program is linked.
 """
 
 from __future__ import annotations
@@ -56,18 +57,49 @@ class Transforms:
 
     @property
     def amplification(self) -> float:
-        """How much larger the sums of absolute values may be than those of a direct sum, at most.
+        """How much more than a direct sum the bound of a result's error may be.
 
-        Rounding errors of the transforms and products are bounded by unit roundoffs of what is
-        computed when every factor is replaced by its absolute value: |A^T| (|G| |w| |G^T|) *
-        (|B^T| |d| |B|) |A|. Per axis, result i takes from tap j no more than
-        sum_k |A_ik| |G_kj| sum_l |B_kl| of the largest input; two axes square that.
+        Every step is a sum of products, so the error of a result is at most one unit roundoff for
+        each rounding on the longest path to it, times what the steps make of absolute values:
+        |A^T| (|G| |w| |G^T| * |B^T| |d| |B|) |A|. Along one axis, result i takes from tap j at most
+        sum_k |A_ik| |G_kj| sum_l |B_kl| times the largest input; two axes square that.
         """
         return max(
-            sum(abs(a) * abs(g[j]) * sum(map(abs, b)) for a, g, b in
-                zip(row, self.weights, self.data, strict=True))
-            for row in self.result for j in range(TAPS)
-        ) ** 2  # fmt: skip
+            self._most(lambda a, g, b, tap=tap: abs(a * g[tap]) * sum(map(abs, b)))
+            for tap in range(TAPS)
+        )
+
+    @property
+    def noise(self) -> float:
+        """Root mean square error of long sums of independent terms, relative to a direct sum.
+
+        The roundings of a sum of C products are independent, and grow with its terms. Those of
+        point (k, l) have the variance |B_k|^2 |B_l|^2 |G_k|^2 |G_l|^2 times that of w d, against
+        which a direct sum has 9 times as many terms; result (i, j) gathers them with
+        A_ik^2 A_jl^2. That makes sum_k A_ik^2 |B_k|^2 |G_k|^2 / 9 for the worst i = j.
+        """
+
+        def square(x: Sequence[Fraction]) -> Fraction:
+            return sum((v * v for v in x), start=Fraction(0))
+
+        return self._most(lambda a, g, b: a * a * square(g) * square(b)) ** 0.5 / TAPS**2
+
+    def error(self, channels: int) -> float:
+        """Bound of the largest error as a fraction of the largest result, for inputs and weights
+        that are independent and of mean zero, in unit roundoffs.
+
+        A direct sum of n such terms is off by sqrt(n / 2) of its own root mean square, as its
+        partial sums grow to that. 2 m stands for the transforms, which matter for few channels.
+        """
+        return 2 * self.m + self.noise * (TAPS**2 * channels / 2) ** 0.5
+
+    def _most(self, part: Callable[..., Fraction]) -> float:
+        """The largest sum over points of part(A_ik, G_k, B_k), squared for two axes."""
+        most = max(
+            sum(part(a, g, b) for a, g, b in zip(row, self.weights, self.data, strict=True))
+            for row in self.result
+        )
+        return float(most) ** 2
 
 
 @cache

@@ -92,8 +92,9 @@ def check_launch(graph: Graph, launch: Launch, feeds: Feeds, tolerance: float = 
 
 
 def check_group(
-    template: KernelTemplate, graph: Graph, feeds: Feeds, device: Device, most: int = 0
-) -> list[Launch]:
+    template: KernelTemplate, graph: Graph, feeds: Feeds, device: Device, most: int = 0,
+    tolerance: float = 0.0,
+) -> list[Launch]:  # fmt: skip
     """All ops of a graph as one group, under every config of the space (or the first `most`)."""
     ops, outputs = graph.ops, graph.outputs
     assert template.matches(graph, ops, outputs)
@@ -105,7 +106,7 @@ def check_group(
     launches = []
     for config in chosen[:most] if most else chosen:
         launch = template.instantiate(graph, ops, outputs, device, config)
-        check_launch(graph, launch, feeds)
+        check_launch(graph, launch, feeds, tolerance)
         launches.append(launch)
     return launches
 
