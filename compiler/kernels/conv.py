@@ -85,7 +85,7 @@ class _Writer:
             lambda w: pack_weights(w, self.lanes, self.blocks, self.vectors, p.x.layout.block),
         )
         total = self.steps * self.vectors * self.lanes
-        self.far = self.steps * self.blocks * self.lanes * p.dtype.bytes > device.l1_bytes // 2
+        self.far = self.steps * self.blocks * self.lanes * p.dtype.bytes > device.l1_bytes
         self.w = self.params.prepared(weights, p.dtype, total)
         self.bias = None if p.bias is None else operands.vector(p.bias)
         found = conv_results(p)

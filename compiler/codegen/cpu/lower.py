@@ -250,6 +250,10 @@ class Lowering:
         elif value.lanes:
             raise LoweringError(f"a vector is assigned to the scalar local {loc.name}")
         mask = self.lanes.mask if self.lanes is not None and loc.lanes else None
+        if loc.dtype is i64 and not value.lanes and value.number is None:
+            # An index that a template computes once. Seen through, it would make LLVM weigh every
+            # way of stepping all addresses through all loops: most of the time of compilation.
+            value = self.f.opaque(value)
         if loc in self.registers:
             flat = self._flat(loc, s.where)
             if mask is not None:
