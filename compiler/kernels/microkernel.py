@@ -339,8 +339,8 @@ def issue_slots(rows: int, blocks: int, device: Device, vector_steps: int) -> fl
     into the first cache costs a little each time it is read, one too large for the second a lot.
     The weights were fitted to measurements on AVX-512 machines.
     """
-    panel = 2 * blocks * vector_steps
-    vector = 2.0 if panel > device.l2_bytes else 0.5 if panel > device.l1_bytes else 0.15
+    panel = blocks * vector_steps
+    vector = 2.0 if panel > device.l2_bytes else 0.5 if 2 * panel > device.l1_bytes else 0.15
     slots = max(rows * blocks, PIPELINE + blocks) + 0.15 * rows + vector * blocks
     spare = device.registers - (rows * blocks + blocks + 1)
     return slots + (8, 2, 0)[min(spare, 2)]
