@@ -59,8 +59,16 @@ MOST_BODIES = 16  # inner loops per kernel: what their code costs to compile, an
 COLD_LINE = 12  # multiply-add slots that one core waits for each cache line of a stream from memory
 
 
-class _Writer:
+Inside = tuple[Indices, Expr, Sequence[Taps] | None, Sequence[Taps]]
+"""Outer indices and row of a tile, and the taps inside along its rows (None for tiles of one row,
+where they follow from the place) and its columns."""
+
+
+class ConvWriter:
     """Writes the kernel of one problem for one config."""
+
+    template = "direct_conv"
+    version = 2
 
     def __init__(self, p: ConvGroup, device: Device, config: Config) -> None:
         self.p, self.config = p, config
@@ -77,16 +85,9 @@ class _Writer:
         self.params = Params(p.graph)
         self.form = formal(p)
         operands = Operands(p, self.params, self.form.channel)
-        self.x = self.params.read(p.anchor.reads[0])
-        weights = Prepared(
-            (p.anchor.reads[1],),
-            f"conv lanes={self.lanes} blocks={self.blocks} vectors={self.vectors} "
-            f"block={p.x.layout.block}",
-            lambda w: pack_weights(w, self.lanes, self.blocks, self.vectors, p.x.layout.block),
-        )
-        total = self.steps * self.vectors * self.lanes
+        self.x = self.params.read(p.source)
         self.far = self.steps * self.blocks * self.lanes * p.dtype.bytes > device.l1_bytes
-        self.w = self.params.prepared(weights, p.dtype, total)
+        self.w = self.weights()
         self.bias = None if p.bias is None else operands.vector(p.bias)
         found = conv_results(p)
         assert found is not None
@@ -94,7 +95,32 @@ class _Writer:
         self.acc = load(p.result, self.form.at, p.dtype)
         self.count = 0
 
-    # ---------------------------------------------------------------- input
+    # ---------------------------------------------------------------- the reduction
+
+    def weights(self) -> Buffer:
+        """The packed weights."""
+        p = self.p
+        packed = Prepared(
+            (p.anchor.reads[1],),
+            f"conv lanes={self.lanes} blocks={self.blocks} vectors={self.vectors} "
+            f"block={p.x.layout.block}",
+            lambda w: pack_weights(w, self.lanes, self.blocks, self.vectors, p.x.layout.block),
+        )
+        return self.params.prepared(packed, p.dtype, self.steps * self.vectors * self.lanes)
+
+    def reduction(
+        self, micro: MicroKernel, panel: Expr, base: Expr, moves: tuple[int, int], inside: Inside
+    ) -> tuple[Stmt, ...]:
+        """Add up all products of a tile. base: the offset in x of its first place; moves: elements
+        between neighbouring places; inside: what `taps` needs to know of the tile."""
+        first = panel * (self.blocks * self.lanes)
+        if self.p.group > 1:
+            each = self.p.channels // self.p.group
+            per = self.p.depth // (self.p.x.layout.block or 1) * self.input_strides()[1]
+            base = base + first // each * per
+        a = Rows(self.x, base, moves)
+        b = Panel(self.w, first * self.steps, micro.blocks * self.lanes, far=self.far)
+        return micro.accumulate(a, b, self.segments(inside))
 
     def input_strides(self) -> tuple[int, ...]:
         """Elements between neighbours of x: image, channel (block), then the axes of places."""
@@ -104,30 +130,25 @@ class _Writer:
             space = (0, space[-1])
         return (*strides[:2], *space)
 
-    def segments(
-        self, lead: Indices, h0: Expr, rows: Sequence[Taps] | None, columns: Sequence[Taps]
-    ) -> list[Segment]:
-        """The reduction of a tile at (lead, h0, ...): the taps that lie inside the input. rows:
-        None for tiles of one row, where they follow from the place."""
+    def segments(self, inside: Inside) -> list[Segment]:
+        """The reduction of a tile: the taps that lie inside the input."""
         depth, block, taps = self.p.depth, self.p.x.layout.block, self.p.window.taps
         channel = self.input_strides()[1]
         if not block:
-            return self.taps(Level(depth, channel), lead, h0, rows, columns)
+            return self.taps(Level(depth, channel), inside)
         full, rest = divmod(depth, block)
         found = []
         if full:
-            inner = self.taps(Level(block, 1), lead, h0, rows, columns)
+            inner = self.taps(Level(block, 1), inside)
             found += around(Level(full, channel, block * taps), inner)
         if rest:
-            inner = self.taps(Level(rest, 1), lead, h0, rows, columns)
+            inner = self.taps(Level(rest, 1), inside)
             found += around(Level(1, 0), inner, full * channel, full * block * taps)
         return found
 
-    def taps(
-        self, step: Level, lead: Indices, h0: Expr, rows: Sequence[Taps] | None,
-        columns: Sequence[Taps],
-    ) -> list[Segment]:  # fmt: skip
+    def taps(self, step: Level, inside: Inside) -> list[Segment]:
         """All taps inside the input, around the loop over channels `step`."""
+        lead, h0, rows, columns = inside
         gaps = [s * a.dilation for s, a in zip(self.input_strides()[2:], self.axes, strict=True)]
         *_, down, right = gaps
         each = step.count
@@ -165,17 +186,12 @@ class _Writer:
         group = self.p.block // self.lanes
         shape = (down.size, right.size)
         micro = MicroKernel(self.p.dtype, self.lanes, shape, blocks, group, str(self.count))
-        image, channel, *space = self.input_strides()
+        image, _, *space = self.input_strides()
         moves = [s * a.stride for s, a in zip(space, self.axes, strict=True)]
         base = outer[0] * image
         for i, m, s, axis in zip((*outer[1:], h0, w0), moves, space, self.axes, strict=True):
             base = base + (i * m - axis.begin * s)
         first = panel * (self.blocks * self.lanes)
-        if self.p.group > 1:
-            each = self.p.channels // self.p.group
-            base = base + first // each * (self.p.depth // (self.p.x.layout.block or 1) * channel)
-        a = Rows(self.x, base, (moves[-2], moves[-1]))
-        b = Panel(self.w, first * self.steps, blocks * self.lanes, far=self.far)
         rows = None if self.th == 1 else down.taps
 
         def where(r: Indices, j: Expr, lane: Expr) -> dict[Expr, Expr]:
@@ -195,7 +211,8 @@ class _Writer:
 
         return seq(
             self.prefetch(micro, where), micro.start(start),
-            micro.accumulate(a, b, self.segments(outer[1:], h0, rows, right.taps)),
+            self.reduction(micro, panel, base, (moves[-2], moves[-1]),
+                           (outer[1:], h0, rows, right.taps)),
             micro.finish(finish),
         )  # fmt: skip
 
@@ -288,14 +305,15 @@ class _Writer:
             )), lo=g_lo, hi=g_hi)  # fmt: skip
         else:
             body = loop(u, place_of(lambda o, s: (
-                loop(g, panel_of(lambda panel, blocks: self.unit(panel, blocks, o, s)), lo=g_lo, hi=g_hi),
+                loop(g, panel_of(lambda panel, blocks: self.unit(panel, blocks, o, s)),
+                     lo=g_lo, hi=g_hi),
             )), lo=u_lo, hi=u_hi)  # fmt: skip
         return Phase(item.payload[2], item, (body,))
 
     def launch(self) -> Launch:
         phase, params = self.phase(), self.params
         kernel = Kernel(
-            DirectConv.name, DirectConv.version, tuple(sorted(self.config.items())),
+            self.template, self.version, tuple(sorted(self.config.items())),
             params.buffers, (phase,), self.p.flops, params.traffic,
             inplace(params, self.stores, (self.x,)),
         )  # fmt: skip
@@ -348,11 +366,12 @@ class DirectConv:
     of weights outermost; "sp": places outermost), items.
     """
 
-    name = "direct_conv"
-    version = 2
+    name = ConvWriter.template
+    version = ConvWriter.version
 
     def matches(self, graph: Graph, ops: Sequence[Op], outputs: Sequence[str]) -> bool:
-        return conv_group(graph, ops, outputs) is not None
+        p = conv_group(graph, ops, outputs)
+        return p is not None and p.has_whole_groups
 
     def space(
         self, graph: Graph, ops: Sequence[Op], outputs: Sequence[str], device: Device
@@ -383,7 +402,7 @@ class DirectConv:
         self, graph: Graph, ops: Sequence[Op], outputs: Sequence[str], device: Device,
         config: Config,
     ) -> Launch:  # fmt: skip
-        return _Writer(_require(graph, ops, outputs), device, config).launch()
+        return ConvWriter(_require(graph, ops, outputs), device, config).launch()
 
 
 def _require(graph: Graph, ops: Sequence[Op], outputs: Sequence[str]) -> ConvGroup:
@@ -395,7 +414,24 @@ def _require(graph: Graph, ops: Sequence[Op], outputs: Sequence[str]) -> ConvGro
 
 
 def _tiles(p: ConvGroup, device: Device) -> list[Config]:
-    """Register tiles, the one that takes the fewest issue slots first.
+    lanes = device.lanes(p.dtype)
+    vectors = -(-p.channels // p.block) * (p.block // lanes)
+    each = p.channels // p.group // lanes
+
+    def panels(nb: int) -> list[tuple[int, int, int]]:
+        if p.group > 1 and each % nb:
+            return []
+        full, rest = divmod(vectors, nb)
+        return [(n, blocks, p.depth) for n, blocks in ((full, nb), (rest > 0, rest)) if n]
+
+    return tiles(p, device, panels)
+
+
+def tiles(
+    p: ConvGroup, device: Device, panels: Callable[[int], Sequence[tuple[int, int, int]]]
+) -> list[Config]:
+    """Register tiles, the one that takes the fewest issue slots first. panels: for a number of
+    vectors per panel, (how many panels, of how many vectors, how many channels each reads).
 
     Counted are the multiply-adds of all tiles without those on padding, the loads beside them
     (`issue_slots`), and what the first tile of every panel waits for weights that come from memory:
@@ -405,33 +441,29 @@ def _tiles(p: ConvGroup, device: Device) -> list[Config]:
     lanes = device.lanes(p.dtype)
     unit = p.block // lanes
     vectors = -(-p.channels // p.block) * unit
-    each = p.channels // p.group // lanes
     taps = p.window.taps
-    each_vector = p.depth * taps * lanes * p.dtype.bytes
     cold = COLD_LINE * lanes * p.dtype.bytes / LINE
     down, right = p.axes[-2:]
     outer = prod(p.places[0])
     found: list[tuple[bool, float, Config]] = []
     for nb in range(unit, min(vectors, 4 * max(unit, 1)) + 1, unit):
-        limit = most_rows(nb, device.registers)
-        if limit < 1 or (p.group > 1 and each % nb):
+        limit, work = most_rows(nb, device.registers), panels(nb)
+        if limit < 1 or not work:
             continue
-        full, rest = divmod(vectors, nb)
         for th, tw in _shapes(p.places[1], p.places[2], limit):
             rows = [(1, down.taps)] if th == 1 else _sizes(down, th)
             columns = _sizes(right, tw)
             other = taps // (down.kernel * right.kernel)
             slots = 0.0
-            for blocks, panels in ((nb, full), (rest, min(rest, 1))):
-                if not panels:
-                    continue
+            for count, blocks, channels in work:
+                each_vector = channels * taps * lanes * p.dtype.bytes
                 one = sum(
                     m * n * issue_slots(h * w, blocks, device, each_vector)
                     for h, m in rows for w, n in columns
                 )  # fmt: skip
                 wait = cold * blocks - issue_slots(th * tw, blocks, device, each_vector)
-                slots += panels * (one * other * outer + max(wait, 0) * taps)
-            bodies = len(rows) * len(columns) * (1 + (full > 0 and rest > 0))
+                slots += count * channels * (one * other * outer + max(wait, 0) * taps)
+            bodies = len(rows) * len(columns) * len({blocks for _, blocks, _ in work})
             config = {"th": th, "tw": tw, "nb": nb}
             found.append((bodies > MOST_BODIES, slots, config))
     found.sort(key=lambda f: (f[0], f[1], -f[2]["nb"], -f[2]["tw"]))

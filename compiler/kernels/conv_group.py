@@ -1,4 +1,5 @@
-"""What the direct convolution must compute: a convolution and the pointwise ops behind it."""
+"""What convolution kernels must compute: perhaps a choice of input channels, a convolution, and the
+pointwise ops behind it."""
 
 from __future__ import annotations
 
@@ -17,6 +18,7 @@ from ...ops.types import DType, TensorType, f32, f64, row_major_strides
 from ...ops.windows import WINDOW_ATTRS, Window, slide
 from ..graph.arrays import aligned_empty
 from ..graph.ir import Graph, Op
+from ..passes.convolutions import is_channel_choice
 from .address import offset
 from .compose import Indices
 from .edges import Axis, axes
@@ -28,9 +30,13 @@ Array = npt.NDArray[Any]
 
 @dataclass(frozen=True, slots=True)
 class ConvGroup:
-    """A convolution group: x * w + bias, and pointwise ops."""
+    """A convolution group: x * w + bias, and pointwise ops.
+
+    chosen: an op that picks the channels of x from another blob.
+    """
 
     graph: Graph
+    chosen: Op | None
     anchor: Op
     after: tuple[Op, ...]
     outputs: tuple[str, ...]
@@ -42,8 +48,13 @@ class ConvGroup:
         return self.anchor.outputs[0]
 
     @property
+    def source(self) -> str:
+        """The blob that input elements are read from."""
+        return (self.anchor if self.chosen is None else self.chosen).reads[0]
+
+    @property
     def x(self) -> TensorType:
-        return self.graph.type(self.anchor.reads[0])
+        return self.graph.type(self.source)
 
     @property
     def y(self) -> TensorType:
@@ -64,7 +75,13 @@ class ConvGroup:
     @property
     def depth(self) -> int:
         """Input channels that one output channel reads."""
-        return self.x.dims[1] // self.group
+        return self.graph.type(self.anchor.reads[1]).dims[1]
+
+    @property
+    def has_whole_groups(self) -> bool:
+        """Whether every group reads and makes whole blocks of channels, in the order of memory."""
+        inside = self.depth % max(self.x.layout.block, 1), self.channels // self.group % self.block
+        return self.chosen is None and (self.group == 1 or not any(inside))
 
     @property
     def is_flat(self) -> bool:
@@ -105,15 +122,18 @@ def _outer_type(p: ConvGroup) -> TensorType:
 
 
 def conv_group(graph: Graph, ops: Sequence[Op], outputs: Sequence[str]) -> ConvGroup | None:
-    anchor, after = ops[0], tuple(ops[1:])
+    chosen = ops[0] if is_channel_choice(graph, ops[0]) else None
+    anchor, *after = ops if chosen is None else ops[1:]
     trait = anchor.definition.trait(Contraction)
     if trait is None or trait.kind != "conv" or not outputs:
+        return None
+    if chosen is not None and anchor.reads[0] != chosen.outputs[0]:
         return None
     attrs = anchor.attributes
     group = attrs["group"]
     x, w = (graph.type(n) for n in anchor.reads[:2])
     window = slide(x.dims[2:], w.dims[2:], **{k: attrs[k] for k in WINDOW_ATTRS})
-    p = ConvGroup(graph, anchor, after, tuple(outputs), window, group)
+    p = ConvGroup(graph, chosen, anchor, tuple(after), tuple(outputs), window, group)
     fits = (
         x.dtype in (f32, f64)
         and graph.is_constant(anchor.inputs[1])
@@ -123,11 +143,7 @@ def conv_group(graph: Graph, ops: Sequence[Op], outputs: Sequence[str]) -> ConvG
         and all(_is_blocked(graph.type(o)) for o in outputs)
         and len({graph.type(o).layout for o in outputs}) == 1
     )
-    if not fits:
-        return None
-    if x.layout.is_blocked and (x.layout.axis != 1 or (group > 1 and p.depth % x.layout.block)):
-        return None
-    if group > 1 and (p.channels // group) % p.block:
+    if not fits or (p.x.layout.is_blocked and p.x.layout.axis != 1):
         return None
     return p if conv_results(p) is not None else None
 

@@ -9,7 +9,8 @@ follow.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import pairwise
 from math import prod
 
 from ...ops.expr import (
@@ -19,6 +20,7 @@ from ...ops.expr import (
     binary,
     bounds,
     const,
+    index,
     reduce,
     select,
     unary,
@@ -56,16 +58,24 @@ from .pieces import (
     trip_count,
 )
 from .template import Config
+from .tiles import Tiling, square, tiling
 
-VERSION = 1
+VERSION = 2
 UNROLL_LIMIT = 16  # window reductions up to this many taps are unrolled
 SERIAL_WORK = 24_000  # element operations below which a phase is not worth sharing between threads
-ITEM_WORK = 12_000  # and what one item should hold at least
-MAX_ITEMS = 32
+LEAST_WORK = 12_000  # what one item of a few holds at least
+ITEM_WORK = 96_000  # and one of many: taking one costs little beside it
+FEW_ITEMS, MAX_ITEMS = 4, 32
 BORDER = 4  # rounds at either end of a loop that may be split off to free the middle of guards
-ENOUGH_ITEMS = 4  # items with which a phase may stop taking loops apart
 LIGHT = {"neg", "abs", "sqrt", "floor", "ceil", "round", "trunc", "not", "bitnot", "isnan", "isinf"}
 HEAVY = (UNARY - LIGHT) | {"reduce", "pow", "fmod", "mod", "floordiv", "truncdiv"}
+
+
+def items_for(work: int) -> int:
+    """Into how many items a phase of so many element operations should fall."""
+    if work < SERIAL_WORK:
+        return 1
+    return min(MAX_ITEMS, max(work // ITEM_WORK, min(FEW_ITEMS, work // LEAST_WORK)))
 
 
 def _reduces(values: Iterable[Expr]) -> list[Expr]:
@@ -128,6 +138,8 @@ class _Emitter:
         self.lanes = device.lanes(f64) if widest == 8 else device.lanes()
         self.in_lanes = False
         self.locals = 0
+        self.tile: Tiling | None = None
+        self.extents: dict[Expr, int] = {}  # rows or lanes of a square that exist
 
     def local(self, dtype: DType, shape: tuple[int, ...] = (), lanes: int = 0) -> Local:
         self.locals += 1
@@ -201,10 +213,22 @@ class _Emitter:
         order = rows + columns
         if lane is not None and lane in columns:
             order = rows + [v for v in columns if v is not lane] + [lane]
+        if not reduces:
+            self.tile = tiling(order, lane, self.piece.assignments, self.lanes)
         work = prod(map(trip_count, order)) * (1 + sum(
             prod(map(trip_count, r.payload[1])) for r in reduces if not columns or lane in rows
         )) * max(1, len(walk(*values)) // 12)  # fmt: skip
+        if self.tile is not None:
+            order = [v for v in order if v not in (self.tile.across, lane)] + [*self.tile.squares]
+            return self._parallel(order, None, self._placed(self.tile.where, values), work)
         return self._parallel(order, lane, values, work)
+
+    def _placed(self, where: Mapping[Expr, Expr], values: Sequence[Expr]) -> list[Expr]:
+        """Replace variables in the assignments' offsets for good, and in their values."""
+        self.piece = Piece(self.piece.loops, tuple(
+            Assignment(a.buffer, substitute(a.offset, where), a.value)
+            for a in self.piece.assignments))  # fmt: skip
+        return [substitute(v, where) for v in values]
 
     def _output_lane(self, loops: Sequence[Expr], reduces: Sequence[Expr]) -> Expr | None:
         at = self.piece.assignments[0].offset
@@ -218,42 +242,32 @@ class _Emitter:
 
     def _parallel(
         self, order: list[Expr], lane: Expr | None, values: list[Expr], work: int
-    ) -> Phase:  # fmt: skip
-        items = 1 if work < SERIAL_WORK else min(MAX_ITEMS, work // ITEM_WORK)
-        outer: list[Expr] = []
-        while order and order[0] is not lane and prod(map(trip_count, outer)) < items:
-            if prod(map(trip_count, outer)) >= ENOUGH_ITEMS and interior(order[0], values):
-                break  # a loop with borders is worth keeping whole
-            outer.append(order.pop(0))
-        total = prod(map(trip_count, outer))
-        if items == 1 or (total == 1 and (lane is None or not order or order[0] is not lane)):
-            item = var("item", 1)
-            return Phase(1, item, self._nest(outer + order, lane, values, frozenset(), {}))
-        if total == 1:  # only the lanes' loop to share out
-            assert lane is not None
-            n = trip_count(lane)
-            step = -(-n // items // self.lanes) * self.lanes or self.lanes
-            count = -(-n // step)
-            item = var("item", count)
-            limits = {lane: (item * step, binary("min", item * step + step, n))}
-            return Phase(count, item, self._nest(order, lane, values, frozenset(), limits))
-        chunk = -(-total // items)
-        count = -(-total // chunk)
+    ) -> Phase:
+        """Outer loops are shared out: each value of a short one, then parts of the next, make an
+        item. All loops stay loops, so that their borders can be split off."""
+        wanted = items_for(work)
+        shares: list[tuple[Expr, int, int]] = []  # (loop, rounds of an item, items along it)
+        for v in order:
+            if wanted <= 1:
+                break
+            n, grain = trip_count(v), self.lanes if v is lane else 1
+            step = -(-n // (wanted * grain)) * grain
+            shares.append((v, step, -(-n // step)))
+            wanted //= shares[-1][2]
+            if v is lane:
+                break
+        count = prod(parts for _, _, parts in shares)
         item = var("item", count)
-        flat = outer[0] if len(outer) == 1 else var("f", total)
-        swap: dict[Expr, Expr] = {}
-        if len(outer) > 1:
-            step = total
-            for v in outer:
-                step //= trip_count(v)
-                swap[v] = (flat // step) % trip_count(v)
-        if swap:
-            values = [substitute(v, swap) for v in values]
-            self.piece = Piece(self.piece.loops, tuple(
-                Assignment(a.buffer, substitute(a.offset, swap), a.value)
-                for a in self.piece.assignments))  # fmt: skip
-        limits = {flat: (item * chunk, binary("min", item * chunk + chunk, total))}
-        return Phase(count, item, self._nest([flat, *order], lane, values, frozenset(), limits))
+        limits: dict[Expr, tuple[Expr, Expr]] = {}
+        apart = count
+        for v, step, parts in shares:
+            apart //= parts
+            _, first, end = v.payload
+            lo = item // apart % parts * step + first
+            limits[v] = lo, binary("min", lo + step, end)
+        if count == 1:
+            limits = {}
+        return Phase(count, item, self._nest(order, lane, values, frozenset(), limits))
 
     def _nest(
         self, order: list[Expr], lane: Expr | None, values: list[Expr], bound: frozenset[Expr],
@@ -261,30 +275,43 @@ class _Emitter:
     ) -> tuple[Stmt, ...]:  # fmt: skip
         stmts, values = self.hoist(values, bound)
         if not order:
-            stores = [Store(a.buffer, a.offset, v)
-                      for a, v in zip(self.piece.assignments, values, strict=True)]  # fmt: skip
-            return seq(stmts, stores)
+            made = [Assignment(a.buffer, a.offset, v)
+                    for a, v in zip(self.piece.assignments, values, strict=True)]  # fmt: skip
+            if self.tile is not None:
+                extents = [self.extents[v] for v in self.tile.squares]
+                return seq(stmts, square(self.tile, made, extents, self.local))
+            return seq(stmts, [Store(a.buffer, a.offset, a.value) for a in made])
         v, rest = order[0], order[1:]
         lo, hi = limits.get(v, (None, None))
-        inside = None if v is lane else interior(v, values)
-        if inside is None:
-            return seq(stmts, self._loop(v, rest, lane, values, bound, limits, lo, hi))
-        _, first, end = v.payload
         parts: list[Stmt] = []
-        for a, b in ((first, inside[0]), inside, (inside[1], end)):
-            if a < b:
-                part = var(v.payload[0], b - a, a)
-                swap = {v: part}
-                start = None if lo is None else binary("max", lo, a)
-                stop = None if hi is None else binary("min", hi, b)
-                whole = self.piece
-                self.piece = Piece(whole.loops, tuple(
-                    Assignment(x.buffer, substitute(x.offset, swap), x.value)
-                    for x in whole.assignments))  # fmt: skip
-                narrowed = [substitute(x, swap) for x in values]
-                parts.append(self._loop(part, rest, lane, narrowed, bound, limits, start, stop))
-                self.piece = whole
+        whole = self.piece
+        for a, b, extent in self._parts(v, lane, values):
+            self.extents[v] = extent
+            _, first, end = v.payload
+            if (a, b) == (first, end):
+                parts.append(self._loop(v, rest, lane, values, bound, limits, lo, hi))
+                continue
+            part = var(v.payload[0], b - a, a)
+            start = None if lo is None else binary("max", lo, a)
+            stop = None if hi is None else binary("min", hi, b)
+            narrowed = self._placed({v: part if b - a > 1 else index(a)}, values)
+            parts.append(self._loop(part, rest, lane, narrowed, bound, limits, start, stop))
+            self.piece = whole
         return seq(stmts, parts)
+
+    def _parts(
+        self, v: Expr, lane: Expr | None, values: Sequence[Expr]
+    ) -> Iterable[tuple[int, int, int]]:
+        """The ranges of loop v that get code of their own, borders and cut squares; and how much of
+        a square there is."""
+        n, (_, first, end) = self.lanes, v.payload
+        if self.tile is not None and v in self.tile.squares:
+            over = (self.tile.across, self.tile.lane)[self.tile.squares.index(v)]
+            whole, rest = divmod(trip_count(over), n)
+            return [p for p in ((0, whole, n), (whole, end, rest)) if p[0] < p[1]]
+        inside = None if v is lane else interior(v, values)
+        cuts = (first, *inside, end) if inside else (first, end)
+        return [(a, b, n) for a, b in pairwise(cuts) if a < b]
 
     def _loop(
         self, v: Expr, rest: list[Expr], lane: Expr | None, values: list[Expr],

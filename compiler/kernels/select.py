@@ -13,7 +13,9 @@ from ..graph.ir import Graph, Op
 from ..passes.convolutions import is_depthwise
 from .compose import is_one_element
 from .conv import DirectConv
+from .depthwise import Depthwise
 from .device import Device
+from .grouped import GroupedConv
 from .ir import Launch, Prepared
 from .matmul import Gemm
 from .nest import Nest
@@ -24,8 +26,8 @@ from .sorting import ArgReduce, TopK
 from .template import KernelTemplate
 
 TEMPLATES: Final[tuple[KernelTemplate, ...]] = (
-    DirectConv(), Gemm(), Recurrent(), ArgReduce(), TopK(), CumulativeSum(), Scatter(), Unpool(),
-    Nest(),
+    Depthwise(), DirectConv(), GroupedConv(), Gemm(), Recurrent(), ArgReduce(), TopK(),
+    CumulativeSum(), Scatter(), Unpool(), Nest(),
 )  # fmt: skip
 logger = logging.getLogger("tilewright")
 

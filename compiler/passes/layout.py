@@ -15,7 +15,7 @@ from ...ops.types import ROW_MAJOR, Layout, TensorType
 from ..graph.builder import Value
 from ..graph.ir import Graph, Op
 from .base import Pass
-from .convolutions import Algorithm, algorithm
+from .convolutions import Algorithm, algorithm, is_channel_choice
 from .rewrite import SourceRewriter
 
 PLANAR_CHANNELS = 4  # a convolution of so few channels reads row-major input directly
@@ -48,6 +48,9 @@ class _Layouts(SourceRewriter):
         if rigid or (opaque is not None and opaque.kind != "concat"):
             return self.emit(op, tuple(self.to(v, ROW_MAJOR) for v in inputs), ROW_MAJOR)
         layout = self.follow(op, inputs)
+        if self.is_read_by_convolution(op) and inputs[0] is not None:
+            layout = self.blocked
+            inputs = (self.to(inputs[0], layout), *inputs[1:])
         if op.has(ChannelLocal) and layout.is_blocked:
             return self.windowed(op, inputs, layout)
         return self.emit(op, inputs, layout)
@@ -88,6 +91,16 @@ class _Layouts(SourceRewriter):
             )
         return self._reformatted[key]
 
+    def is_read_by_convolution(self, op: Op) -> bool:
+        """Whether one convolution kernel takes in this choice of channels."""
+        users = self.old.consumers[op.outputs[0]]
+        return (
+            is_channel_choice(self.old, op)
+            and op.outputs[0] not in self.old.outputs
+            and len(users) == 1
+            and algorithm(self.old, users[0], self.block) in (Algorithm.DIRECT, Algorithm.GROUPED)
+        )
+
     def follow(self, op: Op, inputs: tuple[Value | None, ...]) -> Layout:
         """The layout that an operator without wishes hands on."""
         outs = self.old.output_types(op)
@@ -120,8 +133,8 @@ class _Layouts(SourceRewriter):
         kind = algorithm(self.old, op, self.block)
         if kind is Algorithm.DEPTHWISE and x.type.dims[1] >= self.block:
             return self.windowed(op, (self.to(x, self.blocked), *inputs[1:]), self.blocked)
-        if kind is not Algorithm.DIRECT:
+        if kind not in (Algorithm.DIRECT, Algorithm.GROUPED):
             return self.emit(op, inputs, ROW_MAJOR)
-        planar = x.type.dims[1] <= PLANAR_CHANNELS
+        planar = kind is Algorithm.DIRECT and x.type.dims[1] <= PLANAR_CHANNELS
         x = self.to(x, ROW_MAJOR if planar else self.blocked)
         return self.windowed(op, (x, *inputs[1:]), self.blocked)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from .base import Pass
 from .canonicalize import Canonicalize
+from .channel_order import ChannelOrder
 from .convolutions import UnfoldConvolutions
 from .cse import CommonSubexpressions
 from .dce import DeadCode
@@ -21,6 +22,7 @@ def cpu_pipeline(channel_block: int) -> tuple[Pass, ...]:
         Canonicalize(),
         FoldConstants(),
         FoldScales(),
+        ChannelOrder(),
         UnfoldConvolutions(channel_block),
         CommonSubexpressions(),
         DeadCode(),
