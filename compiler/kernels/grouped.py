@@ -143,7 +143,9 @@ class GroupedConv:
         self, graph: Graph, ops: Sequence[Op], outputs: Sequence[str], device: Device
     ) -> Config:
         p = _require(graph, ops, outputs)
-        return {**_tiles(p, device)[0], "order": "oc", "items": _items(p)}
+        # channels in another order come from all over x: places outermost keep them near
+        order = "oc" if p.chosen is None else "sp"
+        return {**_tiles(p, device)[0], "order": order, "items": _items(p)}
 
     def instantiate(
         self, graph: Graph, ops: Sequence[Op], outputs: Sequence[str], device: Device,
@@ -165,7 +167,8 @@ def _require(graph: Graph, ops: Sequence[Op], outputs: Sequence[str]) -> ConvGro
 
 
 def _tiles(p: ConvGroup, device: Device) -> list[Config]:
-    """Wide panels share loads, but read the channels of more groups."""
+    """Wide panels share loads, but read the channels of more groups. Where a panel reads channels
+    from all over x, a tile's input has to fit into the first cache."""
     lanes = device.lanes(p.dtype)
     vectors = -(-p.channels // p.block) * (p.block // lanes)
 
@@ -173,4 +176,8 @@ def _tiles(p: ConvGroup, device: Device) -> list[Config]:
         return [(1, min(nb, vectors - k * nb), len(g) * p.depth)
                 for k, g in enumerate(reads(p, lanes, nb)) if g]  # fmt: skip
 
-    return tiles(p, device, panels)
+    scattered = 0 if p.chosen is None else -(-p.x.dims[1] // p.block) * p.block * p.dtype.bytes
+    return sorted(
+        tiles(p, device, panels),
+        key=lambda c: c["th"] * c["tw"] * scattered > device.l1_bytes,
+    )
