@@ -305,8 +305,6 @@ class Lowering:
         at = number(0)
         for i, d in zip(where, loc.shape, strict=True):
             at = self.f.add(self.f.mul(at, number(d)), self.scalar(i))
-        if at.number == 0:
-            return self.locals[loc]
         step = number(max(loc.lanes, 1))
         return self.f.element(self.locals[loc], loc.dtype, self.f.mul(at, step))
 
