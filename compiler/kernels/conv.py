@@ -53,8 +53,8 @@ from .microkernel import (
 )
 from .template import Config
 
-ITEM_FLOPS = 500_000  # an item takes at least about 5 microseconds
-MAX_ITEMS = 16
+ITEM_FLOPS = 500_000  # an item takes at least 2 to 5 microseconds
+MAX_ITEMS = 16  # for two threads; more threads get eight each, so that the last ones end together
 MOST_BODIES = 16  # inner loops per kernel: what their code costs to compile, and in the first cache
 COLD_LINE = 12  # multiply-add slots that one core waits for each cache line of a stream from memory
 
@@ -86,7 +86,7 @@ class ConvWriter:
         self.form = formal(p)
         operands = Operands(p, self.params, self.form.channel)
         self.x = self.params.read(p.source)
-        self.far = self.steps * self.blocks * self.lanes * p.dtype.bytes > device.l1_bytes // 2
+        self.far = self.steps * self.blocks * self.lanes * p.dtype.bytes > device.l1_bytes
         self.w = self.weights()
         self.bias = None if p.bias is None else operands.vector(p.bias)
         found = conv_results(p)
@@ -266,18 +266,15 @@ class ConvWriter:
         panels = self.panels + (self.rest > 0)
         wanted = self.config["items"]
         if self.config["order"] == "oc":
-            parts = min(panels, wanted)
-            shares = min(units, -(-wanted // parts))
+            per_part, parts = _shared(panels, wanted)
+            per_share, shares = _shared(units, -(-wanted // parts))
         else:
-            shares = min(units, wanted)
-            parts = min(panels, -(-wanted // shares))
-        per_part, per_share = -(-panels // parts), -(-units // shares)
-        parts, shares = -(-panels // per_part), -(-units // per_share)
+            per_share, shares = _shared(units, wanted)
+            per_part, parts = _shared(panels, -(-wanted // shares))
         item = var("item", parts * shares)
         g, u = var("g", panels), var("t", units)
         g_lo, u_lo = item // shares * per_part, item % shares * per_share
-        g_range = {"lo": g_lo, "hi": minimum(g_lo + per_part, panels)}
-        u_range = {"lo": u_lo, "hi": minimum(u_lo + per_share, units)}
+        g_hi, u_hi = minimum(g_lo + per_part, panels), minimum(u_lo + per_share, units)
 
         def place_of(body: Callable[[Indices, Expr], tuple[Stmt, ...]]) -> tuple[Stmt, ...]:
             """Split a unit into the outer indices and the place along rows."""
@@ -304,12 +301,13 @@ class ConvWriter:
 
         if self.config["order"] == "oc":
             body: For = loop(g, panel_of(lambda panel, blocks: (
-                loop(u, place_of(lambda o, s: self.unit(panel, blocks, o, s)), **u_range),
-            )), **g_range)  # fmt: skip
+                loop(u, place_of(lambda o, s: self.unit(panel, blocks, o, s)), lo=u_lo, hi=u_hi),
+            )), lo=g_lo, hi=g_hi)  # fmt: skip
         else:
             body = loop(u, place_of(lambda o, s: (
-                loop(g, panel_of(lambda panel, blocks: self.unit(panel, blocks, o, s)), **g_range),
-            )), **u_range)  # fmt: skip
+                loop(g, panel_of(lambda panel, blocks: self.unit(panel, blocks, o, s)),
+                     lo=g_lo, hi=g_hi),
+            )), lo=u_lo, hi=u_hi)  # fmt: skip
         return Phase(item.payload[2], item, (body,))
 
     def launch(self) -> Launch:
@@ -320,6 +318,12 @@ class ConvWriter:
             inplace(params, self.stores, (self.x,)),
         )  # fmt: skip
         return Launch(kernel, params.args, ())
+
+
+def _shared(count: int, wanted: int) -> tuple[int, int]:
+    """(size of a share, shares) of `count` things in at most `wanted` shares."""
+    each = -(-count // min(count, wanted))
+    return each, -(-count // each)
 
 
 def around(
@@ -391,7 +395,7 @@ class DirectConv:
         self, graph: Graph, ops: Sequence[Op], outputs: Sequence[str], device: Device
     ) -> Config:
         p = _require(graph, ops, outputs)
-        items = max(1, min(MAX_ITEMS, p.flops // ITEM_FLOPS))
+        items = max(1, min(max(MAX_ITEMS, 8 * device.threads), p.flops // ITEM_FLOPS))
         return {**_tiles(p, device)[0], "order": "oc", "items": items}
 
     def instantiate(

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
+from itertools import count
 from math import prod
 
 from ...ops.expr import Expr, apply, const, index, var
@@ -191,6 +192,7 @@ class MicroKernel:
         into the caches meanwhile."""
         panel = Local(f"b{self.tag}", self.dtype, (self.blocks,), self.lanes)
         scalar = Local(f"a{self.tag}", self.dtype)
+        numbers = count(1)
         declare_a, a_base = bind(f"pa{self.tag}", a.base)
         declare_b, b_base = bind(f"pb{self.tag}", b.base)
         out: list[Stmt] = [Declare(panel), Declare(scalar), *declare_a, *declare_b]
@@ -240,11 +242,18 @@ class MicroKernel:
                     x for part in s.inner for x in whole(part, a_at, b_k, depth + 1)
                 )  # fmt: skip
                 return (loop(k, body, lo=lo, hi=hi),)
+            name = f"{self.tag}_{next(numbers)}"
+            declare_a, a_at = bind(f"pa{name}", a_at)
+            declare_k, b_k = bind(f"pk{name}", b_k)
             rows = s.rows or tuple((0, d) for d in self.rows)
             sizes = [(hi - lo, m) for (lo, hi), m in zip(rows, a.strides, strict=True)]
             width = round_width(level, sizes, self.blocks)
-            return unrolled(
-                k, width, lambda at: step(a_at + at * level.stride, b_k + at * ahead, rows)
+            return (
+                *declare_a,
+                *declare_k,
+                *unrolled(
+                    k, width, lambda at: step(a_at + at * level.stride, b_k + at * ahead, rows)
+                ),
             )
 
         def whole(s: Segment, a_at: Expr, b_k: Expr, depth: int) -> tuple[Stmt, ...]:
@@ -264,7 +273,7 @@ class MicroKernel:
 
 def bind(name: str, value: Expr) -> tuple[tuple[Stmt, ...], Expr]:
     """Compute an index once, here, instead of wherever it is used."""
-    if value.op in ("const", "var"):
+    if value.op in ("const", "var") or (value.op == "load" and isinstance(value.payload, Local)):
         return (), value
     held = Local(name, i64)
     return (Declare(held), Set(held, (), value)), held.value
@@ -280,6 +289,8 @@ def round_width(level: Level, rows: Sequence[tuple[int, int]], blocks: int = 1) 
     if any(s and level.stride * step % s == 0 and level.stride * step // s < n
            for step in range(1, UNROLL) for n, s in rows):  # fmt: skip
         return 1
+    if level.count <= UNROLL:  # a loop of few rounds costs more than it saves
+        return level.count
     step = blocks * prod(n for n, _ in rows)
     most = UNROLL if step * UNROLL // 2 <= ROUND else UNROLL // 2
     widths = range(most, most // 2 - 1, -1)
@@ -349,8 +360,8 @@ def issue_slots(rows: int, blocks: int, device: Device, vector_steps: int) -> fl
     into the first cache costs a little each time it is read, one too large for the second a lot.
     The weights were fitted to measurements on AVX-512 machines.
     """
-    panel = 2 * blocks * vector_steps
-    vector = 2.0 if panel > device.l2_bytes else 0.5 if panel > device.l1_bytes else 0.15
+    panel = blocks * vector_steps
+    vector = 2.0 if panel > device.l2_bytes else 0.5 if 2 * panel > device.l1_bytes else 0.15
     slots = max(rows * blocks, PIPELINE + blocks) + 0.15 * rows + vector * blocks
     spare = device.registers - (rows * blocks + blocks + 1)
     return slots + (8, 2, 0)[min(spare, 2)]

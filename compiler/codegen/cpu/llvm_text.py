@@ -218,6 +218,12 @@ class Function:
     def iota(self, lanes: int) -> Value:
         return Value("<" + ", ".join(f"i64 {k}" for k in range(lanes)) + ">", i64, lanes)
 
+    def opaque(self, x: Value) -> Value:
+        """x, of which LLVM no longer knows how it was computed. If it saw through the indices that
+        templates keep in locals, its loop strength reduction would weigh every way of stepping all
+        addresses through all loops, which takes longer than the rest of code generation."""
+        return self.make(f"freeze {x}", x.dtype, x.lanes)
+
     def extract(self, x: Value, k: int) -> Value:
         return self.pure(f"extractelement {x}, i64 {k}", x.dtype, 0)
 

@@ -266,6 +266,8 @@ class Lowering:
         elif value.lanes:
             raise LoweringError(f"a vector is assigned to the scalar local {loc.name}")
         mask = self.lanes.mask if self.lanes is not None and loc.lanes else None
+        if loc.dtype is i64 and not value.lanes and value.number is None:
+            value = self.f.opaque(value)  # an index that is computed once, here
         if loc in self.registers:
             flat = self._flat(loc, s.where)
             if mask is not None:
@@ -303,8 +305,6 @@ class Lowering:
         at = number(0)
         for i, d in zip(where, loc.shape, strict=True):
             at = self.f.add(self.f.mul(at, number(d)), self.scalar(i))
-        if at.number == 0:
-            return self.locals[loc]
         step = number(max(loc.lanes, 1))
         return self.f.element(self.locals[loc], loc.dtype, self.f.mul(at, step))
 
