@@ -113,3 +113,5 @@ def test_declines() -> None:
     assert matches((1, 24, 4, 4), (24, 8, 1, 1), group=3)
     assert not matches((1, 32, 4, 4), (32, 16, 1, 1), group=2), "whole blocks need no table"
     assert not matches((1, 24, 4, 4), (24, 24, 1, 1)), "without groups it is a direct convolution"
+    graph, _ = grouped_graph(device=AVX512, **CASES["shuffled"])
+    assert not GROUPED.matches(graph, graph.ops[:1], graph.ops[0].outputs), "a choice alone"
