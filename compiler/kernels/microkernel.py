@@ -25,7 +25,7 @@ UNROLL = 4  # most steps of the reduction per round
 ROUND = 32  # multiply-adds per round that hide the loop's own cost; more only make code longer
 PIPELINE = 8  # independent multiply-adds that keep two units of latency 4 busy
 AHEAD = 8 << 10  # bytes of B between use and prefetch: longer than memory takes, far below a cache
-LINE = 64  # bytes per cache line
+LINE = 64  # bytes per cache line: what one prefetch brings
 
 Range = tuple[int, int]
 
@@ -84,6 +84,16 @@ class Panel:
     step: int
     tail: int = 0
     far: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Stream:
+    """Memory that is asked for while a reduction runs, because it will be read soon: the lines that
+    hold `step` elements from base + k * step, at step k of the reduction."""
+
+    buffer: Buffer
+    base: Expr
+    step: int
 
 
 Element = Callable[[Indices, Expr, Expr], Expr]
@@ -174,15 +184,27 @@ class MicroKernel:
 
         return self.each(body, tail)
 
-    def accumulate(self, a: Rows, b: Panel, segments: Sequence[Segment]) -> tuple[Stmt, ...]:
-        """The whole reduction: the nests of all segments, one after the other."""
+    def accumulate(
+        self, a: Rows, b: Panel, segments: Sequence[Segment], soon: Stream | None = None
+    ) -> tuple[Stmt, ...]:
+        """The whole reduction: the nests of all segments, one after the other. soon: what to bring
+        into the caches meanwhile."""
         panel = Local(f"b{self.tag}", self.dtype, (self.blocks,), self.lanes)
         scalar = Local(f"a{self.tag}", self.dtype)
         declare_a, a_base = bind(f"pa{self.tag}", a.base)
         declare_b, b_base = bind(f"pb{self.tag}", b.base)
         out: list[Stmt] = [Declare(panel), Declare(scalar), *declare_a, *declare_b]
+        streams: list[Stream] = []
+        if b.far:
+            streams.append(Stream(b.buffer, b_base + AHEAD // self.dtype.bytes, b.step))
+        if soon is not None:
+            declare_c, base = bind(f"pc{self.tag}", soon.base)
+            out += declare_c
+            streams.append(replace(soon, base=base))
 
-        def step(a_at: Expr, b_at: Expr, rows: Sequence[Range]) -> tuple[Stmt, ...]:
+        def step(a_at: Expr, b_k: Expr, rows: Sequence[Range]) -> tuple[Stmt, ...]:
+            b_at = b_base + b_k * b.step
+
             def read(j: Expr, lane: Expr) -> tuple[Stmt, ...]:
                 return (Set(panel, (j,), b.buffer[b_at + j * self.lanes + lane]),)
 
@@ -197,41 +219,40 @@ class MicroKernel:
                     at = at + i * s
                 return (Set(scalar, (), a.buffer[at]), *self.each_block(add, self.blocks))
 
-            size = self.dtype.bytes
             hints = [
-                Prefetch(b.buffer, b_at + (AHEAD + k) // size)
-                for k in range(0, b.step * size, LINE) if b.far
+                Prefetch(x.buffer, x.base + b_k * x.step + at)
+                for x in streams for at in range(0, x.step, LINE // self.dtype.bytes)
             ]  # fmt: skip
             return (*self.each_vector(read, b.tail), *hints, self.each_row(row, rows))
 
         def nest(
-            s: Segment, levels: Sequence[Level], a_at: Expr, b_at: Expr, depth: int
+            s: Segment, levels: Sequence[Level], a_at: Expr, b_k: Expr, depth: int
         ) -> tuple[Stmt, ...]:
             level, rest = levels[0], levels[1:]
             k = var(f"k{depth}", level.count)
-            ahead = b.step * (level.ahead or 1)
+            ahead = level.ahead or 1
             if level.span is not None and not rest and not s.inner:
                 rest = (Level(1, 0),)
             if rest or s.inner:
                 lo, hi = level.span or (None, None)
-                a_at, b_at = a_at + k * level.stride, b_at + k * ahead
-                body = nest(s, rest, a_at, b_at, depth + 1) if rest else tuple(
-                    x for part in s.inner for x in whole(part, a_at, b_at, depth + 1)
+                a_at, b_k = a_at + k * level.stride, b_k + k * ahead
+                body = nest(s, rest, a_at, b_k, depth + 1) if rest else tuple(
+                    x for part in s.inner for x in whole(part, a_at, b_k, depth + 1)
                 )  # fmt: skip
                 return (loop(k, body, lo=lo, hi=hi),)
             rows = s.rows or tuple((0, d) for d in self.rows)
             sizes = [(hi - lo, m) for (lo, hi), m in zip(rows, a.strides, strict=True)]
             width = round_width(level, sizes, self.blocks)
             return unrolled(
-                k, width, lambda at: step(a_at + at * level.stride, b_at + at * ahead, rows)
+                k, width, lambda at: step(a_at + at * level.stride, b_k + at * ahead, rows)
             )
 
-        def whole(s: Segment, a_at: Expr, b_at: Expr, depth: int) -> tuple[Stmt, ...]:
+        def whole(s: Segment, a_at: Expr, b_k: Expr, depth: int) -> tuple[Stmt, ...]:
             levels = simplified(stepped(s.levels))
-            return nest(s, levels, a_at + s.a_start, b_at + s.b_start * b.step, depth)
+            return nest(s, levels, a_at + s.a_start, b_k + s.b_start, depth)
 
         for s in segments:
-            out += whole(s, a_base, b_base, 0)
+            out += whole(s, a_base, index(0), 0)
         return tuple(out)
 
     def finish(

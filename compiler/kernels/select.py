@@ -21,13 +21,15 @@ from .matmul import Gemm
 from .nest import Nest
 from .recurrent import Recurrent
 from .scan import CumulativeSum
-from .scatter import Scatter, Unpool
+from .scatter import Scatter
 from .sorting import ArgReduce, TopK
 from .template import KernelTemplate
+from .unpool import Unpool
+from .winograd import Winograd
 
 TEMPLATES: Final[tuple[KernelTemplate, ...]] = (
-    Depthwise(), DirectConv(), GroupedConv(), Gemm(), Recurrent(), ArgReduce(), TopK(),
-    CumulativeSum(), Scatter(), Unpool(), Nest(),
+    Winograd(), Depthwise(), DirectConv(), GroupedConv(), Gemm(), Recurrent(), ArgReduce(),
+    TopK(), CumulativeSum(), Scatter(), Unpool(), Nest(),
 )  # fmt: skip
 logger = logging.getLogger("tilewright")
 

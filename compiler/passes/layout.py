@@ -43,8 +43,10 @@ class _Layouts(SourceRewriter):
         contraction = op.definition.trait(Contraction)
         if contraction is not None and contraction.kind == "conv":
             return self.convolution(op, inputs)
-        rigid = contraction is not None or any(op.has(t) for t in (View, Recurrence))
         opaque = op.definition.trait(Opaque)
+        if opaque is not None and opaque.kind == "unpool" and self._keeps_channels(op, inputs):
+            return self.windowed(op, tuple(self.to(v, self.blocked) for v in inputs), self.blocked)
+        rigid = contraction is not None or any(op.has(t) for t in (View, Recurrence))
         if rigid or (opaque is not None and opaque.kind != "concat"):
             return self.emit(op, tuple(self.to(v, ROW_MAJOR) for v in inputs), ROW_MAJOR)
         layout = self.follow(op, inputs)
@@ -129,6 +131,15 @@ class _Layouts(SourceRewriter):
             if stacked and all(self._stackable(v.type) for v in present):
                 return self.blocked
         return ROW_MAJOR
+
+    def _keeps_channels(self, op: Op, inputs: tuple[Value | None, ...]) -> bool:
+        """Whether an unpooling gets blocked channels and hands on the same ones."""
+        x = inputs[0]
+        return (
+            x is not None
+            and x.type.layout == self.blocked
+            and (x.type.dims[:2] == self.old.output_types(op)[0].dims[:2])
+        )
 
     def _stackable(self, t: TensorType) -> bool:
         return t.layout == self.blocked and t.dims[1] % self.block == 0

@@ -66,6 +66,9 @@ def extremum(f: Function, op: str, a: Value, b: Value) -> Value:
     """max or min; NaN wins."""
     if _is_number(a) and not _is_number(b):
         a, b = b, a
+    least = literal(float("-inf" if op == "max" else "inf"), a.dtype)
+    if b.text in (least, f"splat ({scalar_type(b.dtype)} {least})"):
+        return a
     a, b = f.match(a, b)
     out = f.select(f.compare("olt" if op == "max" else "ogt", a, b), b, a)
     return out if _is_number(b) else f.select(f.compare("uno", b, b), b, out)

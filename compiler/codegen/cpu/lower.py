@@ -215,6 +215,9 @@ class Lowering:
                 with self.region():
                     self._round(s, number(lo.number + whole), n, Value(f"<{on}>", boolean, n))
             return
+        if (s.hi - s.lo) is index(n):
+            self._round(s, lo, n, None)
+            return
         even = spread.is_multiple(s.lo, n) and spread.is_multiple(s.hi, n)
         end = hi if even else self.f.sub(hi, number(n - 1))
         with self.rounds(lo, end, n, False, s.body) as i:
@@ -278,8 +281,8 @@ class Lowering:
     def transpose(self, loc: Local) -> None:
         if loc not in self.registers or loc.shape != (loc.lanes,):
             raise LoweringError(f"the local {loc.name} is not a square of registers")
-        rows = transposed(self.f, [self.registers.get(loc, k) for k in range(loc.lanes)])
-        for k, row in enumerate(rows):
+        rows = [self.registers.get(loc, k) for k in range(loc.lanes)]
+        for k, row in enumerate(transposed(self.f, rows)):
             self.registers.put(loc, k, row)
 
     def _flat(self, loc: Local, where: tuple[Expr, ...]) -> int:
