@@ -81,6 +81,7 @@ class ConvWriter:
         self.blocks = config["nb"]
         self.vectors = -(-p.channels // p.block) * (p.block // self.lanes)
         self.panels, self.rest = divmod(self.vectors, self.blocks)
+        self.narrow = int(self.rest > 0)  # panels of `rest` vectors behind the others
         self.steps = p.depth * p.window.taps
         self.params = Params(p.graph)
         self.form = formal(p)
@@ -108,12 +109,16 @@ class ConvWriter:
         )
         return self.params.prepared(packed, p.dtype, self.steps * self.vectors * self.lanes)
 
+    def first(self, panel: Expr) -> Expr:
+        """The first output channel of a panel."""
+        return panel * (self.blocks * self.lanes)
+
     def reduction(
         self, micro: MicroKernel, panel: Expr, base: Expr, moves: tuple[int, int], inside: Inside
     ) -> tuple[Stmt, ...]:
         """Add up all products of a tile. base: the offset in x of its first place; moves: elements
         between neighbouring places; inside: what `taps` needs to know of the tile."""
-        first = panel * (self.blocks * self.lanes)
+        first = self.first(panel)
         if self.p.group > 1:
             each = self.p.channels // self.p.group
             per = self.p.depth // (self.p.x.layout.block or 1) * self.input_strides()[1]
@@ -191,7 +196,7 @@ class ConvWriter:
         base = outer[0] * image
         for i, m, s, axis in zip((*outer[1:], h0, w0), moves, space, self.axes, strict=True):
             base = base + (i * m - axis.begin * s)
-        first = panel * (self.blocks * self.lanes)
+        first = self.first(panel)
         rows = None if self.th == 1 else down.taps
 
         def where(r: Indices, j: Expr, lane: Expr) -> dict[Expr, Expr]:
@@ -263,7 +268,7 @@ class ConvWriter:
     def phase(self) -> Phase:
         along = -(-self.columns // self.tw) if self.rows == 1 else -(-self.rows // self.th)
         units = prod(self.outer) * along
-        panels = self.panels + (self.rest > 0)
+        panels = self.panels + self.narrow
         wanted = self.config["items"]
         if self.config["order"] == "oc":
             per_part, parts = _shared(panels, wanted)
@@ -292,9 +297,9 @@ class ConvWriter:
             return seq(out, made, body(tuple(found), s))
 
         def panel_of(body: Callable[[Expr, int], tuple[Stmt, ...]]) -> tuple[Stmt, ...]:
-            if not self.rest:
+            if not self.narrow:
                 return body(g, self.blocks)
-            last = body(index(self.panels), self.rest)
+            last = body(g if self.narrow > 1 else index(self.panels), self.rest)
             if not self.panels:
                 return last
             return (If(compare("lt", g, self.panels), body(g, self.blocks), last),)

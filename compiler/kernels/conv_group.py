@@ -122,7 +122,7 @@ def _outer_type(p: ConvGroup) -> TensorType:
 
 
 def conv_group(graph: Graph, ops: Sequence[Op], outputs: Sequence[str]) -> ConvGroup | None:
-    chosen = ops[0] if is_channel_choice(graph, ops[0]) else None
+    chosen = ops[0] if len(ops) > 1 and is_channel_choice(graph, ops[0]) else None
     anchor, *after = ops if chosen is None else ops[1:]
     trait = anchor.definition.trait(Contraction)
     if trait is None or trait.kind != "conv" or not outputs:

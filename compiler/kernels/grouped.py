@@ -13,6 +13,7 @@ groups that share a vector with its own.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -33,51 +34,76 @@ from .template import Config
 Array = npt.NDArray[Any]
 
 
-def reads(p: ConvGroup, lanes: int, blocks: int) -> list[range]:
-    """The groups that every panel of `blocks` vectors of output channels has lanes in."""
-    each = p.channels // p.group
-    found = []
-    for first in range(0, -(-p.channels // p.block) * p.block, blocks * lanes):
-        end = min(first + blocks * lanes, p.channels)
-        found.append(range(first // each, -(-end // each)) if first < end else range(0))
-    return found
+@dataclass(frozen=True, slots=True)
+class Part:
+    """A panel: `vectors` vectors of output channels from block `first` on, and the groups that
+    these belong to."""
+
+    first: int
+    vectors: int
+    groups: range
+
+
+def parts(p: ConvGroup, lanes: int, blocks: int) -> list[Part]:
+    """The panels: of `blocks` vectors where that adds no groups to those of a single block of
+    channels, then the others, of one block each."""
+    each, unit = p.channels // p.group, p.block // lanes
+
+    def groups(first: int, count: int) -> range:
+        end = min((first + count) * p.block, p.channels)
+        return range(first * p.block // each, -(-end // each))
+
+    wide, narrow = [], []
+    k, total, count = 0, -(-p.channels // p.block), blocks // unit
+    while k < total:
+        union = groups(k, count)
+        if k + count <= total and all(groups(k + i, 1) == union for i in range(count)):
+            wide.append(Part(k, blocks, union))
+            k += count
+        else:
+            narrow.append(Part(k, unit, groups(k, 1)))
+            k += 1
+    return wide + narrow
 
 
 class _Writer(ConvWriter):
     """The direct convolution with another reduction."""
 
     template = "grouped_conv"
-    version = 1
+    version = 2
 
     def weights(self) -> Buffer:
         p = self.p
-        self.groups = reads(p, self.lanes, self.blocks)
-        counts = [len(g) * p.depth for g in self.groups]
+        self.parts = parts(p, self.lanes, self.blocks)
+        self.panels = sum(x.vectors == self.blocks for x in self.parts)
+        self.narrow, self.rest = len(self.parts) - self.panels, p.block // self.lanes
+        counts = [len(x.groups) * p.depth for x in self.parts]
         self.starts = [sum(counts[:k]) for k in range(len(counts) + 1)]
         space = p.x.dims[2:]
         shape = f"groups={p.group} lanes={self.lanes} blocks={self.blocks} block={p.block}"
-        step = self.input_strides()[1]
         walk = Prepared(
             () if p.chosen is None else (p.chosen.reads[1],),
             f"channels of {shape} depth={p.depth} outputs={p.channels} of {p.x.dims[1]} "
-            f"by {step} of {space}",
+            f"by {self.input_strides()[1]} of {space}",
             lambda *chosen: self.walk(chosen[0] if chosen else None),
         )
-        self.table = self.params.prepared(walk, i64, len(self.starts) + self.starts[-1])
+        head = len(self.starts) + len(self.parts)
+        self.table = self.params.prepared(walk, i64, head + self.starts[-1])
         packed = Prepared((p.anchor.reads[1],), f"conv {shape}", self.pack)
-        rest = self.starts[-1] - self.starts[self.panels]
-        vectors = self.starts[self.panels] * self.blocks + rest * self.rest
-        return self.params.prepared(packed, p.dtype, vectors * self.lanes * p.window.taps)
+        total = sum(c * x.vectors for c, x in zip(counts, self.parts, strict=True))
+        return self.params.prepared(packed, p.dtype, total * self.lanes * p.window.taps)
 
     def walk(self, chosen: Array | None) -> Array:
-        """Where the channels of each panel begin, then the offsets in x of all of them."""
+        """Where the channels of each panel begin in the list behind; the first block of each; the
+        offsets in x of the channels that they read."""
         p = self.p
         order = np.arange(p.group * p.depth) if chosen is None else chosen % p.x.dims[1]
         block = p.x.layout.block
         offsets = order // block * self.input_strides()[1] + order % block
         each = offsets.reshape(p.group, p.depth)
-        parts = [each[g.start : g.stop].reshape(-1) for g in self.groups]
-        return np.concatenate([np.array(self.starts), *parts]).astype(np.int64)
+        found = [each[x.groups.start : x.groups.stop].reshape(-1) for x in self.parts]
+        head = [*self.starts, *(x.first for x in self.parts)]
+        return np.concatenate([np.array(head), *found]).astype(np.int64)
 
     def pack(self, w: Array) -> Array:
         """Weights [O, C / group, taps...] as panels; in each, for every channel that it reads and
@@ -85,26 +111,28 @@ class _Writer(ConvWriter):
         p = self.p
         each, taps = p.channels // p.group, p.window.taps
         w = w.reshape(p.channels, p.depth, taps)
-        parts = []
-        for k, groups in enumerate(self.groups):
-            width = (self.blocks if k < self.panels else self.rest) * self.lanes
-            first = k * self.blocks * self.lanes
-            part = np.zeros((len(groups), p.depth, taps, width), w.dtype)
-            for j, g in enumerate(groups):
+        found = []
+        for x in self.parts:
+            first, width = x.first * p.block, x.vectors * self.lanes
+            part = np.zeros((len(x.groups), p.depth, taps, width), w.dtype)
+            for j, g in enumerate(x.groups):
                 lo, hi = max(first, g * each), min(first + width, (g + 1) * each)
                 part[j, :, :, lo - first : hi - first] = w[lo:hi].transpose(1, 2, 0)
-            parts.append(part.reshape(-1))
-        out = aligned_empty((sum(x.size for x in parts),), w.dtype)
-        np.concatenate(parts, out=out)
+            found.append(part.reshape(-1))
+        out = aligned_empty((sum(x.size for x in found),), w.dtype)
+        np.concatenate(found, out=out)
         return out
+
+    def first(self, panel: Expr) -> Expr:
+        return self.table[panel + len(self.starts)] * self.p.block
 
     def reduction(
         self, micro: MicroKernel, panel: Expr, base: Expr, moves: tuple[int, int], inside: Inside
     ) -> tuple[Stmt, ...]:
         taps, width = self.p.window.taps, micro.blocks * self.lanes
         k = var("k", self.starts[-1])
-        held, at = bind(f"at{micro.tag}", self.table[k + len(self.starts)] + base)
-        # panels before the last, narrower one are full: where it begins counts in full steps
+        held, at = bind(f"at{micro.tag}", self.table[k + len(self.starts) + len(self.parts)] + base)
+        # wide panels come first: where the narrow ones begin counts in wide steps
         before = self.starts[self.panels] * (self.blocks - micro.blocks) * self.lanes
         a = Rows(self.x, at, moves)
         b = Panel(self.w, index(before * taps) + k * (taps * width), width)
@@ -167,14 +195,11 @@ def _require(graph: Graph, ops: Sequence[Op], outputs: Sequence[str]) -> ConvGro
 
 
 def _tiles(p: ConvGroup, device: Device) -> list[Config]:
-    """Wide panels share loads, but read the channels of more groups. Where a panel reads channels
-    from all over x, a tile's input has to fit into the first cache."""
+    """Where a panel reads channels from all over x, a tile's input has to fit the first cache."""
     lanes = device.lanes(p.dtype)
-    vectors = -(-p.channels // p.block) * (p.block // lanes)
 
     def panels(nb: int) -> list[tuple[int, int, int]]:
-        return [(1, min(nb, vectors - k * nb), len(g) * p.depth)
-                for k, g in enumerate(reads(p, lanes, nb)) if g]  # fmt: skip
+        return [(1, x.vectors, len(x.groups) * p.depth) for x in parts(p, lanes, nb)]
 
     scattered = 0 if p.chosen is None else -(-p.x.dims[1] // p.block) * p.block * p.dtype.bytes
     return sorted(

@@ -15,7 +15,7 @@ from math import prod
 import numpy as np
 import numpy.typing as npt
 
-from ...ops.operator import ChannelLocal, Contraction, Elementwise
+from ...ops.operator import ChannelLocal, Contraction, Elementwise, Reduction
 from ..graph.builder import Value
 from ..graph.ir import Graph, Op
 from .base import UNLIMITED, Fuel, OptionalPass
@@ -165,9 +165,13 @@ class _Sinker(SourceRewriter):
         return lambda: self.pick(self.again(op, *map(constant, sources)), sunk)
 
     def through_window(self, op: Op, inputs: Sequence[Value | None]) -> Callable[[], Value] | None:
-        """Pooling and the like."""
+        """Pooling and the like, and reductions over spatial axes."""
         found = self.permuted(inputs[0])
-        if found is None or not op.has(ChannelLocal) or any(v is not None for v in inputs[1:]):
+        if found is None or any(v is not None for v in inputs[1:]):
+            return None
+        axes = op.attributes.get("axes") if op.has(Reduction) else None
+        spatial = axes is not None and min(a % found[0].type.rank for a in axes) > 1
+        if not op.has(ChannelLocal) and not spatial:
             return None
         x, order = found
         if self.old.type(op.outputs[0]).dims[1] != len(order):

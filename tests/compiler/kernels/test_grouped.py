@@ -11,7 +11,7 @@ from tilewright.compiler.graph.builder import GraphBuilder
 from tilewright.compiler.graph.ir import Graph
 from tilewright.compiler.kernels.conv_group import conv_group
 from tilewright.compiler.kernels.device import Device
-from tilewright.compiler.kernels.grouped import GroupedConv, reads
+from tilewright.compiler.kernels.grouped import GroupedConv, parts
 from tilewright.ops.types import Layout
 
 from .native import Native, host_device
@@ -97,12 +97,16 @@ def test_every_config_gives_the_same_bits_in_machine_code() -> None:
     assert len(found) == 1
 
 
-def test_a_vector_reads_the_groups_it_has_lanes_in() -> None:
+def test_panels_are_wide_where_all_their_vectors_read_the_same_groups() -> None:
     graph, _ = grouped_graph((1, 136, 2, 2), (136, 34, 1, 1), AVX512, group=4)
     p = conv_group(graph, graph.ops, graph.outputs)
     assert p is not None
-    assert [len(g) for g in reads(p, 16, 1)] == [1, 1, 2, 1, 2, 1, 2, 1, 1]
-    assert [list(g) for g in reads(p, 16, 4)] == [[0, 1], [1, 2, 3], [3]]
+    assert [len(x.groups) for x in parts(p, 16, 1)] == [1, 1, 2, 1, 2, 1, 2, 1, 1]
+    wide = [(x.first, x.vectors, *x.groups) for x in parts(p, 16, 2)]
+    assert wide == [
+        (0, 2, 0), (7, 2, 3),
+        (2, 1, 0, 1), (3, 1, 1), (4, 1, 1, 2), (5, 1, 2), (6, 1, 2, 3),
+    ]  # fmt: skip
 
 
 def test_declines() -> None:
@@ -113,3 +117,5 @@ def test_declines() -> None:
     assert matches((1, 24, 4, 4), (24, 8, 1, 1), group=3)
     assert not matches((1, 32, 4, 4), (32, 16, 1, 1), group=2), "whole blocks need no table"
     assert not matches((1, 24, 4, 4), (24, 24, 1, 1)), "without groups it is a direct convolution"
+    graph, _ = grouped_graph(device=AVX512, **CASES["shuffled"])
+    assert not GROUPED.matches(graph, graph.ops[:1], graph.ops[0].outputs), "a choice alone"
