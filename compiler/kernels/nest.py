@@ -318,7 +318,8 @@ class _Emitter:
             n, grain = trip_count(v), self.lanes if v is lane else 1
             step = -(-n // (wanted * grain)) * grain
             shares.append((v, step, -(-n // step)))
-            wanted //= shares[-1][2]
+            parts = shares[-1][2]  # three items keep two threads busy for as long as four would
+            wanted = max(wanted // parts, 2 if parts < min(wanted, FEW_ITEMS) else 1)
             if v is lane:
                 break
         count = prod(parts for _, _, parts in shares)
