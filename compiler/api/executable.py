@@ -16,6 +16,7 @@ from ..graph.ir import Graph
 from ..inspect.machine import call_seconds, limits
 from ..inspect.profile import Profile, profile
 from ..inspect.views import Compilation, kernel_name, view
+from ..kernels.access import element_by_element
 from ..kernels.ir import Launch
 from ..kernels.printer import kernel_text
 from ..memory.plan import MemoryPlan
@@ -34,7 +35,7 @@ class KernelInfo:
     """One launch of an executable.
 
     flops and bytes: the least work and memory traffic of the launch. ops: the model nodes it
-    computes. source: its Kernel IR.
+    computes. source: its Kernel IR. notes: why it may be slower than it could be.
     """
 
     name: str
@@ -44,6 +45,7 @@ class KernelInfo:
     flops: int
     bytes: int
     source: str
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,7 +130,7 @@ class Executable:
         ops = self.graph.ops
         nodes = dict.fromkeys(s for j in launch.ops for s in ops[j].source)
         return KernelInfo(kernel_name(launch), k.template, dict(k.config), tuple(nodes), k.flops,
-                          k.bytes, kernel_text(k))  # fmt: skip
+                          k.bytes, kernel_text(k), element_by_element(k))  # fmt: skip
 
     def ir(self, level: str = "graph") -> str:
         """The program as text: "graph", "fused", "memory", "kernels", "source", "llvm" or "asm".

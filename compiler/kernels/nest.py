@@ -46,6 +46,7 @@ from .ir import (
     loop,
     seq,
 )
+from .partial import in_parts
 from .pieces import (
     Assignment,
     Buffers,
@@ -317,7 +318,8 @@ class _Emitter:
             n, grain = trip_count(v), self.lanes if v is lane else 1
             step = -(-n // (wanted * grain)) * grain
             shares.append((v, step, -(-n // step)))
-            wanted //= shares[-1][2]
+            parts = shares[-1][2]  # three items keep two threads busy for as long as four would
+            wanted = max(wanted // parts, 2 if parts < min(wanted, FEW_ITEMS) else 1)
             if v is lane:
                 break
         count = prod(parts for _, _, parts in shares)
@@ -515,14 +517,20 @@ class Nest:
     ) -> Launch:  # fmt: skip
         buffers = Buffers(graph)
         found = [collapse(p) for p in pieces(graph, ops, outputs, buffers)]
-        phases = tuple(_Emitter(p, device).emit() for p in found if p.assignments)
+        steps: list[Piece] = []
+        scratch: list[Buffer] = []
+        for p in found:
+            parts = in_parts(p, f"s{len(scratch)}")
+            steps += [p] if parts is None else parts[:2]
+            scratch += () if parts is None else parts[2:]
+        phases = tuple(_Emitter(p, device).emit() for p in steps if p.assignments)
         params, args = buffers.parameters()
         flops = sum(map(operations, found))
         kernel = Kernel(
-            self.name, VERSION, (), params, phases, flops, sum(b.nbytes for b in params),
-            _inplace(params, phases),
+            self.name, VERSION, (), (*params, *scratch), phases, flops,
+            sum(b.nbytes for b in params), _inplace(params, phases),
         )  # fmt: skip
-        return Launch(kernel, args, ())
+        return Launch(kernel, (*args, *(None for _ in scratch)), ())
 
 
 def _inplace(params: tuple[Buffer, ...], phases: tuple[Phase, ...]) -> tuple[tuple[int, int], ...]:

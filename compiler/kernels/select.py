@@ -11,6 +11,7 @@ from ...ops.operator import Contraction, View
 from ..errors import LoweringError
 from ..graph.ir import Graph, Op
 from ..passes.convolutions import is_depthwise
+from .access import element_by_element
 from .compose import is_one_element
 from .conv import DirectConv
 from .depthwise import Depthwise
@@ -83,9 +84,11 @@ def _make(graph: Graph, ops: Sequence[Op], outputs: tuple[str, ...], device: Dev
     if template is None:
         what = ", ".join(f"{op.operator} (node {op.name!r})" for op in ops)
         raise LoweringError(f"no CPU kernel computes {what}")
-    _report_fallback(graph, ops, template)
     config = template.default(graph, ops, outputs, device)
-    return template.instantiate(graph, ops, outputs, device, config)
+    made = template.instantiate(graph, ops, outputs, device, config)
+    _report_fallback(graph, ops, template)
+    _report_slow_access(ops, made)
+    return made
 
 
 # --------------------------------------------------------------------------- equal groups
@@ -146,6 +149,14 @@ def _report_fallback(graph: Graph, ops: Sequence[Op], template: KernelTemplate) 
         types = ", ".join(str(t) for t in graph.input_types(op))
         logger.info("%s (node %r) of (%s) runs as a general loop nest: no contraction kernel fits",
                     op.operator, op.name, types)  # fmt: skip
+
+
+def _report_slow_access(ops: Sequence[Op], launch: Launch) -> None:
+    """Say which buffers a kernel reads or writes one element at a time."""
+    slow = element_by_element(launch.kernel)
+    if slow:
+        logger.info("%s: %s element by element; another layout would be faster",
+                    label(ops), ", ".join(slow))  # fmt: skip
 
 
 def _is_slow_in_a_nest(graph: Graph, op: Op) -> bool:

@@ -23,6 +23,7 @@ from ....ops.expr import Expr, bounds, index, linear, var
 from ....ops.traverse import walk
 from ....ops.types import boolean, i64
 from ...errors import LoweringError
+from ...kernels.access import is_multiple
 from ...kernels.ir import (
     Buffer,
     Comment,
@@ -44,7 +45,6 @@ from . import spread
 from .arithmetic import call, convert, lanes_reduce
 from .llvm_text import LOOP_TAIL, Function, Loop, Value, number
 from .registers import Held, Registers
-from .spread import Lanes
 from .transpose import transposed
 
 ATTRIBUTES = 'nounwind "no-trapping-math"="true" "prefer-vector-width"="512"'
@@ -67,7 +67,7 @@ class Lowering:
         self.f = Function(name, parameters, ATTRIBUTES, fma)
         self.values: dict[Expr, Value] = {phase.item: Value("%item", i64)}
         self.unrolled: dict[Expr, int] = {}
-        self.lanes: Lanes | None = None
+        self.lanes: spread.Lanes | None = None
         self.pointers: dict[Buffer, str] = {}
         self.registers = Registers(phase)
         self.locals: dict[Local, str] = {}
@@ -218,7 +218,7 @@ class Lowering:
         if (s.hi - s.lo) is index(n):
             self._round(s, lo, n, None)
             return
-        even = spread.is_multiple(s.lo, n) and spread.is_multiple(s.hi, n)
+        even = is_multiple(s.lo, n) and is_multiple(s.hi, n)
         end = hi if even else self.f.sub(hi, number(n - 1))
         with self.rounds(lo, end, n, False, s.body) as i:
             self._round(s, i, n, None)
@@ -239,7 +239,7 @@ class Lowering:
         self.registers.merge(self.f, ends)
 
     def _round(self, s: For, first: Value, count: int, mask: Value | None) -> None:
-        self.lanes = Lanes(s.var, first, count, mask, self._base(s, first, count))
+        self.lanes = spread.Lanes(s.var, first, count, mask, self._base(s, first, count))
         self.body(s.body)
         self.lanes = None
 
@@ -250,7 +250,7 @@ class Lowering:
         name, lo, hi = s.var.payload
         self.rounds_seen += 1
         name = f"{name}.{self.rounds_seen}"
-        if not spread.is_multiple(s.lo, count):
+        if not is_multiple(s.lo, count):
             base = var(name, hi - lo, lo)
             self.values[base] = first
             return base

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from tilewright.compiler.codegen.cpu import spread
+from tilewright.compiler.kernels import access
 from tilewright.compiler.kernels.ir import Buffer, Kernel, Phase, Store, loop
 from tilewright.ops.expr import Expr, binary, const, index, select, var
 from tilewright.ops.types import f32
@@ -93,11 +93,11 @@ def test_a_gather_remains_where_windows_would_be_many() -> None:
 
 
 def test_windows_stay_between_the_first_and_the_last_element_read() -> None:
-    (first, second) = spread.windows([2 * k for k in range(8)], 15, None) or ()
+    (first, second) = access.windows([2 * k for k in range(8)], 15, None) or ()
     assert (first.start, second.start) == (0, 7)
-    (narrow,) = spread.windows([0, 0, 1, 1, 2, 2, 3, 3], 15, None) or ()
+    (narrow,) = access.windows([0, 0, 1, 1, 2, 2, 3, 3], 15, None) or ()
     assert (narrow.start, narrow.width) == (0, 4)
-    (whole,) = spread.windows([0, 0, 1, 1, 2, 2, 3, 3], 16, 4) or ()
+    (whole,) = access.windows([0, 0, 1, 1, 2, 2, 3, 3], 16, 4) or ()
     assert (whole.start, whole.width) == (-4, 8)
-    (cut,) = spread.windows([0, 0, 1, 1, 2, 2, 3, 3], 17, 4) or ()  # the last vector is not whole
+    (cut,) = access.windows([0, 0, 1, 1, 2, 2, 3, 3], 17, 4) or ()  # the last vector is not whole
     assert (cut.start, cut.width) == (0, 4)

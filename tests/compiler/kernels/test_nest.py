@@ -11,7 +11,7 @@ import pytest
 
 from tilewright.compiler.graph.builder import GraphBuilder, Value
 from tilewright.compiler.graph.ir import Graph
-from tilewright.compiler.kernels import nest
+from tilewright.compiler.kernels import nest, partial
 from tilewright.compiler.kernels.device import Device
 from tilewright.compiler.kernels.ir import For, Kernel, Launch, Store, statements
 from tilewright.compiler.kernels.printer import kernel_text
@@ -320,3 +320,29 @@ def test_a_result_has_one_order_of_additions_wherever_it_is_computed() -> None:
     arrays = [stored(image, graph.type("x")), None]
     found = interpret.run_kernel(launch.kernel, arrays)[1]
     assert np.unique(found).size == 1
+
+
+# --------------------------------------------------------------------------- few results
+
+
+@pytest.mark.parametrize("device", ["avx512", "neon"])
+@pytest.mark.parametrize("shape, axes", [((6, 50), None), ((2, 6, 25), (1, 2)), ((301,), None),
+                                         ((9, 3, 11), (0, 2))], ids=str)  # fmt: skip
+def test_large_reductions_to_few_results_are_shared_out(
+    shape: tuple[int, ...], axes: tuple[int, ...] | None, device: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    monkeypatch.setattr(partial, "LEAST_WORK", 60)
+    monkeypatch.setattr(nest, "SERIAL_WORK", 20)
+    monkeypatch.setattr(nest, "LEAST_WORK", 10)
+
+    def build(g: GraphBuilder) -> None:
+        x = g.input("x", shape)
+        g.output(g.sqrt(g.abs(g.reduce_mean(x * x, axes=axes, keepdims=0))) + 1.0)
+
+    graph = graph_of(build)
+    launch = launch_of(graph, DEVICES[device])
+    check_launch(graph, launch, feeds(graph), 1e-5)
+    assert [b.role for b in launch.kernel.params] == ["in", "out", "scratch"]
+    first, second = launch.kernel.phases
+    assert first.items > 1 and second.items == 1
