@@ -3,7 +3,7 @@
 The architectures of the nine networks come with the onnx package, without their trained weights.
 `path(name)` gives each of them seeded random weights that behave like trained ones: activations
 keep their scale from layer to layer, batch norms hold the statistics of their own input, and the
-classifier is not saturated. Six smaller networks are written in PyTorch (`torch_models.py`) and
+classifier is not saturated. Seven more networks are written in PyTorch (`torch_models.py`) and
 exported, where torch is installed.
 
     python benchmarks/models.py squeezenet resnet50     prints where the files are
@@ -47,7 +47,8 @@ ARCHITECTURES: Final = {
     "vgg19": "light_vgg19",
     "zfnet512": "light_zfnet512",
 }
-TORCH_NAMES: Final = ("digitnet", "gru_sent", "mlp", "segnet", "transformer", "vgg_cifar")
+TORCH_NAMES: Final = ("digitnet", "gru_sent", "mlp", "mobilenet", "segnet", "transformer",
+                      "vgg_cifar")  # fmt: skip
 NAMES: Final = (*ARCHITECTURES, *TORCH_NAMES)
 
 _VERSION: Final = "3"

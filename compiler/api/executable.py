@@ -80,7 +80,7 @@ class Executable:
 
     def __call__(self, /, *arrays: Any, **named: Any) -> Any:
         """Run once. Raises InputError when arrays do not fit the inputs."""
-        results = self._program(self._ordered(arrays, named))
+        results = self._program(self._ordered(arrays, named) if named else arrays)
         return results[0] if len(results) == 1 else tuple(results)
 
     def run(self, feeds: Mapping[str, Any]) -> dict[str, Array]:
@@ -89,18 +89,12 @@ class Executable:
         return {s.name: y for s, y in zip(self.outputs, results, strict=True)}
 
     def _ordered(self, arrays: Sequence[Any], named: Mapping[str, Any]) -> Sequence[Any]:
-        if named:
-            first = {s.name: a for s, a in zip(self.inputs, arrays, strict=False)}
-            twice = sorted(set(first) & set(named))
-            if twice or len(arrays) > len(self.inputs):
-                raise InputError(f"input {twice or list(first)} is given by position and by name")
-            return by_name(self.inputs, {**first, **named})
-        if len(arrays) != len(self.inputs):
-            raise InputError(
-                f"{len(arrays)} arrays for {len(self.inputs)} inputs: "
-                f"{', '.join(map(str, self.inputs))}"
-            )
-        return arrays
+        """Arrays by position, then by name, in input order."""
+        first = {s.name: a for s, a in zip(self.inputs, arrays, strict=False)}
+        twice = sorted(set(first) & set(named))
+        if twice or len(arrays) > len(self.inputs):
+            raise InputError(f"input {twice or list(first)} is given by position and by name")
+        return by_name(self.inputs, {**first, **named})
 
     # ---------------------------------------------------------------- inspection
 
