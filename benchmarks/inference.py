@@ -32,6 +32,9 @@ from machine import HERE, about, neighbours
 PEERS = ("onnxruntime", "openvino", "torch", "ncnn")
 DEFAULT = HERE / "results" / "inference.json"
 
+TIMEOUT = 400.0
+"""Seconds for one combination; a runtime that takes longer to prepare does not take part."""
+
 Result = dict[str, Any]
 
 
@@ -47,6 +50,13 @@ def main() -> None:
                    help="latency, processes (seconds to the first result and memory, at the "
                    "smallest batch and the most threads)")  # fmt: skip
     p.add_argument("--output", type=Path, default=DEFAULT, help=f"JSON file (default: {DEFAULT})")
+    p.add_argument(
+        "--disturbed",
+        type=float,
+        default=float("inf"),
+        metavar="X",
+        help="measure anew where others kept more than X processors busy",
+    )
     p.add_argument("--again", action="store_true", help="measure also what the file holds")
     args = p.parse_args()
     names = args.models or list(models.NAMES)
@@ -59,7 +69,9 @@ def main() -> None:
     if "latency" in args.parts:
         for name, batch in ((n, b) for b in batches for n in names):
             for count in threads:
-                some = peers if args.again else book.missing(name, batch, count, peers)
+                some = (
+                    peers if args.again else book.missing(name, batch, count, peers, args.disturbed)
+                )
                 if some:
                     book.add("latency", latency(name, batch, count, some, args.seconds))
                     print(line(book.data["latency"][-1]), flush=True)
@@ -82,9 +94,14 @@ class Book:
         if file.exists():
             self.data |= json.loads(file.read_text())
 
-    def missing(self, name: str, batch: int, threads: int, peers: Sequence[str]) -> list[str]:
-        """Peers without a result for a combination."""
+    def missing(
+        self, name: str, batch: int, threads: int, peers: Sequence[str],
+        disturbed: float = float("inf"),
+    ) -> list[str]:  # fmt: skip
+        """Peers without a result for a combination, or only with one that others disturbed by more
+        than so many processors."""
         done = {p for r in self.data["latency"] if _key(r) == (name, batch, threads)
+                and r["about"]["foreign_processors"] <= disturbed
                 for p in (*r.get("peers", ()), *r.get("unavailable", ()))}  # fmt: skip
         return [p for p in peers if p not in done]
 
@@ -134,14 +151,17 @@ def latency(name: str, batch: int, threads: int, peers: Sequence[str], seconds: 
             continue
         taking_part.append(peer)
         command += ["--peer-model", f"{peer}={file}"] if file is not None else []
-    facts = about(seconds=seconds)
+    out: Result = {"model": name, "batch": batch, "threads": threads}
     with neighbours() as busy:
-        done = subprocess.run([*command, "--peers", ",".join(taking_part)], capture_output=True,
-                              text=True, check=False)  # fmt: skip
-    out: Result = {"model": name, "batch": batch, "threads": threads, "about": facts | busy}
-    if done.returncode:
-        why = (done.stderr.strip().splitlines() or ["it crashed"])[-1]
-        return out | {"error": why, "peers": {}, "unavailable": {}}
+        try:
+            done = subprocess.run([*command, "--peers", ",".join(taking_part)], text=True,
+                                  capture_output=True, timeout=TIMEOUT, check=False)  # fmt: skip
+            why = (done.stderr.strip().splitlines() or ["it crashed"])[-1]
+        except subprocess.TimeoutExpired:
+            done, why = None, f"took more than {TIMEOUT:g} s"
+    out["about"] = about(seconds=seconds) | busy
+    if done is None or done.returncode:
+        return out | {"error": why, "peers": {}, "unavailable": dict.fromkeys(taking_part, why)}
     found: Result = json.loads(done.stdout)
     return found | out | {"unavailable": found["unavailable"] | lacking}
 

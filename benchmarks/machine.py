@@ -46,9 +46,9 @@ def commit() -> str:
 
 @contextmanager
 def neighbours() -> Iterator[dict[str, float]]:
-    """How many processors others keep busy while the block runs, and the load average before it:
-    filled in when it ends."""
-    found = {"load_before": os.getloadavg()[0], "foreign_processors": float("nan")}
+    """How many processors others keep busy while the block runs (0 where the system does not say),
+    and the load average before it: filled in when it ends."""
+    found = {"load_before": os.getloadavg()[0], "foreign_processors": 0.0}
     start, busy, own = time.perf_counter(), _busy_seconds(), _own_seconds()
     yield found
     wall = max(time.perf_counter() - start, 1e-3)

@@ -15,7 +15,7 @@ inference, machine, processes = map(script, ("inference", "machine", "processes"
 
 def result(peers: list[str], threads: int = 1, **more: Any) -> dict[str, Any]:
     return {"model": "mlp", "batch": 1, "threads": threads, "peers": {p: {"n": 1} for p in peers},
-            "unavailable": {}} | more  # fmt: skip
+            "unavailable": {}, "about": {"foreign_processors": 0.5}} | more  # fmt: skip
 
 
 def test_a_second_run_measures_what_the_first_did_not(tmp_path: Path) -> None:
@@ -26,6 +26,8 @@ def test_a_second_run_measures_what_the_first_did_not(tmp_path: Path) -> None:
     again = inference.Book(file)
     assert again.missing("mlp", 1, 1, ["openvino", "ncnn", "torch"]) == ["torch"]
     assert again.missing("mlp", 1, 2, ["openvino"]) == ["openvino"]
+    assert again.missing("mlp", 1, 1, ["openvino"], disturbed=0.4) == ["openvino"]
+    assert again.missing("mlp", 1, 1, ["openvino"], disturbed=0.5) == []
     assert again.missing("mlp", 8, 1, ["openvino"]) == ["openvino"]
     assert [p.name for p in file.parent.iterdir()] == ["r.json"]
 
