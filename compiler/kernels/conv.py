@@ -77,8 +77,7 @@ class _Writer:
 
     def input_strides(self) -> tuple[int, ...]:
         """Elements between neighbours of x: image, channel (block), spatial axes."""
-        s = row_major_strides(self.p.x.physical_shape)
-        return s[: self.p.x.rank]
+        return self.p.x.strides[: self.p.x.rank]
 
     def segments(self) -> list[Segment]:
         window, x, depth = self.p.window, self.p.x, self.p.depth

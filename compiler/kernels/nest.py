@@ -55,7 +55,7 @@ from .pieces import (
     stride,
     trip_count,
 )
-from .template import Config
+from .template import Config, traffic
 
 VERSION = 1
 UNROLL_LIMIT = 16  # window reductions up to this many taps are unrolled
@@ -379,7 +379,7 @@ class Nest:
         params, args = buffers.parameters()
         flops = sum(map(operations, found))
         kernel = Kernel(
-            self.name, VERSION, (), params, phases, flops, sum(b.nbytes for b in params),
+            self.name, VERSION, (), params, phases, flops, traffic(graph, params, args),
             _inplace(params, phases),
         )  # fmt: skip
         return Launch(kernel, args, ())

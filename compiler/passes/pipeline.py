@@ -12,6 +12,7 @@ from .fold_constants import FoldConstants
 from .fold_scales import FoldScales
 from .fuse import Fuse
 from .layout import AssignLayout
+from .place import Place
 
 
 def cpu_pipeline(channel_block: int) -> tuple[Pass, ...]:
@@ -28,4 +29,5 @@ def cpu_pipeline(channel_block: int) -> tuple[Pass, ...]:
         FoldConstants(),
         DeadCode(),
         Fuse(),
+        Place(),
     )

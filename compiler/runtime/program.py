@@ -12,8 +12,8 @@ import numpy.typing as npt
 
 from ..errors import InputError, MemoryLimitError
 from ..graph.ir import Graph
+from ..graph.storage import aliases
 from ..kernels.ir import Launch, Prepared
-from ..kernels.select import is_alias
 from ..memory.buffers import BufferSpec, Step
 from ..memory.plan import MemoryPlan, plan
 from .driver import driver
@@ -22,15 +22,6 @@ from .threads import thread_pool
 
 Array = npt.NDArray[Any]
 ALIGNMENT = 64
-
-
-def aliases(graph: Graph) -> dict[str, str]:
-    """Blobs that are another blob's memory under a new shape."""
-    return {
-        op.outputs[0]: op.reads[0]
-        for group in graph.groups if len(group) == 1
-        for op in group if is_alias(graph, op)
-    }  # fmt: skip
 
 
 def scratch_bytes(launch: Launch) -> int:
@@ -50,7 +41,8 @@ def plan_memory(graph: Graph, launches: Sequence[Launch], limit: int | None = No
     shared = aliases(graph)
     external = {*graph.inputs, *graph.outputs, *graph.constants}
     specs = [
-        BufferSpec(n, b.type.nbytes, shared.get(n))
+        BufferSpec(n, a.bytes, a.of, a.offset, a.rows, a.pitch)
+        if (a := shared.get(n)) is not None else BufferSpec(n, b.type.nbytes)
         for n, b in graph.blobs.items() if n not in external
     ]  # fmt: skip
     steps = []
@@ -126,8 +118,9 @@ class Program:
         self._lock = threading.Lock()
         self._arena = aligned(memory.arena_bytes)
         self._alias = aliases(graph)
-        self._inputs: list[list[int]] = [[] for _ in graph.inputs]
-        self._outputs: list[list[int]] = [[] for _ in graph.outputs]
+        # (slot, bytes from the array's start) of every argument in an array of the caller
+        self._inputs: list[list[tuple[int, int]]] = [[] for _ in graph.inputs]
+        self._outputs: list[list[tuple[int, int]]] = [[] for _ in graph.outputs]
         width = sum(len(launch.args) for launch in launches)
         self._table = np.zeros(max(width, 1), np.uint64)
         steps: list[tuple[int, int, int]] = []
@@ -159,18 +152,19 @@ class Program:
             elif isinstance(arg, Prepared):
                 self._table[at] = self._constant(arg).ctypes.data
             else:
-                root = arg
+                root, inner = arg, 0
                 while root in self._alias:
-                    root = self._alias[root]
+                    alias = self._alias[root]
+                    root, inner = alias.of, inner + alias.offset
                 blob = g.blobs[root]
                 if blob.value is not None:
-                    self._table[at] = self._constant(root).ctypes.data
+                    self._table[at] = self._constant(root).ctypes.data + inner
                 elif root in g.inputs:
-                    self._inputs[g.inputs.index(root)].append(at)
+                    self._inputs[g.inputs.index(root)].append((at, inner))
                 elif root in g.outputs:
-                    self._outputs[g.outputs.index(root)].append(at)
+                    self._outputs[g.outputs.index(root)].append((at, inner))
                 else:
-                    self._table[at] = self._arena.ctypes.data + self.memory.offsets[root]
+                    self._table[at] = self._arena.ctypes.data + self.memory.offsets[root] + inner
 
     def _constant(self, what: str | Prepared) -> Array:
         """A constant in the form kernels read, made once and shared."""
@@ -215,11 +209,11 @@ class Program:
     def _point(self, ready: Sequence[Array], results: Sequence[Array]) -> None:
         table = self._table
         for slots, a in zip(self._inputs, ready, strict=True):
-            for s in slots:
-                table[s] = a.ctypes.data
+            for s, inner in slots:
+                table[s] = a.ctypes.data + inner
         for slots, a in zip(self._outputs, results, strict=True):
-            for s in slots:
-                table[s] = a.ctypes.data
+            for s, inner in slots:
+                table[s] = a.ctypes.data + inner
         if self.poison:
             self._arena.fill(0xFF)  # every float that no kernel wrote is NaN
         self.pool.wake()
