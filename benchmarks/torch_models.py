@@ -1,4 +1,4 @@
-"""Six networks as people write them in PyTorch, seeded and calibrated; `export(name)` gives ONNX.
+"""Seven networks as people write them in PyTorch, seeded and calibrated; `export(name)` gives ONNX.
 
 Nothing is downloaded: weights are random, and batch norms hold the statistics of a random batch.
 """
@@ -147,6 +147,56 @@ class MLP(nn.Module):
         return y
 
 
+class InvertedResidual(nn.Module):
+    """A pointwise expansion, a depthwise convolution, a linear projection."""
+
+    def __init__(self, i: int, o: int, stride: int, expand: int) -> None:
+        super().__init__()
+        self.residual = stride == 1 and i == o
+        wide = i * expand
+        layers: list[nn.Module] = []
+        if expand > 1:
+            layers += [nn.Conv2d(i, wide, 1, bias=False), nn.BatchNorm2d(wide), nn.ReLU6()]
+        layers += [
+            nn.Conv2d(wide, wide, 3, stride, 1, groups=wide, bias=False),
+            nn.BatchNorm2d(wide), nn.ReLU6(),
+            nn.Conv2d(wide, o, 1, bias=False), nn.BatchNorm2d(o),
+        ]  # fmt: skip
+        self.layers = nn.Sequential(*layers)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.layers(x)
+        return x + y if self.residual else y
+
+
+class MobileNet(nn.Module):
+    """MobileNetV2 of width 1: 17 inverted residual blocks."""
+
+    BLOCKS: Final = (  # expansion, channels, repeats, stride of the first
+        (1, 16, 1, 1), (6, 24, 2, 2), (6, 32, 3, 2), (6, 64, 4, 2), (6, 96, 3, 1), (6, 160, 3, 2),
+        (6, 320, 1, 1),
+    )  # fmt: skip
+
+    def __init__(self) -> None:
+        super().__init__()
+        layers: list[nn.Module] = [
+            nn.Conv2d(3, 32, 3, 2, 1, bias=False), nn.BatchNorm2d(32), nn.ReLU6()
+        ]  # fmt: skip
+        c = 32
+        for expand, width, repeat, stride in self.BLOCKS:
+            for k in range(repeat):
+                layers.append(InvertedResidual(c, width, stride if k == 0 else 1, expand))
+                c = width
+        layers += [nn.Conv2d(c, 1280, 1, bias=False), nn.BatchNorm2d(1280), nn.ReLU6()]
+        self.features = nn.Sequential(*layers)
+        self.classifier = nn.Sequential(nn.Dropout(0.2), nn.Linear(1280, 1000))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.adaptive_avg_pool2d(self.features(x), 1).flatten(1)
+        y: Tensor = self.classifier(x)
+        return y
+
+
 class DigitNet(nn.Module):
     """A residual block on 28x28 digits, with two heads."""
 
@@ -168,6 +218,7 @@ MODELS: Final[dict[str, Callable[[], nn.Module]]] = {
     "digitnet": DigitNet,
     "gru_sent": GRUSent,
     "mlp": MLP,
+    "mobilenet": MobileNet,
     "segnet": SegNet,
     "transformer": Transformer,
     "vgg_cifar": VGGCifar,
@@ -176,6 +227,7 @@ SHAPES: Final = {
     "digitnet": (1, 28, 28),
     "gru_sent": (150,),
     "mlp": (784,),
+    "mobilenet": (3, 224, 224),
     "segnet": (3, 360, 480),
     "transformer": (128, 256),
     "vgg_cifar": (3, 32, 32),

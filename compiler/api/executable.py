@@ -6,13 +6,15 @@ import os
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
 
 from ..errors import InputError
 from ..graph.ir import Graph
+from ..inspect.machine import call_seconds, limits
+from ..inspect.profile import Profile, profile
 from ..inspect.views import Compilation, kernel_name, view
 from ..kernels.ir import Launch
 from ..kernels.printer import kernel_text
@@ -22,6 +24,9 @@ from ..runtime.program import Program, TensorSpec, by_name
 from .artifact import write as write_artifact
 
 Array = npt.NDArray[Any]
+
+CLOCK_STEP: Final = 1e-8
+"""Seconds that no launch is said to be faster than."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,36 +44,6 @@ class KernelInfo:
     flops: int
     bytes: int
     source: str
-
-
-@dataclass(frozen=True, slots=True)
-class ProfileRow:
-    """One launch: median seconds and what they amount to."""
-
-    kernel: str
-    label: str
-    seconds: float
-    gflops: float
-    gbytes: float
-    share: float
-
-
-@dataclass(frozen=True, slots=True)
-class Profile:
-    """Where an inference spends its time, launch by launch, in execution order."""
-
-    rows: tuple[ProfileRow, ...]
-
-    @property
-    def seconds(self) -> float:
-        return sum(r.seconds for r in self.rows)
-
-    def __str__(self) -> str:
-        lines = [f"{'us':>9} {'share':>6} {'GFLOP/s':>8} {'GB/s':>6}  kernel, model nodes"]
-        for r in sorted(self.rows, key=lambda r: -r.seconds):
-            lines.append(f"{r.seconds * 1e6:9.1f} {r.share:6.1%} {r.gflops:8.1f} {r.gbytes:6.1f}"
-                         f"  {r.kernel}  {r.label}")  # fmt: skip
-        return "\n".join(lines)
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +80,7 @@ class Executable:
 
     def __call__(self, /, *arrays: Any, **named: Any) -> Any:
         """Run once. Raises InputError when arrays do not fit the inputs."""
-        results = self._program(self._ordered(arrays, named))
+        results = self._program(self._ordered(arrays, named) if named else arrays)
         return results[0] if len(results) == 1 else tuple(results)
 
     def run(self, feeds: Mapping[str, Any]) -> dict[str, Array]:
@@ -114,18 +89,12 @@ class Executable:
         return {s.name: y for s, y in zip(self.outputs, results, strict=True)}
 
     def _ordered(self, arrays: Sequence[Any], named: Mapping[str, Any]) -> Sequence[Any]:
-        if named:
-            first = {s.name: a for s, a in zip(self.inputs, arrays, strict=False)}
-            twice = sorted(set(first) & set(named))
-            if twice or len(arrays) > len(self.inputs):
-                raise InputError(f"input {twice or list(first)} is given by position and by name")
-            return by_name(self.inputs, {**first, **named})
-        if len(arrays) != len(self.inputs):
-            raise InputError(
-                f"{len(arrays)} arrays for {len(self.inputs)} inputs: "
-                f"{', '.join(map(str, self.inputs))}"
-            )
-        return arrays
+        """Arrays by position, then by name, in input order."""
+        first = {s.name: a for s, a in zip(self.inputs, arrays, strict=False)}
+        twice = sorted(set(first) & set(named))
+        if twice or len(arrays) > len(self.inputs):
+            raise InputError(f"input {twice or list(first)} is given by position and by name")
+        return by_name(self.inputs, {**first, **named})
 
     # ---------------------------------------------------------------- inspection
 
@@ -169,19 +138,20 @@ class Executable:
         return view(self._compilation, level)
 
     def profile(self, *arrays: Any, rounds: int = 20) -> Profile:
-        """Median time of every launch over `rounds` runs; random inputs when none are given."""
+        """Median time of every launch over `rounds` runs, beside the machine's measured limits;
+        random inputs when none are given.
+
+        A program on one thread is timed by that thread's own clock, which others on the machine do
+        not advance. What timing itself costs is taken off. The limits are measured once per
+        process, in about half a second.
+        """
         feeds = arrays or tuple(random_input(s) for s in self.inputs)
-        times = np.array([self._program.timed(feeds, time.perf_counter_ns)[1]
-                          for _ in range(max(1, rounds))])  # fmt: skip
-        seconds = np.median(times, axis=0) / 1e9
-        total = max(float(seconds.sum()), 1e-12)
-        rows = []
-        for launch, s in zip(self._compilation.launches, seconds, strict=True):
-            k = launch.kernel
-            t = max(float(s), 1e-9)
-            rows.append(ProfileRow(kernel_name(launch), launch.label, float(s), k.flops / t / 1e9,
-                                   k.bytes / t / 1e9, float(s) / total))  # fmt: skip
-        return Profile(tuple(rows))
+        clock = time.thread_time_ns if self.threads == 1 else time.perf_counter_ns
+        times = np.array([self._program.timed(feeds, clock)[1] for _ in range(max(1, rounds))])
+        call = call_seconds(clock)
+        seconds = [max(float(s) - call, CLOCK_STEP) for s in np.median(times, axis=0) / 1e9]
+        c = self._compilation
+        return profile(c.graph, c.launches, c.plan.arena_bytes, seconds, limits(self.threads))
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the program to a file for `tw.load`: graph, constants and native code.

@@ -15,7 +15,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import accumulate
 
-from ...ops.operator import Contraction, Injective, Opaque, Recurrence, View
+from ...ops.operator import Contraction, Opaque, Recurrence, View
 from ...ops.types import TensorType
 from ..graph.ir import Blob, Graph, Inside, Op, Role
 from ..graph.storage import is_view
@@ -162,16 +162,14 @@ def _is_describable(kind: TensorType, axis: int, start: int, whole: int) -> bool
 
 def _follows_types(ops: Sequence[Op]) -> bool:
     """Whether a group's kernel finds every element by its blob's type: all do that compute
-    expressions; templates for one opaque operator and views take a blob for dense memory, and so
-    does a convolution that writes a border."""
-    rigid = any(
-        op.has(View) or op.has(Recurrence) or op.definition.compute is None
+    expressions; views and templates for one opaque operator take a blob for dense memory."""
+    return not any(
+        (op.has(View) and len(ops) == 1)
+        or op.has(Recurrence)
+        or op.definition.compute is None
         or (op.has(Opaque) and not _is_concat(op))
         for op in ops if op.definition.trait(Contraction) is None
     )  # fmt: skip
-    contraction = ops[0].definition.trait(Contraction)
-    border = contraction is not None and contraction.kind == "conv" and ops[-1].has(Injective)
-    return not rigid and not border
 
 
 def _is_concat(op: Op) -> bool:

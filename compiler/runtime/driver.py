@@ -9,14 +9,42 @@ from ..codegen.cpu.assemble import build_object
 from ..codegen.cpu.link import link
 from ..codegen.cpu.target import host
 
+
+class Frame(ctypes.Structure):
+    """What one call runs: `count` steps, on a pool. `wake` is null where no step has two items."""
+
+    _fields_ = [
+        ("pool", ctypes.c_void_p),
+        ("run", ctypes.c_void_p),  # void run(pool, function, table, items)
+        ("wake", ctypes.c_void_p),  # void wake(pool)
+        ("steps", ctypes.c_void_p),
+        ("count", ctypes.c_int64),
+    ]
+
+
 # struct Step { ptr function; ptr table; i64 items; }
 DRIVER = """\
-define void @tilewright_run(ptr %pool, ptr %run, ptr %steps, i64 %count) nounwind {
+define void @tilewright_run(ptr %frame) nounwind {
 entry:
+  %run.at = getelementptr ptr, ptr %frame, i64 1
+  %wake.at = getelementptr ptr, ptr %frame, i64 2
+  %steps.at = getelementptr ptr, ptr %frame, i64 3
+  %count.at = getelementptr ptr, ptr %frame, i64 4
+  %pool = load ptr, ptr %frame, align 8
+  %run = load ptr, ptr %run.at, align 8
+  %wake = load ptr, ptr %wake.at, align 8
+  %steps = load ptr, ptr %steps.at, align 8
+  %count = load i64, ptr %count.at, align 8
+  %sleepy = icmp ne ptr %wake, null
+  br i1 %sleepy, label %rouse, label %start
+rouse:
+  call void %wake(ptr %pool)
+  br label %start
+start:
   %any = icmp sgt i64 %count, 0
   br i1 %any, label %loop, label %done
 loop:
-  %k = phi i64 [0, %entry], [%next, %after]
+  %k = phi i64 [0, %start], [%next, %after]
   %step = getelementptr [3 x i64], ptr %steps, i64 %k
   %table.at = getelementptr i64, ptr %step, i64 1
   %items.at = getelementptr i64, ptr %step, i64 2
@@ -44,10 +72,7 @@ done:
 class _Driver:
     def __init__(self) -> None:
         self.linked = link([build_object(DRIVER, host())], ["tilewright_run"])
-        kind = ctypes.CFUNCTYPE(
-            None, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int64
-        )
-        self.run = kind(self.linked.address("tilewright_run"))
+        self.run = ctypes.CFUNCTYPE(None, ctypes.c_void_p)(self.linked.address("tilewright_run"))
 
 
 @cache

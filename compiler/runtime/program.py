@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -11,17 +12,18 @@ import numpy as np
 import numpy.typing as npt
 
 from ..errors import InputError, MemoryLimitError
+from ..graph.arrays import ALIGNMENT, aligned_empty
 from ..graph.ir import Graph
 from ..graph.storage import aliases
 from ..kernels.ir import Launch, Prepared
 from ..memory.buffers import BufferSpec, Step
 from ..memory.plan import MemoryPlan, plan
-from .driver import driver
+from .address import address
+from .driver import Frame, driver
 from .objects import Objects
 from .threads import thread_pool
 
 Array = npt.NDArray[Any]
-ALIGNMENT = 64
 
 
 def scratch_bytes(launch: Launch) -> int:
@@ -76,28 +78,22 @@ class TensorSpec:
         return f"{self.name}: {self.dtype}{list(map(str, self.shape))}".replace("'", "")
 
 
-def aligned(nbytes: int) -> Array:
-    """Uninitialised bytes that start on a cache line. Raises MemoryLimitError."""
-    raw = _empty((nbytes + ALIGNMENT,), np.dtype(np.uint8), "the arena or a constant")
-    start = -raw.ctypes.data % ALIGNMENT
-    return raw[start : start + nbytes]
-
-
-def _empty(shape: tuple[int, ...], dtype: np.dtype, what: str) -> Array:
-    try:
-        return np.empty(shape, dtype)
-    except MemoryError as e:
-        raise MemoryLimitError(f"no memory for {what}: {e}") from e
-
-
 def _settled(value: Array) -> Array:
     """A constant, dense, and on a cache line where it is not already in place."""
     dense = np.ascontiguousarray(value)
     if dense.ctypes.data % ALIGNMENT == 0:
         return dense
-    out = aligned(dense.nbytes).view(dense.dtype).reshape(dense.shape)
+    out = _allocated(dense.shape, dense.dtype)
     out[...] = dense
     return out
+
+
+def _allocated(shape: tuple[int, ...], dtype: npt.DTypeLike) -> Array:
+    """Uninitialised memory on a cache line. Raises MemoryLimitError."""
+    try:
+        return aligned_empty(shape, dtype)
+    except MemoryError as e:
+        raise MemoryLimitError(f"no memory for the arena or a constant: {e}") from e
 
 
 class Program:
@@ -116,11 +112,10 @@ class Program:
         self.pool = thread_pool(threads)
         self.constants: dict[object, Array] = {}
         self._lock = threading.Lock()
-        self._arena = aligned(memory.arena_bytes)
+        self._arena = _allocated((memory.arena_bytes,), np.uint8)
         self._alias = aliases(graph)
-        # (slot, bytes from the array's start) of every argument in an array of the caller
-        self._inputs: list[list[tuple[int, int]]] = [[] for _ in graph.inputs]
-        self._outputs: list[list[tuple[int, int]]] = [[] for _ in graph.outputs]
+        # (slot of the table, number of input or output, bytes from its start)
+        self._slots: list[tuple[int, int, int]] = []
         width = sum(len(launch.args) for launch in launches)
         self._table = np.zeros(max(width, 1), np.uint64)
         steps: list[tuple[int, int, int]] = []
@@ -137,9 +132,19 @@ class Program:
             self._bind(k, launch, slot)
             slot += len(launch.args)
         self._steps = np.array(steps or [(0, 0, 0)], np.uint64)
-        self._count = len(steps)
         self._keep = objects
         self._run = driver().run
+        self._shares = any(items > 1 for *_, items in steps)
+        self._frame = self._framed(0, len(steps))
+        self._whole = ctypes.addressof(self._frame)
+
+    def _framed(self, first: int, end: int) -> Frame:
+        """Steps first..end as the driver takes them. Without shared steps no worker is woken."""
+        pool = self.pool
+        return Frame(
+            pool.address, pool.run_address, pool.wake_address if self._shares else None,
+            self._steps.ctypes.data + first * 24, end - first,
+        )  # fmt: skip
 
     def _bind(self, number: int, launch: Launch, slot: int) -> None:
         g = self.graph
@@ -160,9 +165,9 @@ class Program:
                 if blob.value is not None:
                     self._table[at] = self._constant(root).ctypes.data + inner
                 elif root in g.inputs:
-                    self._inputs[g.inputs.index(root)].append((at, inner))
+                    self._slots.append((at, g.inputs.index(root), inner))
                 elif root in g.outputs:
-                    self._outputs[g.outputs.index(root)].append((at, inner))
+                    self._slots.append((at, len(g.inputs) + g.outputs.index(root), inner))
                 else:
                     self._table[at] = self._arena.ctypes.data + self.memory.offsets[root] + inner
 
@@ -180,58 +185,60 @@ class Program:
 
     def __call__(self, arrays: Sequence[Array]) -> list[Array]:
         """Run once. arrays: one per input, in order, any strides. Returns new arrays."""
-        ready = [self._accept(spec, a) for spec, a in zip(self.inputs, arrays, strict=True)]
-        results = self._results()
+        _kept, results, at = self._bound(arrays)
         with self._lock:
-            self._point(ready, results)
-            self._run(
-                self.pool.address, self.pool.run_address, self._steps.ctypes.data, self._count
-            )
+            self._point(at)
+            self._run(self._whole)
         return results
 
     def timed(self, arrays: Sequence[Array], clock: Any) -> tuple[list[Array], list[int]]:
         """Run once, launch by launch; also returns what `clock` (in ns) measured for each."""
-        ready = [self._accept(spec, a) for spec, a in zip(self.inputs, arrays, strict=True)]
-        results = self._results()
+        _kept, results, at = self._bound(arrays)
         times = []
         with self._lock:
-            self._point(ready, results)
+            self._point(at)
             for first, end in self.spans:
-                at = self._steps.ctypes.data + first * 24
+                frame = self._framed(first, end)
                 start = clock()
-                self._run(self.pool.address, self.pool.run_address, at, end - first)
+                self._run(ctypes.addressof(frame))
                 times.append(clock() - start)
         return results, times
 
-    def _results(self) -> list[Array]:
-        return [_empty(s.shape, s.dtype, f"output {s.name!r}") for s in self.outputs]
+    def _bound(self, arrays: Sequence[Array]) -> tuple[list[Array], list[Array], list[int]]:
+        """(inputs as kernels can read them, new outputs, the addresses of all of them)."""
+        if len(arrays) != len(self.inputs):
+            listed = ", ".join(map(str, self.inputs))
+            raise InputError(f"{len(arrays)} arrays for {len(self.inputs)} inputs: {listed}")
+        ready, results, at = [], [], []
+        for k, spec in enumerate(self.inputs):
+            a = arrays[k]
+            if type(a) is not np.ndarray:
+                a = as_array(spec.name, a)
+            if a.dtype != spec.dtype or a.shape != spec.shape:
+                raise _misfit(spec, a)
+            flags = a.flags
+            if not (flags.c_contiguous and flags.aligned):
+                a = np.require(np.array(a, order="C", copy=True), requirements=("C", "A"))
+            ready.append(a)
+            at.append(address(a))
+        for spec in self.outputs:
+            try:
+                a = np.empty(spec.shape, spec.dtype)
+            except MemoryError as e:
+                raise MemoryLimitError(f"no memory for output {spec.name!r}: {e}") from e
+            results.append(a)
+            at.append(address(a))
+        return ready, results, at
 
-    def _point(self, ready: Sequence[Array], results: Sequence[Array]) -> None:
+    def _point(self, at: Sequence[int]) -> None:
+        """Write the addresses of this call's arrays where kernels look for them."""
         table = self._table
-        for slots, a in zip(self._inputs, ready, strict=True):
-            for s, inner in slots:
-                table[s] = a.ctypes.data + inner
-        for slots, a in zip(self._outputs, results, strict=True):
-            for s, inner in slots:
-                table[s] = a.ctypes.data + inner
+        for slot, k, inner in self._slots:
+            table[slot] = at[k] + inner
+        if self._shares:
+            self.pool.start()
         if self.poison:
             self._arena.fill(0xFF)  # every float that no kernel wrote is NaN
-        self.pool.wake()
-
-    def _accept(self, spec: TensorSpec, array: Any) -> Array:
-        a = as_array(spec.name, array)
-        if a.dtype != spec.dtype:
-            raise InputError(
-                f"input {spec.name!r} must be {spec.dtype}, got {a.dtype}{list(a.shape)}; "
-                f"convert it with .astype({str(spec.dtype)!r})"
-            )
-        if a.shape != spec.shape:
-            raise InputError(
-                f"input {spec.name!r} must have shape {list(spec.shape)}, got {list(a.shape)}"
-            )
-        if a.flags.c_contiguous and a.flags.aligned:
-            return a
-        return np.require(np.array(a, order="C", copy=True), requirements=("C", "A"))
 
 
 def as_array(name: str, given: Any) -> Array:
@@ -244,6 +251,17 @@ def as_array(name: str, given: Any) -> Array:
         ) from e
 
 
+def _misfit(spec: TensorSpec, a: Array) -> InputError:
+    if a.dtype != spec.dtype:
+        return InputError(
+            f"input {spec.name!r} must be {spec.dtype}, got {a.dtype}{list(a.shape)}; "
+            f"convert it with .astype({str(spec.dtype)!r})"
+        )
+    return InputError(
+        f"input {spec.name!r} must have shape {list(spec.shape)}, got {list(a.shape)}"
+    )
+
+
 def _spec(graph: Graph, name: str) -> TensorSpec:
     t = graph.type(name)
     return TensorSpec(name, t.dims, t.dtype.numpy)
@@ -253,8 +271,8 @@ def by_name(specs: Sequence[TensorSpec], feeds: Mapping[str, Any]) -> list[Any]:
     """Arrays in input order. Raises InputError for a missing or an unknown name."""
     known = [s.name for s in specs]
     missing = [n for n in known if n not in feeds]
-    unknown = [n for n in feeds if n not in known]
-    if missing or unknown:
+    if missing or len(feeds) != len(known):
+        unknown = [n for n in feeds if n not in known]
         what = f"no array for {missing}" if missing else f"there is no input {unknown}"
         raise InputError(f"{what}; the inputs are {known}")
     return [feeds[n] for n in known]

@@ -409,14 +409,15 @@ class ThreadPool:
 
     @property
     def address(self) -> int:
-        """The first argument of the native functions; reading it starts workers if there are none.
+        """The first argument of the native functions: the same for the pool's life, also in forked
+        children."""
+        return self._address
 
-        It stays the same for the pool's life, also in forked children, but is to be read anew for
-        each inference: that is what starts a child's own workers.
-        """
+    def start(self) -> None:
+        """Start workers if there are none. To be called before each inference: that is what starts
+        a forked child's own."""
         if not self._started:
             self._start()
-        return self._address
 
     @property
     def workers(self) -> int:
@@ -425,11 +426,13 @@ class ThreadPool:
 
     def wake(self) -> None:
         """Make sleeping workers watch for work; call once before a series of regions."""
-        self._native.wake(self.address)
+        self.start()
+        self._native.wake(self._address)
 
     def run(self, fn: int, table: int, items: int) -> None:
         """Run native `fn(table, item)` for item in 0..items, and return when all are done."""
-        self._native.run(self.address, fn, table, items)
+        self.start()
+        self._native.run(self._address, fn, table, items)
 
     def close(self) -> None:
         """End the workers and wait for them."""

@@ -1,0 +1,294 @@
+"""Where an inference spends its time, and how near to the machine's limits every kernel comes.
+
+A launch needs at least as long as its multiply-adds take at the measured peak, and at least as long
+as its least traffic takes from and to memory. The larger of the two is its limit (the roofline
+model: Williams, Waterman and Patterson, CACM 52(4), 2009).
+
+Which memory? The nearest level that holds all that was touched since the data were (their reuse
+distance: Mattson et al., IBM Systems Journal 9(2), 1970). For what another launch wrote or read,
+that is the traffic of the launches in between and of both. Constants and inputs come round once in
+an inference: for them it is all that the program touches, constants, arena, and the caller's
+arrays.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from ..graph.ir import Graph
+from ..graph.storage import aliases
+from ..kernels.ir import Launch, Prepared
+from ..text import human_time, table
+from .machine import Limits, MemoryLevel
+from .views import kernel_name
+
+WIDTH = 100
+"""Columns of a printed profile."""
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """What a launch has to do at least: operations, bytes. read: from blobs that other launches (or
+    the caller) wrote."""
+
+    flops: int
+    constant: int
+    read: int
+    written: int
+    element_bytes: int
+
+    @property
+    def bytes(self) -> int:
+        return self.constant + self.read + self.written
+
+
+@dataclass(frozen=True, slots=True)
+class ProfileRow:
+    """One launch.
+
+    seconds: median time. compute_seconds, memory_seconds: the least that its multiply-adds and its
+    traffic could take. level, constant_level: the memory that its blobs and its constants are taken
+    to come from. operators: what the model's ops are called, in order, each once.
+    """
+
+    kernel: str
+    template: str
+    label: str
+    operators: tuple[str, ...]
+    seconds: float
+    share: float
+    flops: int
+    bytes: int
+    compute_seconds: float
+    memory_seconds: float
+    level: str
+    constant_level: str
+
+    @property
+    def gflops(self) -> float:
+        return self.flops / max(self.seconds, 1e-12) / 1e9
+
+    @property
+    def gbytes(self) -> float:
+        return self.bytes / max(self.seconds, 1e-12) / 1e9
+
+    @property
+    def bound(self) -> str:
+        """ "compute" or "memory", whichever takes longer at least."""
+        return "compute" if self.compute_seconds >= self.memory_seconds else "memory"
+
+    @property
+    def of_peak(self) -> float:
+        """Share of the multiply-add peak."""
+        return self.compute_seconds / max(self.seconds, 1e-12)
+
+    @property
+    def of_bandwidth(self) -> float:
+        """Share of the memory's bandwidth."""
+        return self.memory_seconds / max(self.seconds, 1e-12)
+
+    @property
+    def least_seconds(self) -> float:
+        """What the limits allow; the time itself where that is less. Kernels can need less work
+        than their problem is counted with: Winograd's convolutions multiply less, a gather reads
+        part of its table."""
+        return min(max(self.compute_seconds, self.memory_seconds), self.seconds)
+
+    @property
+    def of_limit(self) -> float:
+        """Share of the roofline, at most 1."""
+        return self.least_seconds / max(self.seconds, 1e-12)
+
+    def as_json(self) -> dict[str, Any]:
+        return asdict(self) | {
+            "gflops": self.gflops, "gbytes": self.gbytes, "bound": self.bound,
+            "of_peak": self.of_peak, "of_bandwidth": self.of_bandwidth,
+            "of_limit": self.of_limit,
+        }  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class OperatorRow:
+    """All launches that compute the same operators. of_limit: least seconds over seconds."""
+
+    operators: tuple[str, ...]
+    launches: int
+    seconds: float
+    share: float
+    gflops: float
+    gbytes: float
+    of_limit: float
+
+
+@dataclass(frozen=True, slots=True)
+class Profile:
+    """Launches in execution order, and the limits of the machine they are compared with."""
+
+    rows: tuple[ProfileRow, ...]
+    limits: Limits
+
+    @property
+    def seconds(self) -> float:
+        """Of all launches together: an inference without its call and its copies."""
+        return sum(r.seconds for r in self.rows)
+
+    @property
+    def of_limit(self) -> float:
+        """Least seconds of all launches over their seconds."""
+        return of_limit(self.rows)
+
+    def by_operator(self) -> tuple[OperatorRow, ...]:
+        """Launches that compute equal operators taken together, longest first."""
+        groups: dict[tuple[str, ...], list[ProfileRow]] = {}
+        for r in self.rows:
+            groups.setdefault(r.operators, []).append(r)
+        out = []
+        for operators, rows in groups.items():
+            t = sum(r.seconds for r in rows)
+            whole = max(t, 1e-12)
+            out.append(OperatorRow(
+                operators, len(rows), t, sum(r.share for r in rows),
+                sum(r.flops for r in rows) / whole / 1e9, sum(r.bytes for r in rows) / whole / 1e9,
+                of_limit(rows),
+            ))  # fmt: skip
+        return tuple(sorted(out, key=lambda r: -r.seconds))
+
+    def as_json(self) -> dict[str, Any]:
+        return {"seconds": self.seconds, "of_limit": self.of_limit, "limits": asdict(self.limits),
+                "rows": [r.as_json() for r in self.rows],
+                "operators": [asdict(r) for r in self.by_operator()]}  # fmt: skip
+
+    def __str__(self) -> str:
+        kernels = table(
+            [
+                (f"{r.seconds * 1e6:.1f}", f"{r.share:.1%}", f"{r.gflops:.1f}", f"{r.of_peak:.0%}",
+                 f"{r.gbytes:.1f}", f"{r.of_bandwidth:.0%}",
+                 "peak" if r.bound == "compute" else r.level, r.kernel, _visible(r.label))
+                for r in sorted(self.rows, key=lambda r: -r.seconds)
+            ],
+            ("us", "share", "GFLOP/s", "of peak", "GB/s", "of mem", "bound", "kernel", "nodes"),
+            "rrrrrr",
+        )  # fmt: skip
+        operators = table(
+            [
+                (f"{r.seconds * 1e6:.1f}", f"{r.share:.1%}", f"{r.gflops:.1f}", f"{r.gbytes:.1f}",
+                 f"{r.of_limit:.0%}", r.launches, " + ".join(r.operators))
+                for r in self.by_operator()
+            ],
+            ("us", "share", "GFLOP/s", "GB/s", "of limit", "launches", "operators"),
+            "rrrrrr",
+        )  # fmt: skip
+        text = f"{kernels}\n\n{operators}\n\n{self._summary()}"
+        return "\n".join(map(_clipped, text.splitlines()))
+
+    def _summary(self) -> str:
+        levels = ", ".join(f"{x.name} {x.read / 1e9:.0f}" for x in self.limits.levels)
+        n = self.limits.threads
+        return (f"{human_time(self.seconds)} in {len(self.rows)} launches, {self.of_limit:.0%} of "
+                f"the machine's limits\n{n} thread{'s' if n > 1 else ''}: peak "
+                f"{self.limits.flops / 1e9:.0f} GFLOP/s, reads GB/s: {levels}")  # fmt: skip
+
+
+def profile(
+    graph: Graph, launches: Sequence[Launch], arena_bytes: int, seconds: Sequence[float],
+    limits: Limits,
+) -> Profile:  # fmt: skip
+    """The profile of a program whose launches took so long."""
+    works = [work(graph, x) for x in launches]
+    arrays = sum(graph.type(n).nbytes for n in {*graph.inputs, *graph.outputs})
+    whole = footprint(launches, works) + arena_bytes + arrays
+    held = limits.level(whole)
+    total = max(sum(seconds), 1e-12)
+    rows = []
+    distances = reuse_distances(graph, launches, works, whole)
+    for launch, w, s, d in zip(launches, works, seconds, distances, strict=True):
+        near = limits.level(d)
+        operators = dict.fromkeys(graph.ops[k].operator for k in launch.ops)
+        rows.append(ProfileRow(
+            kernel_name(launch), launch.kernel.template, launch.label, tuple(operators), s,
+            s / total, w.flops, w.bytes, w.flops / limits.peak(w.element_bytes),
+            memory_seconds(w, near, held), near.name, held.name,
+        ))  # fmt: skip
+    return Profile(tuple(rows), limits)
+
+
+def reuse_distances(
+    graph: Graph, launches: Sequence[Launch], works: Sequence[Work], whole: int
+) -> list[int]:
+    """Per launch, bytes touched since that of its blobs which was left alone longest; `whole` where
+    that was in the inference before."""
+    same = aliases(graph)
+    touched: dict[str, int] = {}  # by blob: bytes moved before the launch that touched it last
+    moved, out = 0, []
+    for launch, w in zip(launches, works, strict=True):
+        distance = w.bytes
+        blobs: list[str] = []
+        for arg, b in zip(launch.args, launch.kernel.params, strict=True):
+            if not isinstance(arg, str) or _is_constant(graph, arg):
+                continue
+            root = arg
+            while root in same:
+                root = same[root].of
+            blobs.append(root)
+            if b.role != "out":
+                since = moved + w.bytes - touched[root] if root in touched else whole
+                distance = max(distance, min(since, max(whole, w.bytes)))
+        touched.update(dict.fromkeys(blobs, moved))
+        moved += w.bytes
+        out.append(distance)
+    return out
+
+
+def work(graph: Graph, launch: Launch) -> Work:
+    """What a launch has to do, its traffic split by where it goes."""
+    kernel = launch.kernel
+    written = sum(
+        graph.type(a).nbytes for a, b in zip(launch.args, kernel.params, strict=True)
+        if b.role == "out" and isinstance(a, str)
+    )  # fmt: skip
+    constant = sum(
+        b.nbytes for a, b in zip(launch.args, kernel.params, strict=True) if _is_constant(graph, a)
+    )
+    # A gather reads part of its table: what the template says is the least.
+    written = min(written, kernel.bytes)
+    constant = min(constant, kernel.bytes - written)
+    floats = [b.dtype.bytes for b in kernel.params if b.dtype.is_float]
+    return Work(kernel.flops, constant, kernel.bytes - written - constant, written,
+                max(floats, default=4))  # fmt: skip
+
+
+def footprint(launches: Sequence[Launch], works: Sequence[Work]) -> int:
+    """Bytes of constants that an inference reads, those that launches share once."""
+    shared: dict[object, int] = {}
+    for launch, w in zip(launches, works, strict=True):
+        names = tuple(a for a in launch.args if isinstance(a, Prepared))
+        shared[names or launch] = w.constant
+    return sum(shared.values())
+
+
+def memory_seconds(w: Work, near: MemoryLevel, constants: MemoryLevel) -> float:
+    """Least time for a launch's traffic."""
+    return w.constant / min(constants.read, near.read) + near.seconds(w.read, w.written)
+
+
+def _is_constant(graph: Graph, arg: str | Prepared | None) -> bool:
+    if isinstance(arg, Prepared):
+        return True
+    return arg is not None and graph.blobs[arg].value is not None
+
+
+def of_limit(rows: Iterable[ProfileRow]) -> float:
+    """Share of the limits of several launches: least time over time."""
+    rows = tuple(rows)
+    return sum(r.least_seconds for r in rows) / max(sum(r.seconds for r in rows), 1e-12)
+
+
+def _visible(name: str) -> str:
+    """A name of the model on one line, harmless to a terminal."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in name)
+
+
+def _clipped(line: str) -> str:
+    return line if len(line) <= WIDTH else line[: WIDTH - 3] + "..."
