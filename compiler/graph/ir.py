@@ -34,14 +34,25 @@ class Role(Enum):
     INTERMEDIATE = "intermediate"
 
 
+@dataclass(frozen=True, slots=True)
+class Inside:
+    """A place in another blob's memory: from index `start` on, along the axis that the layout of
+    the part names."""
+
+    blob: str
+    start: int
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Blob:
-    """A named value. Constants hold their array (row-major, read-only)."""
+    """A named value. Constants hold their array (row-major, read-only). inside: where its memory
+    is, if it is a part of another blob."""
 
     name: str
     type: TensorType
     role: Role = Role.INTERMEDIATE
     value: Array | None = None
+    inside: Inside | None = None
 
     def digest(self) -> str:
         """A short content hash of a constant's bytes."""
@@ -160,6 +171,8 @@ class Graph:
                 ids[n] = len(ids)
                 b = self.blobs[n]
                 h.update(f"{ids[n]}:{b.type}:{b.role.value}:{b.digest()};".encode())
+                if b.inside is not None:
+                    h.update(f"{ids[n]} in {number(b.inside.blob)}+{b.inside.start};".encode())
             return ids[n]
 
         h.update(f"in {[number(n) for n in self.inputs]};".encode())

@@ -18,8 +18,8 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from ..graph.ir import Graph
+from ..graph.storage import aliases
 from ..kernels.ir import Launch, Prepared
-from ..runtime.program import aliases
 from ..text import human_time, table
 from .machine import Limits, MemoryLevel
 from .views import kernel_name
@@ -230,7 +230,7 @@ def reuse_distances(
                 continue
             root = arg
             while root in same:
-                root = same[root]
+                root = same[root].of
             blobs.append(root)
             if b.role != "out":
                 since = moved + w.bytes - touched[root] if root in touched else whole
@@ -244,7 +244,10 @@ def reuse_distances(
 def work(graph: Graph, launch: Launch) -> Work:
     """What a launch has to do, its traffic split by where it goes."""
     kernel = launch.kernel
-    written = sum(b.nbytes for b in kernel.params if b.role == "out")
+    written = sum(
+        graph.type(a).nbytes for a, b in zip(launch.args, kernel.params, strict=True)
+        if b.role == "out" and isinstance(a, str)
+    )  # fmt: skip
     constant = sum(
         b.nbytes for a, b in zip(launch.args, kernel.params, strict=True) if _is_constant(graph, a)
     )

@@ -129,7 +129,7 @@ class ConvWriter:
 
     def input_strides(self) -> tuple[int, ...]:
         """Elements between neighbours of x: image, channel (block), then the axes of places."""
-        strides = row_major_strides(self.p.x.physical_shape)[: self.p.x.rank]
+        strides = self.p.x.strides[: self.p.x.rank]
         space = strides[2:]
         if self.p.is_flat or len(space) == 1:
             space = (0, space[-1])

@@ -85,7 +85,9 @@ class ConvGroup:
 
     @property
     def is_flat(self) -> bool:
-        return self.window.is_pointwise
+        steps, dims = self.x.strides[2 : self.x.rank], self.x.dims[2:]
+        even = all(s == t * d for s, t, d in zip(steps, steps[1:], dims[1:], strict=False))
+        return self.window.is_pointwise and even
 
     @property
     def bias(self) -> str | None:
@@ -141,7 +143,7 @@ def conv_group(graph: Graph, ops: Sequence[Op], outputs: Sequence[str]) -> ConvG
         and p.y.size > 0
         and p.depth > 0
         and all(_is_blocked(graph.type(o)) for o in outputs)
-        and len({graph.type(o).layout for o in outputs}) == 1
+        and len({graph.type(o).layout.order for o in outputs}) == 1
     )
     if not fits or (p.x.layout.is_blocked and p.x.layout.axis != 1):
         return None

@@ -63,7 +63,7 @@ class _Writer:
 
     def strides(self) -> tuple[int, ...]:
         """Elements between neighbours of x: image, block, then the axes of places."""
-        image, block, *space = row_major_strides(self.p.x.physical_shape)[: self.p.x.rank]
+        image, block, *space = self.p.x.strides[: self.p.x.rank]
         if self.p.is_flat or len(space) == 1:
             space = [0, space[-1]]
         return (image, block, *space)
@@ -252,7 +252,7 @@ def _group(graph: Graph, ops: Sequence[Op], outputs: Sequence[str]) -> ConvGroup
     p = conv_group(graph, ops, outputs)
     if p is None or p.chosen is not None:
         return None
-    alike = p.channels == p.x.dims[1] and p.x.layout == p.y.layout
+    alike = p.channels == p.x.dims[1] and p.x.layout.order == p.y.layout.order
     fits = alike and is_depthwise(graph, p.anchor) and p.window.kernel[-1] <= WIDEST
     return p if fits else None
 

@@ -59,7 +59,7 @@ from .pieces import (
     trip_count,
 )
 from .sliding import MOST_TAPS, Sliding, separated, sliding, taps
-from .template import Config
+from .template import Config, traffic
 from .tiles import Tiling, square, tiling
 
 VERSION = 2
@@ -528,7 +528,7 @@ class Nest:
         flops = sum(map(operations, found))
         kernel = Kernel(
             self.name, VERSION, (), (*params, *scratch), phases, flops,
-            sum(b.nbytes for b in params), _inplace(params, phases),
+            traffic(graph, params, args), _inplace(params, phases),
         )  # fmt: skip
         return Launch(kernel, (*args, *(None for _ in scratch)), ())
 

@@ -7,9 +7,10 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Final
 
-from ...ops.operator import Contraction, View
+from ...ops.operator import Contraction
 from ..errors import LoweringError
 from ..graph.ir import Graph, Op
+from ..graph.storage import needs_no_code
 from ..passes.convolutions import is_depthwise
 from .access import element_by_element
 from .compose import is_one_element
@@ -35,19 +36,6 @@ TEMPLATES: Final[tuple[KernelTemplate, ...]] = (
 logger = logging.getLogger("tilewright")
 
 
-def is_alias(graph: Graph, op: Op) -> bool:
-    """Whether the op's result is its input's memory under another shape: no code is needed."""
-    if not op.has(View):
-        return False
-    source, out = op.inputs[0], op.outputs[0]
-    if source is None or len(op.outputs) != 1 or out in graph.outputs:
-        return False
-    blob = graph.blobs[source]
-    return blob.value is None and not (
-        blob.type.layout.is_blocked or graph.type(out).layout.is_blocked
-    )
-
-
 def live_outputs(graph: Graph, ops: Sequence[Op]) -> tuple[str, ...]:
     """The blobs of a group that others read, or the caller. An unused group keeps its last."""
     inside = set(map(id, ops))
@@ -67,7 +55,7 @@ def select(graph: Graph, device: Device) -> tuple[Launch, ...]:
     seen: dict[object, tuple[Launch, Names]] = {}
     launches = []
     for ops in graph.groups:
-        if len(ops) == 1 and is_alias(graph, ops[0]):
+        if needs_no_code(graph, ops):
             continue
         outputs = live_outputs(graph, ops)
         shape, names = _shape(graph, ops, outputs)

@@ -35,7 +35,7 @@ class Unpool(OpaqueTemplate):
         if len(ops) != 1 or trait is None or trait.kind != self.kind:
             return False
         kinds = [graph.type(n) for n in (*ops[0].reads, *ops[0].outputs)]
-        alike = all(t.layout == kinds[0].layout for t in kinds)
+        alike = all(t.is_dense and t.layout.order == kinds[0].layout.order for t in kinds)
         return alike and (not kinds[0].layout.is_blocked or can_be_blocked(graph, ops[0]))
 
     def build(self, op: Op, params: Parameters, device: Device) -> Launch:

@@ -24,7 +24,7 @@ from typing import Any
 import numpy.typing as npt
 
 from ...ops.expr import Expr, compare, const, index, load, logical_and, maximum, minimum, var
-from ...ops.types import f32, row_major_strides
+from ...ops.types import f32
 from ..errors import LoweringError
 from ..graph.arrays import aligned_empty
 from ..graph.ir import Graph, Op
@@ -108,7 +108,7 @@ class _Writer:
     def gather(self, v_base: Expr, block: Expr, tile: Expr, into: Expr) -> tuple[Stmt, ...]:
         """V of one tile and one block of channels. tile: its number; into: its place in V."""
         a, x, lanes = self.a, self.p.x, self.lanes
-        image_step, block_step, row_step, step = row_major_strides(x.physical_shape)[:4]
+        image_step, block_step, row_step, step = x.strides[:4]
         height, width = x.dims[2:]
         top, left = self.p.window.begin
         located, image, row, column = self.all.locate(tile)

@@ -16,6 +16,7 @@ from ..graph.builder import Value
 from ..graph.ir import Graph, Op
 from .base import Pass
 from .convolutions import Algorithm, algorithm, is_channel_choice
+from .cuts import cuts, holds_whole_blocks
 from .rewrite import SourceRewriter
 
 PLANAR_CHANNELS = 4  # a convolution of so few channels reads row-major input directly
@@ -115,7 +116,11 @@ class _Layouts(SourceRewriter):
         """The layout that an operator without wishes hands on."""
         outs = self.old.output_types(op)
         present = [v for v in inputs if v is not None]
-        if len({t.dims for t in outs}) != 1 or not present:
+        if not present:
+            return ROW_MAJOR
+        if self._keeps_blocks(op, present[0].type):
+            return present[0].type.layout
+        if len({t.dims for t in outs}) != 1:
             return ROW_MAJOR
         out = outs[0]
         if op.has(Elementwise):
@@ -128,9 +133,18 @@ class _Layouts(SourceRewriter):
                 return x.layout
         elif op.has(Opaque):  # concat
             stacked = op.attr("axis") % out.rank == 1
-            if stacked and all(self._stackable(v.type) for v in present):
+            blocked = stacked and all(v.type.layout == self.blocked for v in present)
+            if blocked and all(v.type.dims[1] % self.block == 0 for v in present[:-1]):
                 return self.blocked
         return ROW_MAJOR
+
+    def _keeps_blocks(self, op: Op, x: TensorType) -> bool:
+        """Whether a slice or split takes whole blocks, and may be a view of x."""
+        found = cuts(self.old, op) if x.layout.is_blocked else None
+        return found is not None and all(
+            holds_whole_blocks(x.layout, c.axis, c.start, t.dims[c.axis], x.dims[c.axis])
+            for c, t in zip(found, self.old.output_types(op), strict=True)
+        )
 
     def _keeps_channels(self, op: Op, inputs: tuple[Value | None, ...]) -> bool:
         """Whether an unpooling gets blocked channels and hands on the same ones."""
@@ -140,9 +154,6 @@ class _Layouts(SourceRewriter):
             and x.type.layout == self.blocked
             and (x.type.dims[:2] == self.old.output_types(op)[0].dims[:2])
         )
-
-    def _stackable(self, t: TensorType) -> bool:
-        return t.layout == self.blocked and t.dims[1] % self.block == 0
 
     # ---------------------------------------------------------------- convolutions
 

@@ -14,6 +14,7 @@ from .fold_constants import FoldConstants
 from .fold_scales import FoldScales
 from .fuse import Fuse
 from .layout import AssignLayout
+from .place import Place
 from .winograd import ChooseWinograd
 
 
@@ -34,4 +35,5 @@ def cpu_pipeline(channel_block: int, numerics: Numerics = "standard") -> tuple[P
         FoldConstants(),
         DeadCode(),
         Fuse(),
+        Place(),
     )

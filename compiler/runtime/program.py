@@ -14,8 +14,8 @@ import numpy.typing as npt
 from ..errors import InputError, MemoryLimitError
 from ..graph.arrays import ALIGNMENT, aligned_empty
 from ..graph.ir import Graph
+from ..graph.storage import aliases
 from ..kernels.ir import Launch, Prepared
-from ..kernels.select import is_alias
 from ..memory.buffers import BufferSpec, Step
 from ..memory.plan import MemoryPlan, plan
 from .address import address
@@ -24,15 +24,6 @@ from .objects import Objects
 from .threads import thread_pool
 
 Array = npt.NDArray[Any]
-
-
-def aliases(graph: Graph) -> dict[str, str]:
-    """Blobs that are another blob's memory under a new shape."""
-    return {
-        op.outputs[0]: op.reads[0]
-        for group in graph.groups if len(group) == 1
-        for op in group if is_alias(graph, op)
-    }  # fmt: skip
 
 
 def scratch_bytes(launch: Launch) -> int:
@@ -52,7 +43,8 @@ def plan_memory(graph: Graph, launches: Sequence[Launch], limit: int | None = No
     shared = aliases(graph)
     external = {*graph.inputs, *graph.outputs, *graph.constants}
     specs = [
-        BufferSpec(n, b.type.nbytes, shared.get(n))
+        BufferSpec(n, a.bytes, a.of, a.offset, a.rows, a.pitch)
+        if (a := shared.get(n)) is not None else BufferSpec(n, b.type.nbytes)
         for n, b in graph.blobs.items() if n not in external
     ]  # fmt: skip
     steps = []
@@ -122,7 +114,8 @@ class Program:
         self._lock = threading.Lock()
         self._arena = _allocated((memory.arena_bytes,), np.uint8)
         self._alias = aliases(graph)
-        self._slots: list[tuple[int, int]] = []  # (slot of the table, number of input or output)
+        # (slot of the table, number of input or output, bytes from its start)
+        self._slots: list[tuple[int, int, int]] = []
         width = sum(len(launch.args) for launch in launches)
         self._table = np.zeros(max(width, 1), np.uint64)
         steps: list[tuple[int, int, int]] = []
@@ -164,18 +157,19 @@ class Program:
             elif isinstance(arg, Prepared):
                 self._table[at] = self._constant(arg).ctypes.data
             else:
-                root = arg
+                root, inner = arg, 0
                 while root in self._alias:
-                    root = self._alias[root]
+                    alias = self._alias[root]
+                    root, inner = alias.of, inner + alias.offset
                 blob = g.blobs[root]
                 if blob.value is not None:
-                    self._table[at] = self._constant(root).ctypes.data
+                    self._table[at] = self._constant(root).ctypes.data + inner
                 elif root in g.inputs:
-                    self._slots.append((at, g.inputs.index(root)))
+                    self._slots.append((at, g.inputs.index(root), inner))
                 elif root in g.outputs:
-                    self._slots.append((at, len(g.inputs) + g.outputs.index(root)))
+                    self._slots.append((at, len(g.inputs) + g.outputs.index(root), inner))
                 else:
-                    self._table[at] = self._arena.ctypes.data + self.memory.offsets[root]
+                    self._table[at] = self._arena.ctypes.data + self.memory.offsets[root] + inner
 
     def _constant(self, what: str | Prepared) -> Array:
         """A constant in the form kernels read, made once and shared."""
@@ -239,8 +233,8 @@ class Program:
     def _point(self, at: Sequence[int]) -> None:
         """Write the addresses of this call's arrays where kernels look for them."""
         table = self._table
-        for slot, k in self._slots:
-            table[slot] = at[k]
+        for slot, k, inner in self._slots:
+            table[slot] = at[k] + inner
         if self._shares:
             self.pool.start()
         if self.poison:
