@@ -88,7 +88,7 @@ def _winograd(x: TensorType, w: TensorType, window: Window, block: int, m: int) 
     points = (m + 2) ** 2
     inputs, vectors = -(-x.dims[1] // block), -(-w.dims[0] // block)
     rounds = -(-tiles // ROWS)
-    rows = max(-(-tiles // rounds), min(FEW_ROWS, ROWS)) * rounds
+    rows = max(-(-tiles // rounds), FEW_ROWS) * rounds
     products = points * x.dims[1] * vectors * rows * 1.1
     additions = points * tiles * (inputs + vectors) * TRANSFORM
     return max(products, _stream(w, points)) + additions
