@@ -11,6 +11,7 @@ from ...ops.operator import Contraction, View
 from ..errors import LoweringError
 from ..graph.ir import Graph, Op
 from ..passes.convolutions import is_depthwise
+from .attention import Attend
 from .compose import is_one_element
 from .conv import DirectConv
 from .device import Device
@@ -24,8 +25,8 @@ from .sorting import ArgReduce, TopK
 from .template import KernelTemplate
 
 TEMPLATES: Final[tuple[KernelTemplate, ...]] = (
-    DirectConv(), Gemm(), Recurrent(), ArgReduce(), TopK(), CumulativeSum(), Scatter(), Unpool(),
-    Nest(),
+    DirectConv(), Attend(), Gemm(), Recurrent(), ArgReduce(), TopK(), CumulativeSum(), Scatter(),
+    Unpool(), Nest(),
 )  # fmt: skip
 logger = logging.getLogger("tilewright")
 
