@@ -44,7 +44,7 @@ def device_of(target: CpuTarget, chosen: Options) -> Device:
 
 def optimise(graph: Graph, target: CpuTarget, chosen: Options, read: float) -> tuple[Stage, ...]:
     """The graph as imported (which took `read` seconds), then after every pass."""
-    passes = cpu_pipeline(device_of(target, chosen).channel_block)
+    passes = cpu_pipeline(device_of(target, chosen).channel_block, chosen.numerics)
     _, stages = run_pipeline(passes, graph, Fuel(chosen.fuel))
     return (Stage("import", graph, read * 1e3, True), *stages)
 

@@ -6,14 +6,14 @@ import os
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
 
 from ..errors import InputError
 from ..graph.ir import Graph
-from ..inspect.machine import limits
+from ..inspect.machine import call_seconds, limits
 from ..inspect.profile import Profile, profile
 from ..inspect.views import Compilation, kernel_name, view
 from ..kernels.ir import Launch
@@ -24,6 +24,9 @@ from ..runtime.program import Program, TensorSpec, by_name
 from .artifact import write as write_artifact
 
 Array = npt.NDArray[Any]
+
+CLOCK_STEP: Final = 1e-8
+"""Seconds that no launch is said to be faster than."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,12 +142,14 @@ class Executable:
         random inputs when none are given.
 
         A program on one thread is timed by that thread's own clock, which others on the machine do
-        not advance. The limits are measured once per process, in about half a second.
+        not advance. What timing itself costs is taken off. The limits are measured once per
+        process, in about half a second.
         """
         feeds = arrays or tuple(random_input(s) for s in self.inputs)
         clock = time.thread_time_ns if self.threads == 1 else time.perf_counter_ns
         times = np.array([self._program.timed(feeds, clock)[1] for _ in range(max(1, rounds))])
-        seconds = [float(s) for s in np.median(times, axis=0) / 1e9]
+        call = call_seconds(clock)
+        seconds = [max(float(s) - call, CLOCK_STEP) for s in np.median(times, axis=0) / 1e9]
         c = self._compilation
         return profile(c.graph, c.launches, c.plan.arena_bytes, seconds, limits(self.threads))
 

@@ -14,19 +14,23 @@ from ..passes.convolutions import is_depthwise
 from .attention import Attend
 from .compose import is_one_element
 from .conv import DirectConv
+from .depthwise import Depthwise
 from .device import Device
+from .grouped import GroupedConv
 from .ir import Launch, Prepared
 from .matmul import Gemm
 from .nest import Nest
 from .recurrent import Recurrent
 from .scan import CumulativeSum
-from .scatter import Scatter, Unpool
+from .scatter import Scatter
 from .sorting import ArgReduce, TopK
 from .template import KernelTemplate
+from .unpool import Unpool
+from .winograd import Winograd
 
 TEMPLATES: Final[tuple[KernelTemplate, ...]] = (
-    DirectConv(), Attend(), Gemm(), Recurrent(), ArgReduce(), TopK(), CumulativeSum(), Scatter(),
-    Unpool(), Nest(),
+    Winograd(), Depthwise(), DirectConv(), GroupedConv(), Attend(), Gemm(), Recurrent(),
+    ArgReduce(), TopK(), CumulativeSum(), Scatter(), Unpool(), Nest(),
 )  # fmt: skip
 logger = logging.getLogger("tilewright")
 

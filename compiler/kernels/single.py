@@ -11,7 +11,7 @@ from ...ops.types import DType, bf16, f16, f32
 from ..graph.ir import Graph, Op
 from .device import Device
 from .ir import Buffer, Kernel, Launch, Phase, Prepared, Role, Stmt, Store, loop, seq
-from .nest import ITEM_WORK, MAX_ITEMS, SERIAL_WORK
+from .nest import items_for
 from .template import Config
 
 
@@ -132,7 +132,7 @@ def shared(
     work: element operations of the whole phase, which decide how many items there are. align:
     every part but the last begins and ends at a multiple of it.
     """
-    wanted = 1 if work < SERIAL_WORK else min(MAX_ITEMS, work // ITEM_WORK)
+    wanted = items_for(work)
     part = max(1, -(-total // (wanted * align))) * align
     items = max(1, -(-total // part))
     item = var("item", items)

@@ -64,6 +64,8 @@ def softmax_of(graph: Graph, scores: str) -> Softmax | None:
 
 def attention_from(graph: Graph, first: Op) -> Attention | None:
     """The attention that begins with a product."""
+    if not _is_product(first):
+        return None
     blob = first.outputs[0]
     pointwise: list[Op] = []
     while (found := softmax_of(graph, blob)) is None:

@@ -221,6 +221,14 @@ class Function:
     def extract(self, x: Value, k: int) -> Value:
         return self.pure(f"extractelement {x}, i64 {k}", x.dtype, 0)
 
+    def shuffle(self, a: Value, b: Value | None, order: Sequence[int | None]) -> Value:
+        """Lanes of a and b by their positions, a's first; any lane for None."""
+        n = len(order)
+        other = "poison" if b is None else b.text
+        picks = ", ".join("i32 poison" if k is None else f"i32 {k}" for k in order)
+        text = f"shufflevector {a}, {a.type} {other}, <{n} x i32> <{picks}>"
+        return self.pure(text, a.dtype, n)
+
     # ---------------------------------------------------------------- arithmetic
 
     def op(self, op: str, a: Value, b: Value, dtype: DType | None = None) -> Value:

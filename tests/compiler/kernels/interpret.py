@@ -25,6 +25,7 @@ from tilewright.compiler.kernels.ir import (
     Set,
     Stmt,
     Store,
+    Transpose,
 )
 from tilewright.ops.expr import Expr, linear
 from tilewright.ops.types import i64
@@ -106,6 +107,8 @@ class _Machine:
         if isinstance(s, Store):
             at, value = self.expr(s.offset), self.expr(s.value)
             return lambda: self.store(s.buffer, at(), value())
+        if isinstance(s, Transpose):
+            return lambda: self.transpose(s.local)
         if isinstance(s, If):
             test, then, other = self.expr(s.condition), self.block(s.then), self.block(s.otherwise)
             return lambda: then() if bool(test()) else other()
@@ -143,6 +146,11 @@ class _Machine:
     def declare(self, local: Local) -> None:
         shape = (*local.shape, local.lanes) if local.lanes else local.shape
         self.cell(local)[0] = _poison(math.prod(shape), local.dtype.numpy).reshape(shape)
+
+    def transpose(self, local: Local) -> None:
+        cell = self.cell(local)
+        assert cell[0].shape == (local.lanes, local.lanes), local
+        cell[0] = cell[0].T.copy()
 
     def cell(self, local: Local) -> list[Any]:
         """Where the local's current array is kept."""

@@ -36,14 +36,16 @@ def with_layouts(graph: Graph, layouts: Mapping[str, Layout]) -> Graph:
 
 
 def stored(value: Any, kind: TensorType) -> Any:
-    """A logical array as it lies in memory, flat; lanes past the last channel are NaN."""
+    """A logical array as it lies in memory, flat; lanes past the last channel are NaN,
+    or the largest integer."""
     value = np.asarray(value, kind.dtype.numpy)
     if not kind.layout.is_blocked:
         return np.ascontiguousarray(value).reshape(-1)
     a, b = kind.layout.axis, kind.layout.block
     more = -value.shape[a] % b
     widths = [(0, more if k == a else 0) for k in range(value.ndim)]
-    value = np.pad(value, widths, constant_values=np.nan)
+    nothing = np.nan if value.dtype.kind == "f" else np.iinfo(value.dtype).max
+    value = np.pad(value, widths, constant_values=nothing)
     split = value.reshape(*value.shape[:a], -1, b, *value.shape[a + 1 :])
     return np.ascontiguousarray(np.moveaxis(split, a + 1, -1)).reshape(-1)
 
