@@ -11,32 +11,25 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from math import prod
 from typing import Any
 
 import numpy.typing as npt
 
-from ...ops.expr import Expr, compare, const, floordiv, index, load, minimum, var
+from ...ops.expr import Expr, compare, floordiv, index, load, minimum, var
 from ...ops.traverse import substitute
-from ...ops.types import row_major_strides
 from ..errors import LoweringError
-from ..graph.evaluate import evaluate_op
 from ..graph.ir import Graph, Op
-from .compose import Indices, broadcast
+from .compose import Indices
 from .device import Device
 from .epilogue import Params, inplace, lowered, place
-from .ir import Buffer, If, Kernel, Launch, Phase, Prepared, Stmt, Store, loop, seq
+from .ir import If, Kernel, Launch, Phase, Stmt, Store, loop, seq
 from .matmul_group import (
     MatmulGroup,
-    affine,
-    formal,
     matmul_group,
     matmul_results,
-    pack_panels,
-    unflatten,
-    variable,
 )
+from .matmul_operands import Operands
 from .microkernel import (
     Level,
     MicroKernel,
@@ -52,7 +45,6 @@ from .template import Config
 Array = npt.NDArray[Any]
 ITEM_FLOPS = 500_000  # an item takes at least about 5 microseconds
 MAX_ITEMS = 16
-PACK_ELEMENTS = 32_768  # elements that one item packs
 PACK_ROWS = 32  # fewer rows read a right operand that is not constant where it lies
 MANY_ROWS = 128  # more rows read a panel often enough for blocks along K to pay
 WIDE_BLOCKS = 8  # blocks of the widest tile, for few rows
@@ -63,44 +55,13 @@ PAGE, LINE = 4096, 64  # bytes between addresses that share a cache set; bytes p
 OTHER_WAYS = 2  # lines of a set that are left to what is not the left operand
 
 
-@dataclass(frozen=True, slots=True)
-class _Left:
-    """How rows of the left operand are read: base(batch) + m * row + k * step."""
-
-    buffer: Buffer
-    base: Expr
-    row: int
-    step: int
-
-
-@dataclass(frozen=True, slots=True)
-class _Right:
-    """How panels are read: `base(batch)`, then `panel` elements from one to the next and `step`
-    from one k to the next; packed panels have their own step."""
-
-    buffer: Buffer
-    base: Expr
-    packed: bool
-    step: int
-
-
-class _Writer:
+class _Writer(Operands):
     """Writes the kernel of one problem for one config."""
 
     def __init__(self, p: MatmulGroup, device: Device, config: Config) -> None:
-        self.p, self.config = p, config
-        self.lanes = device.lanes(p.dtype)
-        self.mr, self.blocks = config["mr"], config["nb"]
-        self.width = self.blocks * self.lanes
-        self.panels, rest = divmod(p.n, self.width)
-        self.rest_blocks, self.rest_tail = -(-rest // self.lanes), rest % self.lanes
-        self.rest_columns = rest
-        self.params = Params(p.graph)
-        self.q, self.m, self.n = formal(p)
+        super().__init__(p, device, config, Params(p.graph))
+        self.mr = config["mr"]
         self.count = 0
-        self.packing: list[Phase] = []
-        self.left = self._left()
-        self.right = self._right()
         busy = self.params.buffers
         found = matmul_results(p)
         assert found is not None
@@ -113,158 +74,6 @@ class _Writer:
         """Steps of the reduction per block of K. Sums between blocks need an output to rest in."""
         whole = len(self.stores) > 1 or self.stores[0].buffer.dtype is not self.p.dtype
         return self.p.k if whole else min(self.config["kc"] or self.p.k, self.p.k)
-
-    @property
-    def panel_elements(self) -> int:
-        """Elements of all packed panels of one matrix."""
-        return self.p.k * (self.panels * self.width + self.rest_blocks * self.lanes)
-
-    # ---------------------------------------------------------------- operands
-
-    def _left(self) -> _Left:
-        p = self.p
-        k = variable("k", p.k)
-        value = self.params.lower(p.a_element(self.q, self.m, k))
-        found = affine(value, (self.m, k))
-        if found is not None:
-            buffer, strides, base = found
-            return _Left(buffer, base, strides[self.m], strides[k])
-        rows = prod(p.batch) * p.m
-        scratch = self.params.scratch(p.dtype, rows * p.k)
-        share = max(1, PACK_ELEMENTS // p.k)
-        item, t = var("item", -(-rows // share)), variable("t", rows)
-        at = {self.q: floordiv(t, p.m), self.m: t % p.m}
-        value = substitute(value, {v: e for v, e in at.items() if v.op == "var"})
-        copy: tuple[Stmt, ...] = (Store(scratch, t * p.k + k, value),)
-        if k.op == "var":
-            copy = (loop(k, copy, "vector", lanes=self.lanes),)
-        self.packing.append(Phase(item.payload[2], item, _share(t, item, share, rows, copy)))
-        return _Left(scratch, self.q * (p.m * p.k), p.k, 1)
-
-    def _right(self) -> _Right:
-        p = self.p
-        own = p.own_batch
-        at = broadcast(p.logical(self.q, self.m), own) if own else ()
-        at = tuple(i if d > 1 else index(0) for i, d in zip(at, own, strict=True))
-        matrix = index(0)
-        for i, s in zip(at, row_major_strides(own), strict=True):
-            matrix = matrix + i * s
-        base = matrix * self.panel_elements
-        total = prod(own) * self.panel_elements
-        if p.constant:
-            return _Right(self.params.prepared(self._prepared(), p.dtype, total), base, True, 0)
-        if not self.config["pack"]:
-            k = variable("k", p.k)
-            value = self.params.lower(p.b_element(at, k, self.n))
-            found = affine(value, (k, self.n))
-            if found is not None and found[1][self.n] == 1:
-                return _Right(found[0], found[2], False, found[1][k])
-        scratch = self.params.scratch(p.dtype, total)
-        self.packing.append(self._pack(scratch))
-        return _Right(scratch, base, True, 0)
-
-    def _prepared(self) -> Prepared:
-        """The constant right operand in panels."""
-        p, lanes, width = self.p, self.lanes, self.width
-        made = {o: op for op in p.before for o in op.outputs}
-        order: list[str] = []
-        steps: list[Op] = []
-
-        def need(blob: str) -> None:
-            op = made.get(blob)
-            if op is None:
-                if blob not in order:
-                    order.append(blob)
-            elif op not in steps:
-                for n in op.reads:
-                    need(n)
-                steps.append(op)
-
-        need(p.b)
-        number = {n: f"%{k}" for k, n in enumerate(order)}
-        for op in steps:
-            number |= {o: f"%{len(number)}" for o in op.outputs}
-        text = "; ".join(
-            f"{op.operator}({','.join('-' if n is None else number[n] for n in op.inputs)})"
-            f"{op.attrs}" for op in steps
-        )  # fmt: skip
-
-        def make(*arrays: Array) -> Array:
-            values = dict(zip(order, arrays, strict=True))
-            for op in steps:
-                ins = [None if n is None else values[n] for n in op.inputs]
-                values |= zip(op.outputs, evaluate_op(op, ins, wide=False), strict=True)
-            return pack_panels(values[p.b].reshape(-1, p.k, p.n), lanes, width)
-
-        recipe = f"panels lanes={lanes} width={width} {text} {number[p.b]}"
-        return Prepared(tuple(order), recipe, make)
-
-    def _pack(self, scratch: Buffer) -> Phase:
-        """Panels of a right operand that changes from call to call. Lanes past the last column are
-        set to zero: what they would hold by chance can be slow to compute with."""
-        p = self.p
-        matrices = prod(p.own_batch)
-        panels = self.panels + (self.rest_blocks > 0)
-        total = matrices * panels
-        share = max(1, PACK_ELEMENTS // (p.k * self.width))
-        item, t = var("item", -(-total // share)), variable("t", total)
-        own = unflatten(floordiv(t, panels), p.own_batch)
-        g = t % panels
-        base = floordiv(t, panels) * self.panel_elements + g * (p.k * self.width)
-        k = variable("k", p.k)
-        first = self.params.lower(p.b_element(own, k, self.n))
-        along = affine(first, (k, self.n))
-        by_column = along is not None and along[1][k] == 1 != along[1][self.n]
-
-        def element(column: Expr) -> Expr:
-            return substitute(first, {self.n: g * self.width + column})
-
-        def columns(blocks: int, tail: int) -> tuple[Stmt, ...]:
-            """Row by row, lanes along the columns."""
-            step = blocks * self.lanes
-            micro = MicroKernel(p.dtype, self.lanes, (1,), blocks)
-
-            def copy(j: Expr, lane: Expr) -> tuple[Stmt, ...]:
-                at = j * self.lanes + lane
-                return (Store(scratch, base + k * step + at, element(at)),)
-
-            out = list(micro.each_vector(copy, tail))
-            if tail:
-                z = var("z", self.lanes, 0)
-                at = base + k * step + (step - self.lanes) + z
-                fill = Store(scratch, at, const(0, p.dtype))
-                out.append(loop(z, (fill,), "vector", lo=tail, lanes=self.lanes))
-            return (loop(k, out),) if k.op == "var" else tuple(out)
-
-        def rows(blocks: int, tail: int) -> tuple[Stmt, ...]:
-            """Column by column, lanes along the rows."""
-            step = blocks * self.lanes
-            whole = step - self.lanes + tail if tail else step
-            c = var("c", step)
-
-            def line(value: Expr) -> tuple[Stmt, ...]:
-                done = (Store(scratch, base + k * step + c, value),)
-                return (loop(k, done, "vector", lanes=self.lanes),)
-
-            out: list[Stmt] = [loop(c, line(element(c)), hi=whole)]
-            if tail:
-                out.append(loop(c, line(const(0, p.dtype)), lo=whole))
-            return tuple(out)
-
-        write = rows if by_column else columns
-        body = self._either(g, lambda _, blocks, tail: write(blocks, tail))
-        return Phase(item.payload[2], item, _share(t, item, share, total, body))
-
-    def _either(
-        self, g: Expr, body: Callable[[Expr, int, int], tuple[Stmt, ...]]
-    ) -> tuple[Stmt, ...]:
-        """body(panel, blocks, lanes of the last block or 0) for a full panel or the last one."""
-        if not self.rest_blocks:
-            return body(g, self.blocks, 0)
-        last = body(index(self.panels), self.rest_blocks, self.rest_tail)
-        if not self.panels:
-            return last
-        return (If(compare("lt", g, self.panels), body(g, self.blocks, 0), last),)
 
     # ---------------------------------------------------------------- one tile
 
@@ -368,9 +177,9 @@ class _Writer:
                 return (loop(s, body, lo=s_lo, hi=minimum(s_lo + per_share, tiles)),)
 
             if by_panel:
-                return columns(self._either(g, lambda panel, blocks, tail: down(
+                return columns(self.either(g, lambda panel, blocks, tail: down(
                     self.rows(panel, blocks, tail, s, k0, depth, last))))  # fmt: skip
-            return down(columns(self._either(g, lambda panel, blocks, tail: self.rows(
+            return down(columns(self.either(g, lambda panel, blocks, tail: self.rows(
                 panel, blocks, tail, s, k0, depth, last))))  # fmt: skip
 
         body = self._blocks_of_k(sweep)
@@ -398,14 +207,6 @@ class _Writer:
             self.p.flops, params.traffic, self.pairs,
         )  # fmt: skip
         return Launch(kernel, params.args, ())
-
-
-def _share(t: Expr, item: Expr, share: int, total: int, body: tuple[Stmt, ...]) -> tuple[Stmt, ...]:
-    """body for an item's part of 0..total."""
-    if t.op != "var":
-        return body
-    first = item * share
-    return (loop(t, body, lo=first, hi=minimum(first + share, total)),)
 
 
 # --------------------------------------------------------------------------- the template

@@ -13,6 +13,7 @@ from ..graph.ir import Graph, Op
 from ..graph.storage import needs_no_code
 from ..passes.convolutions import is_depthwise
 from .access import element_by_element
+from .attention import Attend
 from .compose import is_one_element
 from .conv import DirectConv
 from .depthwise import Depthwise
@@ -30,8 +31,8 @@ from .unpool import Unpool
 from .winograd import Winograd
 
 TEMPLATES: Final[tuple[KernelTemplate, ...]] = (
-    Winograd(), Depthwise(), DirectConv(), GroupedConv(), Gemm(), Recurrent(), ArgReduce(),
-    TopK(), CumulativeSum(), Scatter(), Unpool(), Nest(),
+    Winograd(), Depthwise(), DirectConv(), GroupedConv(), Attend(), Gemm(), Recurrent(),
+    ArgReduce(), TopK(), CumulativeSum(), Scatter(), Unpool(), Nest(),
 )  # fmt: skip
 logger = logging.getLogger("tilewright")
 

@@ -24,6 +24,7 @@ from ...ops.operator import (
 )
 from ...ops.types import f32, f64
 from ..graph.ir import Graph, Op
+from .attention import attention_from, moves_result
 from .base import Pass
 from .convolutions import is_channel_choice
 
@@ -74,7 +75,9 @@ class _Fuser:
             for k, op in enumerate(self.ops):
                 if self.group[k] is not None or is_contraction(self.graph, op) is not contraction:
                     continue
-                members = self.contraction(k) if contraction else self.nest(k)
+                members = (
+                    (self.attention(k) or self.contraction(k)) if contraction else self.nest(k)
+                )
                 for m in members:
                     self.group[m] = len(groups)
                 groups.append(members)
@@ -127,6 +130,39 @@ class _Fuser:
                 if len(self.live(members)) == 1:
                     best = list(members)
         return [*prologue, *best]
+
+    def attention(self, k: int) -> list[int]:
+        """Both products of an attention that begins with op k, all between them, index maps on
+        their operands, and what moves or changes the result element by element; [] for others."""
+        found = attention_from(self.graph, self.ops[k])
+        if found is None or not is_contraction(self.graph, found.second):
+            return []
+        second = self.at[found.second.outputs[0]]
+        inner = (*found.pointwise, *found.softmax.ops)
+        parts = {k, second, *(self.at[op.outputs[0]] for op in inner)}
+        parts.update(self.prologue(k), self.prologue(second))
+        members: list[int] = []
+        for m in sorted(parts):
+            if self.group[m] is not None or not self.convex(m, members):
+                return []
+            if self.graph.type(self.ops[m].outputs[0]).layout.is_blocked:
+                return []
+            members.append(m)
+        blob, moved = found.second.outputs[0], False
+        while self.users.get(blob, ()) and blob not in self.graph.outputs:
+            c, kind = self.users[blob][0], self.graph.type(blob)
+            op = self.ops[c]
+            out = self.graph.type(op.outputs[0])
+            moves = moves_result(self.graph, op)
+            pointwise = op.has(Elementwise) and out.dims == kind.dims and not moved
+            single = len(self.users[blob]) == 1 and len(op.outputs) == 1
+            if not single or not (moves or pointwise) or out.layout.is_blocked:
+                break
+            if self.group[c] is not None or not self.convex(c, members):
+                break
+            members.append(c)
+            blob, moved = op.outputs[0], moved or moves
+        return members
 
     def prologue(self, k: int) -> list[int]:
         """Index maps (transposes, reshapes, slices) that only this op reads, producers first."""

@@ -37,6 +37,41 @@ def test_softmax_is_one_group() -> None:
     assert groups(lambda g, x: g.softmax(x, axis=-1), 4, 7) == ["reduce_max sub exp reduce_sum div"]
 
 
+def attention(g: tw.Graph, x: Value, last: tuple[int, ...] = (1, 7, 12)) -> Value:
+    """Two heads, from three products to the rows they are joined in."""
+
+    def heads(order: tuple[int, ...]) -> Value:
+        return g.transpose(g.reshape(x @ weights(12, 12), shape=(1, 7, 2, 6)), perm=order)
+
+    scores = (heads((0, 2, 1, 3)) @ heads((0, 2, 3, 1))) / np.float32(2) + weights(7, 7)
+    y = g.softmax(scores, axis=-1) @ heads((0, 2, 1, 3))
+    return g.neg(g.reshape(g.transpose(y, perm=(0, 2, 1, 3)), shape=last))
+
+
+def test_attention_is_one_group() -> None:
+    """With the heads' transposes on either side; what follows the joined rows is another."""
+    cut, softmax = "reshape transpose", "reduce_max sub exp reduce_sum div"
+    want = f"{cut} {cut} matmul {{}} add {softmax} {cut} matmul transpose reshape"
+    found = groups(attention, 1, 7, 12)
+    assert found.pop() == "neg"
+    assert sorted(found[-1].split()) == sorted(want.format("mul").split())
+    assert found[:-1] == ["matmul"] * 3
+
+
+def test_attention_leaves_a_reshape_that_splits_axes() -> None:
+    found = groups(lambda g, x: attention(g, x, (1, 21, 4)), 1, 7, 12)
+    assert found[-2:] == ["reshape", "neg"]
+
+
+def test_attention_whose_weights_are_a_result_is_none() -> None:
+    def build(g: tw.Graph, x: Value) -> Value:
+        weights = g.softmax(x @ g.transpose(x, perm=(1, 0)), axis=-1)
+        g.output(weights, "weights")
+        return weights @ x
+
+    assert groups(build, 5, 7)[-1] == "matmul"
+
+
 def test_layer_normalisation_with_its_residual_is_one_group() -> None:
     def build(g: tw.Graph, x: Value) -> Value:
         return g.layer_normalization(g.relu(x) + x, weights(24), weights(24), axis=-1)

@@ -1,0 +1,231 @@
+"""The operands of a matrix product, as its tiles read them.
+
+The left one is read where it lies when its offset is affine in row and column, and copied to
+scratch in a phase of its own when not. The right one is packed into panels as wide as the register
+tile: at link time when it is constant, in a phase when it is not and enough rows read it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from math import prod
+from typing import Any
+
+import numpy.typing as npt
+
+from ...ops.expr import Expr, compare, const, floordiv, index, minimum, var
+from ...ops.traverse import substitute
+from ...ops.types import row_major_strides
+from ..graph.evaluate import evaluate_op
+from ..graph.ir import Op
+from .compose import broadcast
+from .device import Device
+from .epilogue import Params
+from .ir import Buffer, If, Phase, Prepared, Stmt, Store, loop
+from .matmul_group import MatmulGroup, affine, formal, pack_panels, unflatten, variable
+from .microkernel import MicroKernel
+from .template import Config
+
+Array = npt.NDArray[Any]
+PACK_ELEMENTS = 32_768  # elements that one item packs
+
+
+@dataclass(frozen=True, slots=True)
+class Left:
+    """How rows of the left operand are read: base(batch) + m * row + k * step."""
+
+    buffer: Buffer
+    base: Expr
+    row: int
+    step: int
+
+
+@dataclass(frozen=True, slots=True)
+class Right:
+    """How panels are read: `base(batch)`, then `panel` elements from one to the next and `step`
+    from one k to the next; packed panels have their own step."""
+
+    buffer: Buffer
+    base: Expr
+    packed: bool
+    step: int
+
+
+class Operands:
+    """Both operands of one product for one config. left: the left one, if it is there already."""
+
+    def __init__(
+        self, p: MatmulGroup, device: Device, config: Config, params: Params,
+        left: Left | None = None,
+    ) -> None:  # fmt: skip
+        self.p, self.config, self.params = p, config, params
+        self.lanes = device.lanes(p.dtype)
+        self.blocks = config["nb"]
+        self.width = self.blocks * self.lanes
+        self.panels, rest = divmod(p.n, self.width)
+        self.rest_blocks, self.rest_tail = -(-rest // self.lanes), rest % self.lanes
+        self.q, self.m, self.n = formal(p)
+        self.packing: list[Phase] = []
+        self.left = left or self._left()
+        self.right = self._right()
+
+    @property
+    def panel_elements(self) -> int:
+        """Elements of all packed panels of one matrix."""
+        return self.p.k * (self.panels * self.width + self.rest_blocks * self.lanes)
+
+    def _left(self) -> Left:
+        p = self.p
+        k = variable("k", p.k)
+        value = self.params.lower(p.a_element(self.q, self.m, k))
+        found = affine(value, (self.m, k))
+        if found is not None:
+            buffer, strides, base = found
+            return Left(buffer, base, strides[self.m], strides[k])
+        rows = prod(p.batch) * p.m
+        scratch = self.params.scratch(p.dtype, rows * p.k)
+        share = max(1, PACK_ELEMENTS // p.k)
+        item, t = var("item", -(-rows // share)), variable("t", rows)
+        at = {self.q: floordiv(t, p.m), self.m: t % p.m}
+        value = substitute(value, {v: e for v, e in at.items() if v.op == "var"})
+        copy: tuple[Stmt, ...] = (Store(scratch, t * p.k + k, value),)
+        if k.op == "var":
+            copy = (loop(k, copy, "vector", lanes=self.lanes),)
+        self.packing.append(Phase(item.payload[2], item, share_out(t, item, share, rows, copy)))
+        return Left(scratch, self.q * (p.m * p.k), p.k, 1)
+
+    def _right(self) -> Right:
+        p = self.p
+        own = p.own_batch
+        at = broadcast(p.logical(self.q, self.m), own) if own else ()
+        at = tuple(i if d > 1 else index(0) for i, d in zip(at, own, strict=True))
+        matrix = index(0)
+        for i, s in zip(at, row_major_strides(own), strict=True):
+            matrix = matrix + i * s
+        base = matrix * self.panel_elements
+        total = prod(own) * self.panel_elements
+        if p.constant:
+            return Right(self.params.prepared(self._prepared(), p.dtype, total), base, True, 0)
+        if not self.config["pack"]:
+            k = variable("k", p.k)
+            value = self.params.lower(p.b_element(at, k, self.n))
+            found = affine(value, (k, self.n))
+            if found is not None and found[1][self.n] == 1:
+                return Right(found[0], found[2], False, found[1][k])
+        scratch = self.params.scratch(p.dtype, total)
+        self.packing.append(self._pack(scratch))
+        return Right(scratch, base, True, 0)
+
+    def _prepared(self) -> Prepared:
+        """The constant right operand in panels."""
+        p, lanes, width = self.p, self.lanes, self.width
+        made = {o: op for op in p.before for o in op.outputs}
+        order: list[str] = []
+        steps: list[Op] = []
+
+        def need(blob: str) -> None:
+            op = made.get(blob)
+            if op is None:
+                if blob not in order:
+                    order.append(blob)
+            elif op not in steps:
+                for n in op.reads:
+                    need(n)
+                steps.append(op)
+
+        need(p.b)
+        number = {n: f"%{k}" for k, n in enumerate(order)}
+        for op in steps:
+            number |= {o: f"%{len(number)}" for o in op.outputs}
+        text = "; ".join(
+            f"{op.operator}({','.join('-' if n is None else number[n] for n in op.inputs)})"
+            f"{op.attrs}" for op in steps
+        )  # fmt: skip
+
+        def make(*arrays: Array) -> Array:
+            values = dict(zip(order, arrays, strict=True))
+            for op in steps:
+                ins = [None if n is None else values[n] for n in op.inputs]
+                values |= zip(op.outputs, evaluate_op(op, ins, wide=False), strict=True)
+            return pack_panels(values[p.b].reshape(-1, p.k, p.n), lanes, width)
+
+        recipe = f"panels lanes={lanes} width={width} {text} {number[p.b]}"
+        return Prepared(tuple(order), recipe, make)
+
+    def _pack(self, scratch: Buffer) -> Phase:
+        """Panels of a right operand that changes from call to call. Lanes past the last column are
+        set to zero: what they would hold by chance can be slow to compute with."""
+        p = self.p
+        matrices = prod(p.own_batch)
+        panels = self.panels + (self.rest_blocks > 0)
+        total = matrices * panels
+        share = max(1, PACK_ELEMENTS // (p.k * self.width))
+        item, t = var("item", -(-total // share)), variable("t", total)
+        own = unflatten(floordiv(t, panels), p.own_batch)
+        g = t % panels
+        base = floordiv(t, panels) * self.panel_elements + g * (p.k * self.width)
+        k = variable("k", p.k)
+        first = self.params.lower(p.b_element(own, k, self.n))
+        along = affine(first, (k, self.n))
+        by_column = along is not None and along[1][k] == 1 != along[1][self.n]
+
+        def element(column: Expr) -> Expr:
+            return substitute(first, {self.n: g * self.width + column})
+
+        def columns(blocks: int, tail: int) -> tuple[Stmt, ...]:
+            """Row by row, lanes along the columns."""
+            step = blocks * self.lanes
+            micro = MicroKernel(p.dtype, self.lanes, (1,), blocks)
+
+            def copy(j: Expr, lane: Expr) -> tuple[Stmt, ...]:
+                at = j * self.lanes + lane
+                return (Store(scratch, base + k * step + at, element(at)),)
+
+            out = list(micro.each_vector(copy, tail))
+            if tail:
+                z = var("z", self.lanes, 0)
+                at = base + k * step + (step - self.lanes) + z
+                fill = Store(scratch, at, const(0, p.dtype))
+                out.append(loop(z, (fill,), "vector", lo=tail, lanes=self.lanes))
+            return (loop(k, out),) if k.op == "var" else tuple(out)
+
+        def rows(blocks: int, tail: int) -> tuple[Stmt, ...]:
+            """Column by column, lanes along the rows."""
+            step = blocks * self.lanes
+            whole = step - self.lanes + tail if tail else step
+            c = var("c", step)
+
+            def line(value: Expr) -> tuple[Stmt, ...]:
+                done = (Store(scratch, base + k * step + c, value),)
+                return (loop(k, done, "vector", lanes=self.lanes),)
+
+            out: list[Stmt] = [loop(c, line(element(c)), hi=whole)]
+            if tail:
+                out.append(loop(c, line(const(0, p.dtype)), lo=whole))
+            return tuple(out)
+
+        write = rows if by_column else columns
+        body = self.either(g, lambda _, blocks, tail: write(blocks, tail))
+        return Phase(item.payload[2], item, share_out(t, item, share, total, body))
+
+    def either(
+        self, g: Expr, body: Callable[[Expr, int, int], tuple[Stmt, ...]]
+    ) -> tuple[Stmt, ...]:
+        """body(panel, blocks, lanes of the last block or 0) for a full panel or the last one."""
+        if not self.rest_blocks:
+            return body(g, self.blocks, 0)
+        last = body(index(self.panels), self.rest_blocks, self.rest_tail)
+        if not self.panels:
+            return last
+        return (If(compare("lt", g, self.panels), body(g, self.blocks, 0), last),)
+
+
+def share_out(
+    t: Expr, item: Expr, share: int, total: int, body: tuple[Stmt, ...]
+) -> tuple[Stmt, ...]:
+    """body for an item's part of 0..total."""
+    if t.op != "var":
+        return body
+    first = item * share
+    return (loop(t, body, lo=first, hi=minimum(first + share, total)),)
