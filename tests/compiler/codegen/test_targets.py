@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 import struct
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 
 import numpy as np
 import pytest
@@ -122,13 +123,14 @@ def test_undefined_symbols_are_found() -> None:
     assert not undefined(build_object(module_text(kernel, target.has_fma), target))
 
 
-def convolution() -> tw.Graph:
+def convolution(size: int = 5) -> tw.Graph:
+    """A direct convolution; size 3 makes one that Winograd's algorithm computes."""
     rng = np.random.default_rng(0)
     g = tw.Graph("convolution")
     x = g.input("x", (1, 32, 14, 14))
-    w = rng.standard_normal((32, 32, 3, 3)).astype(np.float32)
+    w = rng.standard_normal((32, 32, size, size)).astype(np.float32)
     b = rng.standard_normal(32).astype(np.float32)
-    g.output(g.relu(g.conv(x, w, b, pads=1)))
+    g.output(g.relu(g.conv(x, w, b, pads=size // 2)))
     return g
 
 
@@ -152,7 +154,10 @@ def normal() -> tw.Graph:
     return g
 
 
-GRAPHS = {"conv": convolution, "matmul": product, "pointwise": pointwise, "softmax": normal}
+GRAPHS: dict[str, Callable[[], tw.Graph]] = {
+    "conv": convolution, "winograd": partial(convolution, 3), "matmul": product,
+    "pointwise": pointwise, "softmax": normal,
+}  # fmt: skip
 
 MULTIPLY_ADD = {
     "x86-64-avx512": r"vfmadd\w+ps\s.*%zmm\d+",
