@@ -76,13 +76,13 @@ class _Verifier:
         layout = blob.type.layout
         if layout.is_blocked and not 0 <= layout.axis < blob.type.rank:
             raise self.fail(f"{what()} is blocked along an axis that it does not have")
-        if blob.value is None:
+        x = blob.content
+        if x is None:
             if blob.role in _WITH_VALUE:
                 raise self.fail(f"{what()} has no array")
             return
         if blob.role not in (*_WITH_VALUE, Role.STATE):
             raise self.fail(f"{what()} has an array, which only constants and state may have")
-        x = blob.value
         if x.dtype != blob.type.dtype.numpy or x.shape != blob.type.shape:
             raise self.fail(f"{what()} holds an array {x.dtype}{list(x.shape)}")
 

@@ -11,7 +11,7 @@ from ...ops.operator import Contraction, View
 from ..errors import LoweringError
 from ..graph.ir import Graph, Op
 from ..passes.convolutions import is_depthwise
-from .compose import is_one_element
+from .compose import only_element
 from .conv import DirectConv
 from .device import Device
 from .ir import Launch, Prepared
@@ -38,7 +38,7 @@ def is_alias(graph: Graph, op: Op) -> bool:
     if source is None or len(op.outputs) != 1 or out in graph.outputs:
         return False
     blob = graph.blobs[source]
-    return blob.value is None and not (
+    return not blob.is_constant and not (
         blob.type.layout.is_blocked or graph.type(out).layout.is_blocked
     )
 
@@ -106,11 +106,8 @@ def _shape(graph: Graph, ops: Sequence[Op], outputs: Names) -> tuple[object, Nam
         if name not in numbers:
             numbers[name] = len(numbers)
             b = graph.blobs[name]
-            one = b.value is not None and is_one_element(b.value)
-            literal = (
-                b.value[(0,) * b.value.ndim].tobytes() if one and b.value is not None else None
-            )
-            facts.append((b.type, b.value is not None, literal))
+            one = only_element(b)
+            facts.append((b.type, b.is_constant, None if one is None else one.tobytes()))
         return numbers[name]
 
     body = tuple(
