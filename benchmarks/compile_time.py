@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any
 
 import models
-from inference import about
+from machine import about
 
 HERE = Path(__file__).parent
 

@@ -21,11 +21,11 @@ from pathlib import Path
 from typing import Any
 
 import models
-from inference import about
+from machine import about
 
 import tilewright as tw
 from tilewright.compiler.inspect.machine import Limits, limits
-from tilewright.compiler.inspect.profile import Profile, ProfileRow
+from tilewright.compiler.inspect.profile import Profile, ProfileRow, of_limit
 from tilewright.compiler.text import table
 
 WIDTH = 40
@@ -73,7 +73,7 @@ def report(profile: Profile, below: float = float("inf")) -> str:
         groups.setdefault(r.kernel, []).append(r)
     rows: list[tuple[Any, ...]] = []
     for kernel, same in sorted(groups.items(), key=lambda x: -sum(r.seconds for r in x[1])):
-        share = weighted(same)
+        share = of_limit(same)
         if share < below:
             r = same[0]
             rows.append((
@@ -89,14 +89,8 @@ def report(profile: Profile, below: float = float("inf")) -> str:
         if some:
             time = sum(r.seconds for r in some)
             total.append(f"{bound} bound: {time / profile.seconds:.1%} of the time, "
-                         f"{weighted(some):.1%} of the limit")  # fmt: skip
+                         f"{of_limit(some):.1%} of the limit")  # fmt: skip
     return f"{table(rows, header, 'rrrrrr')}\n{'; '.join(total)}"
-
-
-def weighted(rows: Sequence[ProfileRow]) -> float:
-    """Least time over time, of several launches."""
-    least = sum(max(r.compute_seconds, r.memory_seconds) for r in rows)
-    return least / max(sum(r.seconds for r in rows), 1e-12)
 
 
 def mean(rows: Sequence[ProfileRow], field: str) -> float:

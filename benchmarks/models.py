@@ -8,7 +8,8 @@ exported, where torch is installed.
 
     python benchmarks/models.py squeezenet resnet50     prints where the files are
 
-Files are kept in the user's cache directory and made once.
+`path(name, batch)` is the same network, with the same weights, for that many samples at once. Files
+are kept in the user's cache directory and made once.
 """
 
 from __future__ import annotations
@@ -54,7 +55,7 @@ _VERSION: Final = "3"
 """Raise it when the same name starts to mean other weights."""
 
 
-def path(name: str) -> Path:
+def path(name: str, batch: int = 1) -> Path:
     """The .onnx file of a model of `NAMES`, made when there is none yet.
 
     Raises KeyError for another name, ModuleNotFoundError where torch is needed and missing.
@@ -71,12 +72,20 @@ def path(name: str) -> Path:
     file = _folder() / digest / f"{name}.onnx"
     if not file.exists():
         _publish(make(), file)
-    return file
+    return file if batch == 1 else variant(file, f"batch{batch}", partial(with_batch, batch=batch))
 
 
-def sample(name: str, seed: int = 7) -> dict[str, Array]:
+def variant(file: Path, word: str, rewrite: Callable[[onnx.ModelProto], onnx.ModelProto]) -> Path:
+    """A model of `path`, rewritten: kept beside it, made when there is none yet."""
+    made = file.with_name(f"{file.stem}_{word}.onnx")
+    if not made.exists():
+        _publish(rewrite(onnx.load(file)).SerializeToString(), made)
+    return made
+
+
+def sample(name: str, seed: int = 7, batch: int = 1) -> dict[str, Array]:
     """Inputs for a model, by name."""
-    model = frontend.load(path(name))
+    model = frontend.load(path(name, batch))
     rng = np.random.default_rng(seed)
     feeds: dict[str, Array] = {}
     for v in model.inputs:
@@ -125,6 +134,67 @@ def _publish(data: bytes, file: Path) -> None:
     except BaseException:
         Path(name).unlink(missing_ok=True)
         raise
+
+
+# --------------------------------------------------------------------------- variants
+
+
+def with_batch(model: onnx.ModelProto, batch: int) -> onnx.ModelProto:
+    """A model for one sample turned into one for `batch` samples, in place.
+
+    Besides inputs and outputs, exporters write the batch into the target shapes of Reshape and
+    MaxUnpool, as constants. Asserts that all these begin with 1.
+    """
+    g = model.graph
+    for v in (*g.input, *g.output):
+        first = v.type.tensor_type.shape.dim[0]
+        assert first.dim_value == 1, f"{v.name} has no batch of one"
+        first.dim_value = batch
+    del g.value_info[:]
+    constants = {t.name: t for t in g.initializer}
+    constants |= {
+        n.output[0]: a.t for n in g.node if n.op_type == "Constant"
+        for a in n.attribute if a.name == "value"
+    }  # fmt: skip
+    done = set()
+    for n in g.node:
+        at = {"Reshape": 1, "MaxUnpool": 2}.get(n.op_type)
+        if at is None or n.input[0] in constants or n.input[at] in done:
+            continue
+        stored = constants[n.input[at]]
+        dims = numpy_helper.to_array(stored).copy()
+        assert dims[0] in (0, 1), f"{n.name} reshapes to {dims}, which has no batch of one"
+        dims[0] = dims[0] and batch
+        stored.CopyFrom(numpy_helper.from_array(dims, stored.name))
+        done.add(n.input[at])
+    return model
+
+
+def without_unpool(model: onnx.ModelProto) -> onnx.ModelProto:
+    """MaxUnpool as zeros with the values scattered over them, in place, for those who know no other
+    form of it. Exact where the indices stem from pooling a tensor of the target shape."""
+    nodes: list[onnx.NodeProto] = []
+    for n in model.graph.node:
+        if n.op_type != "MaxUnpool":
+            nodes.append(n)
+            continue
+        values, indices, shape = n.input
+        y = n.output[0]
+        flat = onnx.helper.make_node("Constant", [], [f"{y}_flat"], value_ints=[-1])
+        nodes += [
+            flat,
+            onnx.helper.make_node("Reshape", [values, f"{y}_flat"], [f"{y}_values"]),
+            onnx.helper.make_node("Reshape", [indices, f"{y}_flat"], [f"{y}_indices"]),
+            onnx.helper.make_node("ConstantOfShape", [shape], [f"{y}_shaped"]),
+            onnx.helper.make_node("Reshape", [f"{y}_shaped", f"{y}_flat"], [f"{y}_zeros"]),
+            onnx.helper.make_node(
+                "ScatterElements", [f"{y}_zeros", f"{y}_indices", f"{y}_values"], [f"{y}_full"]
+            ),
+            onnx.helper.make_node("Reshape", [f"{y}_full", shape], [y]),
+        ]
+    del model.graph.node[:]
+    model.graph.node.extend(nodes)
+    return model
 
 
 # --------------------------------------------------------------------------- weights

@@ -13,7 +13,7 @@ import re
 from collections.abc import Collection, Iterable, Sequence
 from typing import Any, Final, NoReturn
 
-from ..ops.types import DTYPES, ROW_MAJOR, Dim, DType, Layout, SymDim, TensorType
+from ..ops.types import DTYPES, Dim, DType, Layout, SymDim, TensorType
 from .errors import TextError
 
 _BARE: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_.]*")
@@ -111,7 +111,8 @@ class Scanner:
     _BLANK: Final = re.compile(r"(?:\s|#[^\n]*)*")
     _TOKEN: Final = re.compile(r'"(?:[^"\\\n]|\\.)*"?|[%@]?[\w.]+|->|.', re.DOTALL)
     _DIGITS: Final = re.compile(r"\d+", re.ASCII)
-    _LAYOUT: Final = re.compile(r"@(\d{1,3})x(\d{1,9})", re.ASCII)
+    _BLOCKS: Final = re.compile(r"@(\d{1,3})x(\d{1,9})", re.ASCII)
+    _PART: Final = re.compile(r"@(\d{1,3})/(\d{1,18})", re.ASCII)
     _WORD: Final = _BARE
 
     def __init__(self, text: str) -> None:
@@ -256,11 +257,17 @@ class Scanner:
             else:
                 dim = self.name("a dimension: an integer or a name")
                 shape.append((symbols or {}).get(dim, SymDim(dim)))
-        layout = ROW_MAJOR
-        if m := self._LAYOUT.match(self.text, self.at):
-            if int(m[1]) >= len(shape) or int(m[2]) == 0:
-                self.fail(f"the layout {m[0]} does not fit {len(shape)} dimensions", end=m.end())
-            layout = Layout(int(m[1]), int(m[2]))
-            self.at = m.end()
-            self.skip()
+        blocks, part = self._layout(self._BLOCKS, shape), self._layout(self._PART, shape)
+        layout = Layout(*blocks, *part)
         return TensorType(DTYPES[dtype], tuple(shape), layout)
+
+    def _layout(self, pattern: re.Pattern[str], shape: Sequence[Dim]) -> tuple[int, int]:
+        """The two numbers of a piece of a layout, an axis and an extent; zeros if it is absent."""
+        m = pattern.match(self.text, self.at)
+        if m is None:
+            return 0, 0
+        if int(m[1]) >= len(shape) or int(m[2]) == 0:
+            self.fail(f"the layout {m[0]} does not fit {len(shape)} dimensions", end=m.end())
+        self.at = m.end()
+        self.skip()
+        return int(m[1]), int(m[2])

@@ -46,20 +46,23 @@ def _check_group(group: int) -> None:
 @operator(
     "conv",
     inputs=("x", "w", "b?"),
-    attrs={**WINDOW_ATTRS, "group": 1},
+    attrs={**WINDOW_ATTRS, "group": 1, "winograd": 0},
     traits=(Contraction("conv"),),
 )
 class Conv:
     """x [N, C, spatial...] * w [O, C / group, kernel...] + b [O], over 1 or more spatial axes.
 
     pads: begins then ends, or one number per axis, or one number. ONNX: Conv, whose kernel_shape is
-    given by w here.
+    given by w here. winograd: results per axis that kernels compute at once with Winograd's
+    algorithm, 0 for a plain sum; a choice of how to round, which changes nothing else.
     """
 
     def infer(
-        x: TensorType, w: TensorType, b: TensorType | None, *, group: int, **window: Any
-    ) -> TensorType:
+        x: TensorType, w: TensorType, b: TensorType | None, *, group: int, winograd: int,
+        **window: Any,
+    ) -> TensorType:  # fmt: skip
         _check(x, w, b)
+        require(winograd in (0, 2, 4), f"winograd must be 0, 2 or 4, got {winograd!r}")
         _check_group(group)
         channels, out, per_group = x.dims[1], w.dims[0], w.dims[1]
         require(
@@ -78,6 +81,7 @@ class Conv:
         b: TensorArg | None = None,
         *,
         group: int,
+        winograd: int,
         **window: Any,
     ) -> Callable[..., Expr]:
         win = slide(x.shape[2:], w.shape[2:], **window)
@@ -95,7 +99,7 @@ class Conv:
         return at
 
     def reference(
-        x: Array, w: Array, b: Array | None = None, *, group: int, **window: Any
+        x: Array, w: Array, b: Array | None = None, *, group: int, winograd: int, **window: Any
     ) -> Array:
         win = slide(x.shape[2:], w.shape[2:], **window)
         return _convolve(x, w, b, group, win)

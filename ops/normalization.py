@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from .expr import Expr, binary, reduce, select, unary, var
+from .expr import Expr, reduce, select, unary, var
 from .operator import (
     REQUIRED,
     Builder,
@@ -25,6 +25,7 @@ from .operator import (
     require_float,
     require_same_dtype,
 )
+from .pointwise import power_of_positive
 from .samples import Case, Sampler
 from .types import TensorType, broadcast_shapes
 
@@ -125,7 +126,7 @@ class BatchNormalization:
 @operator(
     "lrn",
     attrs={"size": REQUIRED, "alpha": 1e-4, "beta": 0.75, "bias": 1.0},
-    traits=(Reduction(),),
+    traits=(Reduction(), ChannelLocal()),
 )
 class Lrn:
     """x / (bias + alpha / size * s) ** beta, where s is the sum of squares over the `size` nearest
@@ -145,7 +146,7 @@ class Lrn:
             k = c + tap - (size - 1) // 2
             v = select((k >= 0) & (k < x.shape[1]), x[n, k, *where], 0)
             total = reduce("sum", (tap,), v * v)
-            return x[n, c, *where] / binary("pow", total * (alpha / size) + bias, beta)
+            return x[n, c, *where] / power_of_positive(total * (alpha / size) + bias, beta)
 
         return at
 

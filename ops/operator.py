@@ -67,8 +67,9 @@ class Reduction(Trait):
 
 @dataclass(frozen=True, slots=True)
 class ChannelLocal(Trait):
-    """Output channel c (axis 1) depends on input 0's channel c only: a blocked layout of input 0
-    may be kept for the output (pooling, normalisation with given statistics, resize, depthwise)."""
+    """Output channel c (axis 1) depends on input 0's channel c only, or on a few beside it: a
+    blocked layout of input 0 may be kept for the output (pooling, normalisation with given
+    statistics or over neighbouring channels, resize, depthwise)."""
 
 
 @dataclass(frozen=True, slots=True)

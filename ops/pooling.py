@@ -20,6 +20,7 @@ from .operator import (
     require,
     require_float,
 )
+from .pointwise import power_of_positive
 from .reduction import lowest
 from .samples import Case, Sampler
 from .types import TensorType, dtype_of, i64, row_major_strides
@@ -273,9 +274,7 @@ def _powered(x: Expr, p: int) -> Expr:
 
 
 def _rooted(x: Expr, p: int) -> Expr:
-    if p == 1:
-        return x
-    return unary("sqrt", x) if p == 2 else binary("pow", x, 1.0 / p)
+    return power_of_positive(x, 1.0 / p)
 
 
 @operator("lp_pool", attrs={**POOL_ATTRS, "p": 2}, traits=(Reduction(), ChannelLocal()))

@@ -100,17 +100,37 @@ class Layout:
 
     `Layout(axis=1, block=16)` stores f32[N, C, H, W] as [N, ceil(C / 16), H, W, 16]. The lanes past
     C in the last block hold unspecified values that no kernel's result may depend on.
+
+    A tensor may be part of a larger one, a stretch of indices along axis `along`, of which the
+    larger one has `extent`: it then lies in steps of the larger one. extent is 0 for a tensor of
+    its own.
     """
 
     axis: int = 0
     block: int = 0
+    along: int = 0
+    extent: int = 0
 
     @property
     def is_blocked(self) -> bool:
         return self.block > 0
 
+    @property
+    def is_part(self) -> bool:
+        return self.extent > 0
+
+    @property
+    def order(self) -> Layout:
+        """The same order of elements for a tensor of its own."""
+        return Layout(self.axis, self.block) if self.extent else self
+
+    def part(self, along: int, extent: int) -> Layout:
+        """The layout of a part, along an axis, of a tensor that has this one."""
+        return Layout(self.axis, self.block, along, extent)
+
     def __str__(self) -> str:
-        return f"@{self.axis}x{self.block}" if self.block else ""
+        blocks = f"@{self.axis}x{self.block}" if self.block else ""
+        return f"{blocks}@{self.along}/{self.extent}" if self.extent else blocks
 
 
 ROW_MAJOR: Final = Layout()
@@ -156,16 +176,58 @@ class TensorType:
 
     @property
     def physical_shape(self) -> tuple[int, ...]:
-        """The dense array that stores this tensor."""
-        dims = self.dims
+        """The array that stores this tensor: dense, or a part of a dense one."""
+        return self._stored(self.dims)
+
+    def _stored(self, dims: tuple[int, ...]) -> tuple[int, ...]:
         if not self.layout.is_blocked:
             return dims
         a, b = self.layout.axis, self.layout.block
         return (*dims[:a], -(-dims[a] // b), *dims[a + 1 :], b)
 
     @property
+    def whole_shape(self) -> tuple[int, ...]:
+        """The physical shape of the tensor that this one is part of, or its own."""
+        a, dims = self.layout.along, self.dims
+        if not self.layout.is_part:
+            return self._stored(dims)
+        return self._stored((*dims[:a], self.layout.extent, *dims[a + 1 :]))
+
+    @property
+    def strides(self) -> tuple[int, ...]:
+        """Elements between neighbours along the axes of the physical shape."""
+        return row_major_strides(self.whole_shape)
+
+    @property
+    def span(self) -> int:
+        """Elements of memory from the first one stored to the last, gaps included."""
+        shape = self.physical_shape
+        if not prod(shape):
+            return 0
+        return 1 + sum((d - 1) * s for d, s in zip(shape, self.strides, strict=True))
+
+    @property
+    def is_dense(self) -> bool:
+        """Whether it lies in memory like a tensor of its own."""
+        return not self.layout.is_part or self.span == prod(self.physical_shape)
+
+    @property
+    def runs(self) -> tuple[int, int, int]:
+        """How storage is cut: (how many runs, bytes of one, bytes from one to the next)."""
+        a = self.layout.along if self.layout.is_part and not self.is_dense else 0
+        shape, whole = self.physical_shape, self.whole_shape
+        each, step = prod(shape[a:]) * self.dtype.bytes, prod(whole[a:]) * self.dtype.bytes
+        return prod(shape[:a]), each, step if a else each
+
+    def position(self, along: int, start: int) -> int:
+        """Bytes from the first element to the one at `start` along an axis: whole blocks of a
+        blocked axis."""
+        step = self.layout.block if self.layout.is_blocked and along == self.layout.axis else 1
+        return start // step * self.strides[along] * self.dtype.bytes
+
+    @property
     def nbytes(self) -> int:
-        """Bytes of storage, padding lanes included."""
+        """Bytes of storage, padding lanes included, gaps of a part left out."""
         return prod(self.physical_shape) * self.dtype.bytes
 
     def with_shape(self, shape: Iterable[int]) -> TensorType:
@@ -181,7 +243,7 @@ class TensorType:
         return f"{self.dtype}[{','.join(map(str, self.shape))}]{self.layout}"
 
 
-_TYPE = re.compile(r"(\w+)\[([^\]]*)\](?:@(\d+)x(\d+))?\Z")
+_TYPE = re.compile(r"(\w+)\[([^\]]*)\](?:@(\d+)x(\d+))?(?:@(\d+)/(\d+))?\Z")
 
 
 def parse_type(text: str) -> TensorType:
@@ -191,8 +253,9 @@ def parse_type(text: str) -> TensorType:
         raise OperatorError(f"{text!r} is not a tensor type such as f32[1,3,224,224]")
     parts = [p.strip() for p in m[2].split(",")] if m[2].strip() else []
     shape = tuple(_parse_dim(p, text) for p in parts)
-    layout = Layout(int(m[3]), int(m[4])) if m[3] else ROW_MAJOR
-    if m[3] and (layout.axis >= len(shape) or not layout.block):
+    layout = Layout(*(int(m[k] or 0) for k in (3, 4, 5, 6)))
+    blocks = not m[3] or (layout.axis < len(shape) and layout.block)
+    if not blocks or (m[5] and (layout.along >= len(shape) or not layout.extent)):
         raise OperatorError(f"{text!r}: a tensor of rank {len(shape)} has no layout {layout}")
     return TensorType(DTYPES[m[1]], shape, layout)
 

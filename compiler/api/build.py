@@ -15,6 +15,7 @@ from ..options import Options
 from ..passes.base import Fuel, Stage, run_pipeline
 from ..passes.pipeline import cpu_pipeline
 from ..runtime.constants import prepare
+from ..runtime.linux import first_cache_ways
 from ..runtime.objects import load as load_objects
 from ..runtime.program import Program, plan_memory
 from ..runtime.threads import default_threads
@@ -39,12 +40,13 @@ class Stopwatch:
 def device_of(target: CpuTarget, chosen: Options) -> Device:
     """The target as kernel templates see it. Raises OptionError for a bad TILEWRIGHT_THREADS."""
     threads = chosen.threads or default_threads()
-    return Device(target.vector_bits // 8, target.vector_registers, threads)
+    return Device(target.vector_bits // 8, target.vector_registers, threads,
+                  l1_ways=first_cache_ways())  # fmt: skip
 
 
 def optimise(graph: Graph, target: CpuTarget, chosen: Options, read: float) -> tuple[Stage, ...]:
     """The graph as imported (which took `read` seconds), then after every pass."""
-    passes = cpu_pipeline(device_of(target, chosen).channel_block)
+    passes = cpu_pipeline(device_of(target, chosen).channel_block, chosen.numerics)
     _, stages = run_pipeline(passes, graph, Fuel(chosen.fuel))
     return (Stage("import", graph, read * 1e3, True), *stages)
 

@@ -41,7 +41,8 @@ def compile(
     target: "cpu".
     tune: None; kernels use their templates' default configs.
     numerics: "reproducible", "standard" or "reduced". On the CPU all three compute in the model's
-        own precision, in an order that does not depend on the number of threads.
+        own precision, in an order that does not depend on the number of threads; only
+        "reproducible" keeps every convolution a plain sum.
     memory_limit: the arena's bytes, a number or text like "512MiB".
     shapes: sizes for inputs whose dimensions the model leaves open, e.g. {"x": (1, 3, 224, 224)}.
         Without them the program is built at the first call, once for every new set of shapes.

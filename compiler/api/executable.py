@@ -6,16 +6,17 @@ import os
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
 
 from ..errors import InputError
 from ..graph.ir import Graph
-from ..inspect.machine import limits
+from ..inspect.machine import call_seconds, limits
 from ..inspect.profile import Profile, profile
 from ..inspect.views import Compilation, kernel_name, view
+from ..kernels.access import element_by_element
 from ..kernels.ir import Launch
 from ..kernels.printer import kernel_text
 from ..memory.plan import MemoryPlan
@@ -25,13 +26,16 @@ from .artifact import write as write_artifact
 
 Array = npt.NDArray[Any]
 
+CLOCK_STEP: Final = 1e-8
+"""Seconds that no launch is said to be faster than."""
+
 
 @dataclass(frozen=True, slots=True)
 class KernelInfo:
     """One launch of an executable.
 
     flops and bytes: the least work and memory traffic of the launch. ops: the model nodes it
-    computes. source: its Kernel IR.
+    computes. source: its Kernel IR. notes: why it may be slower than it could be.
     """
 
     name: str
@@ -41,6 +45,7 @@ class KernelInfo:
     flops: int
     bytes: int
     source: str
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,7 +130,7 @@ class Executable:
         ops = self.graph.ops
         nodes = dict.fromkeys(s for j in launch.ops for s in ops[j].source)
         return KernelInfo(kernel_name(launch), k.template, dict(k.config), tuple(nodes), k.flops,
-                          k.bytes, kernel_text(k))  # fmt: skip
+                          k.bytes, kernel_text(k), element_by_element(k))  # fmt: skip
 
     def ir(self, level: str = "graph") -> str:
         """The program as text: "graph", "fused", "memory", "kernels", "source", "llvm" or "asm".
@@ -139,12 +144,14 @@ class Executable:
         random inputs when none are given.
 
         A program on one thread is timed by that thread's own clock, which others on the machine do
-        not advance. The limits are measured once per process, in about half a second.
+        not advance. What timing itself costs is taken off. The limits are measured once per
+        process, in about half a second.
         """
         feeds = arrays or tuple(random_input(s) for s in self.inputs)
         clock = time.thread_time_ns if self.threads == 1 else time.perf_counter_ns
         times = np.array([self._program.timed(feeds, clock)[1] for _ in range(max(1, rounds))])
-        seconds = [float(s) for s in np.median(times, axis=0) / 1e9]
+        call = call_seconds(clock)
+        seconds = [max(float(s) - call, CLOCK_STEP) for s in np.median(times, axis=0) / 1e9]
         c = self._compilation
         return profile(c.graph, c.launches, c.plan.arena_bytes, seconds, limits(self.threads))
 

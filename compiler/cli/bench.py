@@ -1,12 +1,14 @@
 """`tilewright bench`: latency of a model, alone or against other runtimes.
 
 Contestants take turns, round by round and in changing order, so that what disturbs the machine
-disturbs all of them. A turn is a rest, calls that do not count, and timed calls.
+disturbs all of them. A turn is a rest, calls that do not count, and timed calls. A call that takes
+long warms up by itself: for those, all calls count.
 
 The rest matters: worker threads of a runtime spin after a call in hope of the next, and take the
-processors from whoever has the next turn. With 1 ms of rest, SqueezeNet on two threads took 11.8 ms
-after onnxruntime's turn, 6.0 ms when that was told not to spin, and 6.9 ms after 50 ms of rest;
-onnxruntime itself took 7 ms each time.
+processors from whoever has the next turn: onnxruntime's for 30 ms, OpenMP's (ncnn, torch) for 10,
+OpenVINO's and ours for less than 1. After the rest, all begin on an idle machine. With 1 ms of
+rest, SqueezeNet on two threads took 11.8 ms after onnxruntime's turn, 6.0 ms when that was told not
+to spin, and 6.9 ms after 50 ms of rest; onnxruntime itself took 7 ms each time.
 """
 
 from __future__ import annotations
@@ -24,6 +26,7 @@ import numpy as np
 
 from ..api.executable import Executable, random_input
 from ..errors import OptionError
+from ..inspect.roofline import draw
 from ..store import Store
 from ..text import human_bytes, human_time
 from .arrays import read_inputs
@@ -35,7 +38,7 @@ from .peers import PEERS, Setting, Unavailable, prepare
 @dataclass(frozen=True, slots=True)
 class Pace:
     """A turn, in seconds: rest, then untimed calls (one at least) for `warm`, then timed calls (one
-    at least) for `timed`."""
+    at least) for `timed`. Calls longer than LONG_SECONDS are all timed."""
 
     rest: float
     warm: float
@@ -44,6 +47,9 @@ class Pace:
 
 ALONE: Final = Pace(0.0, 0.0, 1e-3)
 CONTEST: Final = Pace(60e-3, 20e-3, 10e-3)
+LONG_SECONDS: Final = 0.4
+FIRST_SECONDS: Final = 0.5
+"""Calls before the first turn end after that time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,10 +86,12 @@ def add_to(commands: Any) -> None:
     add_model_arguments(p)
     p.add_argument("--peers", metavar="a,b", help=f"run against {', '.join(PEERS)}")
     p.add_argument(
-        "--torch-program",
-        type=Path,
-        metavar="FILE",
-        help="the same model for torch: TorchScript (.pt) or exported program (.pt2)",
+        "--peer-model",
+        action="append",
+        default=[],
+        metavar="name=FILE",
+        help="the same model as that peer reads it: for torch an exported program (.pt2) or "
+        "TorchScript (.pt), for ncnn a .param file",
     )
     p.add_argument(
         "--input",
@@ -102,7 +110,20 @@ def add_to(commands: Any) -> None:
         metavar="S",
         help="about how long to measure, unless --rounds is given (default: 5)",
     )
-    p.add_argument("--warmup", type=int, default=5, metavar="N", help="calls before the first turn")
+    p.add_argument(
+        "--warmup",
+        type=int,
+        default=5,
+        metavar="N",
+        help="calls before the first turn, for half a second at most (default: 5)",
+    )
+    p.add_argument("--profile", action="store_true", help="print the time of every kernel as well")
+    p.add_argument(
+        "--roofline",
+        type=Path,
+        metavar="OUT.svg",
+        help="draw every kernel beside the machine's limits",
+    )
     add_json_argument(p)
     p.set_defaults(handler=run)  # fmt: skip
 
@@ -111,6 +132,7 @@ def run(args: argparse.Namespace) -> int:
     """Run the command."""
     names = split(args.peers) or []
     _check(args, names)
+    forms = _forms(args.peer_model)
     exe = open_executable(args)
     cold = exe.stats.total
     if exe.stats.built and Store().directory is not None:
@@ -123,35 +145,54 @@ def run(args: argparse.Namespace) -> int:
     arrays = [feeds[s.name] for s in exe.inputs]
     threads = exe.threads
     setting = Setting(Path(args.model), {s.name: feeds[s.name] for s in exe.inputs}, threads,
-                      args.torch_program)  # fmt: skip
+                      forms)  # fmt: skip
     wanted = _as_list(exe(*arrays))
     contestants: dict[str, Callable[[], Any]] = {"tilewright": lambda: exe(*arrays)}
-    missing, versions, errors = {}, {}, {}
+    missing, versions, errors, parts = {}, {}, {}, {}
     for name in names:
         try:
             peer = prepare(name, setting)
-            errors[name] = difference(wanted, peer.run())
+            theirs = peer.run()
         except Unavailable as e:
             missing[name] = str(e)
             continue
+        errors[name], parts[name] = difference(wanted, theirs), differing(wanted, theirs)
         contestants[name], versions[name] = peer.run, peer.version
-    for call in contestants.values():
-        for _ in range(args.warmup):
-            call()
     with progress("measuring", args.json) as report:
-        latencies = measure(contestants, args.rounds, args.seconds, report)
+        latencies = measure(contestants, args.rounds, args.seconds, report, warmup=args.warmup)
+    profile = exe.profile(*arrays) if args.profile or args.roofline else None
+    if args.roofline and profile is not None:
+        args.roofline.write_text(draw(profile, Path(args.model).stem), encoding="utf-8")
     if args.json:
         emit_json(_facts(args, exe, latencies, threads, cold, warm)
                   | {"peers": {n: latencies[n].as_json() | {
                       "version": versions[n], "difference": errors[n],
+                      "differing": parts[n],
                       "speedup": speedup(latencies["tilewright"], latencies[n]),
-                  } for n in versions}, "unavailable": missing})  # fmt: skip
+                  } for n in versions}, "unavailable": missing}
+                  | ({"profile": profile.as_json()} if profile else {}))  # fmt: skip
         return 0
     for line in report_lines(Path(args.model).stem, exe, latencies, errors, threads, cold, warm):
         show(line)
     for name, why in missing.items():
         show(f"{name} {why}")
+    if profile is not None and args.profile:
+        show()
+        for line in str(profile).splitlines():
+            show(line)
     return 0
+
+
+def _forms(given: Sequence[str]) -> dict[str, Path]:
+    """`["torch=net.pt2"]` by name. Raises OptionError."""
+    forms: dict[str, Path] = {}
+    for text in given:
+        name, equals, file = text.partition("=")
+        if name not in PEERS or not equals or not Path(file).is_file():
+            raise OptionError(f"--peer-model {text!r}: expected a peer ({', '.join(PEERS)}), "
+                              "= and a file that exists")  # fmt: skip
+        forms[name] = Path(file)
+    return forms
 
 
 def _check(args: argparse.Namespace, names: Sequence[str]) -> None:
@@ -163,8 +204,8 @@ def _check(args: argparse.Namespace, names: Sequence[str]) -> None:
     for option, value in (("--rounds", args.rounds), ("--seconds", args.seconds)):
         if value is not None and value <= 0:
             raise OptionError(f"{option} {value}: expected a positive number")
-    if args.warmup < 0:
-        raise OptionError(f"--warmup {args.warmup}: expected a number of calls")
+    if args.warmup < 1:
+        raise OptionError(f"--warmup {args.warmup}: expected a number of calls, one at least")
 
 
 def measure(
@@ -173,27 +214,32 @@ def measure(
     seconds: float,
     report: Callable[[str, int, int], None] | None = None,
     pace: Pace | None = None,
+    warmup: int = 1,
 ) -> dict[str, Latency]:
-    """Latency of each, in alternating rounds; `rounds` of them, or 3 to 1000 in about `seconds`."""
+    """Latency of each, in alternating rounds; `rounds` of them, or 3 to 1000 in about `seconds`.
+    warmup: calls of each before the first round."""
     if pace is None:
         pace = CONTEST if len(contestants) > 1 else ALONE
-    repeats, once = {}, 0.0
+    repeats, long, once = {}, set(), 0.0
     for name, call in contestants.items():
-        start = time.perf_counter()
-        call()
-        spent = time.perf_counter() - start
+        spent = _first_calls(call, warmup)
         repeats[name] = max(1, min(10_000, int(pace.timed / max(spent, 1e-7))))
-        once += pace.rest + max(pace.warm, spent) + spent * repeats[name]
+        if spent > LONG_SECONDS:
+            long.add(name)
+        else:
+            once += max(pace.warm, spent)
+        once += pace.rest + spent * repeats[name]
     total = rounds or max(3, min(1000, int(seconds / once)))
     samples: dict[str, list[float]] = {name: [] for name in contestants}
     order = list(contestants.items())
     for k in range(total):
         for name, call in order if k % 2 == 0 else reversed(order):
             time.sleep(pace.rest)
-            warm = time.perf_counter() + pace.warm
-            call()
-            while time.perf_counter() < warm:
+            if name not in long:
+                warm = time.perf_counter() + pace.warm
                 call()
+                while time.perf_counter() < warm:
+                    call()
             count = range(repeats[name])
             start = time.perf_counter()
             for _ in count:
@@ -202,6 +248,18 @@ def measure(
         if report is not None:
             report("rounds", k + 1, total)
     return {name: Latency(tuple(s)) for name, s in samples.items()}
+
+
+def _first_calls(call: Callable[[], Any], most: int) -> float:
+    """Up to `most` calls, one at least, in FIRST_SECONDS or so; seconds of the last."""
+    enough = time.perf_counter() + FIRST_SECONDS
+    for _ in range(max(1, most)):
+        start = time.perf_counter()
+        call()
+        end = time.perf_counter()
+        if end > enough:
+            break
+    return end - start
 
 
 def speedup(ours: Latency, theirs: Latency) -> float:
@@ -227,6 +285,23 @@ def difference(ours: Sequence[Any], theirs: Sequence[Any]) -> float:
             largest = float(np.abs(y[np.isfinite(y)]).max())
             worst = max(worst, float(np.abs(x - y)[~same].max()) / max(largest, 1e-30))
     return worst
+
+
+def differing(ours: Sequence[Any], theirs: Sequence[Any], by: float = 1e-3) -> float:
+    """Fraction of the elements that differ by more than `by` times the largest finite magnitude of
+    their output. Where a network picks the larger of two almost equal values, a few elements may
+    differ much and all others little."""
+    apart, total = 0, 0
+    for a, b in zip(ours, theirs, strict=True):
+        x, y = np.asarray(a, np.float64), np.asarray(b, np.float64)
+        if x.shape != y.shape:
+            return 1.0
+        largest = float(np.abs(y[np.isfinite(y)]).max(initial=0.0))
+        same = (x == y) | (np.isnan(x) & np.isnan(y))
+        same[~same] = np.abs(x[~same] - y[~same]) <= by * largest
+        apart += int(same.size - np.count_nonzero(same))
+        total += same.size
+    return apart / max(total, 1)
 
 
 def report_lines(

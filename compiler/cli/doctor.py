@@ -31,6 +31,7 @@ OPTIONAL: Final = {
     "onnxruntime": ("pip install 'tilewright[bench]'", "peer of `tilewright bench`"),
     "openvino": ("pip install 'tilewright[bench]'", "peer of `tilewright bench`"),
     "torch": ("pip install 'tilewright[bench]'", "peer of `tilewright bench`"),
+    "ncnn": ("pip install 'tilewright[bench]'", "peer of `tilewright bench`"),
     "nvidia-nvjitlink": ("pip install 'tilewright[cuda]'", "assembles PTX"),
     "nvidia-cuda-nvdisasm": ("pip install 'tilewright[cuda]'", "shows the machine code of GPUs"),
 }

@@ -24,7 +24,7 @@ from ...ops.operator import REGISTRY
 from ...ops.operator import get as get_operator
 from ...ops.types import ROW_MAJOR, DType, Layout, TensorType, dtype_of, f32
 from ..errors import GraphError
-from .ir import Blob, Deferred, Graph, Op, Role
+from .ir import Blob, Deferred, Graph, Inside, Op, Role
 
 
 @dataclass(frozen=True, slots=True)
@@ -372,5 +372,11 @@ def rename_blobs(g: Graph, names: Mapping[str, str]) -> Graph:
            tuple(map(new, op.outputs)), op.attrs, op.name, op.source, op.group)
         for op in g.ops
     )  # fmt: skip
-    blobs = {new(n): Blob(new(n), b.type, b.role, b.content) for n, b in g.blobs.items()}
+
+    def moved(inside: Inside | None) -> Inside | None:
+        return None if inside is None else Inside(new(inside.blob), inside.start)
+
+    blobs = {
+        new(n): Blob(new(n), b.type, b.role, b.content, moved(b.inside)) for n, b in g.blobs.items()
+    }
     return Graph(g.name, tuple(map(new, g.inputs)), tuple(map(new, g.outputs)), ops, blobs)

@@ -36,6 +36,15 @@ class Role(Enum):
     INTERMEDIATE = "intermediate"
 
 
+@dataclass(frozen=True, slots=True)
+class Inside:
+    """A place in another blob's memory: from index `start` on, along the axis that the layout of
+    the part names."""
+
+    blob: str
+    start: int
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Deferred:
     """A constant that is computed whenever it is asked for, and not kept.
@@ -53,12 +62,14 @@ class Deferred:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Blob:
-    """A named value. Constants hold their array (row-major, read-only), or how to compute it."""
+    """A named value. Constants hold their array (row-major, read-only), or how to compute it.
+    inside: where its memory is, if it is a part of another blob."""
 
     name: str
     type: TensorType
     role: Role = Role.INTERMEDIATE
     content: Array | Deferred | None = None
+    inside: Inside | None = None
 
     @property
     def is_constant(self) -> bool:
@@ -208,6 +219,8 @@ class Graph:
                 ids[n] = len(ids)
                 b = self.blobs[n]
                 h.update(f"{ids[n]}:{b.type}:{b.role.value}:{b.digest()};".encode())
+                if b.inside is not None:
+                    h.update(f"{ids[n]} in {number(b.inside.blob)}+{b.inside.start};".encode())
             return ids[n]
 
         h.update(f"in {[number(n) for n in self.inputs]};".encode())

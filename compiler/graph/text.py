@@ -14,7 +14,8 @@ and `state`. `_` is an absent input. Attributes that have their default are left
 prints in full up to 16 elements, as `splat(v)` where it repeats one element without storing it, and
 else as a hash: its bytes then come from `constants` when the text is parsed. A group whose ops
 stand together is a block, otherwise each of its ops says `group=3`. Named dimensions with known
-bounds are declared above the graph: `dim batch in 1..8`.
+bounds are declared above the graph: `dim batch in 1..8`. A result that lies in another blob's
+memory says where: `f32[1,16,8,8]@1/64 in %y+32` are the channels from 32 on of y, which has 64.
 
 A comment `# model: Conv_0 + Relu_1 as both` behind an op names the model nodes it stands for
 (`Op.source`) and its own name (`Op.name`; the first of the nodes unless `as` says otherwise). It is
@@ -34,7 +35,7 @@ from ...ops.errors import OperatorError
 from ...ops.operator import REGISTRY, normalise
 from ...ops.types import SymDim, TensorType
 from ..text import Scanner, format_type, format_value, quote
-from .ir import Array, Blob, Graph, Op, Role, content_digest
+from .ir import Array, Blob, Graph, Inside, Op, Role, content_digest
 
 INLINE_ELEMENTS: Final = 16
 _LINE: Final = 100
@@ -75,8 +76,13 @@ def format_op(graph: Graph, op: Op, marker: str = "") -> str:
     outs = ", ".join(_ref(graph, n) for n in op.outputs)
     given = ", ".join(f"{quote(k)}={format_value(v)}" for k, v in _shown_attrs(op))
     call = f"{outs} = {op.operator}({ins}){f' {{{given}}}' if given else ''}{marker}"
-    types = ", ".join(format_type(t) for t in graph.output_types(op))
+    types = ", ".join(format_type(graph.type(o)) + _inside(graph, o) for o in op.outputs)
     return f"{call:<{_CALL}} : {types}{_provenance(op)}"
+
+
+def _inside(graph: Graph, blob: str) -> str:
+    inside = graph.blobs[blob].inside
+    return "" if inside is None else f" in {_ref(graph, inside.blob)}+{inside.start}"
 
 
 def _dims(graph: Graph) -> Iterator[str]:
@@ -364,9 +370,10 @@ class _Parser(Scanner):
             group = self.integer("the group's number")
         self.expect(":", "before the types")
         types_at = self.at
-        types = [self.type(self.dims)]
+        types, insides = [self.type(self.dims)], [self._inside()]
         while self.accept(","):
             types.append(self.type(self.dims))
+            insides.append(self._inside())
         types_end = self.end
         name, source = self._model(types_end)
         ins = [None if n is None else self.blobs[n].type for n in inputs]
@@ -379,12 +386,20 @@ class _Parser(Scanner):
             self.fail(f"{operator} gives {listed}", types_at, types_end)
         if len(outs) != len(types):
             self.fail(f"{operator} has {len(types)} outputs, not {len(outs)}", outs[0][0])
-        for (at, n), t in zip(outs, types, strict=True):
+        for (at, n), t, inside in zip(outs, types, insides, strict=True):
             if n in self.blobs:
                 self.fail(f"the blob {n!r} is defined twice", at)
-            self.blobs[n] = Blob(n, t)
+            self.blobs[n] = Blob(n, t, inside=inside)
         names = tuple(n for _, n in outs)
         self.ops.append(Op(operator, inputs, names, tuple(bound.items()), name, source, group))
+
+    def _inside(self) -> Inside | None:
+        """Where a result lies, if in another blob; that may be made by a later op."""
+        if not self.accept("in"):
+            return None
+        blob = self._ref(look_up=False)[1:]
+        self.expect("+", "after the blob that it is part of")
+        return Inside(blob, self.integer("the index where the part begins"))
 
     def _inputs(self) -> tuple[str | None, ...]:
         self.expect("(", "before the inputs")

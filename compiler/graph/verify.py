@@ -24,6 +24,8 @@ def verify(graph: Graph) -> None:
     * an op reads only what is given or was written by an op before it;
     * an op's operator exists, its attributes are complete, in order and printable, and its output
       types are those that the operator infers (layouts aside);
+    * a part lies within a blob that has its order in memory, begins at a whole block, and that blob
+      is joined of it or it is cut from that blob;
     * no group needs, through other groups, a result of its own, so each can run as one kernel.
 
     Constants that nothing reads are allowed: dead, not wrong.
@@ -61,6 +63,8 @@ class _Verifier:
         for name, blob in self.blobs.items():
             if blob.role is Role.INTERMEDIATE and name not in written:
                 raise self.fail(f"no op writes the blob {name!r}: {blob.type}")
+        for blob in self.blobs.values():
+            self.check_place(blob)
         self.check_groups()
 
     # ---------------------------------------------------------------- blobs
@@ -76,6 +80,11 @@ class _Verifier:
         layout = blob.type.layout
         if layout.is_blocked and not 0 <= layout.axis < blob.type.rank:
             raise self.fail(f"{what()} is blocked along an axis that it does not have")
+        if layout.is_part and not 0 <= layout.along < blob.type.rank:
+            raise self.fail(f"{what()} is a part along an axis that it does not have")
+        if layout.is_part != (blob.inside is not None):
+            why = "is a part of nothing" if layout.is_part else "is in a blob, but is no part"
+            raise self.fail(f"{what()} {why}")
         x = blob.content
         if x is None:
             if blob.role in _WITH_VALUE:
@@ -85,6 +94,36 @@ class _Verifier:
             raise self.fail(f"{what()} has an array, which only constants and state may have")
         if x.dtype != blob.type.dtype.numpy or x.shape != blob.type.shape:
             raise self.fail(f"{what()} holds an array {x.dtype}{list(x.shape)}")
+
+    def check_place(self, part: Blob) -> None:
+        """Whether a part fits into what it is part of, and belongs there."""
+        if part.inside is None:
+            return
+        where = f"{part.name!r}: {part.type} in {part.inside.blob!r}+{part.inside.start}"
+        whole = self.blobs.get(part.inside.blob)
+        if whole is None:
+            raise self.fail(f"{where}: there is no such blob")
+        g, t, w = self.graph, part.type, whole.type
+        if part.role is not Role.INTERMEDIATE or part.name in g.outputs:
+            raise self.fail(f"{where}: only intermediate results may be parts")
+        joined = part.name in (g.producer[whole.name].reads if whole.name in g.producer else ())
+        cut = whole.name in g.producer[part.name].reads
+        if not (joined or cut) or whole.is_constant:
+            raise self.fail(f"{where}: neither is made of the other")
+        a, layout, start = t.layout.along, t.layout, part.inside.start
+        same = (t.dtype, layout.order, t.rank) == (w.dtype, w.layout.order, w.rank)
+        if not same or any(x != y for k, (x, y) in enumerate(zip(t.dims, w.dims, strict=True))
+                           if k != a):  # fmt: skip
+            raise self.fail(f"{where}: it does not look like a part of {w}")
+        if w.layout.is_part and w.layout.along != a:
+            raise self.fail(f"{where}: parts of parts are cut along one axis")
+        extent = w.layout.extent if w.layout.is_part else w.dims[a]
+        if extent != layout.extent or start < 0 or start + t.dims[a] > w.dims[a]:
+            raise self.fail(f"{where}: it leaves {w}")
+        if layout.is_blocked and a == layout.axis:
+            last = start + t.dims[a] == w.dims[a]
+            if start % layout.block or (t.dims[a] % layout.block and not last):
+                raise self.fail(f"{where}: it must hold whole blocks of channels")
 
     def check_dims(self) -> None:
         seen: dict[str, SymDim] = {}

@@ -7,8 +7,10 @@ the machine look slower than it is. A limit is what any kernel could reach, not 
 
 from __future__ import annotations
 
+import ctypes
+import statistics
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -17,7 +19,7 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from ...ops.expr import Expr, apply, const, var
+from ...ops.expr import Expr, apply, const, index, var
 from ...ops.types import f32
 from ..codegen.cpu.target import CpuTarget, host
 from ..kernels.ir import Buffer, Declare, For, Kernel, Local, Phase, Role, Set, Stmt, Store, loop
@@ -34,6 +36,8 @@ SECONDS: Final = 100e-6
 FAST: Final = 512e9
 """One run of a kernel moves what a level of FAST bytes per second does in SECONDS, slower levels
 take longer. Shorter runs would measure the call."""
+
+CALLS: Final = 200
 
 MEMORY_BYTES: Final = 128 << 20
 """Least bytes that stand for main memory."""
@@ -97,6 +101,27 @@ def limits(threads: int) -> Limits:
         read, write, copy = (bench.bytes_per_second(how, part) for how in ("read", "write", "copy"))
         levels.append(MemoryLevel(name, capacity, read, write, copy))
     return Limits(threads, bench.flops_per_second(), tuple(levels))
+
+
+@cache
+def call_seconds(clock: Callable[[], int]) -> float:
+    """What timing a launch costs by itself: a clock (in ns) read before and after a call from
+    Python of a kernel that does next to nothing."""
+    x = Buffer("x", f32, 1, "out")
+    body = (Store(x, index(0), const(0, f32)),)
+    kernel = Kernel("nothing", 1, (), (x,), (Phase(1, var("t", 1), body),))
+    objects = load((kernel,), host(), CodeStore())
+    (entry,) = objects.addresses(kernel)
+    call = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_int64)(entry)
+    memory = np.zeros(1, np.float32)
+    table = np.array([memory.ctypes.data], np.uint64)
+    at = table.ctypes.data
+    spent = []
+    for _ in range(CALLS):
+        start = clock()
+        call(at, 0)
+        spent.append(clock() - start)
+    return statistics.median(spent) / 1e9
 
 
 def cache_sizes(folder: Path = Path("/sys/devices/system/cpu/cpu0/cache")) -> tuple[

@@ -4,9 +4,11 @@ A launch needs at least as long as its multiply-adds take at the measured peak, 
 as its least traffic takes from and to memory. The larger of the two is its limit (the roofline
 model: Williams, Waterman and Patterson, CACM 52(4), 2009).
 
-Which memory? What one launch leaves to the next lies in the nearest level that holds all the launch
-touches. Constants come round once in an inference, so they come from the nearest level that holds
-all the program touches: its constants and its arena.
+Which memory? The nearest level that holds all that was touched since the data were (their reuse
+distance: Mattson et al., IBM Systems Journal 9(2), 1970). For what another launch wrote or read,
+that is the traffic of the launches in between and of both. Constants and inputs come round once in
+an inference: for them it is all that the program touches, constants, arena, and the caller's
+arrays.
 """
 
 from __future__ import annotations
@@ -16,6 +18,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from ..graph.ir import Graph
+from ..graph.storage import aliases
 from ..kernels.ir import Launch, Prepared
 from ..text import human_time, table
 from .machine import Limits, MemoryLevel
@@ -87,14 +90,22 @@ class ProfileRow:
         return self.memory_seconds / max(self.seconds, 1e-12)
 
     @property
+    def least_seconds(self) -> float:
+        """What the limits allow; the time itself where that is less. Kernels can need less work
+        than their problem is counted with: Winograd's convolutions multiply less, a gather reads
+        part of its table."""
+        return min(max(self.compute_seconds, self.memory_seconds), self.seconds)
+
+    @property
     def of_limit(self) -> float:
-        """Share of the roofline."""
-        return max(self.of_peak, self.of_bandwidth)
+        """Share of the roofline, at most 1."""
+        return self.least_seconds / max(self.seconds, 1e-12)
 
     def as_json(self) -> dict[str, Any]:
         return asdict(self) | {
             "gflops": self.gflops, "gbytes": self.gbytes, "bound": self.bound,
             "of_peak": self.of_peak, "of_bandwidth": self.of_bandwidth,
+            "of_limit": self.of_limit,
         }  # fmt: skip
 
 
@@ -126,7 +137,7 @@ class Profile:
     @property
     def of_limit(self) -> float:
         """Least seconds of all launches over their seconds."""
-        return _of_limit(self.rows)
+        return of_limit(self.rows)
 
     def by_operator(self) -> tuple[OperatorRow, ...]:
         """Launches that compute equal operators taken together, longest first."""
@@ -140,7 +151,7 @@ class Profile:
             out.append(OperatorRow(
                 operators, len(rows), t, sum(r.share for r in rows),
                 sum(r.flops for r in rows) / whole / 1e9, sum(r.bytes for r in rows) / whole / 1e9,
-                _of_limit(rows),
+                of_limit(rows),
             ))  # fmt: skip
         return tuple(sorted(out, key=lambda r: -r.seconds))
 
@@ -154,7 +165,7 @@ class Profile:
             [
                 (f"{r.seconds * 1e6:.1f}", f"{r.share:.1%}", f"{r.gflops:.1f}", f"{r.of_peak:.0%}",
                  f"{r.gbytes:.1f}", f"{r.of_bandwidth:.0%}",
-                 "peak" if r.bound == "compute" else r.level, r.kernel, r.label)
+                 "peak" if r.bound == "compute" else r.level, r.kernel, _visible(r.label))
                 for r in sorted(self.rows, key=lambda r: -r.seconds)
             ],
             ("us", "share", "GFLOP/s", "of peak", "GB/s", "of mem", "bound", "kernel", "nodes"),
@@ -186,11 +197,14 @@ def profile(
 ) -> Profile:  # fmt: skip
     """The profile of a program whose launches took so long."""
     works = [work(graph, x) for x in launches]
-    held = limits.level(footprint(launches, works) + arena_bytes)
+    arrays = sum(graph.type(n).nbytes for n in {*graph.inputs, *graph.outputs})
+    whole = footprint(launches, works) + arena_bytes + arrays
+    held = limits.level(whole)
     total = max(sum(seconds), 1e-12)
     rows = []
-    for launch, w, s in zip(launches, works, seconds, strict=True):
-        near = limits.level(w.bytes)
+    distances = reuse_distances(graph, launches, works, whole)
+    for launch, w, s, d in zip(launches, works, seconds, distances, strict=True):
+        near = limits.level(d)
         operators = dict.fromkeys(graph.ops[k].operator for k in launch.ops)
         rows.append(ProfileRow(
             kernel_name(launch), launch.kernel.template, launch.label, tuple(operators), s,
@@ -200,10 +214,40 @@ def profile(
     return Profile(tuple(rows), limits)
 
 
+def reuse_distances(
+    graph: Graph, launches: Sequence[Launch], works: Sequence[Work], whole: int
+) -> list[int]:
+    """Per launch, bytes touched since that of its blobs which was left alone longest; `whole` where
+    that was in the inference before."""
+    same = aliases(graph)
+    touched: dict[str, int] = {}  # by blob: bytes moved before the launch that touched it last
+    moved, out = 0, []
+    for launch, w in zip(launches, works, strict=True):
+        distance = w.bytes
+        blobs: list[str] = []
+        for arg, b in zip(launch.args, launch.kernel.params, strict=True):
+            if not isinstance(arg, str) or _is_constant(graph, arg):
+                continue
+            root = arg
+            while root in same:
+                root = same[root].of
+            blobs.append(root)
+            if b.role != "out":
+                since = moved + w.bytes - touched[root] if root in touched else whole
+                distance = max(distance, min(since, max(whole, w.bytes)))
+        touched.update(dict.fromkeys(blobs, moved))
+        moved += w.bytes
+        out.append(distance)
+    return out
+
+
 def work(graph: Graph, launch: Launch) -> Work:
     """What a launch has to do, its traffic split by where it goes."""
     kernel = launch.kernel
-    written = sum(b.nbytes for b in kernel.params if b.role == "out")
+    written = sum(
+        graph.type(a).nbytes for a, b in zip(launch.args, kernel.params, strict=True)
+        if b.role == "out" and isinstance(a, str)
+    )  # fmt: skip
     constant = sum(
         b.nbytes for a, b in zip(launch.args, kernel.params, strict=True) if _is_constant(graph, a)
     )
@@ -235,10 +279,15 @@ def _is_constant(graph: Graph, arg: str | Prepared | None) -> bool:
     return arg is not None and graph.blobs[arg].is_constant
 
 
-def _of_limit(rows: Iterable[ProfileRow]) -> float:
+def of_limit(rows: Iterable[ProfileRow]) -> float:
+    """Share of the limits of several launches: least time over time."""
     rows = tuple(rows)
-    least = sum(max(r.compute_seconds, r.memory_seconds) for r in rows)
-    return least / max(sum(r.seconds for r in rows), 1e-12)
+    return sum(r.least_seconds for r in rows) / max(sum(r.seconds for r in rows), 1e-12)
+
+
+def _visible(name: str) -> str:
+    """A name of the model on one line, harmless to a terminal."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in name)
 
 
 def _clipped(line: str) -> str:

@@ -74,8 +74,8 @@ class Composer:
         made = definition.compute(outs if len(outs) > 1 else outs[0], *tensors, **op.attributes)
         result = []
         for k, fn in enumerate(made if isinstance(made, tuple) else (made,)):
-            formal = fresh(outs[k].dims, f"{tag}.{k}")
-            result.append((formal, self._inline(_rename_bound(fn(*formal), f"{tag}.{k}"))))
+            formal = fresh(outs[k].dims, tag)  # outputs of one shape share what they compute
+            result.append((formal, self._inline(_rename_bound(fn(*formal), tag))))
         return result
 
     def _inline(self, body: Expr) -> Expr:

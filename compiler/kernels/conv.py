@@ -4,21 +4,27 @@ Rows of the register tile are output places (`th` rows of `tw` neighbours), its 
 channels, and the reduction walks (channel block, taps, channel) of the input where it lies. Weights
 are packed once, in exactly the order in which the micro-kernel reads them. A pointwise convolution
 is the same kernel on flattened places. Few-channel inputs are read from row-major memory.
+
+Padding is never read: tiles at the edges of the input leave out the taps that fall on it
+(`edges.py`). What these would add is zero times a weight, so results are those of the padded sum,
+but for the sign of a zero and for weights that are infinite or NaN.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from math import prod
 
 from ...ops.expr import Expr, compare, const, index, load, minimum, var
 from ...ops.traverse import substitute, walk
-from ...ops.types import TensorType, row_major_strides
+from ...ops.types import row_major_strides
 from ..errors import LoweringError
 from ..graph.ir import Graph, Op
 from .compose import Indices
-from .conv_group import ConvGroup, Operands, border, conv_group, conv_results, formal, pack_weights
+from .conv_group import ConvGroup, Operands, conv_group, conv_results, formal, pack_weights
 from .device import Device
+from .edges import Axis, Run, Taps, runs
 from .epilogue import Params, inplace, lowered, place
 from .ir import (
     Buffer,
@@ -34,38 +40,55 @@ from .ir import (
     loop,
     seq,
 )
-from .microkernel import Level, MicroKernel, Panel, Rows, Segment, bind, issue_slots, most_rows
+from .microkernel import (
+    LINE,
+    Level,
+    MicroKernel,
+    Panel,
+    Rows,
+    Segment,
+    bind,
+    issue_slots,
+    most_rows,
+)
 from .template import Config
 
-ITEM_FLOPS = 500_000  # an item takes at least about 5 microseconds
-MAX_ITEMS = 16
-FILL_ELEMENTS = 16_384  # border elements that one item sets to zero
+ITEM_FLOPS = 500_000  # an item takes at least 2 to 5 microseconds
+MAX_ITEMS = 16  # for two threads; more threads get eight each, so that the last ones end together
+MOST_BODIES = 16  # inner loops per kernel: what their code costs to compile, and in the first cache
+COLD_LINE = 12  # multiply-add slots that one core waits for each cache line of a stream from memory
 
 
-class _Writer:
+Inside = tuple[Indices, Expr, Sequence[Taps] | None, Sequence[Taps]]
+"""Outer indices and row of a tile, and the taps inside along its rows (None for tiles of one row,
+where they follow from the place) and its columns."""
+
+
+class ConvWriter:
     """Writes the kernel of one problem for one config."""
+
+    template = "direct_conv"
+    version = 2
 
     def __init__(self, p: ConvGroup, device: Device, config: Config) -> None:
         self.p, self.config = p, config
         self.lanes = device.lanes(p.dtype)
         self.outer, self.rows, self.columns = p.places
+        self.axes = p.axes
         self.th, self.tw = config["th"], config["tw"]
+        self.down = runs(self.axes[-2], self.th) if self.th > 1 else (Run(0, self.rows, 1, ()),)
+        self.right = runs(self.axes[-1], self.tw)
         self.blocks = config["nb"]
         self.vectors = -(-p.channels // p.block) * (p.block // self.lanes)
         self.panels, self.rest = divmod(self.vectors, self.blocks)
+        self.narrow = int(self.rest > 0)  # panels of `rest` vectors behind the others
         self.steps = p.depth * p.window.taps
         self.params = Params(p.graph)
         self.form = formal(p)
         operands = Operands(p, self.params, self.form.channel)
-        self.x = self.params.read(p.anchor.reads[0])
-        weights = Prepared(
-            (p.anchor.reads[1],),
-            f"conv lanes={self.lanes} blocks={self.blocks} vectors={self.vectors} "
-            f"block={p.x.layout.block}",
-            lambda w: pack_weights(w, self.lanes, self.blocks, self.vectors, p.x.layout.block),
-        )
-        total = self.steps * self.vectors * self.lanes
-        self.w = self.params.prepared(weights, p.dtype, total)
+        self.x = self.params.read(p.source)
+        self.far = self.steps * self.blocks * self.lanes * p.dtype.bytes > device.l1_bytes
+        self.w = self.weights()
         self.bias = None if p.bias is None else operands.vector(p.bias)
         found = conv_results(p)
         assert found is not None
@@ -73,59 +96,108 @@ class _Writer:
         self.acc = load(p.result, self.form.at, p.dtype)
         self.count = 0
 
-    # ---------------------------------------------------------------- input
+    # ---------------------------------------------------------------- the reduction
 
-    def input_strides(self) -> tuple[int, ...]:
-        """Elements between neighbours of x: image, channel (block), spatial axes."""
-        s = row_major_strides(self.p.x.physical_shape)
-        return s[: self.p.x.rank]
-
-    def segments(self) -> list[Segment]:
-        window, x, depth = self.p.window, self.p.x, self.p.depth
-        _, channel, *space = self.input_strides()
-        taps = tuple(
-            Level(k, s * d) for k, s, d in zip(window.kernel, space, window.dilations, strict=True)
+    def weights(self) -> Buffer:
+        """The packed weights."""
+        p = self.p
+        packed = Prepared(
+            (p.anchor.reads[1],),
+            f"conv lanes={self.lanes} blocks={self.blocks} vectors={self.vectors} "
+            f"block={p.x.layout.block}",
+            lambda w: pack_weights(w, self.lanes, self.blocks, self.vectors, p.x.layout.block),
         )
-        block = x.layout.block
-        if not block:
-            return [Segment((*taps, Level(depth, channel)))]
-        full, rest = divmod(depth, block)
-        found = []
-        if full:
-            found.append(Segment((Level(full, channel), *taps, Level(block, 1))))
-        if rest:
-            start = full * channel, full * block * window.taps
-            found.append(Segment((*taps, Level(rest, 1)), *start))
-        return found
+        return self.params.prepared(packed, p.dtype, self.steps * self.vectors * self.lanes)
 
-    def moves(self) -> tuple[int, ...]:
-        """Elements of x between neighbouring places: outer axes (image first), rows, columns."""
-        image, _, *space = self.input_strides()
-        if self.p.is_flat:
-            return image, 0, space[-1]
-        steps = [s * m for s, m in zip(space, self.p.window.strides, strict=True)]
-        return (image, 0, *steps) if len(steps) == 1 else (image, *steps)
+    def first(self, panel: Expr) -> Expr:
+        """The first output channel of a panel."""
+        return panel * (self.blocks * self.lanes)
 
-    # ---------------------------------------------------------------- one tile
-
-    def tile(
-        self, panel: Expr, blocks: int, outer: Indices, h0: Expr, th: int, w0: Expr, tw: int
+    def reduction(
+        self, micro: MicroKernel, panel: Expr, base: Expr, moves: tuple[int, int], inside: Inside
     ) -> tuple[Stmt, ...]:
-        """The tile of th x tw places from (h0, w0), for all channels of a panel."""
-        self.count += 1
-        group = self.p.block // self.lanes
-        micro = MicroKernel(self.p.dtype, self.lanes, (th, tw), blocks, group, str(self.count))
-        *leads, down, right = self.moves()
-        base = h0 * down + w0 * right
-        for i, m in zip(outer, leads, strict=True):
-            base = base + i * m
-        first = panel * (self.blocks * self.lanes)
+        """Add up all products of a tile. base: the offset in x of its first place; moves: elements
+        between neighbouring places; inside: what `taps` needs to know of the tile."""
+        first = self.first(panel)
         if self.p.group > 1:
             each = self.p.channels // self.p.group
             per = self.p.depth // (self.p.x.layout.block or 1) * self.input_strides()[1]
             base = base + first // each * per
-        a = Rows(self.x, base, (down, right))
-        b = Panel(self.w, first * self.steps, blocks * self.lanes)
+        a = Rows(self.x, base, moves)
+        b = Panel(self.w, first * self.steps, micro.blocks * self.lanes, far=self.far)
+        return micro.accumulate(a, b, self.segments(inside))
+
+    def input_strides(self) -> tuple[int, ...]:
+        """Elements between neighbours of x: image, channel (block), then the axes of places."""
+        strides = self.p.x.strides[: self.p.x.rank]
+        space = strides[2:]
+        if self.p.is_flat or len(space) == 1:
+            space = (0, space[-1])
+        return (*strides[:2], *space)
+
+    def segments(self, inside: Inside) -> list[Segment]:
+        """The reduction of a tile: the taps that lie inside the input."""
+        depth, block, taps = self.p.depth, self.p.x.layout.block, self.p.window.taps
+        channel = self.input_strides()[1]
+        if not block:
+            return self.taps(Level(depth, channel), inside)
+        full, rest = divmod(depth, block)
+        found = []
+        if full:
+            inner = self.taps(Level(block, 1), inside)
+            found += around(Level(full, channel, block * taps), inner)
+        if rest:
+            inner = self.taps(Level(rest, 1), inside)
+            found += around(Level(1, 0), inner, full * channel, full * block * taps)
+        return found
+
+    def taps(self, step: Level, inside: Inside) -> list[Segment]:
+        """All taps inside the input, around the loop over channels `step`."""
+        lead, h0, rows, columns = inside
+        gaps = [s * a.dilation for s, a in zip(self.input_strides()[2:], self.axes, strict=True)]
+        *_, down, right = gaps
+        each = step.count
+        row = each * self.axes[-1].kernel
+
+        def across(lo: int, hi: int) -> list[Segment]:
+            return [
+                Segment((Level(t.count, right, each), step), t.first * right, t.first * each,
+                        rows=((lo, hi), (t.lo, t.hi)))
+                for t in columns
+            ]  # fmt: skip
+
+        if rows is None:
+            found = around(_taps_at(self.axes[-2], h0, down, row), across(0, 1))
+        else:
+            found = [
+                s for t in rows
+                for s in around(Level(t.count, down, row), across(t.lo, t.hi),
+                                t.first * down, t.first * row)
+            ]  # fmt: skip
+        ahead = row * self.axes[-2].kernel
+        for axis, at, gap in reversed(list(zip(self.axes, lead, gaps, strict=False))):
+            found = around(_taps_at(axis, at, gap, ahead), found)
+            ahead *= axis.kernel
+        return found
+
+    # ---------------------------------------------------------------- one tile
+
+    def tile(
+        self, panel: Expr, blocks: int, outer: Indices, h0: Expr, down: Run, w0: Expr, right: Run
+    ) -> tuple[Stmt, ...]:
+        """The tile of places from (h0, w0), for all channels of a panel. down, right: what is known
+        of its rows and columns."""
+        self.count += 1
+        group = self.p.block // self.lanes
+        shape = (down.size, right.size)
+        micro = MicroKernel(self.p.dtype, self.lanes, shape, blocks, group, str(self.count))
+        image, _, *space = self.input_strides()
+        moves = [s * a.stride for s, a in zip(space, self.axes, strict=True)]
+        base = outer[0] * image
+        for i, m, s, axis in zip((*outer[1:], h0, w0), moves, space, self.axes, strict=True):
+            base = base + (i * m - axis.begin * s)
+        first = self.first(panel)
+        rows = None if self.th == 1 else down.taps
 
         def where(r: Indices, j: Expr, lane: Expr) -> dict[Expr, Expr]:
             form = self.form
@@ -144,7 +216,9 @@ class _Writer:
 
         return seq(
             self.prefetch(micro, where), micro.start(start),
-            micro.accumulate(a, b, self.segments()), micro.finish(finish),
+            self.reduction(micro, panel, base, (moves[-2], moves[-1]),
+                           (outer[1:], h0, rows, right.taps)),
+            micro.finish(finish),
         )  # fmt: skip
 
     def prefetch(
@@ -171,45 +245,41 @@ class _Writer:
     # ---------------------------------------------------------------- loops around it
 
     def across(
-        self, panel: Expr, blocks: int, outer: Indices, h0: Expr, th: int
+        self, panel: Expr, blocks: int, outer: Indices, h0: Expr, down: Run
     ) -> tuple[Stmt, ...]:
         """All tiles of one row of tiles."""
-        whole, rest = divmod(self.columns, self.tw)
         out: list[Stmt] = []
-        if whole:
-            v = var("x", whole)
-            out.append(loop(v, self.tile(panel, blocks, outer, h0, th, v * self.tw, self.tw)))
-        if rest:
-            at = index(whole * self.tw)
-            out += self.tile(panel, blocks, outer, h0, th, at, rest)
+        for run in self.right:
+            if run.count == 1:
+                out += self.tile(panel, blocks, outer, h0, down, index(run.first * self.tw), run)
+                continue
+            v = var("x", run.count, run.first)
+            out.append(loop(v, self.tile(panel, blocks, outer, h0, down, v * self.tw, run)))
         return tuple(out)
 
     def unit(self, panel: Expr, blocks: int, outer: Indices, s: Expr) -> tuple[Stmt, ...]:
         """What is shared out in space: a row of tiles, or one tile where there is one row."""
         if self.rows == 1:
-            return split(s, self.columns, self.tw, lambda at, tw: self.tile(
-                panel, blocks, outer, index(0), 1, at, tw))  # fmt: skip
-        return split(s, self.rows, self.th, lambda at, th: self.across(
-            panel, blocks, outer, at, th))  # fmt: skip
+            return choose(s, self.right, self.tw, lambda at, run: self.tile(
+                panel, blocks, outer, index(0), self.down[0], at, run))  # fmt: skip
+        return choose(s, self.down, self.th, lambda at, run: self.across(
+            panel, blocks, outer, at, run))  # fmt: skip
 
     def phase(self) -> Phase:
         along = -(-self.columns // self.tw) if self.rows == 1 else -(-self.rows // self.th)
         units = prod(self.outer) * along
-        panels = self.panels + (self.rest > 0)
+        panels = self.panels + self.narrow
         wanted = self.config["items"]
         if self.config["order"] == "oc":
-            parts = min(panels, wanted)
-            shares = min(units, -(-wanted // parts))
+            per_part, parts = _shared(panels, wanted)
+            per_share, shares = _shared(units, -(-wanted // parts))
         else:
-            shares = min(units, wanted)
-            parts = min(panels, -(-wanted // shares))
-        per_part, per_share = -(-panels // parts), -(-units // shares)
-        parts, shares = -(-panels // per_part), -(-units // per_share)
+            per_share, shares = _shared(units, wanted)
+            per_part, parts = _shared(panels, -(-wanted // shares))
         item = var("item", parts * shares)
         g, u = var("g", panels), var("t", units)
         g_lo, u_lo = item // shares * per_part, item % shares * per_share
-        g_range = {"lo": g_lo, "hi": minimum(g_lo + per_part, panels)}
-        u_range = {"lo": u_lo, "hi": minimum(u_lo + per_share, units)}
+        g_hi, u_hi = minimum(g_lo + per_part, panels), minimum(u_lo + per_share, units)
 
         def place_of(body: Callable[[Indices, Expr], tuple[Stmt, ...]]) -> tuple[Stmt, ...]:
             """Split a unit into the outer indices and the place along rows."""
@@ -227,91 +297,67 @@ class _Writer:
             return seq(out, made, body(tuple(found), s))
 
         def panel_of(body: Callable[[Expr, int], tuple[Stmt, ...]]) -> tuple[Stmt, ...]:
-            if not self.rest:
+            if not self.narrow:
                 return body(g, self.blocks)
-            last = body(index(self.panels), self.rest)
+            last = body(g if self.narrow > 1 else index(self.panels), self.rest)
             if not self.panels:
                 return last
             return (If(compare("lt", g, self.panels), body(g, self.blocks), last),)
 
         if self.config["order"] == "oc":
             body: For = loop(g, panel_of(lambda panel, blocks: (
-                loop(u, place_of(lambda o, s: self.unit(panel, blocks, o, s)), **u_range),
-            )), **g_range)  # fmt: skip
+                loop(u, place_of(lambda o, s: self.unit(panel, blocks, o, s)), lo=u_lo, hi=u_hi),
+            )), lo=g_lo, hi=g_hi)  # fmt: skip
         else:
             body = loop(u, place_of(lambda o, s: (
-                loop(g, panel_of(lambda panel, blocks: self.unit(panel, blocks, o, s)), **g_range),
-            )), **u_range)  # fmt: skip
+                loop(g, panel_of(lambda panel, blocks: self.unit(panel, blocks, o, s)),
+                     lo=g_lo, hi=g_hi),
+            )), lo=u_lo, hi=u_hi)  # fmt: skip
         return Phase(item.payload[2], item, (body,))
 
     def launch(self) -> Launch:
-        phases = (self.phase(), *self.borders())
-        params = self.params
-        pairs = () if self.p.pad is not None else inplace(params, self.stores, (self.x,))
+        phase, params = self.phase(), self.params
         kernel = Kernel(
-            DirectConv.name, DirectConv.version, tuple(sorted(self.config.items())),
-            params.buffers, phases, self.p.flops, params.traffic, pairs,
+            self.template, self.version, tuple(sorted(self.config.items())),
+            params.buffers, (phase,), self.p.flops, params.traffic,
+            inplace(params, self.stores, (self.x,)),
         )  # fmt: skip
         return Launch(kernel, params.args, ())
 
-    # ---------------------------------------------------------------- zeros around the result
 
-    def borders(self) -> list[Phase]:
-        if self.p.pad is None:
-            return []
-        before, behind = border(self.p.graph, self.p.pad)
-        name = self.p.pad.outputs[0]
-        kind = self.p.graph.type(name)
-        return [_frame(self.params.write(name), kind, before[2:], behind[2:])]
+def _shared(count: int, wanted: int) -> tuple[int, int]:
+    """(size of a share, shares) of `count` things in at most `wanted` shares."""
+    each = -(-count // min(count, wanted))
+    return each, -(-count // each)
 
 
-def split(
-    tile: Expr, extent: int, size: int, body: Callable[[Expr, int], tuple[Stmt, ...]]
+def around(
+    level: Level, inner: Sequence[Segment], a_start: int = 0, b_start: int = 0
+) -> list[Segment]:
+    """A loop around segments; none around none."""
+    if len(inner) != 1:
+        return [Segment((level,), a_start, b_start, tuple(inner))] if inner else []
+    (s,) = inner
+    return [replace(s, levels=(level, *s.levels), a_start=s.a_start + a_start,
+                    b_start=s.b_start + b_start)]  # fmt: skip
+
+
+def _taps_at(axis: Axis, place: Expr, gap: int, ahead: int) -> Level:
+    """The loop over the taps of an axis that lie inside the input at one place. gap: elements
+    between them; ahead: steps of the weights."""
+    return Level(axis.kernel, gap, ahead, axis.span(place) if axis.is_padded else None)
+
+
+def choose(
+    tile: Expr, of: Sequence[Run], size: int, body: Callable[[Expr, Run], tuple[Stmt, ...]]
 ) -> tuple[Stmt, ...]:
-    """body(start, size) of a tile by its number; the last tile may be smaller."""
-    whole, rest = divmod(extent, size)
-    if not rest:
-        return body(tile * size, size)
-    last = body(index(whole * size), rest)
-    if not whole:
-        return last
-    return (If(compare("lt", tile, whole), body(tile * size, size), last),)
-
-
-def _frame(y: Buffer, kind: TensorType, before: tuple[int, ...], behind: tuple[int, ...]) -> Phase:
-    """Zeros in the outermost places of every plane of a blocked tensor. Along each axis two slabs:
-    the axes before it run over the interior, those behind it over everything."""
-    space = kind.physical_shape[2:]
-    strides = row_major_strides(space)
-    planes = prod(kind.physical_shape[:2])
-    each = prod(space) - prod(
-        d - b - e for d, b, e in zip(space, (*before, 0), (*behind, 0), strict=True)
-    )
-    share = max(1, min(planes, FILL_ELEMENTS // max(each, 1)))
-    items = -(-planes // share)
-    item, plane = var("item", items), var("p", planes)
-    body: list[Stmt] = []
-    for a in range(len(before)):
-        for lo, hi in ((0, before[a]), (space[a] - behind[a], space[a])):
-            if lo == hi:
-                continue
-            run = var("z", (hi - lo) * strides[a])
-            at = plane * prod(space) + lo * strides[a] + run
-            loops = []
-            for k in range(a):
-                v = var(f"q{k}", space[k] - behind[k], 0)
-                at = at + v * strides[k]
-                loops.append((v, before[k]))
-            fill: Stmt = loop(
-                run, (Store(y, at, const(0, y.dtype)),), "vector", lanes=kind.layout.block
-            )
-            for v, start in reversed(loops):
-                fill = loop(v, (fill,), lo=start)
-            body.append(fill)
-    first = item * share
-    return Phase(items, item, (
-        loop(plane, body, lo=first, hi=minimum(first + share, planes)),
-    ))  # fmt: skip
+    """body(start, run) of the tile with a number known only at run time."""
+    run, *others = of
+    made = body(index(run.first * size) if run.count == 1 else tile * size, run)
+    if not others:
+        return made
+    inside = compare("lt", tile, run.first + run.count)
+    return (If(inside, made, choose(tile, others, size, body)),)
 
 
 # --------------------------------------------------------------------------- the template
@@ -319,17 +365,18 @@ def _frame(y: Buffer, kind: TensorType, before: tuple[int, ...], behind: tuple[i
 
 class DirectConv:
     """Convolutions with constant weights into channel-blocked tensors, with the pointwise ops
-    behind them and a border of zeros around the result.
+    behind them.
 
     Config: th, tw (places per tile), nb (vectors of output channels per tile), order ("oc": panels
     of weights outermost; "sp": places outermost), items.
     """
 
-    name = "direct_conv"
-    version = 1
+    name = ConvWriter.template
+    version = ConvWriter.version
 
     def matches(self, graph: Graph, ops: Sequence[Op], outputs: Sequence[str]) -> bool:
-        return conv_group(graph, ops, outputs) is not None
+        p = conv_group(graph, ops, outputs)
+        return p is not None and p.has_whole_groups
 
     def space(
         self, graph: Graph, ops: Sequence[Op], outputs: Sequence[str], device: Device
@@ -353,14 +400,14 @@ class DirectConv:
         self, graph: Graph, ops: Sequence[Op], outputs: Sequence[str], device: Device
     ) -> Config:
         p = _require(graph, ops, outputs)
-        items = max(1, min(MAX_ITEMS, p.flops // ITEM_FLOPS))
+        items = max(1, min(max(MAX_ITEMS, 8 * device.threads), p.flops // ITEM_FLOPS))
         return {**_tiles(p, device)[0], "order": "oc", "items": items}
 
     def instantiate(
         self, graph: Graph, ops: Sequence[Op], outputs: Sequence[str], device: Device,
         config: Config,
     ) -> Launch:  # fmt: skip
-        return _Writer(_require(graph, ops, outputs), device, config).launch()
+        return ConvWriter(_require(graph, ops, outputs), device, config).launch()
 
 
 def _require(graph: Graph, ops: Sequence[Op], outputs: Sequence[str]) -> ConvGroup:
@@ -372,27 +419,65 @@ def _require(graph: Graph, ops: Sequence[Op], outputs: Sequence[str]) -> ConvGro
 
 
 def _tiles(p: ConvGroup, device: Device) -> list[Config]:
-    """Register tiles, the one that takes the fewest issue slots first."""
+    lanes = device.lanes(p.dtype)
+    vectors = -(-p.channels // p.block) * (p.block // lanes)
+    each = p.channels // p.group // lanes
+
+    def panels(nb: int) -> list[tuple[int, int, int]]:
+        if p.group > 1 and each % nb:
+            return []
+        full, rest = divmod(vectors, nb)
+        return [(n, blocks, p.depth) for n, blocks in ((full, nb), (rest > 0, rest)) if n]
+
+    return tiles(p, device, panels)
+
+
+def tiles(
+    p: ConvGroup, device: Device, panels: Callable[[int], Sequence[tuple[int, int, int]]]
+) -> list[Config]:
+    """Register tiles, the one that takes the fewest issue slots first. panels: for a number of
+    vectors per panel, (how many panels, of how many vectors, how many channels each reads).
+
+    Counted are the multiply-adds of all tiles without those on padding, the loads beside them
+    (`issue_slots`), and what the first tile of every panel waits for weights that come from memory:
+    in a model they are not in any cache, so tiles of few rows cannot use them fast enough. Tiles
+    that need many bodies of code for the edges are left out.
+    """
     lanes = device.lanes(p.dtype)
     unit = p.block // lanes
     vectors = -(-p.channels // p.block) * unit
-    each = p.channels // p.group // lanes
-    each_vector = p.depth * p.window.taps * lanes * p.dtype.bytes
-    _, rows, columns = p.places
-    found: list[tuple[float, Config]] = []
+    taps = p.window.taps
+    cold = COLD_LINE * lanes * p.dtype.bytes / LINE
+    down, right = p.axes[-2:]
+    outer = prod(p.places[0])
+    found: list[tuple[bool, float, Config]] = []
     for nb in range(unit, min(vectors, 4 * max(unit, 1)) + 1, unit):
-        limit = most_rows(nb, device.registers)
-        if limit < 1 or (p.group > 1 and each % nb):
+        limit, work = most_rows(nb, device.registers), panels(nb)
+        if limit < 1 or not work:
             continue
-        for th, tw in _shapes(rows, columns, limit):
-            full, rest = divmod(vectors, nb)
-            slots = sum(
-                panels * count * issue_slots(h * w, blocks, device, each_vector)
-                for blocks, panels in ((nb, full), (rest, min(rest, 1)))
-                for count, h, w in _covering(rows, columns, th, tw)
-            )
-            found.append((slots, {"th": th, "tw": tw, "nb": nb}))
-    return [c for _, c in sorted(found, key=lambda f: (f[0], -f[1]["nb"], -f[1]["tw"]))]
+        for th, tw in _shapes(p.places[1], p.places[2], limit):
+            rows = [(1, down.taps)] if th == 1 else _sizes(down, th)
+            columns = _sizes(right, tw)
+            other = taps // (down.kernel * right.kernel)
+            slots = 0.0
+            for count, blocks, channels in work:
+                each_vector = channels * taps * lanes * p.dtype.bytes
+                one = sum(
+                    m * n * issue_slots(h * w, blocks, device, each_vector)
+                    for h, m in rows for w, n in columns
+                )  # fmt: skip
+                wait = cold * blocks - issue_slots(th * tw, blocks, device, each_vector)
+                slots += count * channels * (one * other * outer + max(wait, 0) * taps)
+            bodies = len(rows) * len(columns) * len({blocks for _, blocks, _ in work})
+            config = {"th": th, "tw": tw, "nb": nb}
+            found.append((bodies > MOST_BODIES, slots, config))
+    found.sort(key=lambda f: (f[0], f[1], -f[2]["nb"], -f[2]["tw"]))
+    return [c for _, _, c in found]
+
+
+def _sizes(axis: Axis, size: int) -> list[tuple[int, int]]:
+    """(places, how often) of all groups of taps of the tiles of an axis: a body of code each."""
+    return [(t.hi - t.lo, r.count * t.count) for r in runs(axis, size) for t in r.taps]
 
 
 def _shapes(rows: int, columns: int, limit: int) -> list[tuple[int, int]]:
@@ -404,10 +489,3 @@ def _shapes(rows: int, columns: int, limit: int) -> list[tuple[int, int]]:
         found += [(th, tw) for th in range(2, min(rows, limit // tw) + 1)
                   if columns % tw == 0 and (tw == columns or rows % th == 0)]  # fmt: skip
     return found
-
-
-def _covering(rows: int, columns: int, th: int, tw: int) -> list[tuple[int, int, int]]:
-    """(how many, height, width) of the tiles that cover all places."""
-    down = [(rows // th, th), (min(rows % th, 1), rows % th)]
-    right = [(columns // tw, tw), (min(columns % tw, 1), columns % tw)]
-    return [(m * n, h, w) for m, h in down for n, w in right if m * n]

@@ -1,4 +1,5 @@
-"""What the direct convolution must compute: a convolution, pointwise ops, perhaps a border."""
+"""What convolution kernels must compute: perhaps a choice of input channels, a convolution, and the
+pointwise ops behind it."""
 
 from __future__ import annotations
 
@@ -17,8 +18,10 @@ from ...ops.types import DType, TensorType, f32, f64, row_major_strides
 from ...ops.windows import WINDOW_ATTRS, Window, slide
 from ..graph.arrays import aligned_empty
 from ..graph.ir import Graph, Op
+from ..passes.convolutions import is_channel_choice
 from .address import offset
 from .compose import Indices
+from .edges import Axis, axes
 from .epilogue import Params, Result, results
 from .ir import Buffer, Prepared
 
@@ -27,12 +30,15 @@ Array = npt.NDArray[Any]
 
 @dataclass(frozen=True, slots=True)
 class ConvGroup:
-    """A convolution group: x * w + bias, pointwise ops, and perhaps a border of zeros."""
+    """A convolution group: x * w + bias, and pointwise ops.
+
+    chosen: an op that picks the channels of x from another blob.
+    """
 
     graph: Graph
+    chosen: Op | None
     anchor: Op
     after: tuple[Op, ...]
-    pad: Op | None
     outputs: tuple[str, ...]
     window: Window
     group: int
@@ -42,8 +48,13 @@ class ConvGroup:
         return self.anchor.outputs[0]
 
     @property
+    def source(self) -> str:
+        """The blob that input elements are read from."""
+        return (self.anchor if self.chosen is None else self.chosen).reads[0]
+
+    @property
     def x(self) -> TensorType:
-        return self.graph.type(self.anchor.reads[0])
+        return self.graph.type(self.source)
 
     @property
     def y(self) -> TensorType:
@@ -64,11 +75,19 @@ class ConvGroup:
     @property
     def depth(self) -> int:
         """Input channels that one output channel reads."""
-        return self.x.dims[1] // self.group
+        return self.graph.type(self.anchor.reads[1]).dims[1]
+
+    @property
+    def has_whole_groups(self) -> bool:
+        """Whether every group reads and makes whole blocks of channels, in the order of memory."""
+        inside = self.depth % max(self.x.layout.block, 1), self.channels // self.group % self.block
+        return self.chosen is None and (self.group == 1 or not any(inside))
 
     @property
     def is_flat(self) -> bool:
-        return self.window.is_pointwise and self.pad is None
+        steps, dims = self.x.strides[2 : self.x.rank], self.x.dims[2:]
+        even = all(s == t * d for s, t, d in zip(steps, steps[1:], dims[1:], strict=False))
+        return self.window.is_pointwise and even
 
     @property
     def bias(self) -> str | None:
@@ -85,8 +104,19 @@ class ConvGroup:
         return (n, *space[:-2]), space[-2], space[-1]
 
     @property
+    def axes(self) -> tuple[Axis, ...]:
+        """The window along the axes of places: outer axes but the image, rows, columns."""
+        _, rows, columns = self.places
+        if self.is_flat:
+            return Axis(rows, rows), Axis(columns, columns)
+        found = axes(self.window)
+        return found if len(found) > 1 else (Axis(1, 1), *found)
+
+    @property
     def flops(self) -> int:
-        return 2 * self.y.size * self.depth * self.window.taps
+        """Two per tap inside the input; what falls on padding is no work."""
+        taps = prod(a.taps for a in self.axes)
+        return 2 * self.y.dims[0] * self.channels * self.depth * taps
 
 
 def _outer_type(p: ConvGroup) -> TensorType:
@@ -94,59 +124,34 @@ def _outer_type(p: ConvGroup) -> TensorType:
 
 
 def conv_group(graph: Graph, ops: Sequence[Op], outputs: Sequence[str]) -> ConvGroup | None:
-    anchor, after = ops[0], list(ops[1:])
+    chosen = ops[0] if len(ops) > 1 and is_channel_choice(graph, ops[0]) else None
+    anchor, *after = ops if chosen is None else ops[1:]
     trait = anchor.definition.trait(Contraction)
     if trait is None or trait.kind != "conv" or not outputs:
+        return None
+    if chosen is not None and anchor.reads[0] != chosen.outputs[0]:
         return None
     attrs = anchor.attributes
     group = attrs["group"]
     x, w = (graph.type(n) for n in anchor.reads[:2])
     window = slide(x.dims[2:], w.dims[2:], **{k: attrs[k] for k in WINDOW_ATTRS})
-    pad = None
-    if after and after[-1].operator == "pad" and _is_border(graph, after[-1]):
-        pad = after.pop()
-    p = ConvGroup(graph, anchor, tuple(after), pad, tuple(outputs), window, group)
+    p = ConvGroup(graph, chosen, anchor, tuple(after), tuple(outputs), window, group)
     fits = (
         x.dtype in (f32, f64)
         and graph.is_constant(anchor.inputs[1])
         and (p.bias is None or graph.is_constant(p.bias))
-        and not any(window.begin)
-        and not any(window.end)
         and p.y.size > 0
         and p.depth > 0
         and all(_is_blocked(graph.type(o)) for o in outputs)
-        and len({graph.type(o).layout for o in outputs}) == 1
+        and len({graph.type(o).layout.order for o in outputs}) == 1
     )
-    if not fits:
-        return None
-    if x.layout.is_blocked and (x.layout.axis != 1 or (group > 1 and p.depth % x.layout.block)):
-        return None
-    if group > 1 and (p.channels // group) % p.block:
+    if not fits or (p.x.layout.is_blocked and p.x.layout.axis != 1):
         return None
     return p if conv_results(p) is not None else None
 
 
 def _is_blocked(kind: TensorType) -> bool:
     return kind.layout.is_blocked and kind.layout.axis == 1
-
-
-def _is_border(graph: Graph, op: Op) -> bool:
-    """Whether the op adds zeros around spatial axes and does nothing else."""
-    if op.attr("mode") != "constant" or op.attr("value") != 0:
-        return False
-    before, behind = border(graph, op)
-    return min(before + behind) >= 0 and not any(before[:2] + behind[:2])
-
-
-def border(graph: Graph, op: Op) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """Elements that a pad op adds before and behind each axis."""
-    rank = graph.type(op.outputs[0]).rank
-    pads, axes = op.attr("pads"), op.attr("axes")
-    along = range(rank) if axes is None else [a % rank for a in axes]
-    before, behind = [0] * rank, [0] * rank
-    for k, a in enumerate(along):
-        before[a], behind[a] = pads[k], pads[k + len(pads) // 2]
-    return tuple(before), tuple(behind)
 
 
 # --------------------------------------------------------------------------- what is stored
@@ -185,11 +190,9 @@ def _variable(name: str, extent: int) -> Expr:
 
 
 def conv_results(p: ConvGroup) -> list[Result] | None:
-    """The outputs over the formal indices of the result; shifted where zeros surround it."""
+    """The outputs over the formal indices of the result."""
     at = formal(p).at
-    inner = p.pad.inputs[0] if p.pad is not None else None
-    names = [inner if p.pad is not None and o == p.pad.outputs[0] else o for o in p.outputs]
-    found = results(p.graph, p.after, p.result, [n for n in names if n is not None], at)
+    found = results(p.graph, p.after, p.result, p.outputs, at)
     if found is None:
         return None
     for r in found:
@@ -197,13 +200,7 @@ def conv_results(p: ConvGroup) -> list[Result] | None:
             i is not j for i, j, d in zip(r.at, at, p.y.dims, strict=True) if d > 1
         ):
             return None
-    found = [Result(r.blob, at, r.value) for r in found]
-    if p.pad is None:
-        return found
-    before, _ = border(p.graph, p.pad)
-    there = tuple(i + b for i, b in zip(at, before, strict=True))
-    return [r if r.blob == o else Result(o, there, r.value)
-            for r, o in zip(found, p.outputs, strict=True)]  # fmt: skip
+    return [Result(r.blob, at, r.value) for r in found]
 
 
 class Operands:

@@ -9,13 +9,15 @@ from ...ops.types import DType, f32
 
 @dataclass(frozen=True, slots=True)
 class Device:
-    """A CPU as kernels see it: bytes per vector, vector registers, threads, cache bytes."""
+    """A CPU as kernels see it: bytes per vector, vector registers, threads, cache bytes, and lines
+    that one set of the first cache holds."""
 
     vector_bytes: int
     registers: int
     threads: int
     l1_bytes: int = 32 << 10
     l2_bytes: int = 1 << 20
+    l1_ways: int = 8
 
     def lanes(self, dtype: DType = f32) -> int:
         """Elements of dtype per vector, at least 4."""

@@ -19,6 +19,7 @@ from ..graph.ir import Graph, Op
 from .address import offset
 from .compose import Composer, Indices, fresh
 from .ir import Buffer, Prepared, Store
+from .template import traffic
 
 Operand = Callable[[str, Indices], Expr | None]
 
@@ -39,7 +40,7 @@ class Params:
     def read(self, blob: str) -> Buffer:
         b = self.graph.blobs[blob]
         role = "const" if b.is_constant else "in"
-        made = Buffer(self._name("x"), b.type.dtype, prod(b.type.physical_shape), role)  # type: ignore[arg-type]
+        made = Buffer(self._name("x"), b.type.dtype, b.type.span, role)  # type: ignore[arg-type]
         return self._add(("read", blob), made, blob)
 
     def prepared(self, what: Prepared, dtype: DType, elements: int) -> Buffer:
@@ -48,7 +49,7 @@ class Params:
 
     def write(self, blob: str) -> Buffer:
         t = self.graph.type(blob)
-        made = Buffer(self._name("y"), t.dtype, prod(t.physical_shape), "out")
+        made = Buffer(self._name("y"), t.dtype, t.span, "out")
         return self._add(("write", blob), made, blob)
 
     def scratch(self, dtype: DType, elements: int) -> Buffer:
@@ -85,7 +86,7 @@ class Params:
     @property
     def traffic(self) -> int:
         """Bytes of everything but scratch."""
-        return sum(b.nbytes for b in self.buffers if b.role != "scratch")
+        return traffic(self.graph, self.buffers, self.args)
 
 
 @dataclass(frozen=True, slots=True)

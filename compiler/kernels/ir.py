@@ -127,6 +127,14 @@ class Set(Stmt):
 
 
 @dataclass(frozen=True, slots=True)
+class Transpose(Stmt):
+    """Lane j of element i and lane i of element j change places, in a local of as many elements as
+    lanes."""
+
+    local: Local
+
+
+@dataclass(frozen=True, slots=True)
 class Store(Stmt):
     """buffer[offset] = value."""
 

@@ -37,7 +37,16 @@ from .matmul_group import (
     unflatten,
     variable,
 )
-from .microkernel import Level, MicroKernel, Panel, Rows, Segment, issue_slots, most_rows
+from .microkernel import (
+    Level,
+    MicroKernel,
+    Panel,
+    Rows,
+    Segment,
+    Stream,
+    issue_slots,
+    most_rows,
+)
 from .template import Config
 
 Array = npt.NDArray[Any]
@@ -45,9 +54,13 @@ ITEM_FLOPS = 500_000  # an item takes at least about 5 microseconds
 MAX_ITEMS = 16
 PACK_ELEMENTS = 32_768  # elements that one item packs
 PACK_ROWS = 32  # fewer rows read a right operand that is not constant where it lies
+MANY_ROWS = 128  # more rows read a panel often enough for blocks along K to pay
 WIDE_BLOCKS = 8  # blocks of the widest tile, for few rows
 DEPTH = 512  # steps of the reduction in one block of K
-PAGE, LINE, WAYS = 4096, 64, 6  # addresses that share a cache set, bytes, lines of A a set may hold
+AHEAD, AHEAD_ONE_ROW = 8192, 4096  # bytes between what a lone tile reads and what it asks for
+FAR_ROW = 0.15  # slots per row and step where the left operand does not stay in the second cache
+PAGE, LINE = 4096, 64  # bytes between addresses that share a cache set; bytes per line
+OTHER_WAYS = 2  # lines of a set that are left to what is not the left operand
 
 
 @dataclass(frozen=True, slots=True)
@@ -295,8 +308,21 @@ class _Writer:
             again = If(compare("lt", index(0), k0), (micro.restart(sums, tail),))
             start = (*start, again)
         segment = Segment((Level(depth, self.left.step),))
-        return seq(start, micro.accumulate(a, b, [segment]),
+        return seq(start, micro.accumulate(a, b, [segment], self._soon(b, m0, depth)),
                    micro.finish(finish if last else rest, tail))  # fmt: skip
+
+    def _soon(self, b: Panel, m0: Expr, depth: int) -> Stream | None:
+        """What a tile brings into the caches: its part of the next panel, or, where one tile is all
+        that a panel is read for, what comes a little later in the same."""
+        tiles = -(-self.p.m // self.mr)
+        if not self.right.packed or (tiles > 1 and self.config["order"] != "n"):
+            return None
+        if tiles == 1:
+            ahead = AHEAD_ONE_ROW if self.p.m == 1 else AHEAD
+            return Stream(b.buffer, b.base + ahead // self.p.dtype.bytes, b.step)
+        part = -(-b.step // tiles)
+        start = b.base + b.step * self.p.k + floordiv(m0, self.mr) * (part * depth)
+        return Stream(b.buffer, start, part)
 
     def rows(
         self, g: Expr, blocks: int, tail: int, s: Expr, k0: Expr, depth: int, last: bool
@@ -394,7 +420,7 @@ class Gemm:
     """
 
     name = "gemm"
-    version = 1
+    version = 2
 
     def matches(self, graph: Graph, ops: Sequence[Op], outputs: Sequence[str]) -> bool:
         return matmul_group(graph, ops, outputs) is not None
@@ -442,7 +468,7 @@ def _default(p: MatmulGroup, device: Device) -> Config:
     return {
         **_tiles(p, device)[0],
         "kc": _depth(p),
-        "order": "n" if p.m <= 2 * p.n else "m",
+        "order": "n",
         "items": max(1, min(MAX_ITEMS, work // ITEM_FLOPS)),
         "pack": not p.constant and p.m >= PACK_ROWS,
     }
@@ -450,7 +476,7 @@ def _default(p: MatmulGroup, device: Device) -> Config:
 
 def _depth(p: MatmulGroup) -> int:
     """Steps per block of K in the default config; 0 for all of them."""
-    return DEPTH if p.k > 2 * DEPTH and p.m >= PACK_ROWS else 0
+    return DEPTH if p.k > 2 * DEPTH and p.m > MANY_ROWS else 0
 
 
 def _tiles(p: MatmulGroup, device: Device) -> list[Config]:
@@ -461,16 +487,17 @@ def _tiles(p: MatmulGroup, device: Device) -> list[Config]:
     # rows that lie a multiple of a page apart compete for the same few sets of the first cache
     step = p.k * p.dtype.bytes
     distinct = max(1, PAGE // math.gcd(PAGE, step)) if step % LINE == 0 else PAGE
+    far = FAR_ROW if 2 * p.m * step > device.l2_bytes else 0.0
     best: dict[int, tuple[float, Config]] = {}
     for nb in range(1, min(vectors, WIDE_BLOCKS) + 1):
         limit = min(most_rows(nb, device.registers), p.m)
         for mr in range(limit, max(0, limit - 5), -1):
             slots = sum(
-                tall * wide * issue_slots(rows, blocks, device, each_vector)
+                tall * wide * (issue_slots(rows, blocks, device, each_vector) + far * rows)
                 for tall, rows in ((p.m // mr, mr), (min(p.m % mr, 1), p.m % mr))
                 for wide, blocks in ((vectors // nb, nb), (min(vectors % nb, 1), vectors % nb))
             )
-            if mr > WAYS * distinct:
+            if mr > (device.l1_ways - OTHER_WAYS) * distinct:
                 slots *= 1.5
             if nb not in best or slots < best[nb][0]:
                 best[nb] = slots, {"mr": mr, "nb": nb}

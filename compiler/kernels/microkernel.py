@@ -12,36 +12,54 @@ the loops, whatever the tile: results do not depend on it.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import count
 from math import prod
 
 from ...ops.expr import Expr, apply, const, index, var
 from ...ops.types import DType, i64
 from .compose import Indices
 from .device import Device
-from .ir import Buffer, Declare, Local, Set, Stmt, loop
+from .ir import Buffer, Declare, Local, Prefetch, Set, Stmt, loop
 
 UNROLL = 4  # most steps of the reduction per round
 ROUND = 32  # multiply-adds per round that hide the loop's own cost; more only make code longer
 PIPELINE = 8  # independent multiply-adds that keep two units of latency 4 busy
+AHEAD = 8 << 10  # bytes of B between use and prefetch: longer than memory takes, far below a cache
+LINE = 64  # bytes per cache line: what one prefetch brings
+
+Range = tuple[int, int]
 
 
 @dataclass(frozen=True, slots=True)
 class Level:
-    """One loop of a reduction: `count` steps, `stride` elements of A apart."""
+    """One loop of a reduction: `count` steps, `stride` elements of A apart.
+
+    ahead: steps of B between two steps of this loop; by default as many as the loops inside make.
+    span: the part of 0..count that is walked, where that is known only when the kernel runs.
+    """
 
     count: int
     stride: int
+    ahead: int | None = None
+    span: tuple[Expr, Expr] | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Segment:
     """A nest of loops over the reduction, outermost first. It begins `a_start` elements after A's
-    base and `b_start` steps after B's; each innermost step moves B by one step."""
+    base and `b_start` steps after B's; each innermost step moves B by one step.
+
+    inner: segments that run one after the other in the innermost loop, instead of one step; the
+    levels around them say how far they move B. rows: the range of rows, per axis, that take part
+    (all by default).
+    """
 
     levels: tuple[Level, ...]
     a_start: int = 0
     b_start: int = 0
+    inner: tuple[Segment, ...] = ()
+    rows: tuple[Range, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,13 +76,25 @@ class Panel:
     """The operand that is read by vectors: step k is `blocks * lanes` elements at base + k * step.
 
     tail: when not 0, only that many lanes of the last block may be read (the others hold anything
-    then, and their results must not be stored).
+    then, and their results must not be stored). far: whether it comes from beyond the first cache
+    and is asked for some time before it is used.
     """
 
     buffer: Buffer
     base: Expr
     step: int
     tail: int = 0
+    far: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Stream:
+    """Memory that is asked for while a reduction runs, because it will be read soon: the lines that
+    hold `step` elements from base + k * step, at step k of the reduction."""
+
+    buffer: Buffer
+    base: Expr
+    step: int
 
 
 Element = Callable[[Indices, Expr, Expr], Expr]
@@ -94,9 +124,15 @@ class MicroKernel:
 
     # ---------------------------------------------------------------- loops over the tile
 
-    def each_row(self, body: Callable[[Indices], Iterable[Stmt]]) -> Stmt:
-        """Statements for every row."""
-        at = tuple(var(f"r{k}", d) if d > 1 else index(0) for k, d in enumerate(self.rows))
+    def each_row(
+        self, body: Callable[[Indices], Iterable[Stmt]], rows: Sequence[Range] = ()
+    ) -> Stmt:
+        """Statements for every row, or for a range of rows per axis."""
+        ranges = rows or [(0, d) for d in self.rows]
+        at = tuple(
+            var(f"r{k}", hi - lo, lo) if hi - lo > 1 else index(lo)
+            for k, (lo, hi) in enumerate(ranges)
+        )
         inner = tuple(body(at))
         for v in reversed(at):
             if v.op == "var":
@@ -149,15 +185,28 @@ class MicroKernel:
 
         return self.each(body, tail)
 
-    def accumulate(self, a: Rows, b: Panel, segments: Sequence[Segment]) -> tuple[Stmt, ...]:
-        """The whole reduction: the nests of all segments, one after the other."""
+    def accumulate(
+        self, a: Rows, b: Panel, segments: Sequence[Segment], soon: Stream | None = None
+    ) -> tuple[Stmt, ...]:
+        """The whole reduction: the nests of all segments, one after the other. soon: what to bring
+        into the caches meanwhile."""
         panel = Local(f"b{self.tag}", self.dtype, (self.blocks,), self.lanes)
         scalar = Local(f"a{self.tag}", self.dtype)
+        numbers = count(1)
         declare_a, a_base = bind(f"pa{self.tag}", a.base)
         declare_b, b_base = bind(f"pb{self.tag}", b.base)
         out: list[Stmt] = [Declare(panel), Declare(scalar), *declare_a, *declare_b]
+        streams: list[Stream] = []
+        if b.far:
+            streams.append(Stream(b.buffer, b_base + AHEAD // self.dtype.bytes, b.step))
+        if soon is not None:
+            declare_c, base = bind(f"pc{self.tag}", soon.base)
+            out += declare_c
+            streams.append(replace(soon, base=base))
 
-        def step(a_at: Expr, b_at: Expr) -> tuple[Stmt, ...]:
+        def step(a_at: Expr, b_k: Expr, rows: Sequence[Range]) -> tuple[Stmt, ...]:
+            b_at = b_base + b_k * b.step
+
             def read(j: Expr, lane: Expr) -> tuple[Stmt, ...]:
                 return (Set(panel, (j,), b.buffer[b_at + j * self.lanes + lane]),)
 
@@ -172,21 +221,47 @@ class MicroKernel:
                     at = at + i * s
                 return (Set(scalar, (), a.buffer[at]), *self.each_block(add, self.blocks))
 
-            return (*self.each_vector(read, b.tail), self.each_row(row))
+            hints = [
+                Prefetch(x.buffer, x.base + b_k * x.step + at)
+                for x in streams for at in range(0, x.step, LINE // self.dtype.bytes)
+            ]  # fmt: skip
+            return (*self.each_vector(read, b.tail), *hints, self.each_row(row, rows))
 
-        def nest(levels: Sequence[Level], a_at: Expr, b_at: Expr, depth: int) -> tuple[Stmt, ...]:
+        def nest(
+            s: Segment, levels: Sequence[Level], a_at: Expr, b_k: Expr, depth: int
+        ) -> tuple[Stmt, ...]:
             level, rest = levels[0], levels[1:]
             k = var(f"k{depth}", level.count)
-            ahead = b.step * prod(x.count for x in rest)
-            if rest:
-                body = nest(rest, a_at + k * level.stride, b_at + k * ahead, depth + 1)
-                return (loop(k, body),)
-            width = round_width(level, list(zip(self.rows, a.strides, strict=True)), self.blocks)
-            return unrolled(k, width, lambda at: step(a_at + at * level.stride, b_at + at * ahead))
+            ahead = level.ahead or 1
+            if level.span is not None and not rest and not s.inner:
+                rest = (Level(1, 0),)
+            if rest or s.inner:
+                lo, hi = level.span or (None, None)
+                a_at, b_k = a_at + k * level.stride, b_k + k * ahead
+                body = nest(s, rest, a_at, b_k, depth + 1) if rest else tuple(
+                    x for part in s.inner for x in whole(part, a_at, b_k, depth + 1)
+                )  # fmt: skip
+                return (loop(k, body, lo=lo, hi=hi),)
+            name = f"{self.tag}_{next(numbers)}"
+            declare_a, a_at = bind(f"pa{name}", a_at)
+            declare_k, b_k = bind(f"pk{name}", b_k)
+            rows = s.rows or tuple((0, d) for d in self.rows)
+            sizes = [(hi - lo, m) for (lo, hi), m in zip(rows, a.strides, strict=True)]
+            width = round_width(level, sizes, self.blocks)
+            return (
+                *declare_a,
+                *declare_k,
+                *unrolled(
+                    k, width, lambda at: step(a_at + at * level.stride, b_k + at * ahead, rows)
+                ),
+            )
+
+        def whole(s: Segment, a_at: Expr, b_k: Expr, depth: int) -> tuple[Stmt, ...]:
+            levels = simplified(stepped(s.levels))
+            return nest(s, levels, a_at + s.a_start, b_k + s.b_start, depth)
 
         for s in segments:
-            levels = simplified(s.levels)
-            out += nest(levels, a_base + s.a_start, b_base + s.b_start * b.step, 0)
+            out += whole(s, a_base, index(0), 0)
         return tuple(out)
 
     def finish(
@@ -198,7 +273,7 @@ class MicroKernel:
 
 def bind(name: str, value: Expr) -> tuple[tuple[Stmt, ...], Expr]:
     """Compute an index once, here, instead of wherever it is used."""
-    if value.op in ("const", "var"):
+    if value.op in ("const", "var") or (value.op == "load" and isinstance(value.payload, Local)):
         return (), value
     held = Local(name, i64)
     return (Declare(held), Set(held, (), value)), held.value
@@ -214,6 +289,8 @@ def round_width(level: Level, rows: Sequence[tuple[int, int]], blocks: int = 1) 
     if any(s and level.stride * step % s == 0 and level.stride * step // s < n
            for step in range(1, UNROLL) for n, s in rows):  # fmt: skip
         return 1
+    if level.count <= UNROLL:  # a loop of few rounds costs more than it saves
+        return level.count
     step = blocks * prod(n for n, _ in rows)
     most = UNROLL if step * UNROLL // 2 <= ROUND else UNROLL // 2
     widths = range(most, most // 2 - 1, -1)
@@ -238,17 +315,34 @@ def unrolled(k: Expr, width: int, body: Callable[[Expr], tuple[Stmt, ...]]) -> t
     return tuple(out)
 
 
+def stepped(levels: Sequence[Level]) -> tuple[Level, ...]:
+    """The levels with `ahead` filled in."""
+    out: list[Level] = []
+    steps = 1
+    for level in reversed(levels):
+        out.append(replace(level, ahead=steps if level.ahead is None else level.ahead))
+        steps = out[-1].ahead * level.count  # type: ignore[operator]
+    return tuple(reversed(out))
+
+
 def simplified(levels: Sequence[Level]) -> tuple[Level, ...]:
     """The same walk in fewer loops: single steps vanish, loops that continue each other merge."""
     out: list[Level] = []
     for level in levels:
-        if level.count == 1:
+        if level.span is None and level.count == 1:
             continue
-        if out and out[-1].stride == level.count * level.stride:
-            out[-1] = Level(out[-1].count * level.count, level.stride)
+        if out and _continues(out[-1], level):
+            out[-1] = replace(level, count=out[-1].count * level.count)
         else:
             out.append(level)
     return tuple(out) or (Level(1, 0),)
+
+
+def _continues(outer: Level, inner: Level) -> bool:
+    """Whether each step of the outer loop goes on where the inner loop ends."""
+    plain = outer.span is None and inner.span is None
+    b_too = outer.ahead is None or outer.ahead == inner.count * (inner.ahead or 1)
+    return plain and b_too and outer.stride == inner.count * inner.stride
 
 
 def most_rows(blocks: int, registers: int) -> int:
@@ -259,13 +353,15 @@ def most_rows(blocks: int, registers: int) -> int:
 
 def issue_slots(rows: int, blocks: int, device: Device, vector_steps: int) -> float:
     """Multiply-add slots that one reduction step of a tile takes: small tiles wait for results,
-    loads are not quite free, and compilers want two more registers to have loads under way.
+    loads are not quite free, and compilers want two more registers to have loads under way: with
+    one they wait for some, with none they move accumulators to the stack and back.
 
     vector_steps: bytes of B per block that stay in use from tile to tile. A panel that does not fit
     into the first cache costs a little each time it is read, one too large for the second a lot.
     The weights were fitted to measurements on AVX-512 machines.
     """
-    panel = 2 * blocks * vector_steps
-    vector = 2.0 if panel > device.l2_bytes else 0.5 if panel > device.l1_bytes else 0.15
+    panel = blocks * vector_steps
+    vector = 2.0 if panel > device.l2_bytes else 0.5 if 2 * panel > device.l1_bytes else 0.15
     slots = max(rows * blocks, PIPELINE + blocks) + 0.15 * rows + vector * blocks
-    return slots + 2 * (rows * blocks + blocks + 3 > device.registers)
+    spare = device.registers - (rows * blocks + blocks + 1)
+    return slots + (8, 2, 0)[min(spare, 2)]

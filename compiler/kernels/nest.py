@@ -9,7 +9,8 @@ follow.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import pairwise
 from math import prod
 
 from ...ops.expr import (
@@ -19,6 +20,7 @@ from ...ops.expr import (
     binary,
     bounds,
     const,
+    index,
     reduce,
     select,
     unary,
@@ -44,6 +46,7 @@ from .ir import (
     loop,
     seq,
 )
+from .partial import in_parts
 from .pieces import (
     Assignment,
     Buffers,
@@ -55,17 +58,26 @@ from .pieces import (
     stride,
     trip_count,
 )
-from .template import Config
+from .sliding import MOST_TAPS, Sliding, separated, sliding, taps
+from .template import Config, traffic
+from .tiles import Tiling, square, tiling
 
-VERSION = 1
-UNROLL_LIMIT = 16  # window reductions up to this many taps are unrolled
+VERSION = 2
 SERIAL_WORK = 24_000  # element operations below which a phase is not worth sharing between threads
-ITEM_WORK = 12_000  # and what one item should hold at least
-MAX_ITEMS = 32
+LEAST_WORK = 12_000  # what one item of a few holds at least
+ITEM_WORK = 96_000  # and one of many: taking one costs little beside it
+FEW_ITEMS, MAX_ITEMS = 4, 32
+CHAINS = 4  # accumulators of a long reduction in lanes: an addition takes up to 4 cycles
 BORDER = 4  # rounds at either end of a loop that may be split off to free the middle of guards
-ENOUGH_ITEMS = 4  # items with which a phase may stop taking loops apart
 LIGHT = {"neg", "abs", "sqrt", "floor", "ceil", "round", "trunc", "not", "bitnot", "isnan", "isinf"}
-HEAVY = (UNARY - LIGHT) | {"reduce", "pow", "fmod", "mod", "floordiv", "truncdiv"}
+HEAVY = (UNARY - LIGHT) | {"pow", "fmod", "mod", "floordiv", "truncdiv"}
+
+
+def items_for(work: int) -> int:
+    """Into how many items a phase of so many element operations should fall."""
+    if work < SERIAL_WORK:
+        return 1
+    return min(MAX_ITEMS, max(work // ITEM_WORK, min(FEW_ITEMS, work // LEAST_WORK)))
 
 
 def _reduces(values: Iterable[Expr]) -> list[Expr]:
@@ -73,7 +85,7 @@ def _reduces(values: Iterable[Expr]) -> list[Expr]:
 
 
 def _is_heavy(e: Expr) -> bool:
-    """Whether unrolling e would repeat long code: elementary functions, nested reductions."""
+    """Whether unrolling e would repeat long code: elementary functions."""
     return any(n.op in HEAVY and n.dtype is not i64 for n in walk(e))
 
 
@@ -126,8 +138,11 @@ class _Emitter:
             n.dtype.bytes for a in piece.assignments for n in (a.value, *buffer_loads(a.value))
         )
         self.lanes = device.lanes(f64) if widest == 8 else device.lanes()
+        self.registers = device.registers
         self.in_lanes = False
         self.locals = 0
+        self.tile: Tiling | None = None
+        self.extents: dict[Expr, int] = {}  # rows or lanes of a square that exist
 
     def local(self, dtype: DType, shape: tuple[int, ...] = (), lanes: int = 0) -> Local:
         self.locals += 1
@@ -136,14 +151,43 @@ class _Emitter:
     def hoist(
         self, values: Sequence[Expr], bound: frozenset[Expr]
     ) -> tuple[list[Stmt], list[Expr]]:
-        """Emit every reduction that can be computed here; values then read its result."""
+        """Emit every reduction that can be computed here, and what follows from the results alone;
+        values then read that."""
         out: list[Stmt] = []
         known: dict[Expr, Expr] = {}
+        fixed: dict[Expr, Expr] = {}
         for r in _reduces(values):
             if r.free <= bound and r not in known:
-                stmts, result = self.reduce(substitute(r, known), bound)
+                stmts, (node,) = self._fixed([substitute(r, known)], fixed)
                 out += stmts
-                known[r] = result
+                stmts, known[r] = self.reduce(node, bound)
+                out += stmts
+        stmts, values = self._fixed([substitute(v, known) for v in values], fixed)
+        return out + stmts, values
+
+    def _fixed(
+        self, values: Sequence[Expr], known: dict[Expr, Expr]
+    ) -> tuple[list[Stmt], list[Expr]]:
+        """Emit arithmetic on results of reductions that no lane and no loop further in changes: a
+        mean, a standard deviation. known: what this level has emitted of that."""
+        out: list[Stmt] = []
+
+        def go(e: Expr) -> None:
+            locals_only = [n for n in walk(e) if n.op in ("load", "reduce", "var")]
+            if e.op not in ("load", "reduce", "const") and e.dtype.is_float and locals_only and all(
+                isinstance(n.payload, Local) and not n.payload.lanes for n in locals_only
+            ):  # fmt: skip
+                if e not in known:
+                    result = self.local(e.dtype)
+                    out.extend((Declare(result), Set(result, (), e)))
+                    known[e] = result.value
+                return
+            for a in e.args:
+                go(a)
+
+        if not self.in_lanes:
+            for v in values:
+                go(v)
         return out, [substitute(v, known) for v in values]
 
     def reduce(self, r: Expr, bound: frozenset[Expr]) -> tuple[list[Stmt], Expr]:
@@ -151,18 +195,22 @@ class _Emitter:
         body = r.args[0]
         lane = None if self.in_lanes else self._lane_of(over, body)
         lanes = self.lanes if self.in_lanes or lane is not None else 0
-        acc = self.local(body.dtype, (), lanes)
-        out: list[Stmt] = [Declare(acc), Set(acc, (), _identity(combine, body.dtype))]
+        chains = CHAINS if lane is not None and trip_count(lane) >= 2 * CHAINS * lanes else 1
+        acc = self.local(body.dtype, (chains,) if chains > 1 else (), lanes)
+        chain = var("chain", chains)
+        here = (chain,) if chains > 1 else ()
+        start = Set(acc, here, _identity(combine, body.dtype))
+        out: list[Stmt] = [Declare(acc), *([loop(chain, [start], "unroll")] if here else [start])]
         order = sorted(over, key=lambda v: v is lane)
         inner = bound | set(over)
         self.in_lanes = self.in_lanes or lane is not None
         stmts, (value,) = self.hoist([body], inner)
         self.in_lanes = lanes > 0 and lane is None
-        nest = seq(stmts, Set(acc, (), _combined(combine, acc.value, value)))
-        small = prod(trip_count(v) for v in over) <= UNROLL_LIMIT and not _is_heavy(body)
+        nest = seq(stmts, Set(acc, here, _combined(combine, acc[here], value)))
+        small = taps(r) <= MOST_TAPS and not _is_heavy(body)
         for v in reversed(order):
             if lane is not None and v is lane:
-                nest = (loop(v, nest, "vector", lanes=self.lanes),)
+                nest = self._in_chains(v, nest, chain, chains)
             else:
                 nest = (loop(v, nest, "unroll" if small else "serial"),)
         out += nest
@@ -174,8 +222,35 @@ class _Emitter:
             else (f"h{combine}")
         )
         result = self.local(body.dtype)
-        out += [Declare(result), Set(result, (), apply(kind, (acc.value,), body.dtype))]
+        sums = [acc[k] for k in range(chains)] if here else [acc.value]
+        while len(sums) > 1:
+            sums = [_combined(combine, a, b) for a, b in zip(sums[::2], sums[1::2], strict=True)]
+        whole = sums[0]
+        if here:
+            join = (Set(acc, (index(0),), whole),)
+            out.append(loop(var("each", self.lanes), join, "vector", lanes=self.lanes))
+            whole = acc[0]
+        out += [Declare(result), Set(result, (), apply(kind, (whole,), body.dtype))]
         return out, result.value
+
+    def _in_chains(
+        self, lane: Expr, body: Sequence[Stmt], chain: Expr, chains: int
+    ) -> tuple[Stmt, ...]:
+        """A loop in lanes whose rounds take turns between accumulators, so that none waits for the
+        one before it; the first gets what is left over."""
+        if chains == 1:
+            return (loop(lane, body, "vector", lanes=self.lanes),)
+        _, first, end = lane.payload
+        turn = chains * self.lanes
+        turns = var("turn", (end - first) // turn)
+        lo = turns * turn + chain * self.lanes + first
+        part = loop(lane, body, "vector", lo=lo, hi=lo + self.lanes, lanes=self.lanes)
+        out: tuple[Stmt, ...] = (loop(turns, (loop(chain, (part,), "unroll"),)),)
+        done = first + trip_count(turns) * turn
+        if done < end:
+            rest = loop(lane, body, "vector", lo=done, lanes=self.lanes)
+            out += (loop(chain, (rest,), "unroll", hi=1),)
+        return out
 
     def _lane_of(self, over: Sequence[Expr], body: Expr) -> Expr | None:
         """The reduction variable to run in lanes: the one most loads follow, if it is long."""
@@ -201,10 +276,24 @@ class _Emitter:
         order = rows + columns
         if lane is not None and lane in columns:
             order = rows + [v for v in columns if v is not lane] + [lane]
+        if lane is not None and len(order) > 1 and lane is order[-1]:
+            values = [separated(v, order[-2]) for v in values]
+        if not reduces:
+            self.tile = tiling(order, lane, self.piece.assignments, self.lanes)
         work = prod(map(trip_count, order)) * (1 + sum(
             prod(map(trip_count, r.payload[1])) for r in reduces if not columns or lane in rows
         )) * max(1, len(walk(*values)) // 12)  # fmt: skip
+        if self.tile is not None:
+            order = [v for v in order if v not in (self.tile.across, lane)] + [*self.tile.squares]
+            return self._parallel(order, None, self._placed(self.tile.where, values), work)
         return self._parallel(order, lane, values, work)
+
+    def _placed(self, where: Mapping[Expr, Expr], values: Sequence[Expr]) -> list[Expr]:
+        """Replace variables in the assignments' offsets for good, and in their values."""
+        self.piece = Piece(self.piece.loops, tuple(
+            Assignment(a.buffer, substitute(a.offset, where), a.value)
+            for a in self.piece.assignments))  # fmt: skip
+        return [substitute(v, where) for v in values]
 
     def _output_lane(self, loops: Sequence[Expr], reduces: Sequence[Expr]) -> Expr | None:
         at = self.piece.assignments[0].offset
@@ -218,42 +307,33 @@ class _Emitter:
 
     def _parallel(
         self, order: list[Expr], lane: Expr | None, values: list[Expr], work: int
-    ) -> Phase:  # fmt: skip
-        items = 1 if work < SERIAL_WORK else min(MAX_ITEMS, work // ITEM_WORK)
-        outer: list[Expr] = []
-        while order and order[0] is not lane and prod(map(trip_count, outer)) < items:
-            if prod(map(trip_count, outer)) >= ENOUGH_ITEMS and interior(order[0], values):
-                break  # a loop with borders is worth keeping whole
-            outer.append(order.pop(0))
-        total = prod(map(trip_count, outer))
-        if items == 1 or (total == 1 and (lane is None or not order or order[0] is not lane)):
-            item = var("item", 1)
-            return Phase(1, item, self._nest(outer + order, lane, values, frozenset(), {}))
-        if total == 1:  # only the lanes' loop to share out
-            assert lane is not None
-            n = trip_count(lane)
-            step = -(-n // items // self.lanes) * self.lanes or self.lanes
-            count = -(-n // step)
-            item = var("item", count)
-            limits = {lane: (item * step, binary("min", item * step + step, n))}
-            return Phase(count, item, self._nest(order, lane, values, frozenset(), limits))
-        chunk = -(-total // items)
-        count = -(-total // chunk)
+    ) -> Phase:
+        """Outer loops are shared out: each value of a short one, then parts of the next, make an
+        item. All loops stay loops, so that their borders can be split off."""
+        wanted = items_for(work)
+        shares: list[tuple[Expr, int, int]] = []  # (loop, rounds of an item, items along it)
+        for v in order:
+            if wanted <= 1:
+                break
+            n, grain = trip_count(v), self.lanes if v is lane else 1
+            step = -(-n // (wanted * grain)) * grain
+            shares.append((v, step, -(-n // step)))
+            parts = shares[-1][2]  # three items keep two threads busy for as long as four would
+            wanted = max(wanted // parts, 2 if parts < min(wanted, FEW_ITEMS) else 1)
+            if v is lane:
+                break
+        count = prod(parts for _, _, parts in shares)
         item = var("item", count)
-        flat = outer[0] if len(outer) == 1 else var("f", total)
-        swap: dict[Expr, Expr] = {}
-        if len(outer) > 1:
-            step = total
-            for v in outer:
-                step //= trip_count(v)
-                swap[v] = (flat // step) % trip_count(v)
-        if swap:
-            values = [substitute(v, swap) for v in values]
-            self.piece = Piece(self.piece.loops, tuple(
-                Assignment(a.buffer, substitute(a.offset, swap), a.value)
-                for a in self.piece.assignments))  # fmt: skip
-        limits = {flat: (item * chunk, binary("min", item * chunk + chunk, total))}
-        return Phase(count, item, self._nest([flat, *order], lane, values, frozenset(), limits))
+        limits: dict[Expr, tuple[Expr, Expr]] = {}
+        apart = count
+        for v, step, parts in shares:
+            apart //= parts
+            _, first, end = v.payload
+            lo = item // apart % parts * step + first
+            limits[v] = lo, binary("min", lo + step, end)
+        if count == 1:
+            limits = {}
+        return Phase(count, item, self._nest(order, lane, values, frozenset(), limits))
 
     def _nest(
         self, order: list[Expr], lane: Expr | None, values: list[Expr], bound: frozenset[Expr],
@@ -261,30 +341,92 @@ class _Emitter:
     ) -> tuple[Stmt, ...]:  # fmt: skip
         stmts, values = self.hoist(values, bound)
         if not order:
-            stores = [Store(a.buffer, a.offset, v)
-                      for a, v in zip(self.piece.assignments, values, strict=True)]  # fmt: skip
-            return seq(stmts, stores)
+            made = [Assignment(a.buffer, a.offset, v)
+                    for a, v in zip(self.piece.assignments, values, strict=True)]  # fmt: skip
+            if self.tile is not None:
+                extents = [self.extents[v] for v in self.tile.squares]
+                return seq(stmts, square(self.tile, made, extents, self.local))
+            return seq(stmts, [Store(a.buffer, a.offset, a.value) for a in made])
         v, rest = order[0], order[1:]
         lo, hi = limits.get(v, (None, None))
-        inside = None if v is lane else interior(v, values)
-        if inside is None:
-            return seq(stmts, self._loop(v, rest, lane, values, bound, limits, lo, hi))
-        _, first, end = v.payload
         parts: list[Stmt] = []
-        for a, b in ((first, inside[0]), inside, (inside[1], end)):
-            if a < b:
-                part = var(v.payload[0], b - a, a)
-                swap = {v: part}
-                start = None if lo is None else binary("max", lo, a)
-                stop = None if hi is None else binary("min", hi, b)
-                whole = self.piece
-                self.piece = Piece(whole.loops, tuple(
-                    Assignment(x.buffer, substitute(x.offset, swap), x.value)
-                    for x in whole.assignments))  # fmt: skip
-                narrowed = [substitute(x, swap) for x in values]
-                parts.append(self._loop(part, rest, lane, narrowed, bound, limits, start, stop))
+        whole = self.piece
+        for a, b, extent in self._parts(v, lane, values):
+            self.extents[v] = extent
+            _, first, end = v.payload
+            part = var(v.payload[0], b - a, a)
+            if rest == [lane] and lo is None:
+                narrowed = self._placed({v: part}, values)
+                slid = self._slide(part, lane, narrowed, bound)
                 self.piece = whole
+                if slid:
+                    parts.extend(slid)
+                    continue
+            if (a, b) == (first, end):
+                parts.append(self._loop(v, rest, lane, values, bound, limits, lo, hi))
+                continue
+            start = None if lo is None else binary("max", lo, a)
+            stop = None if hi is None else binary("min", hi, b)
+            narrowed = self._placed({v: part if b - a > 1 else index(a)}, values)
+            parts.append(self._loop(part, rest, lane, narrowed, bound, limits, start, stop))
+            self.piece = whole
         return seq(stmts, parts)
+
+    def _slide(
+        self, v: Expr, lane: Expr | None, values: Sequence[Expr], bound: frozenset[Expr]
+    ) -> list[Stmt]:
+        """Loop v, around the lanes' loop, with several results of a sliding window a round; nothing
+        where there are none that share much."""
+        found = sliding(values, v)
+        if found is None or lane is None:
+            return []
+        width = found.width(self.registers, trip_count(v))
+        if width == 1:
+            return []
+        _, first, end = v.payload
+        whole = (end - first) // width * width
+        body = self._together(found, v, v, width, lane, values, bound | {v})
+        out: list[Stmt] = [loop(v, body, hi=first + whole, step=width)]
+        if first + whole < end:
+            base = index(first + whole)
+            rest = end - first - whole
+            out += self._together(found, v, base, rest, lane, values, bound)
+        return out
+
+    def _together(
+        self, found: Sliding, v: Expr, base: Expr, width: int, lane: Expr, values: Sequence[Expr],
+        bound: frozenset[Expr],
+    ) -> tuple[Stmt, ...]:  # fmt: skip
+        """`width` results from v = base on: their columns, then each window's."""
+        self.in_lanes = True
+        combine, (tap,) = found.node.payload
+        columns = self.local(found.node.dtype, (found.columns(width),), self.lanes)
+        j, w = var("column", found.columns(width)), var("result", width)
+        bound |= {lane, j, w}
+        stmts, (column,) = self.hoist([substitute(found.node.args[0], {v: base, tap: j})], bound)
+        read = loop(j, seq(stmts, Set(columns, (j,), column)), "unroll")
+        window = reduce(combine, (tap,), columns[w * found.step + tap])
+        there = [substitute(substitute(x, {found.node: window}), {v: base + w}) for x in values]
+        stmts, there = self.hoist(there, bound)
+        stores = [Store(a.buffer, substitute(a.offset, {v: base + w}), x)
+                  for a, x in zip(self.piece.assignments, there, strict=True)]  # fmt: skip
+        self.in_lanes = False
+        body = (Declare(columns), read, loop(w, seq(stmts, stores), "unroll"))
+        return (loop(lane, body, "vector", lanes=self.lanes),)
+
+    def _parts(
+        self, v: Expr, lane: Expr | None, values: Sequence[Expr]
+    ) -> Iterable[tuple[int, int, int]]:
+        """The ranges of loop v that get code of their own, borders and cut squares; and how much of
+        a square there is."""
+        n, (_, first, end) = self.lanes, v.payload
+        if self.tile is not None and v in self.tile.squares:
+            over = (self.tile.across, self.tile.lane)[self.tile.squares.index(v)]
+            whole, rest = divmod(trip_count(over), n)
+            return [p for p in ((0, whole, n), (whole, end, rest)) if p[0] < p[1]]
+        inside = None if v is lane else interior(v, values)
+        cuts = (first, *inside, end) if inside else (first, end)
+        return [(a, b, n) for a, b in pairwise(cuts) if a < b]
 
     def _loop(
         self, v: Expr, rest: list[Expr], lane: Expr | None, values: list[Expr],
@@ -375,14 +517,20 @@ class Nest:
     ) -> Launch:  # fmt: skip
         buffers = Buffers(graph)
         found = [collapse(p) for p in pieces(graph, ops, outputs, buffers)]
-        phases = tuple(_Emitter(p, device).emit() for p in found if p.assignments)
+        steps: list[Piece] = []
+        scratch: list[Buffer] = []
+        for p in found:
+            parts = in_parts(p, f"s{len(scratch)}")
+            steps += [p] if parts is None else parts[:2]
+            scratch += () if parts is None else parts[2:]
+        phases = tuple(_Emitter(p, device).emit() for p in steps if p.assignments)
         params, args = buffers.parameters()
         flops = sum(map(operations, found))
         kernel = Kernel(
-            self.name, VERSION, (), params, phases, flops, sum(b.nbytes for b in params),
-            _inplace(params, phases),
+            self.name, VERSION, (), (*params, *scratch), phases, flops,
+            traffic(graph, params, args), _inplace(params, phases),
         )  # fmt: skip
-        return Launch(kernel, args, ())
+        return Launch(kernel, (*args, *(None for _ in scratch)), ())
 
 
 def _inplace(params: tuple[Buffer, ...], phases: tuple[Phase, ...]) -> tuple[tuple[int, int], ...]:

@@ -55,7 +55,7 @@ class Buffers:
     def read(self, arg: str | Prepared) -> Buffer:
         if arg not in self.reads:
             b = self.graph.blobs[arg if isinstance(arg, str) else arg.blobs[0]]
-            elements = prod(b.type.physical_shape)
+            elements = b.type.span
             role: Role = "const" if b.is_constant else "in"
             self.reads[arg] = Buffer(f"x{len(self.reads)}", b.type.dtype, elements, role)
         return self.reads[arg]
@@ -63,7 +63,7 @@ class Buffers:
     def write(self, blob: str) -> Buffer:
         if blob not in self.writes:
             t = self.graph.type(blob)
-            size = prod(t.physical_shape)
+            size = t.span
             self.writes[blob] = Buffer(f"y{len(self.writes)}", t.dtype, size, "out")
         return self.writes[blob]
 
@@ -127,7 +127,7 @@ def regions(kind: TensorType) -> Iterable[tuple[Indices, Indices]]:
 def pieces(
     graph: Graph, ops: Sequence[Op], outputs: Sequence[str], buffers: Buffers
 ) -> list[Piece]:
-    """One piece per region of the outputs; outputs of one shape and layout share their loops."""
+    """One piece per region of the outputs; outputs of one shape and order share their loops."""
     root = ops[-1]
     opaque = root.definition.trait(Opaque)
     if opaque is not None and opaque.kind == "concat":
@@ -136,7 +136,7 @@ def pieces(
     alike: dict[tuple[tuple[int, ...], object], list[str]] = {}
     for o in outputs:
         t = graph.type(o)
-        alike.setdefault((t.dims, t.layout), []).append(o)
+        alike.setdefault((t.dims, t.layout.order), []).append(o)
     found = []
     for names in alike.values():
         kind = graph.type(names[0])
@@ -144,7 +144,7 @@ def pieces(
             made = tuple(
                 Assignment(
                     buffers.write(o),
-                    offset(kind, at),
+                    offset(graph.type(o), at),
                     buffers.lower(composer.element(o, at), _last(loops)),
                 )
                 for o in names

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from weakref import WeakKeyDictionary
 
 from ...ops.expr import Expr, format_expr
-from .ir import Comment, Declare, For, If, Kernel, Prefetch, Set, Stmt, Store
+from .ir import Comment, Declare, For, If, Kernel, Prefetch, Set, Stmt, Store, Transpose
 
 _texts: WeakKeyDictionary[Kernel, str] = WeakKeyDictionary()
 _digests: WeakKeyDictionary[Kernel, str] = WeakKeyDictionary()
@@ -37,6 +37,8 @@ def _lines(body: Iterable[Stmt], depth: int) -> Iterable[str]:
         elif isinstance(s, Set):
             at = f"[{', '.join(map(_text, s.where))}]" if s.where else ""
             yield f"{pad}{s.local.name}{at} = {_text(s.value)}"
+        elif isinstance(s, Transpose):
+            yield f"{pad}transpose {s.local.name}"
         elif isinstance(s, Store):
             yield f"{pad}{s.buffer.name}[{_text(s.offset)}] = {_text(s.value)}"
         elif isinstance(s, If):

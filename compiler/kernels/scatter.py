@@ -9,13 +9,13 @@ from __future__ import annotations
 
 from math import prod
 
-from ...ops.expr import Expr, binary, cast, const, index, logical_and, var
+from ...ops.expr import Expr, binary, index, var
 from ...ops.indexing import position
 from ...ops.types import TensorType, i64, row_major_strides
 from ..graph.ir import Op
 from .address import offset
 from .device import Device
-from .ir import Buffer, Declare, If, Launch, Local, Phase, Set, Stmt, Store, loop
+from .ir import Buffer, Declare, Launch, Local, Phase, Set, Stmt, Store, loop
 from .single import OpaqueTemplate, Parameters, fill, shared
 
 _COMBINE = {"add": "add", "mul": "mul", "min": "min", "max": "max"}
@@ -106,24 +106,3 @@ def _elements(
 
     total = 1 if split is None else dims[split]
     return shared(total, 4 * u.elements, part, align=lanes if split == lane else 1)
-
-
-class Unpool(OpaqueTemplate):
-    """Zeros, then the elements at their places; what lies outside is dropped."""
-
-    name = "unpool"
-    kind = "unpool"
-
-    def build(self, op: Op, params: Parameters, device: Device) -> Launch:
-        x, ix = map(params.read, op.reads)
-        y = params.write(op.outputs[0])
-        phases = []
-        if y.elements:
-            phases.append(fill(y, lambda at: const(0, y.dtype), device))
-        if y.elements and x.elements:
-            t, item = var("t", x.elements), var("item", 1)
-            place = cast(ix[t], i64)
-            inside = logical_and(place >= 0, place < y.elements)
-            put = loop(t, (If(inside, (Store(y, place, x[t]),)),))
-            phases.append(Phase(1, item, (put,)))
-        return params.launch(self.name, self.version, {}, phases, x.elements)

@@ -7,40 +7,33 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Final
 
-from ...ops.operator import Contraction, View
+from ...ops.operator import Contraction
 from ..errors import LoweringError
 from ..graph.ir import Graph, Op
+from ..graph.storage import needs_no_code
 from ..passes.convolutions import is_depthwise
+from .access import element_by_element
 from .compose import only_element
 from .conv import DirectConv
+from .depthwise import Depthwise
 from .device import Device
+from .grouped import GroupedConv
 from .ir import Launch, Prepared
 from .matmul import Gemm
 from .nest import Nest
 from .recurrent import Recurrent
 from .scan import CumulativeSum
-from .scatter import Scatter, Unpool
+from .scatter import Scatter
 from .sorting import ArgReduce, TopK
 from .template import KernelTemplate
+from .unpool import Unpool
+from .winograd import Winograd
 
 TEMPLATES: Final[tuple[KernelTemplate, ...]] = (
-    DirectConv(), Gemm(), Recurrent(), ArgReduce(), TopK(), CumulativeSum(), Scatter(), Unpool(),
-    Nest(),
+    Winograd(), Depthwise(), DirectConv(), GroupedConv(), Gemm(), Recurrent(), ArgReduce(),
+    TopK(), CumulativeSum(), Scatter(), Unpool(), Nest(),
 )  # fmt: skip
 logger = logging.getLogger("tilewright")
-
-
-def is_alias(graph: Graph, op: Op) -> bool:
-    """Whether the op's result is its input's memory under another shape: no code is needed."""
-    if not op.has(View):
-        return False
-    source, out = op.inputs[0], op.outputs[0]
-    if source is None or len(op.outputs) != 1 or out in graph.outputs:
-        return False
-    blob = graph.blobs[source]
-    return not blob.is_constant and not (
-        blob.type.layout.is_blocked or graph.type(out).layout.is_blocked
-    )
 
 
 def live_outputs(graph: Graph, ops: Sequence[Op]) -> tuple[str, ...]:
@@ -62,7 +55,7 @@ def select(graph: Graph, device: Device) -> tuple[Launch, ...]:
     seen: dict[object, tuple[Launch, Names]] = {}
     launches = []
     for ops in graph.groups:
-        if len(ops) == 1 and is_alias(graph, ops[0]):
+        if needs_no_code(graph, ops):
             continue
         outputs = live_outputs(graph, ops)
         shape, names = _shape(graph, ops, outputs)
@@ -79,9 +72,11 @@ def _make(graph: Graph, ops: Sequence[Op], outputs: tuple[str, ...], device: Dev
     if template is None:
         what = ", ".join(f"{op.operator} (node {op.name!r})" for op in ops)
         raise LoweringError(f"no CPU kernel computes {what}")
-    _report_fallback(graph, ops, template)
     config = template.default(graph, ops, outputs, device)
-    return template.instantiate(graph, ops, outputs, device, config)
+    made = template.instantiate(graph, ops, outputs, device, config)
+    _report_fallback(graph, ops, template)
+    _report_slow_access(ops, made)
+    return made
 
 
 # --------------------------------------------------------------------------- equal groups
@@ -139,6 +134,14 @@ def _report_fallback(graph: Graph, ops: Sequence[Op], template: KernelTemplate) 
         types = ", ".join(str(t) for t in graph.input_types(op))
         logger.info("%s (node %r) of (%s) runs as a general loop nest: no contraction kernel fits",
                     op.operator, op.name, types)  # fmt: skip
+
+
+def _report_slow_access(ops: Sequence[Op], launch: Launch) -> None:
+    """Say which buffers a kernel reads or writes one element at a time."""
+    slow = element_by_element(launch.kernel)
+    if slow:
+        logger.info("%s: %s element by element; another layout would be faster",
+                    label(ops), ", ".join(slow))  # fmt: skip
 
 
 def _is_slow_in_a_nest(graph: Graph, op: Op) -> bool:

@@ -11,8 +11,8 @@ from ...ops.types import DType, bf16, f16, f32
 from ..graph.ir import Graph, Op
 from .device import Device
 from .ir import Buffer, Kernel, Launch, Phase, Prepared, Role, Stmt, Store, loop, seq
-from .nest import ITEM_WORK, MAX_ITEMS, SERIAL_WORK
-from .template import Config
+from .nest import items_for
+from .template import Config, traffic
 
 
 class Parameters:
@@ -38,7 +38,7 @@ class Parameters:
         """A blob that the op reads; one buffer however often it is read."""
         b = self.graph.blobs[blob]
         role: Role = "const" if b.is_constant else "in"
-        return self._add(blob, "x", b.type.dtype, prod(b.type.physical_shape), role)
+        return self._add(blob, "x", b.type.dtype, b.type.span, role)
 
     def optional(self, blob: str | None) -> Buffer | None:
         return None if blob is None else self.read(blob)
@@ -47,7 +47,7 @@ class Parameters:
         """A blob that the op makes."""
         t = self.graph.type(blob)
         role: Role = "out" if blob in self.outputs else "scratch"
-        return self._add(blob, "y", t.dtype, prod(t.physical_shape), role)
+        return self._add(blob, "y", t.dtype, t.span, role)
 
     def prepared(self, what: Prepared, dtype: DType, elements: int) -> Buffer:
         """A constant in packed form."""
@@ -70,9 +70,8 @@ class Parameters:
             (params.index(y), params.index(x)) for y, x in inplace
             if (y.role, x.role) == ("out", "in") and y.nbytes == x.nbytes
         )  # fmt: skip
-        traffic = sum(b.nbytes for b in params if b.role != "scratch")
         kernel = Kernel(template, version, tuple(sorted(config.items())), params, tuple(phases),
-                        flops, traffic, pairs)  # fmt: skip
+                        flops, traffic(self.graph, params, args), pairs)  # fmt: skip
         return Launch(kernel, args, ())
 
 
@@ -110,7 +109,9 @@ class OpaqueTemplate:
 
 
 def is_row_major(graph: Graph, op: Op) -> bool:
-    return not any(graph.type(n).layout.is_blocked for n in (*op.reads, *op.outputs))
+    """Whether all that the op touches is row-major and without gaps."""
+    types = [graph.type(n) for n in (*op.reads, *op.outputs)]
+    return all(t.is_dense and not t.layout.is_blocked for t in types)
 
 
 def around(dims: tuple[int, ...], axis: int) -> tuple[int, int, int]:
@@ -132,7 +133,7 @@ def shared(
     work: element operations of the whole phase, which decide how many items there are. align:
     every part but the last begins and ends at a multiple of it.
     """
-    wanted = 1 if work < SERIAL_WORK else min(MAX_ITEMS, work // ITEM_WORK)
+    wanted = items_for(work)
     part = max(1, -(-total // (wanted * align))) * align
     items = max(1, -(-total // part))
     item = var("item", items)

@@ -11,7 +11,7 @@ from typing import Any, Protocol
 
 from ..graph.ir import Graph, Op
 from .device import Device
-from .ir import Launch
+from .ir import Buffer, Launch, Prepared
 
 Config = dict[str, Any]
 
@@ -44,3 +44,13 @@ class KernelTemplate(Protocol):
         config: Config,
     ) -> Launch:  # fmt: skip
         """The kernel for one config, bound to blobs. The caller fills in `ops` of the launch."""
+
+
+def traffic(
+    graph: Graph, params: Sequence[Buffer], args: Sequence[str | Prepared | None]
+) -> int:  # fmt: skip
+    """Bytes of all that is read and written once; scratch and the gaps of parts are left out."""
+    return sum(
+        graph.type(a).nbytes if isinstance(a, str) else b.nbytes
+        for a, b in zip(args, params, strict=True) if b.role != "scratch"
+    )  # fmt: skip

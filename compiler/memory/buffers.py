@@ -34,12 +34,23 @@ class Step:
 
 @dataclass(frozen=True, slots=True)
 class BufferSpec:
-    """A buffer to place, or a view: `bytes` bytes at `alias_offset` within `alias_of`."""
+    """A buffer to place, or a view: `bytes` bytes at `alias_offset` within `alias_of`.
+
+    A view may have gaps: `rows` stretches of `bytes` bytes each, `pitch` bytes from one to the
+    next. Steps may write a buffer part by part, through views that do not overlap.
+    """
 
     name: str
     bytes: int
     alias_of: str | None = None
     alias_offset: int = 0
+    rows: int = 1
+    pitch: int = 0
+
+    @property
+    def extent(self) -> int:
+        """Bytes from the first one to the last, gaps included."""
+        return (self.rows - 1) * self.pitch + self.bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,18 +70,21 @@ class LiveRange:
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where the bytes of a name are: `bytes` bytes at `offset` within the planned buffer `root`."""
+    """Where the bytes of a name are: `bytes` bytes at `offset` within the planned buffer `root`, in
+    each of `rows` stretches."""
 
     root: str
     offset: int
     bytes: int
+    rows: int = 1
 
 
 def resolve(buffers: Iterable[BufferSpec]) -> dict[str, Place]:
     """Map every planned name, through views of views, to its place in a root; skip external ones.
 
-    Raises PlanError for a duplicate name, a negative size or offset, a cycle of views, and a view
-    that reaches past the end of what it looks into.
+    Raises PlanError for a duplicate name, a negative size or offset, rows that overlap or that a
+    buffer of its own has, a cycle of views, and a view that reaches past the end of what it looks
+    into.
     """
     specs: dict[str, BufferSpec] = {}
     for spec in buffers:
@@ -80,6 +94,11 @@ def resolve(buffers: Iterable[BufferSpec]) -> dict[str, Place]:
             raise PlanError(
                 f"buffer {spec.name!r} has {spec.bytes} bytes at view offset {spec.alias_offset};"
                 " neither may be negative"
+            )
+        if spec.rows != 1 and (spec.alias_of is None or spec.rows < 1 or spec.pitch < spec.bytes):
+            raise PlanError(
+                f"buffer {spec.name!r} has {spec.rows} rows of {spec.bytes} bytes, {spec.pitch}"
+                " apart; only views have rows, and they must not overlap"
             )
         specs[spec.name] = spec
     places: dict[str, Place] = {}
@@ -98,14 +117,18 @@ def _follow(spec: BufferSpec, specs: dict[str, BufferSpec]) -> Place | None:
             return None
         if target.name in seen:
             raise PlanError(f"buffer {spec.name!r} is a view of itself, through {target.name!r}")
-        if at.alias_offset + at.bytes > target.bytes:
+        gaps = target.rows != 1
+        if gaps and (at.rows, at.pitch) != (target.rows, target.pitch):
+            raise PlanError(f"view {at.name!r} does not have the rows of {target.name!r}")
+        end = at.alias_offset + (at.bytes if gaps else at.extent)
+        if end > target.bytes:
             raise PlanError(
-                f"view {at.name!r} covers bytes {at.alias_offset}..{at.alias_offset + at.bytes}"
+                f"view {at.name!r} covers bytes {at.alias_offset}..{end}"
                 f" of {target.name!r}, which has only {target.bytes}"
             )
         seen.add(target.name)
         offset, at = offset + at.alias_offset, target
-    return Place(at.name, offset, spec.bytes)
+    return Place(at.name, offset, spec.bytes, spec.rows)
 
 
 def live_ranges(
@@ -174,6 +197,7 @@ def choose_inplace(
             if new is None or old is None or new.root == old.root or {new.root, old.root} & taken:
                 continue
             whole = new.bytes == old.bytes == places[new.root].bytes == places[old.root].bytes
+            whole = whole and new.rows == old.rows == 1
             dies = spans[old.root][1] == index and old.root not in kept
             born = spans[new.root][0] == index
             others = (places.get(name) for name in names - {written, read})

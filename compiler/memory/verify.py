@@ -9,7 +9,7 @@ exactly what it would have found in the ideal memory.
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from ..errors import PlanError
@@ -18,14 +18,16 @@ from .buffers import BufferSpec, Step
 
 @dataclass(frozen=True, slots=True)
 class _Mark:
-    """Who wrote a byte: root buffer or scratch, step number, where byte 0 of the root lies."""
+    """Who wrote a byte: root buffer or scratch, step number, where byte 0 of the root lies, and
+    under which name it was written."""
 
     owner: str
     step: int
     base: int
+    name: str
 
 
-_BLANK = _Mark("memory that nobody wrote", -1, 0)
+_BLANK = _Mark("memory that nobody wrote", -1, 0, "")
 
 
 class _Bytes:
@@ -59,16 +61,49 @@ class _Bytes:
 
 @dataclass(frozen=True, slots=True)
 class _Range:
-    """A name resolved: bytes `low`..`high` (end excluded) of the arena, `inner` within `root`."""
+    """A name resolved: `rows` runs of `bytes` bytes, `pitch` apart, from `low` on in the arena and
+    from `inner` on within `root`."""
 
     name: str
     root: str
     inner: int
     low: int
-    high: int
+    bytes: int
+    rows: int = 1
+    pitch: int = 0
+
+    @property
+    def high(self) -> int:
+        """The end of the last run."""
+        return self.low + (self.rows - 1) * self.pitch + self.bytes
+
+    def runs(self, start: int) -> Iterator[tuple[int, int]]:
+        """(low, high) of every run, the first of which begins at `start`."""
+        for _ in range(self.rows):
+            yield start, start + self.bytes
+            start += self.pitch
 
     def meets(self, other: _Range) -> bool:
-        return max(self.low, other.low) < min(self.high, other.high)
+        if max(self.low, other.low) >= min(self.high, other.high):
+            return False
+        theirs = other.runs(other.low)
+        there = next(theirs)
+        for low, high in self.runs(self.low):
+            while there[1] <= low:
+                following = next(theirs, None)
+                if following is None:
+                    return False
+                there = following
+            if max(low, there[0]) < min(high, there[1]):
+                return True
+        return False
+
+    def same(self, other: _Range) -> bool:
+        """Whether both cover the same bytes of the arena."""
+        gaps = (self.rows, self.rows > 1 and self.pitch)
+        return (self.low, self.bytes) == (other.low, other.bytes) and gaps == (
+            other.rows, other.rows > 1 and other.pitch
+        )  # fmt: skip
 
     def __str__(self) -> str:
         return f"{self.name!r} at bytes {self.low}..{self.high}"
@@ -90,7 +125,8 @@ def verify(
     step, None where the step asks for no scratch. Checked: everything lies inside the arena and is
     aligned; views lie within their root where they should; every byte read, and every byte kept to
     the end, is the one last written to it; what a step writes stays clear of what it reads, except
-    exact in-place pairs that the step allows, of its other results and of its scratch.
+    exact in-place pairs that the step allows, of its other results and of its scratch; a buffer
+    written part by part is written once, no part over another.
     """
     ranges = _locate(list(buffers), offsets, arena_bytes, alignment)
     if len(scratch) != len(steps):
@@ -106,12 +142,15 @@ def verify(
         own = _scratch_range(step, scratch[number], arena_bytes, alignment, where)
         _check_apart(step, reads, writes, own, where)
         if own is not None:
-            arena.write(own.low, own.high, _Mark(own.name, number, own.low))
+            arena.write(own.low, own.high, _Mark(own.name, number, own.low, own.name))
         for item in writes:
-            mark = _Mark(item.root, number, item.low - item.inner)
+            mark = _Mark(item.root, number, item.low - item.inner, item.name)
             inner = ideal.setdefault(item.root, _Bytes())
-            inner.write(item.inner, item.inner + item.high - item.low, mark)
-            arena.write(item.low, item.high, mark)
+            for low, high in item.runs(item.inner):
+                _check_fresh(item, inner, low, high, steps, where)
+                inner.write(low, high, mark)
+            for low, high in item.runs(item.low):
+                arena.write(low, high, mark)
     for name in keep:
         if name in ranges:
             where = "the end of the run, which keeps it"
@@ -139,8 +178,8 @@ def _locate(
         if low is None or base is None:
             ranges[spec.name] = None
             continue
-        placed = _Range(spec.name, root.name, inner, low, low + spec.bytes)
-        if low != base + inner or inner + spec.bytes > root.bytes:
+        placed = _Range(spec.name, root.name, inner, low, spec.bytes, spec.rows, spec.pitch)
+        if low != base + inner or placed.high > base + root.bytes:
             raise PlanError(
                 f"view {placed} is not byte {inner} onwards of {root.name!r},"
                 f" which lies at bytes {base}..{base + root.bytes}"
@@ -172,9 +211,21 @@ def _scratch_range(
     if offset is None:
         raise PlanError(f"the {step.scratch} bytes of scratch of {where} have no place")
     label = f"scratch of {step.name}"
-    own = _Range(label, label, 0, offset, offset + step.scratch)
+    own = _Range(label, label, 0, offset, step.scratch)
     _check_inside(own, arena_bytes, alignment)
     return own
+
+
+def _check_fresh(
+    item: _Range, inner: _Bytes, low: int, high: int, steps: Sequence[Step], where: str
+) -> None:  # fmt: skip
+    """What is written under one name is not written over under another."""
+    for start, end, old in inner.read(low, high):
+        if old is not _BLANK and old.name != item.name:
+            raise PlanError(
+                f"{where} writes {item} over bytes {start}..{end} of {item.root!r}, which step"
+                f" {steps[old.step].name!r} (number {old.step}) wrote as {old.name!r}"
+            )
 
 
 def _check_content(
@@ -187,7 +238,8 @@ def _check_content(
     """Every byte of the item carries the mark that the ideal memory has for it."""
     shift = item.low - item.inner
     inner = ideal.get(item.root, _Bytes())
-    for low, high, wanted in inner.read(item.inner, item.inner + item.high - item.low):
+    expected = (x for low, high in item.runs(item.inner) for x in inner.read(low, high))
+    for low, high, wanted in expected:
         if wanted is _BLANK:
             raise PlanError(
                 f"{item} is read by {where}, but its bytes {low - item.inner}..{high - item.inner}"
@@ -213,14 +265,14 @@ def _check_apart(
     allowed = set(step.inplace)
     for number, new in enumerate(writes):
         for old in reads:
-            if new.root == old.root or not new.meets(old):
+            if new.name == old.name or not new.meets(old):
                 continue
-            exact = (new.low, new.high) == (old.low, old.high)
+            exact = new.same(old)
             if not exact or (new.name, old.name) not in allowed:
                 why = "does not allow that" if exact else "may at most share it exactly"
                 raise PlanError(f"{where} writes {new} over its operand {old}, and {why}")
         for other in writes[:number]:
-            if new.root != other.root and new.meets(other):
+            if new.meets(other):
                 raise PlanError(f"{where} writes {new} over its other result {other}")
     if own is not None:
         for item in (*reads, *writes):

@@ -19,6 +19,7 @@ class Algorithm(Enum):
     """How a convolution is computed."""
 
     DIRECT = "direct"  # blocked channels, constant weights, whole blocks per group
+    GROUPED = "grouped"  # the same where groups share blocks
     DEPTHWISE = "depthwise"  # one channel per group: a window reduction along blocked channels
     PRODUCT = "product"  # unfolded windows times weights
 
@@ -44,7 +45,16 @@ def algorithm(graph: Graph, op: Op, block: int) -> Algorithm | None:
         return Algorithm.DIRECT
     if per_in == per_out == 1:
         return Algorithm.DEPTHWISE
-    return Algorithm.PRODUCT
+    return Algorithm.GROUPED if constant else Algorithm.PRODUCT
+
+
+def is_channel_choice(graph: Graph, op: Op) -> bool:
+    """Whether an op picks channels by a constant list: channel c of the result is channel list[c]
+    of its input."""
+    if op.operator != "gather" or not graph.is_constant(op.reads[1]):
+        return False
+    x, chosen = (graph.type(n) for n in op.reads)
+    return op.attr("axis") % x.rank == 1 and chosen.rank == 1 and chosen.size > 0
 
 
 @dataclass(frozen=True, slots=True)

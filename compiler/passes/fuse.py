@@ -25,7 +25,7 @@ from ...ops.operator import (
 from ...ops.types import f32, f64
 from ..graph.ir import Graph, Op
 from .base import Pass
-from .convolutions import is_depthwise
+from .convolutions import is_channel_choice
 
 LOOKAHEAD = 16  # ops a group may grow by before it must be one kernel again
 MOST_OPS = 64
@@ -46,8 +46,7 @@ def is_contraction(graph: Graph, op: Op) -> bool:
     if trait is None or graph.type(op.outputs[0]).dtype not in (f32, f64):
         return False
     if trait.kind == "conv":
-        blocked = graph.type(op.outputs[0]).layout.is_blocked
-        return blocked and not is_depthwise(graph, op)
+        return graph.type(op.outputs[0]).layout.is_blocked
     return trait.kind == "matmul"
 
 
@@ -112,7 +111,8 @@ class _Fuser:
     def contraction(self, k: int) -> list[int]:
         """The anchor, index maps on its operands (matmul), and what runs on its result."""
         op = self.ops[k]
-        prologue = self.prologue(k) if op.definition.trait(Contraction).kind == "matmul" else []  # type: ignore[union-attr]
+        is_matmul = op.definition.trait(Contraction).kind == "matmul"  # type: ignore[union-attr]
+        prologue = self.prologue(k) if is_matmul else self.choice(k)
         out = self.graph.type(op.outputs[0])
         best, members = [k], [k]
         for c in self.later(k):
@@ -126,27 +126,7 @@ class _Fuser:
                 members.append(c)
                 if len(self.live(members)) == 1:
                     best = list(members)
-            elif self._is_border(c, best, members):
-                return [*prologue, *best, c]
         return [*prologue, *best]
-
-    def _is_border(self, c: int, best: Sequence[int], members: Sequence[int]) -> bool:
-        """A zero padding of the whole result, which the kernel writes around what it computes."""
-        op = self.ops[c]
-        attrs = op.attributes
-        pads_only = {"pads", "mode", "value"} <= attrs.keys() and op.has(Injective)
-        if list(best) != list(members) or not pads_only:
-            return False
-        conv = self.ops[members[0]].definition.trait(Contraction)
-        live = self.live(best)
-        if conv is None or conv.kind != "conv" or len(live) != 1 or op.reads != (live[0],):
-            return False
-        pads, half = attrs["pads"], len(attrs["pads"]) // 2
-        spatial = not any(pads[:2]) and not any(pads[half : half + 2]) and min(pads) >= 0
-        plain = attrs["mode"] == "constant" and attrs["value"] == 0
-        only = self.users[live[0]] == [c] and live[0] not in self.graph.outputs
-        blocked = self.graph.type(op.outputs[0]).layout.is_blocked
-        return spatial and plain and only and blocked
 
     def prologue(self, k: int) -> list[int]:
         """Index maps (transposes, reshapes, slices) that only this op reads, producers first."""
@@ -158,6 +138,15 @@ class _Fuser:
                     found.append(at)
                 reader, at = at, self.at.get(self.ops[at].reads[0])
         return sorted(found)
+
+    def choice(self, k: int) -> list[int]:
+        """The op that picks input channels for a convolution, if it serves nothing else."""
+        x = self.ops[k].reads[0]
+        at = self.at.get(x)
+        if at is None or self.group[at] is not None or x in self.graph.outputs:
+            return []
+        fits = is_channel_choice(self.graph, self.ops[at]) and self.users[x] == [k]
+        return [at] if fits and self.graph.type(x).layout.is_blocked else []
 
     def _is_index_map(self, at: int, reader: int) -> bool:
         """Whether op `at` only rearranges one blob, for one reader."""

@@ -1,22 +1,22 @@
 """Choose a memory layout for every blob: blocked channels around convolutions, else row-major.
 
 Kernels for pointwise, injective and reducing operators read and write any layout, so only the
-operators with templates of their own have wishes: direct convolutions want blocked channels and
-no padding of their own, everything opaque wants row-major. A `reformat` op stands where a wish and
+operators with templates of their own have wishes: convolutions want blocked channels, everything
+opaque wants row-major. A `reformat` op stands where a wish and
 the blob disagree; fusion makes most of them part of a neighbour.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from ...ops.operator import ChannelLocal, Contraction, Elementwise, Opaque, Recurrence, View
 from ...ops.types import ROW_MAJOR, Layout, TensorType
-from ...ops.windows import WINDOW_ATTRS, slide
 from ..graph.builder import Value
 from ..graph.ir import Graph, Op
 from .base import Pass
-from .convolutions import Algorithm, algorithm
+from .convolutions import Algorithm, algorithm, is_channel_choice
+from .cuts import cuts, holds_whole_blocks
 from .rewrite import SourceRewriter
 
 PLANAR_CHANNELS = 4  # a convolution of so few channels reads row-major input directly
@@ -44,11 +44,18 @@ class _Layouts(SourceRewriter):
         contraction = op.definition.trait(Contraction)
         if contraction is not None and contraction.kind == "conv":
             return self.convolution(op, inputs)
-        rigid = contraction is not None or any(op.has(t) for t in (View, Recurrence))
         opaque = op.definition.trait(Opaque)
+        if opaque is not None and opaque.kind == "unpool" and self._keeps_channels(op, inputs):
+            return self.windowed(op, tuple(self.to(v, self.blocked) for v in inputs), self.blocked)
+        rigid = contraction is not None or any(op.has(t) for t in (View, Recurrence))
         if rigid or (opaque is not None and opaque.kind != "concat"):
             return self.emit(op, tuple(self.to(v, ROW_MAJOR) for v in inputs), ROW_MAJOR)
         layout = self.follow(op, inputs)
+        if self.is_read_by_convolution(op) and inputs[0] is not None:
+            layout = self.blocked
+            inputs = (self.to(inputs[0], layout), *inputs[1:])
+        if op.has(Elementwise) and layout.is_blocked:
+            inputs = tuple(self.alike(v, op, layout) for v in inputs)
         if op.has(ChannelLocal) and layout.is_blocked:
             return self.windowed(op, inputs, layout)
         return self.emit(op, inputs, layout)
@@ -89,11 +96,31 @@ class _Layouts(SourceRewriter):
             )
         return self._reformatted[key]
 
+    def alike(self, v: Value | None, op: Op, layout: Layout) -> Value | None:
+        """An operand of the result's shape in the result's layout: read in another, it would be
+        gathered element by element where the op runs behind a convolution."""
+        same = v is not None and v.type.dims == self.old.type(op.outputs[0]).dims
+        return self.to(v, layout) if same else v
+
+    def is_read_by_convolution(self, op: Op) -> bool:
+        """Whether one convolution kernel takes in this choice of channels."""
+        users = self.old.consumers[op.outputs[0]]
+        return (
+            is_channel_choice(self.old, op)
+            and op.outputs[0] not in self.old.outputs
+            and len(users) == 1
+            and algorithm(self.old, users[0], self.block) in (Algorithm.DIRECT, Algorithm.GROUPED)
+        )
+
     def follow(self, op: Op, inputs: tuple[Value | None, ...]) -> Layout:
         """The layout that an operator without wishes hands on."""
         outs = self.old.output_types(op)
         present = [v for v in inputs if v is not None]
-        if len({t.dims for t in outs}) != 1 or not present:
+        if not present:
+            return ROW_MAJOR
+        if self._keeps_blocks(op, present[0].type):
+            return present[0].type.layout
+        if len({t.dims for t in outs}) != 1:
             return ROW_MAJOR
         out = outs[0]
         if op.has(Elementwise):
@@ -106,32 +133,38 @@ class _Layouts(SourceRewriter):
                 return x.layout
         elif op.has(Opaque):  # concat
             stacked = op.attr("axis") % out.rank == 1
-            if stacked and all(self._stackable(v.type) for v in present):
+            blocked = stacked and all(v.type.layout == self.blocked for v in present)
+            if blocked and all(v.type.dims[1] % self.block == 0 for v in present[:-1]):
                 return self.blocked
         return ROW_MAJOR
 
-    def _stackable(self, t: TensorType) -> bool:
-        return t.layout == self.blocked and t.dims[1] % self.block == 0
+    def _keeps_blocks(self, op: Op, x: TensorType) -> bool:
+        """Whether a slice or split takes whole blocks, and may be a view of x."""
+        found = cuts(self.old, op) if x.layout.is_blocked else None
+        return found is not None and all(
+            holds_whole_blocks(x.layout, c.axis, c.start, t.dims[c.axis], x.dims[c.axis])
+            for c, t in zip(found, self.old.output_types(op), strict=True)
+        )
+
+    def _keeps_channels(self, op: Op, inputs: tuple[Value | None, ...]) -> bool:
+        """Whether an unpooling gets blocked channels and hands on the same ones."""
+        x = inputs[0]
+        return (
+            x is not None
+            and x.type.layout == self.blocked
+            and (x.type.dims[:2] == self.old.output_types(op)[0].dims[:2])
+        )
 
     # ---------------------------------------------------------------- convolutions
 
     def convolution(self, op: Op, inputs: tuple[Value | None, ...]) -> Value | tuple[Value, ...]:
-        x, w = inputs[0], inputs[1]
-        assert x is not None and w is not None
+        x = inputs[0]
+        assert x is not None
         kind = algorithm(self.old, op, self.block)
         if kind is Algorithm.DEPTHWISE and x.type.dims[1] >= self.block:
             return self.windowed(op, (self.to(x, self.blocked), *inputs[1:]), self.blocked)
-        if kind is not Algorithm.DIRECT:
+        if kind not in (Algorithm.DIRECT, Algorithm.GROUPED):
             return self.emit(op, inputs, ROW_MAJOR)
-        planar = x.type.dims[1] <= PLANAR_CHANNELS
+        planar = kind is Algorithm.DIRECT and x.type.dims[1] <= PLANAR_CHANNELS
         x = self.to(x, ROW_MAJOR if planar else self.blocked)
-        assert x is not None
-        attrs = op.attributes
-        window = slide(x.type.dims[2:], w.type.dims[2:], **{k: attrs[k] for k in WINDOW_ATTRS})
-        if any(window.begin + window.end):
-            x = self.op("pad", x, layouts=(x.type.layout,),
-                        pads=(0, 0, *window.begin, 0, 0, *window.end))  # fmt: skip
-        attrs |= {"pads": (0,) * (2 * window.rank), "auto_pad": "NOTSET",
-                  "strides": window.strides, "dilations": window.dilations}  # fmt: skip
-        direct = replace(op, attrs=tuple(attrs.items()))
-        return self.windowed(direct, (x, *inputs[1:]), self.blocked)
+        return self.windowed(op, (x, *inputs[1:]), self.blocked)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from ..options import Numerics
 from .base import Pass
 from .canonicalize import Canonicalize
+from .channel_order import ChannelOrder
 from .convolutions import UnfoldConvolutions
 from .cse import CommonSubexpressions
 from .dce import DeadCode
@@ -12,20 +14,26 @@ from .fold_constants import FoldConstants
 from .fold_scales import FoldScales
 from .fuse import Fuse
 from .layout import AssignLayout
+from .place import Place
+from .winograd import ChooseWinograd
 
 
-def cpu_pipeline(channel_block: int) -> tuple[Pass, ...]:
+def cpu_pipeline(channel_block: int, numerics: Numerics = "standard") -> tuple[Pass, ...]:
     """Passes for a CPU whose kernels take `channel_block` channels at a time."""
+    faster = () if numerics == "reproducible" else (ChooseWinograd(channel_block),)
     return (
         Decompose(),
         Canonicalize(),
         FoldConstants(),
         FoldScales(),
+        ChannelOrder(),
         UnfoldConvolutions(channel_block),
         CommonSubexpressions(),
         DeadCode(),
+        *faster,
         AssignLayout(channel_block),
         FoldConstants(),
         DeadCode(),
         Fuse(),
+        Place(),
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Final
 
@@ -13,8 +13,8 @@ from ..errors import MemoryLimitError
 from ..graph.arrays import ALIGNMENT, aligned_empty
 from ..graph.ir import Graph
 from ..graph.mapped import file_of
+from ..graph.storage import aliases
 from ..kernels.ir import Launch, Prepared
-from ..kernels.select import is_alias
 
 Array = npt.NDArray[Any]
 Constant = str | Prepared
@@ -24,22 +24,6 @@ _LARGE: Final = 1 << 25
 memory together."""
 
 
-def aliases(graph: Graph) -> dict[str, str]:
-    """Blobs that are another blob's memory under a new shape."""
-    return {
-        op.outputs[0]: op.reads[0]
-        for group in graph.groups if len(group) == 1
-        for op in group if is_alias(graph, op)
-    }  # fmt: skip
-
-
-def rooted(blob: str, shared: Mapping[str, str]) -> str:
-    """The blob whose memory a blob is."""
-    while blob in shared:
-        blob = shared[blob]
-    return blob
-
-
 def constants_of(graph: Graph, launches: Sequence[Launch]) -> tuple[Constant, ...]:
     """What kernels read of constants, each thing once."""
     shared = aliases(graph)
@@ -47,8 +31,12 @@ def constants_of(graph: Graph, launches: Sequence[Launch]) -> tuple[Constant, ..
     for arg in (a for launch in launches for a in launch.args):
         if isinstance(arg, Prepared):
             found[arg] = None
-        elif arg is not None and graph.blobs[rooted(arg, shared)].is_constant:
-            found[rooted(arg, shared)] = None
+        elif arg is not None:
+            root = arg
+            while root in shared:
+                root = shared[root].of
+            if graph.blobs[root].is_constant:
+                found[root] = None
     return tuple(found)
 
 

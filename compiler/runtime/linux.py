@@ -1,4 +1,4 @@
-"""What the thread pool takes from the operating system, each with a portable way to do without.
+"""What is taken from the operating system, each with a portable way to do without.
 
 Linux sleeps and wakes by futex and limits processors by affinity masks and cgroups. Elsewhere idle
 workers poll a few thousand times a second, and where threads cannot be had the pool is serial.
@@ -117,6 +117,17 @@ def _quota(group: Path) -> list[float]:
     except (IndexError, ValueError):  # "max", or no such file
         return []
     return [quota / period] if quota > 0 and period > 0 else []
+
+
+@cache
+def first_cache_ways(folder: Path = Path("/sys/devices/system/cpu/cpu0/cache")) -> int:
+    """Lines that one set of the first data cache holds: 8, as most have, where nothing says so."""
+    for entry in sorted(folder.glob("index*")):
+        files = ("level", "type", "ways_of_associativity")
+        level, kind, ways = (" ".join(_lines(entry / f)).strip() for f in files)
+        if level == "1" and kind in ("Data", "Unified") and ways.isdecimal() and int(ways):
+            return int(ways)
+    return 8
 
 
 def _lines(path: Path) -> list[str]:

@@ -14,11 +14,12 @@ import numpy.typing as npt
 from ..errors import InputError, MemoryLimitError
 from ..graph.arrays import ALIGNMENT
 from ..graph.ir import Graph
+from ..graph.storage import aliases
 from ..kernels.ir import Launch, Prepared
 from ..memory.buffers import BufferSpec, Step
 from ..memory.plan import MemoryPlan, plan
 from .address import address
-from .constants import Constant, aliases, allocated, rooted
+from .constants import Constant, allocated
 from .driver import Frame, driver
 from .objects import Objects
 from .threads import thread_pool
@@ -43,7 +44,8 @@ def plan_memory(graph: Graph, launches: Sequence[Launch], limit: int | None = No
     shared = aliases(graph)
     external = {*graph.inputs, *graph.outputs, *graph.constants}
     specs = [
-        BufferSpec(n, b.type.nbytes, shared.get(n))
+        BufferSpec(n, a.bytes, a.of, a.offset, a.rows, a.pitch)
+        if (a := shared.get(n)) is not None else BufferSpec(n, b.type.nbytes)
         for n, b in graph.blobs.items() if n not in external
     ]  # fmt: skip
     steps = []
@@ -95,7 +97,8 @@ class Program:
         self.constants = constants
         self._lock = threading.Lock()
         self._arena = allocated((memory.arena_bytes,), np.uint8)
-        self._slots: list[tuple[int, int]] = []  # (slot of the table, number of input or output)
+        # (slot of the table, number of input or output, bytes from its start)
+        self._slots: list[tuple[int, int, int]] = []
         width = sum(len(launch.args) for launch in launches)
         self._table = np.zeros(max(width, 1), np.uint64)
         steps: list[tuple[int, int, int]] = []
@@ -137,15 +140,18 @@ class Program:
             elif isinstance(arg, Prepared):
                 self._table[at] = self.constants[arg].ctypes.data
             else:
-                root = rooted(arg, self._alias)
+                root, inner = arg, 0
+                while root in self._alias:
+                    alias = self._alias[root]
+                    root, inner = alias.of, inner + alias.offset
                 if root in self.constants:
-                    self._table[at] = self.constants[root].ctypes.data
+                    self._table[at] = self.constants[root].ctypes.data + inner
                 elif root in g.inputs:
-                    self._slots.append((at, g.inputs.index(root)))
+                    self._slots.append((at, g.inputs.index(root), inner))
                 elif root in g.outputs:
-                    self._slots.append((at, len(g.inputs) + g.outputs.index(root)))
+                    self._slots.append((at, len(g.inputs) + g.outputs.index(root), inner))
                 else:
-                    self._table[at] = self._arena.ctypes.data + self.memory.offsets[root]
+                    self._table[at] = self._arena.ctypes.data + self.memory.offsets[root] + inner
 
     # ---------------------------------------------------------------- calls
 
@@ -199,8 +205,8 @@ class Program:
     def _point(self, at: Sequence[int]) -> None:
         """Write the addresses of this call's arrays where kernels look for them."""
         table = self._table
-        for slot, k in self._slots:
-            table[slot] = at[k]
+        for slot, k, inner in self._slots:
+            table[slot] = at[k] + inner
         if self._shares:
             self.pool.start()
         if self.poison:

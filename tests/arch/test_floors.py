@@ -42,6 +42,7 @@ STRANGERS = ("ops", "autotune")
 OPTIONAL = (
     "cuda",
     "dask",
+    "ncnn",
     "numba",
     "onnx",
     "onnxruntime",

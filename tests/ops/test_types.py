@@ -73,6 +73,21 @@ def test_blocked_layout_pads_its_axis() -> None:
     assert str(t) == "f32[2,19,5,7]@1x16"
 
 
+def test_part_of_a_larger_tensor() -> None:
+    t = TensorType(f32, (2, 32, 5, 7), Layout(1, 16).part(1, 96))
+    assert str(t) == "f32[2,32,5,7]@1x16@1/96"
+    assert t.physical_shape == (2, 2, 5, 7, 16) and t.whole_shape == (2, 6, 5, 7, 16)
+    assert t.strides == (6 * 560, 560, 112, 16, 1)
+    assert t.nbytes == 2 * 2 * 560 * 4 and t.span == 6 * 560 + 2 * 560
+    assert t.runs == (2, 2 * 560 * 4, 6 * 560 * 4) and not t.is_dense
+    assert t.position(1, 48) == 3 * 560 * 4
+    assert t.layout.order == Layout(1, 16)
+    one = TensorType(f32, (1, 32, 5, 7), t.layout)
+    assert one.is_dense and one.runs == (1, one.nbytes, one.nbytes)
+    rows = TensorType(u8, (3, 4, 5), ROW_MAJOR.part(2, 9))
+    assert rows.runs == (12, 5, 9) and rows.strides == (36, 9, 1) and rows.position(2, 4) == 4
+
+
 def test_row_major_tensor() -> None:
     t = TensorType(i64, (3, 0))
     assert (t.rank, t.size, t.nbytes, t.physical_shape) == (2, 0, 0, (3, 0))
@@ -101,16 +116,21 @@ def test_symbolic_dimension_has_no_size_yet() -> None:
     st.lists(st.integers(0, 999) | st.sampled_from([SymDim("n"), SymDim("t_1")]), max_size=5),
     st.integers(0, 9),
     st.sampled_from([0, 4, 8, 16]),
+    st.tuples(st.integers(0, 9), st.sampled_from([0, 1, 999])),
 )
 def test_types_print_and_parse_back(
-    name: str, shape: list[int | SymDim], axis: int, block: int
+    name: str, shape: list[int | SymDim], axis: int, block: int, part: tuple[int, int]
 ) -> None:
     layout = Layout(axis % len(shape), block) if shape and block else ROW_MAJOR
+    if shape and part[1]:
+        layout = layout.part(part[0] % len(shape), part[1])
     t = TensorType(DTYPES[name], tuple(shape), layout)
     assert parse_type(str(t)) == t
 
 
-@pytest.mark.parametrize("text", ["", "f32", "f32[1,2", "q7[1]", "f32[1]@x8", "f32[1] and more"])
+@pytest.mark.parametrize(
+    "text", ["", "f32", "f32[1,2", "q7[1]", "f32[1]@x8", "f32[1]@0/x", "f32[1] and more"]
+)
 def test_parse_refuses_other_text(text: str) -> None:
     with pytest.raises(OperatorError, match="is not a tensor type such as"):
         parse_type(text)

@@ -7,7 +7,7 @@ from typing import Final
 from ....ops.types import DType, bf16, boolean, f16, f32, f64, i16, i32
 from ...errors import LoweringError
 from . import vector_math
-from .llvm_text import Function, Value, literal, register_type, scalar_type
+from .llvm_text import Function, Value, literal, scalar_type
 
 _FLOAT: Final = {"add": "fadd", "sub": "fsub", "mul": "fmul", "div": "fdiv"}
 _INTEGER: Final = {"add": "add", "sub": "sub", "mul": "mul", "and": "and", "or": "or", "xor": "xor"}
@@ -66,6 +66,9 @@ def extremum(f: Function, op: str, a: Value, b: Value) -> Value:
     """max or min; NaN wins."""
     if _is_number(a) and not _is_number(b):
         a, b = b, a
+    least = literal(float("-inf" if op == "max" else "inf"), a.dtype)
+    if b.text in (least, f"splat ({scalar_type(b.dtype)} {least})"):
+        return a
     a, b = f.match(a, b)
     out = f.select(f.compare("olt" if op == "max" else "ogt", a, b), b, a)
     return out if _is_number(b) else f.select(f.compare("uno", b, b), b, out)
@@ -243,9 +246,7 @@ def lanes_reduce(f: Function, combine: str, x: Value) -> Value:
     n = x.lanes
     half = n // 2
     while half:
-        order = ", ".join(f"i32 {(k + half) % n}" for k in range(n))
-        kind = register_type(x.dtype, n)
-        other = f.make(f"shufflevector {x}, {kind} poison, <{n} x i32> <{order}>", x.dtype, n)
+        other = f.shuffle(x, None, [(k + half) % n for k in range(n)])
         x = _combine(f, combine, x, other)
         half //= 2
     return f.extract(x, 0)

@@ -218,8 +218,22 @@ class Function:
     def iota(self, lanes: int) -> Value:
         return Value("<" + ", ".join(f"i64 {k}" for k in range(lanes)) + ">", i64, lanes)
 
+    def opaque(self, x: Value) -> Value:
+        """x, of which LLVM no longer knows how it was computed. If it saw through the indices that
+        templates keep in locals, its loop strength reduction would weigh every way of stepping all
+        addresses through all loops, which takes longer than the rest of code generation."""
+        return self.make(f"freeze {x}", x.dtype, x.lanes)
+
     def extract(self, x: Value, k: int) -> Value:
         return self.pure(f"extractelement {x}, i64 {k}", x.dtype, 0)
+
+    def shuffle(self, a: Value, b: Value | None, order: Sequence[int | None]) -> Value:
+        """Lanes of a and b by their positions, a's first; any lane for None."""
+        n = len(order)
+        other = "poison" if b is None else b.text
+        picks = ", ".join("i32 poison" if k is None else f"i32 {k}" for k in order)
+        text = f"shufflevector {a}, {a.type} {other}, <{n} x i32> <{picks}>"
+        return self.pure(text, a.dtype, n)
 
     # ---------------------------------------------------------------- arithmetic
 

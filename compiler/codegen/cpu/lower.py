@@ -16,12 +16,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
 
-from ....ops.expr import Expr, bounds, linear
+from ....ops.expr import Expr, bounds, index, linear, var
+from ....ops.traverse import walk
 from ....ops.types import boolean, i64
 from ...errors import LoweringError
+from ...kernels.access import is_multiple
 from ...kernels.ir import (
     Buffer,
     Comment,
@@ -35,24 +37,17 @@ from ...kernels.ir import (
     Set,
     Stmt,
     Store,
+    Transpose,
     statements,
 )
 from ...kernels.printer import symbol
+from . import spread
 from .arithmetic import call, convert, lanes_reduce
 from .llvm_text import LOOP_TAIL, Function, Loop, Value, number
 from .registers import Held, Registers
+from .transpose import transposed
 
 ATTRIBUTES = 'nounwind "no-trapping-math"="true" "prefer-vector-width"="512"'
-
-
-@dataclass(frozen=True, slots=True)
-class Lanes:
-    """The vector loop being lowered: its variable in lane 0, how many lanes, which are on."""
-
-    var: Expr
-    first: Value
-    count: int
-    mask: Value | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +67,7 @@ class Lowering:
         self.f = Function(name, parameters, ATTRIBUTES, fma)
         self.values: dict[Expr, Value] = {phase.item: Value("%item", i64)}
         self.unrolled: dict[Expr, int] = {}
-        self.lanes: Lanes | None = None
+        self.lanes: spread.Lanes | None = None
         self.pointers: dict[Buffer, str] = {}
         self.registers = Registers(phase)
         self.locals: dict[Local, str] = {}
@@ -81,6 +76,7 @@ class Lowering:
         self.passing: dict[object, Value] = {}
         self.constants: dict[Expr, Value] = {}
         self.sums: dict[Expr, Sum] = {}
+        self.rounds_seen = 0
         self.written = {
             s.buffer for p in kernel.phases for s in statements(p.body) if isinstance(s, Store)
         }
@@ -126,6 +122,8 @@ class Lowering:
                 self.locals[loc] = self.f.stack(loc.dtype, loc.lanes, prod(loc.shape))
         elif isinstance(s, If):
             self.branch(s)
+        elif isinstance(s, Transpose):
+            self.transpose(s.local)
         elif isinstance(s, Prefetch):
             self.f.prefetch(self.element(s.buffer, s.offset))
         elif not isinstance(s, Comment):
@@ -217,7 +215,10 @@ class Lowering:
                 with self.region():
                     self._round(s, number(lo.number + whole), n, Value(f"<{on}>", boolean, n))
             return
-        even = _divisible(s.lo, n) and _divisible(s.hi, n)
+        if (s.hi - s.lo) is index(n):
+            self._round(s, lo, n, None)
+            return
+        even = is_multiple(s.lo, n) and is_multiple(s.hi, n)
         end = hi if even else self.f.sub(hi, number(n - 1))
         with self.rounds(lo, end, n, False, s.body) as i:
             self._round(s, i, n, None)
@@ -238,9 +239,24 @@ class Lowering:
         self.registers.merge(self.f, ends)
 
     def _round(self, s: For, first: Value, count: int, mask: Value | None) -> None:
-        self.lanes = Lanes(s.var, first, count, mask)
+        self.lanes = spread.Lanes(s.var, first, count, mask, self._base(s, first, count))
         self.body(s.body)
         self.lanes = None
+
+    def _base(self, s: For, first: Value, count: int) -> Expr:
+        """The loop's variable in lane 0 as index arithmetic can work with it."""
+        if first.number is not None:
+            return index(first.number)
+        name, lo, hi = s.var.payload
+        self.rounds_seen += 1
+        name = f"{name}.{self.rounds_seen}"
+        if not is_multiple(s.lo, count):
+            base = var(name, hi - lo, lo)
+            self.values[base] = first
+            return base
+        steps = var(name, -(-hi // count) - lo // count, lo // count)
+        self.values[steps] = self.f.op("ashr", first, number(count.bit_length() - 1))
+        return steps * count
 
     def set(self, s: Set) -> None:
         loc = s.local
@@ -250,6 +266,8 @@ class Lowering:
         elif value.lanes:
             raise LoweringError(f"a vector is assigned to the scalar local {loc.name}")
         mask = self.lanes.mask if self.lanes is not None and loc.lanes else None
+        if loc.dtype is i64 and not value.lanes and value.number is None:
+            value = self.f.opaque(value)  # an index that is computed once, here
         if loc in self.registers:
             flat = self._flat(loc, s.where)
             if mask is not None:
@@ -261,6 +279,13 @@ class Lowering:
         if mask is not None:
             value = self.f.select(mask, value, self.f.load(at, loc.dtype, loc.lanes, 1))
         self.f.store(value, at, min(align, max(loc.lanes, 1) * loc.dtype.bytes))
+
+    def transpose(self, loc: Local) -> None:
+        if loc not in self.registers or loc.shape != (loc.lanes,):
+            raise LoweringError(f"the local {loc.name} is not a square of registers")
+        rows = [self.registers.get(loc, k) for k in range(loc.lanes)]
+        for k, row in enumerate(transposed(self.f, rows)):
+            self.registers.put(loc, k, row)
 
     def _flat(self, loc: Local, where: tuple[Expr, ...]) -> int:
         """The static index of a local's element in a register."""
@@ -280,8 +305,6 @@ class Lowering:
         at = number(0)
         for i, d in zip(where, loc.shape, strict=True):
             at = self.f.add(self.f.mul(at, number(d)), self.scalar(i))
-        if at.number == 0:
-            return self.locals[loc]
         step = number(max(loc.lanes, 1))
         return self.f.element(self.locals[loc], loc.dtype, self.f.mul(at, step))
 
@@ -294,18 +317,18 @@ class Lowering:
             self.f.store(value, self.element(b, s.offset))
             return
         n, mask = self.lanes.count, self.lanes.mask
-        stride, at, more = self.address(s.offset)
+        stride = self.stride(s.offset)
         if stride == 0:
             raise LoweringError(f"all lanes store to one place of {b.name}")
         value = self.f.splat(value, n)
         if stride == 1:
-            p = self.f.element(self.pointers[b], b.dtype, at, more)
+            p = self.f.element(self.pointers[b], b.dtype, *self._moving(s.offset))
             if mask is None:
                 self.f.store(value, p, b.dtype.bytes)
             else:
                 self.f.masked_store(value, p, mask)
             return
-        places = self.f.pointers(self.pointers[b], b.dtype, at)
+        places = self.f.pointers(self.pointers[b], b.dtype, self.lower(s.offset))
         self.f.scatter(value, places, mask or self.f.const(True, boolean, n))
 
     # ---------------------------------------------------------------- expressions
@@ -436,44 +459,72 @@ class Lowering:
             raise LoweringError(f"{at!r} must not differ between lanes")
         return self.f.element(self.pointers[b], b.dtype, *self._moving(at))
 
-    def address(self, at: Expr) -> tuple[int | None, Value, int]:
-        """(1, offset of lane 0, more), (0, the uniform offset, more), or (None, offset of every
-        lane, 0)."""
+    def stride(self, at: Expr) -> int | None:
+        """How far an offset moves from lane to lane, where that is 0 or 1; else None."""
         assert self.lanes is not None
         if not self.varying(at):
-            return 0, *self._moving(at)
-        var = self.lanes.var
-        for atom, factor in self._linear(at).terms:
-            if factor != 1 if atom is var else self.varying(atom):
-                return None, self.lower(at), 0
-        if not any(atom is var for atom, _ in self._linear(at).terms):
-            return None, self.lower(at), 0
-        return 1, *self._moving(at)
+            return 0
+        lane, terms = self.lanes.var, self._linear(at).terms
+        if any(factor != 1 if atom is lane else self.varying(atom) for atom, factor in terms):
+            return None
+        return 1 if any(atom is lane for atom, _ in terms) else None
 
     def load(self, b: Buffer, at: Expr) -> Value:
         if b not in self.pointers:
             raise LoweringError(f"the kernel has no parameter {b.name}")
-        base = self.pointers[b]
         if self.lanes is None:
             return self.f.load(self.element(b, at), b.dtype, 0)
-        n, mask = self.lanes.count, self.lanes.mask
-        stride, where, more = self.address(at)
+        stride = self.stride(at)
         if stride is None:
-            places = self.f.pointers(base, b.dtype, where)
-            return self.f.gather(places, b.dtype, n, mask or self.f.const(True, boolean, n))
-        p = self.f.element(base, b.dtype, where, more)
-        if stride == 0:
-            return self.f.load(p, b.dtype, 0)
+            return self._spread(b, at) or self._gather(b, at)
+        where, more = self._moving(at)
+        if stride:
+            return self._vector(b, where, more, self.lanes.mask)
+        return self.f.load(self.f.element(self.pointers[b], b.dtype, where, more), b.dtype, 0)
+
+    def _vector(self, b: Buffer, where: Value, more: int, mask: Value | None) -> Value:
+        assert self.lanes is not None
+        p = self.f.element(self.pointers[b], b.dtype, where, more)
         if mask is None:
-            return self.f.load(p, b.dtype, n, b.dtype.bytes)
-        return self.f.masked_load(p, b.dtype, n, mask)
+            return self.f.load(p, b.dtype, self.lanes.count, b.dtype.bytes)
+        return self.f.masked_load(p, b.dtype, self.lanes.count, mask)
+
+    def _gather(self, b: Buffer, at: Expr) -> Value:
+        assert self.lanes is not None
+        n, mask = self.lanes.count, self.lanes.mask
+        places = self.f.pointers(self.pointers[b], b.dtype, self.lower(at))
+        return self.f.gather(places, b.dtype, n, mask or self.f.const(True, boolean, n))
+
+    def _spread(self, b: Buffer, at: Expr) -> Value | None:
+        """A load of lanes at distances that are known now; None where they are not, or too far."""
+        assert self.lanes is not None
+        lanes, mask = self.lanes, self.lanes.mask
+        if self._reads_lanes(at):
+            return None
+        known = {v: index(k) for v, k in self.unrolled.items() if v in at.free}
+        found = spread.plan(at, lanes, known, b.elements)
+        if found is None:
+            return None
+        where, more = self._moving(found[0])
+        loaded = []
+        for w in found[1]:
+            on = spread.window_mask(self.f, mask, w, lanes.count)
+            key = ("window", b, where.text, more + w.start, on and on.text)
+            value = self.known.get(key)
+            if value is None:
+                value = self._vector(b, where, more + w.start, on)
+                if b not in self.written:
+                    self.known[key] = value
+                    self.learnt[-1].append(key)
+            loaded.append((w, value))
+        return spread.assemble(self.f, loaded)
 
     def select(self, e: Expr) -> Value:
         c = self.lower(e.args[0])
         arms = e.args[1:]
         if c.text in ("true", "false"):
             return self.lower(arms[0] if c.text == "true" else arms[1])
-        if not any(_has_load(a) for a in arms):
+        if not any(n.op == "load" and isinstance(n.payload, Buffer) for n in walk(*arms)):
             return self.f.select(c, self.lower(arms[0]), self.lower(arms[1]))
         if c.lanes:
             return self._masked_select(c, arms)
@@ -498,7 +549,7 @@ class Lowering:
             mask = c if k == 0 else self.f.op("xor", c, self.f.const(True, boolean, n))
             if outer.mask is not None:
                 mask = self.f.op("and", mask, outer.mask)
-            self.lanes = Lanes(outer.var, outer.first, n, mask)
+            self.lanes = replace(outer, mask=mask)
             with self.region():
                 values.append(self._guarded(arm, mask))
             self.lanes = outer
@@ -507,7 +558,7 @@ class Lowering:
     def _guarded(self, arm: Expr, mask: Value) -> Value:
         """An arm whose uniform loads may only happen if some lane wants them."""
         if not any(n.op == "load" and isinstance(n.payload, Buffer) and not self.varying(n.args[0])
-                   for n in _loads(arm)):  # fmt: skip
+                   for n in walk(arm)):  # fmt: skip
             return self.lower(arm)
         n = mask.lanes
         bits = self.f.raw(f"bitcast {mask} to i{n}")
@@ -523,34 +574,6 @@ class Lowering:
         self.f.label(end)
         zero = Value("zeroinitializer", value.dtype, n)
         return self.f.phi([(zero, before), (value, inner)])
-
-
-def _loads(e: Expr) -> list[Expr]:
-    seen: set[Expr] = set()
-    out: list[Expr] = []
-
-    def go(n: Expr) -> None:
-        if n not in seen:
-            seen.add(n)
-            if n.op == "load":
-                out.append(n)
-            for a in n.args:
-                go(a)
-
-    go(e)
-    return out
-
-
-def _has_load(e: Expr) -> bool:
-    return any(isinstance(n.payload, Buffer) for n in _loads(e))
-
-
-def _divisible(e: Expr, n: int) -> bool:
-    """Whether e is surely a multiple of n."""
-    if e.op in ("min", "max"):
-        return all(_divisible(a, n) for a in e.args)
-    terms, constant = linear(e)
-    return constant % n == 0 and all(k % n == 0 for k in terms.values())
 
 
 def phase_symbols(kernel: Kernel) -> tuple[str, ...]:

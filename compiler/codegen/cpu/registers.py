@@ -12,7 +12,18 @@ from typing import Final
 
 from ....ops.expr import Expr
 from ....ops.traverse import walk
-from ...kernels.ir import Declare, For, If, Local, Phase, Set, Stmt, expressions, statements
+from ...kernels.ir import (
+    Declare,
+    For,
+    If,
+    Local,
+    Phase,
+    Set,
+    Stmt,
+    Transpose,
+    expressions,
+    statements,
+)
 from .llvm_text import Function, Value, poison
 
 MOST_ELEMENTS: Final = 256
@@ -80,7 +91,7 @@ class Registers:
         if found is None:
             inner = list(statements(body))
             own = frozenset(s.local for s in inner if isinstance(s, Declare))
-            sets = dict.fromkeys(s.local for s in inner if isinstance(s, Set))
+            sets = dict.fromkeys(s.local for s in inner if isinstance(s, (Set, Transpose)))
             changed = tuple(x for x in sets if x in self and x not in own)
             found = self._changes[id(body)] = (body, changed, own)  # keeps the body, and its id
         return found[1], found[2]

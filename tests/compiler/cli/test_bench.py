@@ -8,7 +8,15 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from tilewright.compiler.cli.bench import Latency, Pace, difference, measure, speedup
+from tilewright.compiler.cli.bench import (
+    LONG_SECONDS,
+    Latency,
+    Pace,
+    difference,
+    differing,
+    measure,
+    speedup,
+)
 
 
 def test_contestants_take_turns_in_changing_order() -> None:
@@ -50,6 +58,22 @@ def test_short_calls_are_repeated_within_a_turn() -> None:
     assert calls > 50
 
 
+def test_long_calls_need_no_warming_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[float] = []
+    now = 0.0
+
+    def long() -> None:
+        nonlocal now
+        calls.append(now)
+        now += 2 * LONG_SECONDS
+
+    monkeypatch.setattr(time, "perf_counter", lambda: now)
+    monkeypatch.setattr(time, "sleep", lambda seconds: None)
+    found = measure({"": long}, 3, 1.0, pace=Pace(0.1, 1.0, 1e-3), warmup=5)
+    assert len(calls) == 1 + 3  # the first has used up the time for first calls
+    assert found[""].median == pytest.approx(2 * LONG_SECONDS)
+
+
 def test_the_number_of_rounds_follows_the_time() -> None:
     assert len(measure({"": lambda: None}, None, 0.0)[""].samples) == 3
     assert len(measure({"": lambda: None}, None, 0.1)[""].samples) > 5
@@ -74,3 +98,16 @@ def test_difference_is_relative_to_the_largest_magnitude() -> None:
     assert difference([odd], [odd]) == 0.0
     assert difference([np.array([np.nan])], [np.array([1.0])]) != 0.0
     assert difference([np.zeros((0, 3))], [np.zeros((0, 3))]) == 0.0
+
+
+def test_the_part_that_differs() -> None:
+    x = np.arange(8.0)
+    assert differing([x], [x]) == 0.0
+    assert differing([x + 0.006], [x]) == 0.0  # within a thousandth of 7
+    assert differing([x + 0.008], [x]) == 1.0
+    assert differing([np.where(x == 3, 9, x)], [x]) == 1 / 8
+    odd = np.array([np.nan, np.inf, 1.0, 1.0])
+    assert differing([odd], [odd]) == 0.0
+    assert differing([odd], [np.array([0.0, 0.0, 1.0, 1.0])]) == 0.5
+    assert differing([x], [x[:2]]) == 1.0
+    assert differing([np.zeros(0)], [np.zeros(0)]) == 0.0

@@ -214,6 +214,30 @@ def test_bench_says_it_in_two_lines(model: str, capsys: Capture) -> None:
     assert "(min " in capsys.readouterr().out
 
 
+def test_bench_shows_every_kernel(model: str, tmp_path: Path, capsys: Capture) -> None:
+    drawing = tmp_path / "out.svg"
+    options = ("--rounds", "1", "--threads", "1", "--roofline", str(drawing))
+    tilewright("bench", model, *options, "--profile")
+    printed = capsys.readouterr().out
+    assert "of peak" in printed and "project + shift + activate" in printed
+    assert drawing.read_text().startswith("<svg ")
+    facts = answer(capsys, "bench", model, *options)
+    assert facts["profile"]["limits"]["threads"] == 1
+    assert len(facts["profile"]["rows"]) == facts["kernels"]
+
+
+def test_bench_takes_a_model_of_a_peer_s_own(
+    model: str, tmp_path: Path, capsys: Capture
+) -> None:  # fmt: skip
+    twin = str(write_static(tmp_path / "twin.onnx"))
+    facts = answer(capsys, "bench", model, "--rounds", "1", "--peers", "onnxruntime",
+                   "--peer-model", f"onnxruntime={twin}")  # fmt: skip
+    assert facts["peers"]["onnxruntime"]["differing"] == 0
+    for given in ("onnxruntime", f"onnxruntime={tmp_path}/no.onnx", f"nobody={model}"):
+        assert main.main(["bench", model, "--peer-model", given]) == 2
+        assert "--peer-model" in capsys.readouterr().err
+
+
 # ----------------------------------------------------------------------------- cache
 
 

@@ -176,7 +176,7 @@ def test_hot_kernels_use_the_widest_vectors(graph: str, name: str) -> None:
     text = "\n".join(listing(k, target) for k in kernels(GRAPHS[graph](), target))
     assert re.search(MULTIPLY_ADD[name], text), f"no {MULTIPLY_ADD[name]} in\n{text}"
     assert re.search(LOAD[name], text), f"no {LOAD[name]} in\n{text}"
-    assert not re.search(r"\bcall|\bbl\b", text), f"calls out\n{text}"
+    assert not re.search(r"^\s+(call\w*|bl)\s", text, re.M), f"calls out\n{text}"
 
 
 @pytest.mark.parametrize("name", [n for n, t in NAMED.items() if t.has_fma])

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from tilewright.compiler.errors import TextError
 from tilewright.compiler.graph.builder import GraphBuilder, rename_blobs
-from tilewright.compiler.graph.ir import Array, Blob, Graph, Role
+from tilewright.compiler.graph.ir import Array, Blob, Graph, Inside, Role
 from tilewright.compiler.graph.text import parse, to_text
 from tilewright.compiler.graph.verify import verify
 from tilewright.ops.types import Layout, SymDim, TensorType, f32
@@ -200,6 +200,23 @@ def test_symbolic_dimensions_layouts_and_state() -> None:
     text = to_text(graph)
     assert text.startswith('dim "batch size" in 1..8\ndim n in 2..\ngraph g(')
     assert_equal(parse(text), graph)
+
+
+def test_parts_say_where_they_lie() -> None:
+    text = """graph g(%x: f32[1,4]) -> (%y: f32[1,9]) {
+  %a = exp(%x)                                         : f32[1,4]@1/9 in %"the whole"+0
+  %b = pad(%x) {pads=[0, 0, 0, 1]}                     : f32[1,5]@1/9 in %"the whole"+4
+  %"the whole" = concat(%a, %b) {axis=1}               : f32[1,9]
+  %y = neg(%"the whole")                               : f32[1,9]
+}
+"""
+    graph = parse(text)
+    assert graph.blobs["b"].inside == Inside("the whole", 4)
+    assert graph.type("b").layout == Layout(0, 0, 1, 9)
+    assert to_text(graph) == text
+    for wrong in ("f32[1,4]@1/9 in %a", "f32[1,4]@1/9 in 4", "f32[1,4]@2/9", "f32[1,4]@1/0"):
+        with pytest.raises(TextError):
+            parse(text.replace('f32[1,4]@1/9 in %"the whole"+0', wrong))
 
 
 def test_long_headers_take_a_line_per_value() -> None:

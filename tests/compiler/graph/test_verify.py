@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from tilewright.compiler.errors import GraphError
 from tilewright.compiler.graph.builder import GraphBuilder
-from tilewright.compiler.graph.ir import Blob, Graph, Op, Role
+from tilewright.compiler.graph.ir import Blob, Graph, Inside, Op, Role
 from tilewright.compiler.graph.verify import verify
 from tilewright.ops.types import Layout, SymDim, TensorType, f32, f64
 
@@ -186,3 +186,52 @@ def test_operators_out_of_order_are_found_however_long_the_graph() -> None:
     verify(g)
     with pytest.raises(GraphError, match="written only by a later op"):
         verify(replace(g, ops=ops[::-1]))
+
+
+def joined(**places: tuple[Layout, Inside | None]) -> Graph:
+    """[p, q] joined to w, of which v is cut again; `places` say otherwise for some of them."""
+    b = GraphBuilder("joined")
+    x = b.input("x", (2, 16, 4))
+    p = b.op("exp", x, out=("p",))
+    q = b.op("concat", x, x, axis=1, out=("q",))
+    w = b.op("concat", p, q, axis=1, out=("w",))
+    v = b.op("slice", w, starts=(16,), ends=(32,), axes=(1,), out=("v",))
+    b.output(b.op("reduce_max", v, out=("y",)))
+    g = b.build()
+    order = Layout(1, 16)
+    part = order.part(1, 48)
+    chosen = {
+        "p": (part, Inside("w", 0)), "q": (part, Inside("w", 16)), "w": (order, None),
+        "v": (part, Inside("w", 16)), **places,
+    }  # fmt: skip
+    blobs = {
+        n: replace(b, type=b.type.with_layout(chosen[n][0]), inside=chosen[n][1])
+        if n in chosen else b for n, b in g.blobs.items()
+    }  # fmt: skip
+    return replace(g, blobs=blobs)
+
+
+def test_parts_are_well_formed() -> None:
+    verify(joined())
+    verify(joined(v=(Layout(1, 16), None)))
+
+
+@pytest.mark.parametrize(
+    ("message", "name", "layout", "inside"),
+    [
+        ("is a part of nothing", "p", Layout(1, 16, 1, 48), None),
+        ("is in a blob, but is no part", "p", Layout(1, 16), Inside("w", 0)),
+        ("along an axis that it does not have", "p", Layout(1, 16, 3, 48), Inside("w", 0)),
+        ("no such blob", "p", Layout(1, 16, 1, 48), Inside("nobody", 0)),
+        ("neither is made of the other", "v", Layout(1, 16, 1, 48), Inside("q", 0)),
+        ("does not look like a part", "p", Layout(0, 0, 1, 48), Inside("w", 0)),
+        ("does not look like a part", "p", Layout(1, 16, 2, 4), Inside("w", 0)),
+        ("it leaves", "p", Layout(1, 16, 1, 64), Inside("w", 0)),
+        ("it leaves", "q", Layout(1, 16, 1, 48), Inside("w", 32)),
+        ("whole blocks", "v", Layout(1, 16, 1, 48), Inside("w", 8)),
+        ("only intermediate results", "y", Layout(0, 0, 0, 4), Inside("v", 0)),
+    ],
+)
+def test_faults_of_parts(message: str, name: str, layout: Layout, inside: Inside | None) -> None:
+    with pytest.raises(GraphError, match=message):
+        verify(joined(**{name: (layout, inside)}))

@@ -6,7 +6,13 @@ from pathlib import Path
 
 import pytest
 
-from tilewright.compiler.inspect.machine import Limits, MemoryLevel, cache_sizes, limits
+from tilewright.compiler.inspect.machine import (
+    Limits,
+    MemoryLevel,
+    cache_sizes,
+    call_seconds,
+    limits,
+)
 
 NEAR = MemoryLevel("L1", 1000, 100.0, 50.0, 80.0)
 FAR = MemoryLevel("DRAM", None, 10.0, 5.0, 8.0)
@@ -59,3 +65,8 @@ def test_cache_sizes_where_the_system_tells_nothing(tmp_path: Path, size: str) -
     cache(tmp_path, 0, type="Data", level="1", size=size, shared_cpu_list="0")
     found = cache_sizes(tmp_path)
     assert [name for name, _, _ in found] == ["L1", "L2", "L3"]
+
+
+def test_what_timing_a_call_costs() -> None:
+    ticks = iter(range(10**6))
+    assert call_seconds(lambda: next(ticks) * 1000) == pytest.approx(1e-6)

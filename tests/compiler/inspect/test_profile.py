@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 import tilewright as tw
 from tilewright.compiler.inspect.machine import Limits, MemoryLevel
-from tilewright.compiler.inspect.profile import Profile, profile, work
+from tilewright.compiler.inspect.profile import Profile, profile, reuse_distances, work
 
 MIB = 1 << 20
 LIMITS = Limits(
@@ -49,27 +50,35 @@ def test_traffic_is_split_by_where_it_goes() -> None:
 
 
 def test_shares_of_the_limits() -> None:
-    made = of(program(), [100e-6, 2e-6])
+    made = of(program(), [100e-6, 20e-6])
     product, softmax = made.rows
     # 2 * 8 * 64 * 64 operations at 1e9 a second; 16 KiB of constants and as much of blobs from L2
     assert product.of_peak == pytest.approx(65536e-9 / 100e-6)
     assert product.memory_seconds == pytest.approx((16384 + 4096) / 4e9)
     assert product.bound == "compute" and product.of_limit == product.of_peak
     assert product.gflops == pytest.approx(65536 / 100e-6 / 1e9)
-    # 4 KiB fit into L1
-    assert softmax.level == "L1"
-    assert softmax.memory_seconds == pytest.approx(4096 / 8e9)
-    assert product.share == pytest.approx(100 / 102)
+    # its 4 KiB fit into L1, but not together with what the product touched
+    assert softmax.level == "L2"
+    assert softmax.memory_seconds == pytest.approx(4096 / 4e9)
+    assert product.share == pytest.approx(100 / 120)
     least = product.compute_seconds + max(softmax.compute_seconds, softmax.memory_seconds)
-    assert made.of_limit == pytest.approx(least / 102e-6)
+    assert made.of_limit == pytest.approx(least / 120e-6)
 
 
-def test_constants_come_from_where_the_program_fits() -> None:
-    small = Limits(1, 1e12, (LIMITS.levels[0], LIMITS.levels[2]))
-    product, softmax = of(program(), [1e-6, 1e-6], small).rows
-    assert (product.level, product.constant_level) == ("DRAM", "DRAM")
-    assert (softmax.level, softmax.constant_level) == ("L1", "DRAM")
-    assert product.bound == "memory"
+@pytest.mark.parametrize(("nearest", "level"), [(22528, "L1"), (22527, "DRAM")])
+def test_a_program_that_fits_has_all_its_data_near(nearest: int, level: str) -> None:
+    made = Limits(1, 1e12, (replace(LIMITS.levels[0], bytes=nearest), LIMITS.levels[2]))
+    # 16 KiB of constants, 2 of arena, 2 each of input and output
+    for row in of(program(), [1e-6, 1e-6], made).rows:
+        assert (row.level, row.constant_level) == (level, level)
+
+
+def test_what_comes_round_once_is_as_far_as_the_whole_program() -> None:
+    exe = program()
+    c = exe._compilation
+    works = [work(c.graph, x) for x in c.launches]
+    # the softmax: since the product began, 20 KiB of that and 4 of its own
+    assert reuse_distances(c.graph, c.launches, works, MIB) == [MIB, 24576]
 
 
 def test_operators_are_taken_together() -> None:
@@ -88,7 +97,7 @@ def test_operators_are_taken_together() -> None:
 
 def test_it_prints_within_a_hundred_columns() -> None:
     g = tw.Graph()
-    x = g.input("x" * 80, (8, 64))
+    x = g.input("x", (8, 64))
     for _ in range(3):
         x = g.softmax(g.exp(x), axis=-1)
     g.output(x, "y")
@@ -100,8 +109,17 @@ def test_it_prints_within_a_hundred_columns() -> None:
         assert part in text
 
 
+def test_names_of_a_model_stay_on_their_line() -> None:
+    first, *_ = of(program(), [1e-4, 1e-4]).rows
+    odd = replace(first, label="a\nb\x1b[31m" * 20)
+    plain = str(Profile((replace(first, label="a"),), LIMITS))
+    text = str(Profile((odd,), LIMITS))
+    assert len(text.splitlines()) == len(plain.splitlines())
+    assert "\x1b" not in text and max(map(len, text.splitlines())) == 100
+
+
 def test_programs_read_it_as_json() -> None:
-    made = of(program(), [100e-6, 2e-6])
+    made = of(program(), [100e-6, 20e-6])
     back = json.loads(json.dumps(made.as_json()))
     assert [r["bound"] for r in back["rows"]] == [r.bound for r in made.rows]
     assert back["rows"][0]["flops"] == 65536

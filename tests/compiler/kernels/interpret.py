@@ -25,6 +25,7 @@ from tilewright.compiler.kernels.ir import (
     Set,
     Stmt,
     Store,
+    Transpose,
 )
 from tilewright.ops.expr import Expr, linear
 from tilewright.ops.types import i64
@@ -42,10 +43,17 @@ def _poison(elements: int, dtype: Any) -> Any:
     return np.full(elements, fill, kind)
 
 
-def run_kernel(kernel: Kernel, arrays: list[Any], seed: int = 0) -> list[Any]:
+Hints = dict[Buffer, list[int]]
+"""Offsets that were prefetched."""
+
+
+def run_kernel(
+    kernel: Kernel, arrays: list[Any], seed: int = 0, hints: Hints | None = None
+) -> list[Any]:
     """Run with one flat array per parameter, None for outputs and scratch; returns all of them.
 
-    Inputs have exactly the buffer's elements; one object for two parameters aliases them.
+    Inputs have exactly the buffer's elements; one object for two parameters aliases them. hints:
+    is told what the kernel prefetches.
     """
     memory: dict[Buffer, Any] = {}
     for buffer, array in zip(kernel.params, arrays, strict=True):
@@ -56,7 +64,7 @@ def run_kernel(kernel: Kernel, arrays: list[Any], seed: int = 0) -> list[Any]:
     rng = np.random.default_rng(seed)
     for phase in kernel.phases:
         assert phase.items == phase.item.payload[2], "the item variable must range over the items"
-        machine = _Machine(memory)
+        machine = _Machine(memory, hints)
         body = machine.block(phase.body)
         for item in rng.permutation(phase.items):
             machine.item = machine.env[phase.item] = int(item)
@@ -67,8 +75,9 @@ def run_kernel(kernel: Kernel, arrays: list[Any], seed: int = 0) -> list[Any]:
 class _Machine:
     """One phase. Expressions and statements become closures over `env`."""
 
-    def __init__(self, memory: dict[Buffer, Any]) -> None:
+    def __init__(self, memory: dict[Buffer, Any], hints: Hints | None = None) -> None:
         self.memory = memory
+        self.hints = hints
         self.writer = {b: np.full(b.elements, -1) for b in memory if b.is_written}
         self.env: dict[Expr, Any] = {}
         self.locals: dict[Local, list[Any]] = {}
@@ -98,9 +107,14 @@ class _Machine:
         if isinstance(s, Store):
             at, value = self.expr(s.offset), self.expr(s.value)
             return lambda: self.store(s.buffer, at(), value())
+        if isinstance(s, Transpose):
+            return lambda: self.transpose(s.local)
         if isinstance(s, If):
             test, then, other = self.expr(s.condition), self.block(s.then), self.block(s.otherwise)
             return lambda: then() if bool(test()) else other()
+        if isinstance(s, Prefetch) and self.hints is not None:
+            at, hints = self.expr(s.offset), self.hints.setdefault(s.buffer, [])
+            return lambda: hints.append(int(at()))
         assert isinstance(s, (Prefetch, Comment)), s
         return lambda: None
 
@@ -132,6 +146,11 @@ class _Machine:
     def declare(self, local: Local) -> None:
         shape = (*local.shape, local.lanes) if local.lanes else local.shape
         self.cell(local)[0] = _poison(math.prod(shape), local.dtype.numpy).reshape(shape)
+
+    def transpose(self, local: Local) -> None:
+        cell = self.cell(local)
+        assert cell[0].shape == (local.lanes, local.lanes), local
+        cell[0] = cell[0].T.copy()
 
     def cell(self, local: Local) -> list[Any]:
         """Where the local's current array is kept."""

@@ -36,14 +36,16 @@ def with_layouts(graph: Graph, layouts: Mapping[str, Layout]) -> Graph:
 
 
 def stored(value: Any, kind: TensorType) -> Any:
-    """A logical array as it lies in memory, flat; lanes past the last channel are NaN."""
+    """A logical array as it lies in memory, flat; lanes past the last channel are NaN,
+    or the largest integer."""
     value = np.asarray(value, kind.dtype.numpy)
     if not kind.layout.is_blocked:
         return np.ascontiguousarray(value).reshape(-1)
     a, b = kind.layout.axis, kind.layout.block
     more = -value.shape[a] % b
     widths = [(0, more if k == a else 0) for k in range(value.ndim)]
-    value = np.pad(value, widths, constant_values=np.nan)
+    nothing = np.nan if value.dtype.kind == "f" else np.iinfo(value.dtype).max
+    value = np.pad(value, widths, constant_values=nothing)
     split = value.reshape(*value.shape[:a], -1, b, *value.shape[a + 1 :])
     return np.ascontiguousarray(np.moveaxis(split, a + 1, -1)).reshape(-1)
 
@@ -90,8 +92,9 @@ def check_launch(graph: Graph, launch: Launch, feeds: Feeds, tolerance: float = 
 
 
 def check_group(
-    template: KernelTemplate, graph: Graph, feeds: Feeds, device: Device, most: int = 0
-) -> list[Launch]:
+    template: KernelTemplate, graph: Graph, feeds: Feeds, device: Device, most: int = 0,
+    tolerance: float = 0.0,
+) -> list[Launch]:  # fmt: skip
     """All ops of a graph as one group, under every config of the space (or the first `most`)."""
     ops, outputs = graph.ops, graph.outputs
     assert template.matches(graph, ops, outputs)
@@ -103,7 +106,7 @@ def check_group(
     launches = []
     for config in chosen[:most] if most else chosen:
         launch = template.instantiate(graph, ops, outputs, device, config)
-        check_launch(graph, launch, feeds)
+        check_launch(graph, launch, feeds, tolerance)
         launches.append(launch)
     return launches
 

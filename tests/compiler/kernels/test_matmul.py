@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -10,10 +11,10 @@ import pytest
 
 from tilewright.compiler.graph.builder import GraphBuilder, Value
 from tilewright.compiler.graph.ir import Graph
-from tilewright.compiler.kernels.matmul import Gemm
+from tilewright.compiler.kernels.matmul import AHEAD, AHEAD_ONE_ROW, LINE, Gemm
 from tilewright.compiler.kernels.matmul_group import pack_panels
 
-from .interpret import run_kernel
+from .interpret import Hints, run_kernel
 from .support import AVX2, AVX512, DEVICES, NEON, check_group, check_launch
 
 GEMM = Gemm()
@@ -168,6 +169,42 @@ def test_declines() -> None:
     graph, _ = t.finish(t.input(4, 5) @ t.input(5, 4))
     assert not GEMM.matches(graph, graph.ops, graph.outputs)
     assert NEON.lanes() == 4
+
+
+@pytest.mark.parametrize("rows", [1, 6, 26])
+@pytest.mark.parametrize("kc", [0, 7])
+def test_every_panel_is_asked_for_before_it_is_read(rows: int, kc: int) -> None:
+    """By the tiles of the panel before, or by a lone tile a little ahead of its own steps."""
+    steps, columns = 23, 70
+    t = Maker()
+    graph, feeds = t.finish(t.input(rows, steps) @ t.constant(steps, columns))
+    config = GEMM.default(graph, graph.ops, graph.outputs, AVX2)
+    config |= {"mr": min(rows, 6), "nb": 2, "kc": kc, "order": "n"}
+    launch = GEMM.instantiate(graph, graph.ops, graph.outputs, AVX2, config)
+    panels = next(b for b in launch.kernel.params if b.role == "const")
+    arrays = [feeds[a].reshape(-1) if isinstance(a, str) and a in feeds
+              else np.zeros(b.elements, np.float32) if b is panels else None
+              for a, b in zip(launch.args, launch.kernel.params, strict=True)]  # fmt: skip
+    hints: Hints = {}
+    run_kernel(launch.kernel, arrays, hints=hints)
+    line = LINE // 4
+    asked = {at // line for at in hints[panels]}
+    lone = AHEAD_ONE_ROW if rows == 1 else AHEAD
+    first = steps * config["nb"] * AVX2.lanes() if rows > config["mr"] else lone // 4
+    assert asked.issuperset(range(first // line, panels.elements // line))
+
+
+def test_rows_that_share_a_cache_set() -> None:
+    """Eight rows a page apart stay in a cache of twelve ways; one of eight has no room for them."""
+    t = Maker()
+    graph, _ = t.finish(t.input(8, 1024) @ t.constant(1024, 96))
+
+    def rows(ways: int) -> int:
+        device = replace(AVX512, l1_ways=ways)
+        return int(GEMM.default(graph, graph.ops, graph.outputs, device)["mr"])
+
+    assert rows(12) == 8
+    assert rows(8) <= 6
 
 
 @pytest.mark.parametrize("name", ["runtime", "transposed_right"])

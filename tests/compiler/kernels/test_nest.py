@@ -11,14 +11,14 @@ import pytest
 
 from tilewright.compiler.graph.builder import GraphBuilder, Value
 from tilewright.compiler.graph.ir import Graph
-from tilewright.compiler.kernels import nest
+from tilewright.compiler.kernels import nest, partial
 from tilewright.compiler.kernels.device import Device
 from tilewright.compiler.kernels.ir import For, Kernel, Launch, Store, statements
 from tilewright.compiler.kernels.printer import kernel_text
 from tilewright.ops.types import Layout
 
 from . import interpret
-from .support import DEVICES, check_launch, graph_of, with_layouts
+from .support import DEVICES, check_launch, graph_of, stored, with_layouts
 
 Array = np.ndarray[Any, Any]
 BLOCKED = Layout(1, 8)
@@ -52,12 +52,19 @@ MAKERS: dict[str, Callable[[GraphBuilder], Value]] = {
     "max_pool_block": lambda g: g.max_pool(
         g.input("x", (1, 8, 9, 9)), kernel_shape=(3, 3), strides=(2, 2)
     ),
+    "lrn": lambda g: g.op("lrn", g.input("x", (2, 29, 3, 5)), size=5, alpha=0.5),
+    "lrn_wide": lambda g: g.op("lrn", g.input("x", (1, 16, 7)), size=20, alpha=0.5, beta=0.5),
+    "to_planar": lambda g: g.op("reformat", g.input("x", (2, 29, 5, 7))),
+    "to_blocked": lambda g: g.op("reformat", g.input("x", (2, 29, 5, 7))) * 2.0,
+    "attention_heads": lambda g: g.transpose(g.input("x", (2, 19, 3, 21)), perm=(0, 2, 3, 1)),
     "concat": concatenation,
     "transposed_add": lambda g: (
         g.transpose(g.input("x", (9, 13)), perm=(1, 0)) + g.input("y", (13, 9))
     ),
     "pointwise": lambda g: g.tanh((g.input("x", (3, 5, 7)) + g.input("y", (5, 1))) * 2.0),
     "mean_of_all": lambda g: g.reduce_mean(g.input("x", (3, 5, 7)), keepdims=0),
+    "long_rows": lambda g: layer_norm(g, g.input("x", (3, 301))),
+    "peak": lambda g: g.reduce_max(g.input("x", (2, 150)), axes=(1,), keepdims=0),
     "scalar": lambda g: g.exp(g.input("x", ())),
     "empty": lambda g: g.relu(g.input("x", (0, 3))),
     "rows": lambda g: g.reduce_sum(g.input("x", (7, 3)), axes=(0,), keepdims=0),
@@ -68,7 +75,11 @@ MAKERS: dict[str, Callable[[GraphBuilder], Value]] = {
     "resized": lambda g: g.op("space_to_depth", g.input("x", (1, 2, 6, 4)), blocksize=2),
 }
 _POOLED = {"x": BLOCKED, "max_pool": BLOCKED}
-LAYOUTS: dict[str, Mapping[str, Layout]] = {"max_pool": _POOLED, "max_pool_block": _POOLED}
+_NORMALISED = {"x": BLOCKED, "lrn": BLOCKED}
+LAYOUTS: dict[str, Mapping[str, Layout]] = {
+    "max_pool": _POOLED, "max_pool_block": _POOLED, "lrn": _NORMALISED, "lrn_wide": _NORMALISED,
+    "to_planar": {"x": BLOCKED}, "to_blocked": {"reformat": BLOCKED, "mul": BLOCKED},
+}  # fmt: skip
 
 
 def group(name: str) -> Graph:
@@ -147,6 +158,9 @@ def test_lanes_past_the_last_channel_are_left_alone(stores: Counter[tuple[str, i
 
 SPREAD: dict[str, Callable[[GraphBuilder], Value]] = {
     **MAKERS,
+    "transposed_add": lambda g: (
+        g.transpose(g.input("x", (40, 33)), perm=(1, 0)) + g.input("y", (33, 40))
+    ),
     "column": lambda g: g.exp(g.input("x", (6, 7, 10)) + g.input("y", (7, 1))),
     "flat": lambda g: g.exp(g.input("x", (1001,))),
     "permuted": lambda g: g.transpose(g.input("x", (9, 7, 5)), perm=(2, 0, 1)),
@@ -155,7 +169,7 @@ SPREAD: dict[str, Callable[[GraphBuilder], Value]] = {
 }
 
 
-UNSHARED = ("scalar", "empty", "mean_of_all", "rows")  # less than a vector of results
+UNSHARED = ("scalar", "empty", "mean_of_all", "rows", "peak")  # less than a vector of results
 
 
 @pytest.mark.parametrize("device", ["avx512", "neon"])
@@ -196,8 +210,8 @@ def test_axes_that_all_accesses_walk_as_one_become_one_loop() -> None:
         (3, "serial"), (5, "serial"), (7, "vector"),
     ]  # fmt: skip
     # two axes that move together stay together
-    assert made(lambda g: g.transpose(g.input("x", (3, 5, 7)), perm=(2, 0, 1))) == [
-        (7, "serial"), (15, "vector"),
+    assert made(lambda g: g.transpose(g.input("x", (3, 5, 3)), perm=(2, 0, 1))) == [
+        (3, "serial"), (15, "vector"),
     ]  # fmt: skip
     assert made(lambda g: g.exp(g.input("x", (1, 4, 1, 6)))) == [(24, "vector")]
 
@@ -260,14 +274,75 @@ def test_what_is_still_needed_is_not_overwritten(make: Callable[[GraphBuilder], 
     assert "y" not in {x for _, x in pairs(make)}
 
 
-def test_a_reduction_taken_out_of_its_guard_is_guarded_itself(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(nest, "SERIAL_WORK", 10)  # several items: the loop is not split at borders
-    monkeypatch.setattr(nest, "ITEM_WORK", 10)
+def test_a_reduction_taken_out_of_its_guard_is_guarded_itself() -> None:
+    """The padding is too wide to be split off the loop over rows."""
     b = GraphBuilder()
     x = b.input("x", (7, 3, 5))
-    b.output(b.pad(x - b.reduce_max(x, axes=(2,), keepdims=1), pads=(3, 0, 0, 0, 0, 0)))
+    b.output(b.pad(x - b.reduce_max(x, axes=(2,), keepdims=1), pads=(6, 0, 0, 0, 0, 0)))
     g = b.build()
     kernel = nest.Nest().instantiate(g, g.ops, g.outputs, Device(16, 16, 1), {}).kernel
-    assert "(x0[f * 5 + r0_3.0 - 45] if 0 <= f // 3 - 3 else -inf)" in kernel_text(kernel)
+    assert "(x0[i0 * 15 + i1 * 5 + r0_3 - 90] if 0 <= i0 - 6 else -inf)" in kernel_text(kernel)
+
+
+# --------------------------------------------------------------------------- sliding windows
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("kernel", [(2, 3), (3, 3), (3, 2)], ids=str)
+@pytest.mark.parametrize("stride", [1, 2, 3])
+@pytest.mark.parametrize("operator", ["max_pool", "average_pool"])
+def test_windows_that_overlap_share_their_columns(
+    operator: str, stride: int, kernel: tuple[int, int], device: str
+) -> None:
+    """Borders, whole rounds and what is left of them; more results than registers hold."""
+
+    def build(g: GraphBuilder) -> None:
+        x = g.input("x", (1, 19, 9, 31))
+        g.output(g.op(operator, x, kernel_shape=kernel, strides=stride, pads=(1, 0, 0, 1)))
+
+    graph = with_layouts(graph_of(build), {"x": BLOCKED, operator: BLOCKED})
+    launch = launch_of(graph, DEVICES[device])
+    check_launch(graph, launch, feeds(graph), 1e-5)
+    assert ("result" in kernel_text(launch.kernel)) == (stride < kernel[1])
+
+
+def test_a_result_has_one_order_of_additions_wherever_it_is_computed() -> None:
+    """Borders, whole rounds and the rest: the same numbers in every window give the same mean."""
+    row = np.random.default_rng(3).standard_normal(2).astype(np.float32)
+    image = np.broadcast_to(row[np.arange(41) % 2], (1, 8, 9, 41)).copy()
+    graph = with_layouts(
+        graph_of(lambda g: g.output(
+            g.average_pool(g.input("x", image.shape), kernel_shape=(3, 4), strides=2)
+        )),
+        {"x": BLOCKED, "average_pool": BLOCKED},
+    )  # fmt: skip
+    launch = launch_of(graph)
+    arrays = [stored(image, graph.type("x")), None]
+    found = interpret.run_kernel(launch.kernel, arrays)[1]
+    assert np.unique(found).size == 1
+
+
+# --------------------------------------------------------------------------- few results
+
+
+@pytest.mark.parametrize("device", ["avx512", "neon"])
+@pytest.mark.parametrize("shape, axes", [((6, 50), None), ((2, 6, 25), (1, 2)), ((301,), None),
+                                         ((9, 3, 11), (0, 2))], ids=str)  # fmt: skip
+def test_large_reductions_to_few_results_are_shared_out(
+    shape: tuple[int, ...], axes: tuple[int, ...] | None, device: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    monkeypatch.setattr(partial, "LEAST_WORK", 60)
+    monkeypatch.setattr(nest, "SERIAL_WORK", 20)
+    monkeypatch.setattr(nest, "LEAST_WORK", 10)
+
+    def build(g: GraphBuilder) -> None:
+        x = g.input("x", shape)
+        g.output(g.sqrt(g.abs(g.reduce_mean(x * x, axes=axes, keepdims=0))) + 1.0)
+
+    graph = graph_of(build)
+    launch = launch_of(graph, DEVICES[device])
+    check_launch(graph, launch, feeds(graph), 1e-5)
+    assert [b.role for b in launch.kernel.params] == ["in", "out", "scratch"]
+    first, second = launch.kernel.phases
+    assert first.items > 1 and second.items == 1

@@ -9,9 +9,10 @@ import pytest
 
 from tilewright.compiler.errors import GraphError
 from tilewright.compiler.kernels.scan import CumulativeSum
-from tilewright.compiler.kernels.scatter import Scatter, Unpool
+from tilewright.compiler.kernels.scatter import Scatter
 from tilewright.compiler.kernels.sorting import ArgReduce, TopK
 from tilewright.compiler.kernels.template import KernelTemplate
+from tilewright.compiler.kernels.unpool import Unpool
 from tilewright.ops import library as _library  # noqa: F401  registers every operator
 from tilewright.ops.operator import REGISTRY, Opaque
 from tilewright.ops.samples import cases
@@ -254,3 +255,29 @@ def test_unpool_keeps_the_last_and_drops_what_is_outside() -> None:
     indices = rng.integers(-50, 2 * 30 * 50 + 50, x.shape)
     graph, feeds = graph_of("max_unpool", [x, indices], output_shape=(2, 30, 50))
     check(Unpool(), graph, feeds)
+
+
+@pytest.mark.parametrize("astray", [False, True])
+@pytest.mark.parametrize("kernel, strides", [((2, 2), 2), ((3, 2), (2, 2)), ((), 1)], ids=str)
+@pytest.mark.parametrize("blocked", [False, True])
+def test_unpool_in_parts(
+    blocked: bool, kernel: tuple[int, ...], strides: Any, astray: bool
+) -> None:
+    """Indices in their own channel and rows, equal ones among them; and a few elsewhere."""
+    n, c, h, w = 2, 11, 6, 5
+    shape = (n, c, 14, 11)
+    rows = rng.integers(0, 2, (n, c, h, w)) + 2 * np.arange(h).reshape(-1, 1)
+    columns = rng.integers(0, 2, (n, c, h, w)) + 2 * np.arange(w)
+    indices = (np.arange(n * c).reshape(n, c, 1, 1) * 14 + rows) * 11 + columns // 2 * 2
+    if astray:
+        indices[0, 3, 2, 1:4] = (-1, np.prod(shape), 14 * 11 * c + 5)
+        indices[1, 10, 5, 4] = 0
+    graph, feeds = graph_of("max_unpool", [rounded(n, c, h, w), indices], kernel_shape=kernel,
+                            strides=strides, output_shape=shape)  # fmt: skip
+    if not blocked:
+        check(Unpool(), graph, feeds)
+        return
+    graph = with_layouts(graph, dict.fromkeys(graph.blobs, Layout(1, 8)))
+    assert Unpool().matches(graph, graph.ops, graph.outputs)
+    launch = Unpool().instantiate(graph, graph.ops, graph.outputs, AVX2, {})
+    check_launch(graph, launch, feeds)

@@ -162,3 +162,39 @@ def test_malformed_descriptions(
 ) -> None:
     with pytest.raises(PlanError, match=message):
         live_ranges(steps, buffers, keep)
+
+
+def test_parts_of_parts_have_the_rows_of_the_whole() -> None:
+    whole = BufferSpec("w", 192)
+    p = BufferSpec("p", 32, "w", 16, rows=4, pitch=48)
+    inner = BufferSpec("i", 8, "p", 24, rows=4, pitch=48)
+    assert resolve([whole, p, inner])["i"] == Place("w", 40, 8, 4)
+    for wrong in (
+        BufferSpec("i", 8, "p", 25, rows=4, pitch=48),  # reaches into the gap
+        BufferSpec("i", 8, "p", 0, rows=3, pitch=48),
+        BufferSpec("i", 8, "p"),
+        BufferSpec("i", 8, "w", 24, rows=5, pitch=48),  # reaches past the end
+        BufferSpec("i", 8, "w", 0, rows=2, pitch=7),
+        BufferSpec("i", 8, rows=2, pitch=16),
+    ):
+        with pytest.raises(PlanError, match="'i'"):
+            resolve([whole, p, wrong])
+
+
+def test_a_whole_lives_from_its_first_part_to_the_last_read_of_any() -> None:
+    parts = [BufferSpec("p", 50, "a"), BufferSpec("q", 50, "a", 50)]
+    steps = [Step("0", (), ("p",)), Step("1", ("p",), ("q",)), Step("2", ("a",), ("c",)),
+             Step("3", ("q",), ("d",))]  # fmt: skip
+    ranges = live_ranges(steps, [A, *parts, C, BufferSpec("d", 8)])
+    assert ranges[0] == LiveRange("a", 0, 3, 100, ("a",))
+
+
+def test_parts_are_not_computed_in_place() -> None:
+    """Neither into a part nor over one, even where the bytes are as many."""
+    rows = BufferSpec("p", 25, "a", 0, rows=2, pitch=50)
+    for part in (BufferSpec("p", 50, "a"), rows):
+        size = BufferSpec("s", part.bytes * part.rows)
+        into = [Step("0", (), ("s",)), Step("1", ("s",), ("p",), inplace=(("p", "s"),))]
+        over = [Step("0", (), ("p",)), Step("1", ("p",), ("s",), inplace=(("s", "p"),))]
+        assert choose_inplace(into, [A, part, size]) == ()
+        assert choose_inplace(over, [A, part, size]) == ()

@@ -147,3 +147,65 @@ def test_cyclic_views() -> None:
     loop = [BufferSpec("p", 1, "q"), BufferSpec("q", 1, "p")]
     with pytest.raises(PlanError, match="view of itself"):
         verify([], loop, {}, [], 0)
+
+
+# --------------------------------------------------------------------------- parts with gaps
+
+JOINED = [
+    BufferSpec("w", 192),
+    BufferSpec("p", 16, "w", 0, rows=4, pitch=48),
+    BufferSpec("q", 32, "w", 16, rows=4, pitch=48),
+    BufferSpec("o", 64),
+]
+JOIN = [Step("p", (), ("p",)), Step("q", ("p",), ("q",)), Step("use", ("w",), ("o",))]
+AT = {"w": 0, "p": 0, "q": 16, "o": 192}
+
+
+def test_parts_between_each_other_make_a_whole() -> None:
+    verify(JOIN, JOINED, AT, [None] * 3, 256)
+
+
+@pytest.mark.parametrize(
+    ("message", "spec"),
+    [
+        (r"'w' .* read by step 'use'.* bytes 40\.\.48 were never written",
+         BufferSpec("q", 24, "w", 16, rows=4, pitch=48)),
+        (r"bytes 160\.\.192 were never written", BufferSpec("q", 32, "w", 16, rows=3, pitch=48)),
+        ("is not byte 16 onwards", BufferSpec("q", 32, "w", 16, rows=4, pitch=56)),
+        (r"'q' .* over its operand 'p'", BufferSpec("q", 32, "w", 16, rows=4, pitch=44)),
+    ],
+)  # fmt: skip
+def test_faults_of_parts(message: str, spec: BufferSpec) -> None:
+    buffers = [spec if b.name == "q" else b for b in JOINED]
+    at = AT | {"q": spec.alias_offset}
+    with pytest.raises(PlanError, match=message):
+        verify(JOIN, buffers, at, [None] * 3, 256)
+
+
+def test_a_part_over_another_part() -> None:
+    buffers = [
+        BufferSpec("q", 32, "w", 8, rows=4, pitch=48) if b.name == "q" else b for b in JOINED
+    ]
+    steps = [JOIN[0], Step("q", (), ("q",)), JOIN[2]]
+    wanted = r"'q' .* over bytes 8\.\.16 of 'w', which step 'p' .* wrote as 'p'"
+    with pytest.raises(PlanError, match=wanted):
+        verify(steps, buffers, AT | {"q": 8}, [None] * 3, 256)
+
+
+def test_foreign_bytes_in_the_gaps_of_a_part_are_found() -> None:
+    """A blob between the runs of p harms nobody until q is read or p's own bytes are hit."""
+    steps = [JOIN[0], Step("x", (), ("x",)), *JOIN[1:]]
+    for at, size, harmless in ((16, 32, True), (8, 32, False), (40, 16, False)):
+        buffers = [*JOINED, BufferSpec("x", size)]
+        if harmless:
+            verify(steps, buffers, AT | {"x": at}, [None] * 4, 256)
+        else:
+            with pytest.raises(PlanError, match=r"'p' .* hold 'x', written by step 'x'"):
+                verify(steps, buffers, AT | {"x": at}, [None] * 4, 256)
+
+
+def test_a_part_is_no_place_to_compute_in() -> None:
+    """Memory joined row by row with a dense operand of as many bytes is not the same memory."""
+    steps = [JOIN[0], Step("q", (), ("q",)), Step("r", ("p",), ("o",), inplace=(("o", "p"),))]
+    with pytest.raises(PlanError, match="may at most share it exactly"):
+        verify(steps, JOINED, AT | {"o": 0}, [None] * 3, 256)

@@ -11,6 +11,7 @@ from tilewright.compiler.graph.evaluate import evaluate
 from tilewright.compiler.graph.ir import Graph
 from tilewright.compiler.passes.base import Pass, run_pipeline
 from tilewright.compiler.passes.canonicalize import Canonicalize
+from tilewright.compiler.passes.channel_order import ChannelOrder
 from tilewright.compiler.passes.cse import CommonSubexpressions
 from tilewright.compiler.passes.dce import DeadCode
 from tilewright.compiler.passes.decompose import Decompose
@@ -24,6 +25,7 @@ PASSES: dict[str, Pass] = {
     p.name: p
     for p in (
         Canonicalize(),
+        ChannelOrder(),
         CommonSubexpressions(),
         DeadCode(),
         Decompose(),

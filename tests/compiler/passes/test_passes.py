@@ -18,6 +18,7 @@ from tilewright.compiler.graph.text import to_text
 from tilewright.compiler.graph.verify import verify
 from tilewright.compiler.passes.base import Fuel, OptionalPass, Pass, run_pipeline
 from tilewright.compiler.passes.canonicalize import Canonicalize
+from tilewright.compiler.passes.channel_order import ChannelOrder
 from tilewright.compiler.passes.cse import CommonSubexpressions
 from tilewright.compiler.passes.dce import DeadCode
 from tilewright.compiler.passes.decompose import Decompose, is_composite
@@ -36,6 +37,7 @@ ALL: list[Pass] = [
     CommonSubexpressions(),
     DeadCode(),
     FoldScales(),
+    ChannelOrder(),
 ]
 OPTIONAL = [p for p in ALL if isinstance(p, OptionalPass)]
 ids = [p.name for p in ALL]
@@ -119,6 +121,7 @@ def test_names_of_passes() -> None:
         "common_subexpressions",
         "dead_code",
         "fold_scales",
+        "channel_order",
     ]
 
 

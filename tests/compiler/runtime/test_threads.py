@@ -473,3 +473,16 @@ def test_processors_are_affinity_limited_by_quota(monkeypatch: pytest.MonkeyPatc
     for quota, expected in ((None, 6), (2.9, 2), (0.5, 1), (64.0, 6)):
         monkeypatch.setattr(linux, "cgroup_quota", lambda quota=quota: quota)
         assert linux.available_processors() == expected
+
+
+def test_ways_of_the_first_cache(tmp_path: Path) -> None:
+    for k, (level, kind, ways) in enumerate((("1", "Instruction", "4"), ("1", "Data", "12"),
+                                             ("2", "Unified", "16"))):  # fmt: skip
+        entry = tmp_path / f"index{k}"
+        entry.mkdir()
+        (entry / "level").write_text(level + "\n")
+        (entry / "type").write_text(kind + "\n")
+        (entry / "ways_of_associativity").write_text(ways + "\n")
+    assert linux.first_cache_ways(tmp_path) == 12
+    (tmp_path / "index1/ways_of_associativity").write_text("0\n")
+    assert linux.first_cache_ways.__wrapped__(tmp_path) == 8, "nothing to go by"

@@ -1,0 +1,61 @@
+"""Large reductions to few results, in two steps: parts of them side by side, then their sum.
+
+How a reduction falls into parts depends on its size alone, so results are the same for any number
+of threads.
+"""
+
+from __future__ import annotations
+
+from math import prod
+
+from ...ops.expr import Expr, load, reduce, var
+from ...ops.traverse import substitute, walk
+from .ir import Buffer
+from .pieces import Assignment, Piece, trip_count
+
+LEAST_WORK = 200_000  # elements to reduce for which two phases pay
+MOST_RESULTS = 4  # with more of them, each can be an item
+PARTS = 32
+
+
+def in_parts(piece: Piece, name: str) -> tuple[Piece, Piece, Buffer] | None:
+    """The piece as (one that reduces parts into a scratch buffer called `name`, one that makes its
+    results of that, the buffer), where it is a single large reduction that splits evenly."""
+    if len(piece.assignments) != 1 or prod(map(trip_count, piece.loops)) >= MOST_RESULTS:
+        return None
+    (target,) = piece.assignments
+    nodes = [n for n in walk(target.value) if n.op == "reduce"]
+    if len(nodes) != 1 or prod(map(trip_count, nodes[0].payload[1])) < LEAST_WORK:
+        return None
+    node = nodes[0]
+    if any(n.op == "select" and not nodes[0].free.isdisjoint(n.args[0].free)
+           for n in walk(target.value)):  # fmt: skip
+        return None  # it may have to stay unread
+    combine, over = node.payload
+    split = next((v for v in over if _parts(trip_count(v)) > 1), None)
+    if split is None or not node.free <= set(piece.loops):
+        return None
+    length, first = trip_count(split), split.payload[1]
+    count = _parts(length)
+    part, inside = var("part", count), var(split.payload[0], length // count)
+    rest = tuple(inside if v is split else v for v in over)
+    where = {split: part * (length // count) + inside + first}
+    flat: Expr = part
+    for v in piece.loops:
+        flat = flat * trip_count(v) + v
+    results = prod(map(trip_count, piece.loops))
+    scratch = Buffer(name, node.dtype, count * results, "scratch")
+    partial = reduce(combine, rest, substitute(node.args[0], where))
+    total = reduce(combine, (part,), load(scratch, (flat,), node.dtype))
+    return (
+        Piece((part, *piece.loops), (Assignment(scratch, flat, partial),)),
+        Piece(piece.loops, (
+            Assignment(target.buffer, target.offset, substitute(target.value, {node: total})),
+        )),
+        scratch,
+    )  # fmt: skip
+
+
+def _parts(n: int) -> int:
+    """The largest divisor of n up to PARTS."""
+    return next(k for k in range(min(PARTS, n), 0, -1) if n % k == 0)

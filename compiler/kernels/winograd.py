@@ -1,0 +1,435 @@
+"""Winograd convolution F(m x m, 3 x 3) on channel-blocked tensors.
+
+The result is cut into tiles of m x m places, counted through all images. With a = m + 2, a tile
+reads a x a inputs, and three steps compute it (`winograd_transforms.py` has the matrices):
+
+    V[xi, tile, c] = B^T d B           xi: one of the a * a places in the transformed tile
+    M[xi, tile, o] = sum_c V[xi, tile, c] * U[xi, c, o]
+    y = A^T M A                        plus bias and what else the group does
+
+The middle step is a * a matrix products by the micro-kernel that all contractions share; it takes
+(m + 2)^2 / (9 m^2) of the multiply-adds of a direct sum. The others are additions along lanes.
+V, M and U do not all fit into a cache. Where tiles are many, one phase takes some of them through
+all steps, so that V and M stay in the second cache (`phases` 1). Where they are few, weights are
+what takes time: every step is a phase of its own, and U is read once (`phases` 3).
+
+Padding is never read: tiles at the edges are gathered with zeros around what there is of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy.typing as npt
+
+from ...ops.expr import Expr, compare, const, index, load, logical_and, maximum, minimum, var
+from ...ops.types import f32
+from ..errors import LoweringError
+from ..graph.arrays import aligned_empty
+from ..graph.ir import Graph, Op
+from .compose import Indices
+from .conv_group import ConvGroup, Operands, conv_group, conv_results, formal
+from .device import Device
+from .epilogue import Params, inplace, lowered, place
+from .ir import (
+    Declare,
+    If,
+    Kernel,
+    Launch,
+    Local,
+    Phase,
+    Prepared,
+    Set,
+    Stmt,
+    Store,
+    loop,
+    seq,
+)
+from .microkernel import Level, MicroKernel, Panel, Rows, Segment, bind
+from .template import Config
+from .winograd_configs import Tiles, ranked, vectors_of
+from .winograd_transforms import applied, transformed_weights, transforms
+
+Array = npt.NDArray[Any]
+
+
+class _Writer:
+    """Writes the kernel of one problem for one config."""
+
+    def __init__(self, p: ConvGroup, device: Device, config: Config) -> None:
+        self.p, self.config = p, config
+        self.m: int = p.anchor.attr("winograd")
+        self.maps = transforms(self.m)
+        self.a = self.maps.size
+        self.points = self.a * self.a
+        self.all = Tiles.of(p, self.m)
+        self.lanes = device.lanes(p.dtype)
+        self.in_block = p.x.layout.block
+        self.in_blocks = -(-p.depth // self.in_block)
+        self.vectors = vectors_of(p, self.lanes)
+        self.nb, self.mr = config["nb"], config["mr"]
+        self.tiles = config["tiles"]  # taken through all steps together
+        self.share = config["vectors"]  # vectors of results that M holds
+        self.groups = self.vectors // self.share
+        self.panels, self.rest = divmod(self.share, self.nb)
+        self.params = Params(p.graph)
+        self.form = formal(p)
+        operands = Operands(p, self.params, self.form.channel)
+        self.x = self.params.read(p.anchor.reads[0])
+        m, lanes, nb, share = self.m, self.lanes, self.nb, self.share
+        weights = Prepared(
+            (p.anchor.reads[1],),
+            f"winograd m={m} lanes={lanes} blocks={nb} share={share} vectors={self.vectors}",
+            lambda w: pack_transformed(transformed_weights(w, m), lanes, nb, share, self.vectors),
+        )
+        self.u = self.params.prepared(
+            weights, p.dtype, self.points * p.depth * self.vectors * lanes
+        )
+        self.bias = None if p.bias is None else operands.vector(p.bias)
+        found = conv_results(p)
+        assert found is not None
+        self.stores = lowered(self.params, found, p.result, operands)
+        self.acc = load(p.result, self.form.at, p.dtype)
+        # Places in V and M lie an odd number of vectors apart: distances of powers of two would put
+        # all places of a tile into a few sets of the caches.
+        self.v_block = self.tiles * self.in_block
+        self.v_step = (self.in_blocks * self.tiles | 1) * self.in_block
+        self.m_step = (self.tiles | 1) * lanes
+        self.m_vector = self.points * self.m_step
+        self.v_each = self.points * self.v_step
+        self.m_each = self.share * self.m_vector
+        workers = self.shares if config["phases"] == 1 else 1
+        self.v = self.params.scratch(p.dtype, workers * self.v_each)
+        self.mm = self.params.scratch(p.dtype, workers * self.m_each)
+
+    # ---------------------------------------------------------------- inputs to V
+
+    def gather(self, v_base: Expr, block: Expr, tile: Expr, into: Expr) -> tuple[Stmt, ...]:
+        """V of one tile and one block of channels. tile: its number; into: its place in V."""
+        a, x, lanes = self.a, self.p.x, self.lanes
+        image_step, block_step, row_step, step = x.strides[:4]
+        height, width = x.dims[2:]
+        top, left = self.p.window.begin
+        located, image, row, column = self.all.locate(tile)
+        row, column = row - top, column - left
+        bound, base = bind("from", image * image_step + block * block_step
+                           + row * row_step + column * step)  # fmt: skip
+        inside = _all(
+            compare("le", 0, row), compare("le", row, height - a),
+            compare("le", 0, column), compare("le", column, width - a),
+        )  # fmt: skip
+        lane = var("l", self.in_block)
+        patch = Local("patch", self.p.dtype, (a, a), lanes)
+        line = Local("d", self.p.dtype, (a,), lanes)
+        half = Local("h", self.p.dtype, (a, a), lanes)
+        i, j = var("i", a), var("j", a)
+        zero = const(0, self.p.dtype)
+
+        def at(i: Expr | int, j: Expr | int) -> Expr:
+            return self.x[base + index_of(i) * row_step + index_of(j) * step + lane]
+
+        partial: tuple[Stmt, ...] = (
+            loop(i, (loop(j, (Set(patch, (i, j), zero),), "unroll"),), "unroll"),
+            loop(i, (
+                loop(j, (Set(patch, (i, j), at(i, j)),),
+                     lo=maximum(0 - column, 0), hi=minimum(width - column, a)),
+            ), lo=maximum(0 - row, 0), hi=minimum(height - row, a)),
+        )  # fmt: skip
+        body: list[Stmt] = [Declare(patch), Declare(half), If(inside, (), partial)]
+        for c in range(a):
+            body.append(Declare(line))
+            body.append(If(
+                inside,
+                tuple(Set(line, (index(r),), at(r, c)) for r in range(a)),
+                tuple(Set(line, (index(r),), patch[r, c]) for r in range(a)),
+            ))  # fmt: skip
+            held = Held(f"p{c}", self.p.dtype, lanes)
+            done = applied(self.maps.data, [line[r] for r in range(a)], held)
+            body += held.stmts
+            body += [Set(half, (index(r), index(c)), e) for r, e in enumerate(done)]
+        to = v_base + block * self.v_block + into * self.in_block
+        for r in range(a):
+            held = Held(f"q{r}", self.p.dtype, lanes)
+            done = applied(self.maps.data, [half[r, c] for c in range(a)], held)
+            body += held.stmts
+            body += [Store(self.v, to + (r * a + c) * self.v_step + lane, e)
+                     for c, e in enumerate(done)]  # fmt: skip
+        return (*located, *bound, loop(lane, body, "vector", lanes=lanes))
+
+    # ---------------------------------------------------------------- V and U to M
+
+    def multiply(
+        self, v_base: Expr, m_base: Expr, group: Expr, xi: Expr, panel: Expr, rows: Expr
+    ) -> tuple[Stmt, ...]:
+        """M at one point for all tiles and one panel of results. rows: register tiles of tiles."""
+        if not self.rest:
+            return self.panel(v_base, m_base, group, xi, panel, self.nb, rows)
+        last = self.panel(v_base, m_base, group, xi, index(self.panels), self.rest, rows)
+        if not self.panels:
+            return last
+        return (If(compare("lt", panel, self.panels),
+                   self.panel(v_base, m_base, group, xi, panel, self.nb, rows), last),)  # fmt: skip
+
+    def panel(
+        self, v_base: Expr, m_base: Expr, group: Expr, xi: Expr, panel: Expr, blocks: int,
+        rows: Expr,
+    ) -> tuple[Stmt, ...]:  # fmt: skip
+        depth, lanes, block = self.p.depth, self.lanes, self.in_block
+        micro = MicroKernel(self.p.dtype, lanes, (self.mr,), blocks, tag=str(blocks))
+        q = var("q", self.tiles // self.mr)
+        full, rest = divmod(depth, block)
+        segments = []
+        if full:
+            segments.append(Segment((Level(full, self.v_block), Level(block, 1))))
+        if rest:
+            segments.append(Segment((Level(rest, 1),), full * self.v_block, full * block))
+        a = Rows(self.v, v_base + xi * self.v_step + q * (self.mr * block), (block,))
+        first = ((group * self.points + xi) * self.share + panel * self.nb) * (depth * lanes)
+        b = Panel(self.u, first, blocks * lanes, far=True)
+        to = m_base + panel * (self.nb * self.m_vector) + xi * self.m_step + q * (self.mr * lanes)
+
+        def finish(r: Indices, j: Expr, lane: Expr, value: Expr) -> list[Store]:
+            return [Store(self.mm, to + j * self.m_vector + r[0] * lanes + lane, value)]
+
+        tile = (*micro.start(), *micro.accumulate(a, b, segments), micro.finish(finish))
+        return (loop(q, tile, hi=rows),)
+
+    # ---------------------------------------------------------------- M to results
+
+    def spread(
+        self, m_base: Expr, group: Expr, vector: Expr, tile: Expr, at: Expr
+    ) -> tuple[Stmt, ...]:
+        """The results of one tile and one vector of channels. at: the tile's place in M."""
+        a, m, lanes = self.a, self.m, self.lanes
+        height, width = self.p.y.dims[2:]
+        located, image, row, column = self.all.locate(tile)
+        lane = var("l", lanes)
+        channel = (group * self.share + vector) * lanes + lane
+        bound, base = bind("of", m_base + vector * self.m_vector + at * lanes)
+        half = Local("g", self.p.dtype, (m, a), lanes)
+        out = Local("y", self.p.dtype, (m, m), lanes)
+        cut = Local("z", self.p.dtype, (m, m), lanes)
+        body: list[Stmt] = [Declare(half), Declare(out)]
+        for c in range(a):
+            held = Held(f"s{c}", self.p.dtype, lanes)
+            source = [self.mm[base + (r * a + c) * self.m_step + lane] for r in range(a)]
+            done = applied(self.maps.result, [held(e) for e in source], held)
+            body += held.stmts
+            body += [Set(half, (index(r), index(c)), e) for r, e in enumerate(done)]
+        for r in range(m):
+            held = Held(f"t{r}", self.p.dtype, lanes)
+            done = applied(self.maps.result, [half[r, c] for c in range(a)], held)
+            body += held.stmts
+            body += [Set(out, (index(r), index(c)), e) for c, e in enumerate(done)]
+
+        def stores(i: Expr, j: Expr, value: Expr) -> list[Stmt]:
+            form = self.form
+            names = (*form.outer, form.channel, form.row, form.column)
+            actual = (image, channel, row + i, column + j)
+            swap = {v: e for v, e in zip(names, actual, strict=True) if v.op == "var"}
+            if self.bias is not None:
+                value = value + self.bias[channel]
+            return [place(s, {**swap, self.acc: value}) for s in self.stores]
+
+        whole = _all(compare("le", row, height - m), compare("le", column, width - m))
+        each = [x for r in range(m) for c in range(m)
+                for x in stores(index(r), index(c), out[r, c])]  # fmt: skip
+        i, j = var("i", m), var("j", m)
+        some: list[Stmt] = [Declare(cut)]
+        some += [Set(cut, (index(r), index(c)), out[r, c]) for r in range(m) for c in range(m)]
+        some.append(loop(i, (
+            loop(j, stores(i, j, cut[i, j]), hi=minimum(width - column, m)),
+        ), hi=minimum(height - row, m)))  # fmt: skip
+        body.append(If(whole, tuple(each), tuple(some)))
+        return (*located, *bound, loop(lane, body, "vector", lanes=lanes))
+
+    # ---------------------------------------------------------------- loops around it
+
+    @property
+    def batches(self) -> int:
+        """Sets of tiles that go through all steps together."""
+        return -(-self.all.count // self.tiles)
+
+    @property
+    def shares(self) -> int:
+        """Items of the one phase, each with a V and an M of its own."""
+        each = -(-self.batches // self.config["items"])
+        return -(-self.batches // each)
+
+    def together(self) -> list[Phase]:
+        """One phase: an item takes its tiles, batch by batch, through all steps."""
+        each = -(-self.batches // self.config["items"])
+        item = var("item", self.shares)
+        batch = var("s", self.batches)
+        first = batch * self.tiles
+        bound, count = bind("count", minimum(self.all.count - first, self.tiles))
+        rounds, rows = bind("rows", (count + (self.mr - 1)) // self.mr)
+        v_base, m_base = item * self.v_each, item * self.m_each
+        t, block = var("t", self.tiles), var("c", self.in_blocks)
+        g, xi, panel = var("g", self.groups), var("xi", self.points), var("p", self._panels)
+        vector = var("v", self.share)
+        body = seq(
+            bound, rounds,
+            loop(block, (loop(t, self.gather(v_base, block, first + t, t), hi=count),)),
+            loop(g, (
+                loop(xi, (loop(panel, self.multiply(v_base, m_base, g, xi, panel, rows)),)),
+                loop(vector, (
+                    loop(t, self.spread(m_base, g, vector, first + t, t), hi=count),
+                )),
+            )),
+        )  # fmt: skip
+        lo = item * each
+        return [Phase(item.payload[2], item, (
+            loop(batch, body, lo=lo, hi=minimum(lo + each, self.batches)),
+        ))]  # fmt: skip
+
+    @property
+    def _panels(self) -> int:
+        return self.panels + (self.rest > 0)
+
+    def apart(self) -> list[Phase]:
+        """Three phases, each over all tiles."""
+        zero, wanted = index(0), self.config["items"]
+        t = var("t", self.all.count)
+        block, vector = var("c", self.in_blocks), var("v", self.share)
+        rows = index(-(-self.all.count // self.mr))
+        unit = var("u", self.points * self._panels)
+        each = -(-unit.payload[2] // wanted)
+        item = var("item", -(-unit.payload[2] // each))
+        products = loop(
+            unit,
+            self.multiply(zero, zero, zero, unit // self._panels, unit % self._panels, rows),
+            lo=item * each, hi=minimum(item * each + each, unit.payload[2]),
+        )  # fmt: skip
+        return [
+            _shared(block, t, wanted, self.gather(zero, block, t, t)),
+            Phase(item.payload[2], item, (products,)),
+            _shared(vector, t, wanted, self.spread(zero, zero, vector, t, t)),
+        ]
+
+    def launch(self) -> Launch:
+        phases = self.together() if self.config["phases"] == 1 else self.apart()
+        params = self.params
+        kernel = Kernel(
+            Winograd.name, Winograd.version, tuple(sorted(self.config.items())),
+            params.buffers, tuple(phases), self.p.flops, params.traffic,
+            inplace(params, self.stores, (self.x,)),
+        )  # fmt: skip
+        return Launch(kernel, params.args, ())
+
+
+class Held:
+    """Collects values that are computed once, each in a local of its own."""
+
+    def __init__(self, tag: str, dtype: Any, lanes: int) -> None:
+        self.tag, self.dtype, self.lanes = tag, dtype, lanes
+        self.stmts: list[Stmt] = []
+        self._count = 0
+
+    def __call__(self, value: Expr) -> Expr:
+        if value.op == "load" and isinstance(value.payload, Local):
+            return value
+        self._count += 1
+        local = Local(f"{self.tag}_{self._count}", self.dtype, (), self.lanes)
+        self.stmts += [Declare(local), Set(local, (), value)]
+        return local.value
+
+
+def index_of(i: Expr | int) -> Expr:
+    return index(i) if isinstance(i, int) else i
+
+
+def _all(*conditions: Expr) -> Expr:
+    found = conditions[0]
+    for c in conditions[1:]:
+        found = logical_and(found, c)
+    return found
+
+
+def _shared(outer: Expr, inner: Expr, wanted: int, body: Sequence[Stmt]) -> Phase:
+    """A phase of about `wanted` items that share two loops: first the outer, then the inner."""
+    n, k = outer.payload[2], inner.payload[2]
+    parts = min(n, wanted)
+    per_part = -(-n // parts)
+    parts = -(-n // per_part)
+    slices = min(k, -(-wanted // parts))
+    per_slice = -(-k // slices)
+    slices = -(-k // per_slice)
+    item = var("item", parts * slices)
+    lo, start = item // slices * per_part, item % slices * per_slice
+    return Phase(parts * slices, item, (
+        loop(outer, (
+            loop(inner, body, lo=start, hi=minimum(start + per_slice, k)),
+        ), lo=lo, hi=minimum(lo + per_part, n)),
+    ))  # fmt: skip
+
+
+def pack_transformed(u: Array, lanes: int, blocks: int, share: int, vectors: int) -> Array:
+    """U [points, O, C] in the order in which it is read: groups of `share` vectors of results, in
+    each the points, in each panels of `blocks` vectors (the last may have fewer), in each C steps.
+    vectors: how many there are in all; lanes past the last channel are zero."""
+    points, _, c = u.shape
+    out = aligned_empty((points * c * vectors * lanes,), u.dtype)
+    whole = out.reshape(vectors // share, points, c * share * lanes)
+    for g in range(vectors // share):
+        for first in range(0, share, blocks):
+            width = min(blocks, share - first) * lanes
+            start = (g * share + first) * lanes
+            part = u[:, start : start + width].transpose(0, 2, 1)
+            at = first * lanes * c
+            into = whole[g, :, at : at + c * width].reshape(points, c, width)
+            into[:, :, : part.shape[2]] = part
+            into[:, :, part.shape[2] :] = 0
+    return out
+
+
+# --------------------------------------------------------------------------- the template
+
+
+class Winograd:
+    """Convolutions that a pass marked with the tile size of Winograd's algorithm, and the pointwise
+    ops behind them.
+
+    `flops` of its kernels is that of a direct sum, so that rates compare.
+
+    Config: tiles (that go through the steps together), mr, nb (tiles and vectors of results per
+    register tile), vectors (of results that M holds), phases (1 or 3), items.
+    """
+
+    name = "winograd"
+    version = 1
+
+    def matches(self, graph: Graph, ops: Sequence[Op], outputs: Sequence[str]) -> bool:
+        return _group(graph, ops, outputs) is not None
+
+    def space(
+        self, graph: Graph, ops: Sequence[Op], outputs: Sequence[str], device: Device
+    ) -> list[Config]:
+        return ranked(_require(graph, ops, outputs), device)
+
+    def default(
+        self, graph: Graph, ops: Sequence[Op], outputs: Sequence[str], device: Device
+    ) -> Config:
+        return ranked(_require(graph, ops, outputs), device)[0]
+
+    def instantiate(
+        self, graph: Graph, ops: Sequence[Op], outputs: Sequence[str], device: Device,
+        config: Config,
+    ) -> Launch:  # fmt: skip
+        return _Writer(_require(graph, ops, outputs), device, config).launch()
+
+
+def _group(graph: Graph, ops: Sequence[Op], outputs: Sequence[str]) -> ConvGroup | None:
+    p = conv_group(graph, ops, outputs)
+    if p is None or not p.anchor.attr("winograd"):
+        return None
+    return p if p.x.layout.is_blocked and p.dtype is f32 else None
+
+
+def _require(graph: Graph, ops: Sequence[Op], outputs: Sequence[str]) -> ConvGroup:
+    p = _group(graph, ops, outputs)
+    if p is None:
+        what = " + ".join(op.operator for op in ops)
+        raise LoweringError(f"the Winograd kernel does not compute {what}")
+    return p

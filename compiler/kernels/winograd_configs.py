@@ -1,0 +1,179 @@
+"""How Winograd kernels cut their work: tiles, register tiles, caches, threads."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from ...ops.expr import Expr, index
+from .conv_group import ConvGroup
+from .device import Device
+from .ir import Stmt
+from .microkernel import PIPELINE, bind, most_rows
+from .template import Config
+
+MOST_BLOCKS = 4  # vectors of results per register tile
+BATCH_ROUNDS = (1, 2, 4, 8)  # register tiles of tiles that go through the steps together
+ITEM_SLOTS = 50_000  # an item takes at least about 5 microseconds
+ITEMS_PER_THREAD = (2, 4)  # more share the work out better, fewer keep V and M in the cache
+PHASE_SLOTS = 8_000  # what threads wait for the last of them at the end of a phase
+PLACE_SLOTS = 9.0  # multiply-add slots that one place of a transformed tile takes, per vector
+LINE = 64  # bytes per cache line
+CACHE_SHARE = 0.6  # of the second cache is for V and M; U and the images pass through the rest
+STREAM_SLOTS = 10.0  # multiply-add slots between vectors of a panel that is streamed
+LINE_SLOTS = 3.0  # that a line of V or M takes beyond the second cache; prefetched U half of it
+PHASE_ITEMS = 8  # items per thread of each of three phases
+KEPT = 8  # configs of each schedule in the space
+
+
+@dataclass(frozen=True, slots=True)
+class Tiles:
+    """How the result of one group is cut. rows, columns: tiles per image along each axis."""
+
+    m: int
+    images: int
+    rows: int
+    columns: int
+
+    @classmethod
+    def of(cls, p: ConvGroup, m: int) -> Tiles:
+        height, width = p.y.dims[2:]
+        return cls(m, p.y.dims[0], -(-height // m), -(-width // m))
+
+    @property
+    def count(self) -> int:
+        return self.images * self.rows * self.columns
+
+    def locate(self, tile: Expr) -> tuple[tuple[Stmt, ...], Expr, Expr, Expr]:
+        """Statements that bind, and: a tile's image, and its first row and column of the result."""
+        made: list[Stmt] = []
+        found = []
+        each = self.rows * self.columns
+        row = tile // self.columns
+        for name, at, extent in (
+            ("image", tile // each, self.images),
+            ("row", row if self.images == 1 else row % self.rows, self.rows),
+            ("column", tile % self.columns, self.columns),
+        ):
+            new, value = bind(name, at) if extent > 1 else ((), index(0))
+            made += new
+            found.append(value)
+        image, row, column = found
+        return tuple(made), image, row * self.m, column * self.m
+
+
+def vectors_of(p: ConvGroup, lanes: int) -> int:
+    """Vectors of results, those of a last block past the last channel included."""
+    return -(-p.channels // p.block) * (p.block // lanes)
+
+
+@dataclass(frozen=True, slots=True)
+class _Costs:
+    """Estimates of one problem, in multiply-add slots of one core."""
+
+    p: ConvGroup
+    device: Device
+    tiles: Tiles
+
+    @property
+    def lanes(self) -> int:
+        return self.device.lanes(self.p.dtype)
+
+    @property
+    def points(self) -> int:
+        return (self.tiles.m + 2) ** 2
+
+    @property
+    def vectors(self) -> int:
+        return vectors_of(self.p, self.lanes)
+
+    def products(self, tiles: int, mr: int, nb: int) -> float:
+        """All products for so many tiles. The first register tile that meets a panel of U waits
+        for it; the others find it in a cache."""
+        rounds = -(-tiles // mr)
+        busy = max(mr * nb, PIPELINE + nb)
+        slots = max(busy, STREAM_SLOTS * nb) + (rounds - 1) * busy
+        slots += rounds * (0.1 * mr + 0.2 * nb)
+        return self.points * self.p.depth * (self.vectors / nb) * slots
+
+    def additions(self, tiles: int) -> float:
+        """The transforms of so many tiles."""
+        inputs = -(-self.p.depth // self.lanes)
+        return self.points * tiles * (inputs + self.vectors) * PLACE_SLOTS
+
+    def lines(self, elements: float) -> float:
+        return elements * self.p.dtype.bytes / LINE * LINE_SLOTS
+
+    @property
+    def weights(self) -> int:
+        """Elements of U."""
+        return self.points * self.p.depth * self.vectors * self.lanes
+
+    def together(self, config: Config) -> float:
+        """Everything in one phase, until the last thread is done."""
+        tiles, nb, share = config["tiles"], config["nb"], config["vectors"]
+        batches = -(-self.tiles.count // tiles)
+        each = -(-batches // config["items"])
+        shares = -(-batches // each)
+        v, m = self.points * tiles * self.p.depth, self.points * tiles * share * self.lanes
+        far = self.weights / 2 + (v + m) / each  # the first batch of an item finds V and M cold
+        if v + m > CACHE_SHARE * self.device.l2_bytes / self.p.dtype.bytes:
+            passes = self.vectors // share
+            far += v * (1 + passes) + 2 * m * passes
+        rest = self.tiles.count - (batches - 1) * tiles
+        whole, last = (
+            self.products(t, config["mr"], nb) + self.additions(t) + self.lines(far)
+            for t in (tiles, rest)
+        )
+        busy = [0.0] * self.device.threads
+        for k in range(shares):  # the thread that is free first takes the next item
+            mine = min(each, batches - k * each)
+            first = busy.index(min(busy))
+            busy[first] += mine * whole + (last - whole if k == shares - 1 else 0)
+        return max(busy)
+
+    def apart(self, config: Config) -> float:
+        """Three phases, shared out evenly."""
+        count = self.tiles.count
+        far = self.weights / 2 + 3 * self.points * count * (self.p.depth + self.p.channels)
+        total = self.products(count, config["mr"], config["nb"]) + self.additions(count)
+        return (total + self.lines(far)) / self.device.threads + 3 * PHASE_SLOTS
+
+
+def ranked(p: ConvGroup, device: Device) -> list[Config]:
+    """Configs worth trying, the one with the least estimate first, both schedules among them."""
+    costs = _Costs(p, device, Tiles.of(p, p.anchor.attr("winograd")))
+    count, vectors, threads = costs.tiles.count, costs.vectors, device.threads
+    one: list[tuple[float, Config]] = []
+    three: list[tuple[float, Config]] = []
+    for mr, nb in _register_tiles(count, vectors, device):
+        rounds = -(-count // mr)
+        worth = max(1, int(costs.products(count, mr, nb) / ITEM_SLOTS))
+        config = {"tiles": rounds * mr, "mr": mr, "nb": nb, "vectors": vectors, "phases": 3,
+                  "items": min(threads * PHASE_ITEMS, worth)}  # fmt: skip
+        three.append((costs.apart(config), config))
+        for n in dict.fromkeys((*(r for r in BATCH_ROUNDS if r < rounds), rounds)):
+            batches = -(-rounds // n)
+            items = [1] if threads == 1 else [threads * k for k in ITEMS_PER_THREAD]
+            for wanted in dict.fromkeys(min(i, batches, worth) for i in items):
+                for share in dict.fromkeys((nb, 4 * nb, vectors)):
+                    if vectors % share == 0:
+                        config = {"tiles": n * mr, "mr": mr, "nb": nb, "vectors": share,
+                                  "phases": 1, "items": wanted}  # fmt: skip
+                        one.append((costs.together(config), config))
+    best = sorted(one, key=_estimate)[:KEPT] + sorted(three, key=_estimate)[:KEPT]
+    return [c for _, c in sorted(best, key=_estimate)]
+
+
+def _estimate(found: tuple[float, Config]) -> float:
+    return found[0]
+
+
+def _register_tiles(count: int, vectors: int, device: Device) -> Iterator[tuple[int, int]]:
+    """(tiles, vectors of results): the largest, and one that divides the tiles evenly."""
+    for nb in range(1, min(vectors, MOST_BLOCKS) + 1):
+        limit = most_rows(nb, device.registers - 1)  # one more has a load under way
+        if vectors % nb or limit < 1:
+            continue
+        even = -(-count // -(-count // limit))
+        yield from ((mr, nb) for mr in dict.fromkeys((min(limit, count), even)))

@@ -1,0 +1,109 @@
+"""The page of results, and that the one in docs/ is what the committed results say."""
+
+from __future__ import annotations
+
+import json
+import math
+from typing import Any
+
+import pytest
+
+from .scripts import script
+
+report = script("report")
+
+ABOUT = {"machine": "M", "system": "S", "python": "3", "date": "2026-01-01", "commit": "abc",
+         "seconds": 1.0, "foreign_processors": 0.25}  # fmt: skip
+
+
+def run(model: str, ours: float, peers: dict[str, Any], **more: Any) -> dict[str, Any]:
+    """A result in which a peer is (seconds, speedup), and perhaps the part that differs."""
+    found = {
+        p: {"median_seconds": x[0], "speedup": x[1], "differing": x[2] if len(x) > 2 else 0.0,
+            "version": "9"}
+        for p, x in peers.items()
+    }  # fmt: skip
+    return {"model": model, "batch": 1, "threads": 2, "about": ABOUT, "peers": found,
+            "latency": {"median_seconds": ours, "spread": 0.01}, "unavailable": {},
+            **more}  # fmt: skip
+
+
+def page(*runs: dict[str, Any]) -> str:
+    text: str = report.page({"latency": list(runs), "processes": []}, "r.json")
+    return text
+
+
+def row(text: str, name: str) -> list[str]:
+    """The cells of the last table row that begins so."""
+    lines = [x for x in text.splitlines() if x.startswith(f"| {name} |")]
+    return [c.strip() for c in lines[-1].strip("|").split("|")]
+
+
+def test_the_page_is_what_the_script_makes_of_the_committed_results() -> None:
+    data = json.loads(report.DEFAULT.read_text())
+    assert report.PAGE.read_text(encoding="utf-8") == report.page(data, report.DEFAULT.name), (
+        "docs/performance.md is stale: run benchmarks/report.py"
+    )
+
+
+def test_the_best_peer_is_the_one_with_the_smallest_ratio() -> None:
+    text = page(run("a", 2e-3, {"onnxruntime": (3e-3, 1.5), "openvino": (2.4e-3, 1.2)}))
+    assert row(text, "a") == ["a", "2.00 ±1%", "3.00 (1.50x)", "2.40 (1.20x)", "**1.20x**"]
+
+
+def test_runs_against_other_peers_join_one_row() -> None:
+    first = run("a", 2e-3, {"onnxruntime": (3e-3, 1.5), "openvino": (4e-3, 2.0)})
+    second = run("a", 9e-3, {"torch": (9.9e-3, 1.1)})
+    assert row(page(first, second), "a")[1:] == [
+        "2.00 ±1%", "3.00 (1.50x)", "4.00 (2.00x)", "9.90 (1.10x)", "**1.10x**",
+    ]  # fmt: skip
+
+
+def test_means_are_geometric_and_held_out_models_are_marked() -> None:
+    text = page(run("a", 1e-3, {"openvino": (1e-3, 1.0)}),
+                run("b", 1e-3, {"openvino": (4e-3, 4.0)}),
+                run("segnet", 1e-3, {"openvino": (1e-3, 0.5)}))  # fmt: skip
+    assert row(text, "*mean*")[-1] == "**2.00x**"
+    assert row(text, "*mean, held out*")[-1] == "**0.50x**"
+    assert row(text, "*mean of all*")[-1] == f"**{(1 * 4 * 0.5) ** (1 / 3):.2f}x**"
+    assert row(text, r"segnet\*")[-1] == "**0.50x**"
+    # batch, threads, models, of which faster than all peers, mean
+    assert row(text, "1")[:5] == ["1", "2", "3", "2", "1.26x"]
+
+
+def test_a_peer_that_computes_something_else_is_no_peer() -> None:
+    text = page(run("a", 2e-3, {"onnxruntime": (1e-3, 0.5, 0.9), "openvino": (4e-3, 2.0)}))
+    assert row(text, "a")[2:] == ["-", "4.00 (2.00x)", "**2.00x**"]
+    assert "* a, onnxruntime: computes something else: 90% of the outputs differ" in text
+
+
+def test_what_could_not_be_measured_says_why() -> None:
+    text = page(
+        run("a", 2e-3, {}, unavailable={"ncnn": "no | <layer>"}),
+        {"model": "b", "batch": 1, "threads": 2, "about": ABOUT, "error": "broke", "peers": {},
+         "unavailable": {}},
+    )  # fmt: skip
+    assert "* a, ncnn: no  layer" in text and "* b: broke" in text
+    assert row(text, "a")[-1] == "**-**"
+
+
+def test_seconds_and_memory_of_processes() -> None:
+    cost = {"first_result_seconds": 1.5, "peak_bytes": 3 << 20}
+    found = {"model": "a", "batch": 1, "threads": 2, "contestant": "tilewright", "about": ABOUT,
+             "cold": cost, "warm": cost | {"first_result_seconds": 0.25}}  # fmt: skip
+    lost = found | {"contestant": "ncnn", "error": "x"}
+    del lost["cold"]
+    text = report.page({"latency": [run("a", 1e-3, {})], "processes": [found, lost]}, "r.json")
+    assert row(text, "a") == ["a", "1.50, 0.25; 3", "-"]
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(0.1234567, "123"), (0.01234, "12.3"), (0.001, "1.00"), (1e-5, "0.010")]
+)
+def test_three_digits(seconds: float, text: str) -> None:
+    assert report.ms(seconds) == text
+
+
+def test_no_ratio() -> None:
+    assert report.ratio(math.nan) == "-"
+    assert math.isnan(report.mean([]))
