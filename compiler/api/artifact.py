@@ -88,9 +88,11 @@ def is_artifact(path: str | os.PathLike[str]) -> bool:
 def write(path: str | os.PathLike[str], c: Compilation) -> None:
     """Save a compilation. The file appears whole or not at all; an older one is replaced.
 
-    Raises ArtifactError when it cannot be written, LoweringError when code has to be built again
-    and does not build.
+    Raises ArtifactError when it cannot be written, ModelError when the model's file changed since,
+    LoweringError when code has to be built again and does not build.
     """
+    for blob in c.graph.blobs.values():
+        blob.check()
     target = Path(path)
     partial = target.with_name(f".{target.name}.{os.getpid()}.partial")
     try:
@@ -111,14 +113,15 @@ def write(path: str | os.PathLike[str], c: Compilation) -> None:
 def _archive(f: IO[bytes], c: Compilation) -> None:
     with zipfile.ZipFile(f, "w", zipfile.ZIP_STORED) as z:
         constants = []
-        for k, name in enumerate(n for n, b in c.graph.blobs.items() if b.value is not None):
+        for k, name in enumerate(n for n, b in c.graph.blobs.items() if b.is_constant):
             file = f"constants/{k:05d}.npy"
-            blob = c.graph.blobs[name]
-            assert blob.value is not None
-            splat = _is_splat(blob.value)
-            _add_array(z, file, blob.value.reshape(-1)[:1] if splat else blob.value)
+            value = c.graph.blobs[name].value
+            assert value is not None
+            splat = _is_splat(value)
+            _add_array(z, file, value.reshape(-1)[:1] if splat else value)
             constants.append({"name": name, "file": file,
-                              "splat": list(blob.value.shape) if splat else None})  # fmt: skip
+                              "splat": list(value.shape) if splat else None})  # fmt: skip
+            c.graph.blobs[name].release()
         objects = []
         for name, key, code in _objects(c):
             file = f"objects/{name}.o"

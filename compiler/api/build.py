@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 from ..codegen.cpu.target import CpuTarget
 from ..graph.ir import Graph
@@ -13,6 +14,7 @@ from ..kernels.select import select
 from ..options import Options
 from ..passes.base import Fuel, Stage, run_pipeline
 from ..passes.pipeline import cpu_pipeline
+from ..runtime.constants import prepare
 from ..runtime.linux import first_cache_ways
 from ..runtime.objects import load as load_objects
 from ..runtime.program import Program, plan_memory
@@ -38,7 +40,7 @@ class Stopwatch:
 def device_of(target: CpuTarget, chosen: Options) -> Device:
     """The target as kernel templates see it. Raises OptionError for a bad TILEWRIGHT_THREADS."""
     threads = chosen.threads or default_threads()
-    return Device(target.vector_bits // 8, target.vector_registers, threads,
+    return Device(target.vector_bits // 8, target.tile_registers, threads,
                   l1_ways=first_cache_ways())  # fmt: skip
 
 
@@ -68,10 +70,14 @@ def link(
         if progress is not None:
             progress("kernels", done, total)
 
-    objects = load_objects((x.kernel for x in c.launches), c.target, store, report)
-    t_objects = watch.lap()
     threads = device_of(c.target, c.options).threads
-    program = Program(c.graph, c.launches, c.plan, objects, threads, c.options.poison)
+    with ThreadPoolExecutor(1) as beside:  # neither side holds the interpreter for long
+        constants = beside.submit(prepare, c.graph, c.launches, threads)
+        objects = load_objects((x.kernel for x in c.launches), c.target, store, report)
+        t_objects = watch.lap()
+        program = Program(
+            c.graph, c.launches, c.plan, objects, constants.result(), threads, c.options.poison
+        )
     stats = CompileStats(
         read, passes, kernels, t_objects, watch.lap(), objects.built, objects.total
     )

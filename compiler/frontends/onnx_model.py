@@ -77,6 +77,9 @@ class OnnxModel:
         compiled, GraphError naming the node whose inputs do not fit.
         """
         label = self._parsed.label
+        if self._parsed.file is not None:
+            self._parsed.file.check()
+        self._files.check()
         types = bind(self.inputs, shapes or {}, label)
         importer = Importer(self._parsed.model, label, self._files, self._opsets)
         wanted = [v.name for v in self.outputs] if outputs is None else list(outputs)

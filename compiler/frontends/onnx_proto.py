@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import io
 import os
 import sys
 from collections.abc import Iterable, Iterator, Mapping
@@ -11,9 +10,10 @@ from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from types import ModuleType
-from typing import Any, BinaryIO
+from typing import Any
 
 from ..errors import ModelError
+from ..graph.mapped import MappedFile, contents
 from .onnx_wire import Array, Split, split
 
 Message = Any  # protobuf builds its classes at run time: there is nothing to name statically
@@ -47,24 +47,25 @@ def messages() -> ModuleType:
 class Parsed:
     """A model message, what to call it in errors, and the folder that its external data lies in
     (None for a model that came from memory). tensors: the bytes of initializers, by position, that
-    the message does not hold itself."""
+    the message does not hold itself. file: where those bytes lie if not in memory."""
 
     model: Message
     label: str
     folder: Path | None
     tensors: Mapping[int, Array] = field(default_factory=dict)
+    file: MappedFile | None = None
 
 
 def parse(source: Source) -> Parsed:
     """Read and parse a model. Raises ModelError when it cannot be read or is not an ONNX model."""
     if isinstance(source, (bytes, bytearray, memoryview)):
-        return _parse(io.BytesIO(source), "the model", None)
+        return _parse(bytes(source), "the model", None)
     if isinstance(source, (str, os.PathLike)):
         path = Path(source)
         label = f"model file {str(path)!r}"
         try:
             with path.open("rb") as file:
-                return _parse(file, label, path.parent)
+                return _parse(contents(file, label), label, path.parent)
         except (OSError, ValueError) as e:
             reason = e.strerror if isinstance(e, OSError) and e.strerror else str(e)
             raise ModelError(f"{label} cannot be read: {reason}") from e
@@ -75,9 +76,10 @@ def parse(source: Source) -> Parsed:
     )
 
 
-def _parse(file: BinaryIO, label: str, folder: Path | None) -> Parsed:
-    parts = split(file)
-    return Parsed(_decode(parts, label), label, folder, parts.tensors)
+def _parse(data: bytes | MappedFile, label: str, folder: Path | None) -> Parsed:
+    parts = split(data)
+    file = data if isinstance(data, MappedFile) else None
+    return Parsed(_decode(parts, label), label, folder, parts.tensors, file)
 
 
 def _decode(parts: Split, label: str) -> Message:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import mmap
 import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -18,6 +17,7 @@ import numpy.typing as npt
 from ...ops import types as t
 from ...ops.types import DType, TensorType
 from ..errors import ModelError
+from ..graph.mapped import MappedFile, contents
 from .onnx_proto import Message
 
 Array = npt.NDArray[Any]
@@ -96,7 +96,7 @@ class ExternalFiles:
     """The files that a model keeps tensors in. Only files inside the model's folder are opened."""
 
     folder: Path | None
-    _maps: dict[Path, mmap.mmap | bytes] = field(default_factory=dict, repr=False)
+    _maps: dict[Path, MappedFile | bytes] = field(default_factory=dict, repr=False)
 
     @cached_property
     def _root(self) -> Path:
@@ -112,18 +112,21 @@ class ExternalFiles:
             )
         return memoryview(data)[offset : offset + length]
 
+    def check(self) -> None:
+        """Raises ModelError when a file was written to since it was opened."""
+        for data in self._maps.values():
+            if isinstance(data, MappedFile):
+                data.check()
+
     def size(self, location: str, what: str) -> int:
         return len(self._open(location, what))
 
-    def _open(self, location: str, what: str) -> mmap.mmap | bytes:
+    def _open(self, location: str, what: str) -> MappedFile | bytes:
         path = self._resolve(location, what)
         if path not in self._maps:
             try:
                 with path.open("rb") as file:
-                    empty = os.fstat(file.fileno()).st_size == 0
-                    self._maps[path] = (
-                        b"" if empty else mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-                    )
+                    self._maps[path] = contents(file, f"external data file {location!r}")
             except (OSError, ValueError) as e:
                 raise ModelError(
                     f"{what}: external data file {location!r} cannot be read: {e}"

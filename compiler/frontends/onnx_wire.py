@@ -1,7 +1,7 @@
 """Takes the large tensors out of a serialized model before protobuf parses the rest.
 
 Weights are nearly all bytes of a model. protobuf would copy them into its message, and once more
-when the field is read; here they are read once, to where they stay. Of the wire format
+when the field is read; here they stay where they are, in the mapped file. Of the wire format
 (https://protobuf.dev/programming-guides/encoding) only the path to them is walked: the graph of the
 model (field 7), its initializers (field 5), their raw_data (field 9). Whatever looks odd on that
 path is left to protobuf as it is, which then says what is wrong.
@@ -9,15 +9,14 @@ path is left to protobuf as it is, which then says what is wrong.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, BinaryIO, Final
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
 
-from ..graph.arrays import aligned_empty, freeze
+from ..graph.mapped import MappedFile
 
 Array = npt.NDArray[Any]
 LARGE: Final = 1 << 14
@@ -52,58 +51,57 @@ class _OddError(Exception):
     """The bytes are no message, or one that this module does not understand."""
 
 
-def split(file: BinaryIO) -> Split:
-    """Read a serialized model from a seekable file. Raises OSError."""
-    size = file.seek(0, os.SEEK_END)
+def split(data: bytes | MappedFile) -> Split:
+    """Split a serialized model; the tensors are views of it."""
+    size = len(data)
     try:
-        return _split(file, size)
+        return _split(data, size)
     except _OddError:
-        return Split(size, _read(file, 0, size), {})
+        return Split(size, data[:], {})
 
 
-def _split(file: BinaryIO, size: int) -> Split:
-    graphs = [f for f in _fields(file, 0, size) if f.number == _GRAPH]
+def _split(data: bytes | MappedFile, size: int) -> Split:
+    graphs = [f for f in _fields(data, 0, size) if f.number == _GRAPH]
     if len(graphs) != 1 or graphs[0].wire != _LENGTH:
         raise _OddError
     graph = graphs[0]
     kept: list[bytes] = []
     tensors: dict[int, Array] = {}
     position, done = 0, graph.start
-    for f in _fields(file, graph.start, graph.stop):
+    for f in _fields(data, graph.start, graph.stop):
         if f.number != _INITIALIZER:
             continue
-        raw = _raw_data(file, f)
+        raw = _raw_data(data, f)
         if raw is not None:
-            tensors[position] = _array(file, raw.start, raw.stop - raw.start)
-            front = _read(file, f.start, raw.at - f.start)
-            back = _read(file, raw.stop, f.stop - raw.stop)
-            kept += [_read(file, done, f.at - done), _encoded(_INITIALIZER, front + back)]
+            tensors[position] = np.frombuffer(data, np.uint8, raw.stop - raw.start, raw.start)
+            front = _bytes(data, f.start, raw.at)
+            back = _bytes(data, raw.stop, f.stop)
+            kept += [_bytes(data, done, f.at), _encoded(_INITIALIZER, front + back)]
             done = f.stop
         position += 1
     if not tensors:
         raise _OddError
-    kept.append(_read(file, done, graph.stop - done))
-    before, behind = _read(file, 0, graph.at), _read(file, graph.stop, size - graph.stop)
+    kept.append(_bytes(data, done, graph.stop))
+    before, behind = _bytes(data, 0, graph.at), _bytes(data, graph.stop, size)
     return Split(size, before + _encoded(_GRAPH, b"".join(kept)) + behind, tensors)
 
 
-def _raw_data(file: BinaryIO, tensor: _Field) -> _Field | None:
+def _raw_data(data: bytes | MappedFile, tensor: _Field) -> _Field | None:
     """The raw data of an initializer if it is large."""
     if tensor.wire != _LENGTH:
         raise _OddError
     if tensor.stop - tensor.start < LARGE:
         return None
-    found = [f for f in _fields(file, tensor.start, tensor.stop) if f.number == _RAW_DATA]
+    found = [f for f in _fields(data, tensor.start, tensor.stop) if f.number == _RAW_DATA]
     if len(found) != 1 or found[0].wire != _LENGTH or found[0].stop - found[0].start < LARGE:
         return None
     return found[0]
 
 
-def _fields(file: BinaryIO, at: int, end: int) -> Iterator[_Field]:
+def _fields(data: bytes | MappedFile, at: int, end: int) -> Iterator[_Field]:
     """The fields of the message at bytes at..end, without those inside them."""
     while at < end:
-        file.seek(at)
-        head = file.read(min(20, end - at))  # a tag and a length take at most ten bytes each
+        head = _bytes(data, at, min(at + 20, end))  # a tag and a length take at most ten bytes each
         tag, n = _varint(head, 0)
         wire = tag & 7
         if wire == _VARINT:
@@ -145,17 +143,5 @@ def _encoded(number: int, contents: bytes) -> bytes:
     return bytes(out) + contents
 
 
-def _read(file: BinaryIO, at: int, count: int) -> bytes:
-    file.seek(at)
-    data = file.read(count)
-    if len(data) != count:
-        raise OSError("the file became shorter while it was read")
-    return data
-
-
-def _array(file: BinaryIO, at: int, count: int) -> Array:
-    file.seek(at)
-    out = aligned_empty((count,), np.uint8)
-    if file.readinto(out.data) != count:  # type: ignore[attr-defined]
-        raise OSError("the file became shorter while it was read")
-    return freeze(out)
+def _bytes(data: bytes | MappedFile, start: int, stop: int) -> bytes:
+    return data[start:stop] if isinstance(data, bytes) else data.read_at(start, stop)

@@ -24,7 +24,7 @@ from ...ops.operator import REGISTRY
 from ...ops.operator import get as get_operator
 from ...ops.types import ROW_MAJOR, DType, Layout, TensorType, dtype_of, f32
 from ..errors import GraphError
-from .ir import Blob, Graph, Inside, Op, Role
+from .ir import Blob, Deferred, Graph, Inside, Op, Role
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,9 +132,12 @@ class GraphBuilder:
         self.inputs.append(name)
         return value
 
-    def constant(self, value: npt.ArrayLike, name: str = "") -> Value:
+    def constant(self, value: npt.ArrayLike | Deferred, name: str = "") -> Value:
         """A constant array; float64 Python numbers become float32 unless given as a numpy array.
         Arrays that may still be written to are copied."""
+        if isinstance(value, Deferred):
+            kind = TensorType(dtype_of(value.dtype), value.shape)
+            return self.add_blob(Blob(self.fresh(name or "c"), kind, Role.CONSTANT, value))
         array = np.asarray(value)
         if not isinstance(value, (np.ndarray, np.generic)) and array.dtype == np.float64:
             array = array.astype(np.float32)
@@ -374,6 +377,6 @@ def rename_blobs(g: Graph, names: Mapping[str, str]) -> Graph:
         return None if inside is None else Inside(new(inside.blob), inside.start)
 
     blobs = {
-        new(n): Blob(new(n), b.type, b.role, b.value, moved(b.inside)) for n, b in g.blobs.items()
+        new(n): Blob(new(n), b.type, b.role, b.content, moved(b.inside)) for n, b in g.blobs.items()
     }
     return Graph(g.name, tuple(map(new, g.inputs)), tuple(map(new, g.outputs)), ops, blobs)

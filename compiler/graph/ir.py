@@ -8,7 +8,7 @@ a graph: they build another one (`builder.py`), sharing blobs and constants.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from enum import Enum
 from functools import cached_property
@@ -20,6 +20,8 @@ import numpy.typing as npt
 from ...ops.operator import Operator, Trait
 from ...ops.operator import get as get_operator
 from ...ops.types import TensorType
+from .arrays import freeze
+from .mapped import file_of
 
 Array = npt.NDArray[Any]
 
@@ -44,15 +46,61 @@ class Inside:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class Deferred:
+    """A constant that is computed whenever it is asked for, and not kept.
+
+    Weights are nearly all of a model's memory. A pass that changes them says how, so that they are
+    read, changed and packed for their kernel one at a time. sources: the constants that it reads.
+    make: its array, row-major.
+    """
+
+    dtype: np.dtype[Any]
+    shape: tuple[int, ...]
+    sources: tuple[Blob, ...]
+    make: Callable[[], Array] = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class Blob:
-    """A named value. Constants hold their array (row-major, read-only). inside: where its memory
-    is, if it is a part of another blob."""
+    """A named value. Constants hold their array (row-major, read-only), or how to compute it.
+    inside: where its memory is, if it is a part of another blob."""
 
     name: str
     type: TensorType
     role: Role = Role.INTERMEDIATE
-    value: Array | None = None
+    content: Array | Deferred | None = None
     inside: Inside | None = None
+
+    @property
+    def is_constant(self) -> bool:
+        return self.content is not None
+
+    @property
+    def value(self) -> Array | None:
+        """The array; a deferred one is computed now."""
+        if isinstance(self.content, Deferred):
+            return freeze(self.content.make())
+        return self.content
+
+    def release(self) -> None:
+        """Give back memory that can be had again: what was read of files. Arrays stay valid."""
+        if isinstance(self.content, Deferred):
+            for blob in self.content.sources:
+                blob.release()
+        elif self.content is not None:
+            file = file_of(self.content)
+            if file is not None:
+                file.release(self.content)
+
+    def check(self) -> None:
+        """Raises ModelError when the file that a constant lies in was written to since."""
+        if isinstance(self.content, Deferred):
+            for blob in self.content.sources:
+                blob.check()
+        elif self.content is not None:
+            file = file_of(self.content)
+            if file is not None:
+                file.check()
 
     def digest(self) -> str:
         """A short content hash of a constant's bytes."""
@@ -158,7 +206,7 @@ class Graph:
         return tuple(tuple(v) for v in table.values())
 
     def is_constant(self, blob: str | None) -> bool:
-        return blob is not None and self.blobs[blob].value is not None
+        return blob is not None and self.blobs[blob].is_constant
 
     def structural_key(self) -> str:
         """A hash of the structure, types, attributes and constants; blob and node names do not

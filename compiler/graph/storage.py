@@ -30,7 +30,7 @@ def is_view(graph: Graph, op: Op) -> bool:
         return False
     old, new = graph.blobs[source], graph.blobs[out]
     blocked = old.type.layout.is_blocked or new.type.layout.is_blocked
-    return old.value is None and old.type.is_dense and not blocked and new.inside is None
+    return not old.is_constant and old.type.is_dense and not blocked and new.inside is None
 
 
 def needs_no_code(graph: Graph, ops: Sequence[Op]) -> bool:

@@ -52,7 +52,7 @@ def to_text(graph: Graph) -> str:
     lines = [*_dims(graph), *_header(graph)]
     for b in graph.blobs.values():
         if b.role in _KEYWORD:
-            value = f" = {_array(b)}" if b.value is not None else ""
+            value = f" = {_array(b)}" if b.is_constant else ""
             name = f"@{quote(b.name)}: {format_type(b.type)}"
             lines.append(f"  {_KEYWORD[b.role]} {name}{value}")
     runs = [(g, list(ops)) for g, ops in groupby(graph.ops, key=lambda op: op.group)]

@@ -85,13 +85,13 @@ class _Verifier:
         if layout.is_part != (blob.inside is not None):
             why = "is a part of nothing" if layout.is_part else "is in a blob, but is no part"
             raise self.fail(f"{what()} {why}")
-        if blob.value is None:
+        x = blob.content
+        if x is None:
             if blob.role in _WITH_VALUE:
                 raise self.fail(f"{what()} has no array")
             return
         if blob.role not in (*_WITH_VALUE, Role.STATE):
             raise self.fail(f"{what()} has an array, which only constants and state may have")
-        x = blob.value
         if x.dtype != blob.type.dtype.numpy or x.shape != blob.type.shape:
             raise self.fail(f"{what()} holds an array {x.dtype}{list(x.shape)}")
 
@@ -108,7 +108,7 @@ class _Verifier:
             raise self.fail(f"{where}: only intermediate results may be parts")
         joined = part.name in (g.producer[whole.name].reads if whole.name in g.producer else ())
         cut = whole.name in g.producer[part.name].reads
-        if not (joined or cut) or whole.value is not None:
+        if not (joined or cut) or whole.is_constant:
             raise self.fail(f"{where}: neither is made of the other")
         a, layout, start = t.layout.along, t.layout, part.inside.start
         same = (t.dtype, layout.order, t.rank) == (w.dtype, w.layout.order, w.rank)

@@ -276,7 +276,7 @@ def memory_seconds(w: Work, near: MemoryLevel, constants: MemoryLevel) -> float:
 def _is_constant(graph: Graph, arg: str | Prepared | None) -> bool:
     if isinstance(arg, Prepared):
         return True
-    return arg is not None and graph.blobs[arg].value is not None
+    return arg is not None and graph.blobs[arg].is_constant
 
 
 def of_limit(rows: Iterable[ProfileRow]) -> float:

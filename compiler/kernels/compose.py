@@ -13,7 +13,7 @@ from ...ops.operator import Elementwise, TensorArg
 from ...ops.traverse import substitute, transform
 from ...ops.types import bf16
 from ..errors import LoweringError
-from ..graph.ir import Array, Graph, Op
+from ..graph.ir import Array, Blob, Deferred, Graph, Op
 
 Indices = tuple[Expr, ...]
 
@@ -39,8 +39,9 @@ class Composer:
     def _element(self, blob: str, at: Indices) -> Expr:
         b = self.graph.blobs[blob]
         if blob not in self.inside:
-            if b.value is not None and is_one_element(b.value) and b.type.dtype is not bf16:
-                return const(b.value[(0,) * b.value.ndim].item(), b.type.dtype)
+            one = only_element(b)
+            if one is not None and b.type.dtype is not bf16:
+                return const(one.item(), b.type.dtype)
             return load(blob, at, b.type.dtype)
         formal, body = self._body(blob)
         return substitute(body, dict(zip(formal, at, strict=True)))
@@ -86,9 +87,12 @@ class Composer:
         return transform(body, visit)
 
 
-def is_one_element(value: Array) -> bool:
-    """One element, or a view that repeats one."""
-    return value.size == 1 or (value.size > 0 and not any(value.strides))
+def only_element(blob: Blob) -> Array | None:
+    """What a constant has in all places, as an array of rank 0; None where that is not plain."""
+    x = blob.content
+    if x is None or not blob.type.size or isinstance(x, Deferred):
+        return None
+    return x[(0,) * x.ndim].reshape(()) if x.size == 1 or not any(x.strides) else None
 
 
 def fresh(dims: tuple[int, ...], tag: str) -> Indices:

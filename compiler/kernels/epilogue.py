@@ -39,7 +39,7 @@ class Params:
 
     def read(self, blob: str) -> Buffer:
         b = self.graph.blobs[blob]
-        role = "const" if b.value is not None else "in"
+        role = "const" if b.is_constant else "in"
         made = Buffer(self._name("x"), b.type.dtype, b.type.span, role)  # type: ignore[arg-type]
         return self._add(("read", blob), made, blob)
 

@@ -56,7 +56,7 @@ class Buffers:
         if arg not in self.reads:
             b = self.graph.blobs[arg if isinstance(arg, str) else arg.blobs[0]]
             elements = b.type.span
-            role: Role = "in" if b.value is None else "const"
+            role: Role = "const" if b.is_constant else "in"
             self.reads[arg] = Buffer(f"x{len(self.reads)}", b.type.dtype, elements, role)
         return self.reads[arg]
 
@@ -87,7 +87,7 @@ class Buffers:
 
     def _lane_axis(self, blob: str, at: tuple[Expr, ...], lane: Expr | None) -> int | None:
         b = self.graph.blobs[blob]
-        if b.value is None or lane is None:
+        if not b.is_constant or lane is None:
             return None
         axes = [k for k, i in enumerate(at) if lane in i.free]
         if len(axes) != 1 or linear(at[axes[0]])[0].get(lane) != 1:

@@ -14,7 +14,7 @@ from ..graph.storage import needs_no_code
 from ..passes.convolutions import is_depthwise
 from .access import element_by_element
 from .attention import Attend
-from .compose import is_one_element
+from .compose import only_element
 from .conv import DirectConv
 from .depthwise import Depthwise
 from .device import Device
@@ -102,11 +102,8 @@ def _shape(graph: Graph, ops: Sequence[Op], outputs: Names) -> tuple[object, Nam
         if name not in numbers:
             numbers[name] = len(numbers)
             b = graph.blobs[name]
-            one = b.value is not None and is_one_element(b.value)
-            literal = (
-                b.value[(0,) * b.value.ndim].tobytes() if one and b.value is not None else None
-            )
-            facts.append((b.type, b.value is not None, literal))
+            one = only_element(b)
+            facts.append((b.type, b.is_constant, None if one is None else one.tobytes()))
         return numbers[name]
 
     body = tuple(

@@ -37,7 +37,7 @@ class Parameters:
     def read(self, blob: str) -> Buffer:
         """A blob that the op reads; one buffer however often it is read."""
         b = self.graph.blobs[blob]
-        role: Role = "in" if b.value is None else "const"
+        role: Role = "const" if b.is_constant else "in"
         return self._add(blob, "x", b.type.dtype, b.type.span, role)
 
     def optional(self, blob: str | None) -> Buffer | None:

@@ -107,6 +107,6 @@ def _same(a: Graph, b: Graph) -> bool:
     if (a.name, a.inputs, a.outputs, a.ops) != (b.name, b.inputs, b.outputs, b.ops):
         return False
     return a.blobs.keys() == b.blobs.keys() and all(
-        (x.type, x.role, x.inside) == (y.type, y.role, y.inside) and x.value is y.value
+        (x.type, x.role, x.inside) == (y.type, y.role, y.inside) and x.content is y.content
         for x, y in ((x, b.blobs[n]) for n, x in a.blobs.items())
     )

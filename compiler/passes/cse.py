@@ -66,10 +66,13 @@ class CommonSubexpressions(OptionalPass):
         out = {}
         for n in graph.constants:
             b = graph.blobs[n]
-            if b.role is not Role.CONSTANT or b.value is None or b.value.nbytes > self.max_bytes:
+            value = b.content
+            if b.role is not Role.CONSTANT or not isinstance(value, np.ndarray):
                 continue
-            alike = table.setdefault((b.type, b.value.reshape(-1)[:_HEAD].tobytes()), [])
-            kept = next((k for k in alike if _same_bytes(b.value, graph.blobs[k].value)), None)
+            if value.nbytes > self.max_bytes:
+                continue
+            alike = table.setdefault((b.type, value.reshape(-1)[:_HEAD].tobytes()), [])
+            kept = next((k for k in alike if _same_bytes(value, graph.blobs[k].value)), None)
             if kept is None:
                 alike.append(n)
             elif n not in graph.outputs and fuel.take(f"cse: constant {n!r}"):

@@ -36,12 +36,12 @@ class FoldConstants(OptionalPass):
         rewriter = SourceRewriter(graph)
 
         def rewrite(op: Op, inputs: tuple[Value | None, ...]) -> Any:
-            arrays = [rewriter.array(v) for v in inputs]
             # a copy of a constant that gives an output its name would come back at once
             if op.has(View) and not set(op.outputs).isdisjoint(graph.outputs):
                 return None
-            if any(x is None and v is not None for x, v in zip(arrays, inputs, strict=True)):
+            if not all(v is None or rewriter.is_constant(v) for v in inputs):
                 return None
+            arrays = [rewriter.array(v) for v in inputs]
             results = self._results(graph, op, arrays)
             if results is None or not fuel.take(f"fold_constants: {op.operator} {op.outputs[0]!r}"):
                 return None

@@ -10,9 +10,9 @@ import numpy.typing as npt
 
 from ...ops.operator import Contraction
 from ...ops.types import f32, f64
-from ..graph.arrays import aligned_empty, freeze
+from ..graph.arrays import aligned_empty
 from ..graph.builder import Value
-from ..graph.ir import Array, Graph, Op, Role
+from ..graph.ir import Array, Blob, Deferred, Graph, Op, Role
 from .base import UNLIMITED, Fuel, OptionalPass
 from .dce import DeadCode
 from .rewrite import SourceRewriter
@@ -65,7 +65,7 @@ class _Head:
     axis: int
     scale: Vector
     shift: Vector
-    weights: Array | None = None
+    weights: Blob | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +73,7 @@ class _Chain:
     """An op and the ops behind it that scale and shift its channels.
 
     data: which input of each link is the link before. scale, shift: of the whole chain, in the
-    element type of the graph. weights: scaled already.
+    element type of the graph. weights: scaled.
     """
 
     kind: str
@@ -82,7 +82,7 @@ class _Chain:
     data: tuple[int, ...]
     scale: Array
     shift: Array
-    weights: Array | None
+    weights: Deferred | None
 
     @property
     def result(self) -> str:
@@ -130,9 +130,14 @@ def _chain(graph: Graph, op: Op) -> _Chain | None:
         return None
     with np.errstate(all="ignore"):
         rounded = [x.astype(t.dtype.numpy) for x in (scale, shift)]
-        weights = _scaled(head, scale, t.dtype.numpy)
-    if not all(np.isfinite(x).all() for x in (*rounded, *([] if weights is None else [weights]))):
+    if not all(np.isfinite(x).all() for x in rounded):
         return None
+    weights = None
+    if head.weights is not None:
+        axis = 0 if head.kind == "conv" else head.weights.type.rank - 1
+        weights = _scaled(head.weights, scale, axis)
+        if weights is None:
+            return None
     return _Chain(head.kind, op, tuple(links), tuple(data), rounded[0], rounded[1], weights)
 
 
@@ -141,15 +146,17 @@ def _head(graph: Graph, op: Op) -> _Head | None:
         affine = _affine(graph, op, op.reads[0], 1)
         return None if affine is None else _Head("norm", 1, *affine)
     contraction = op.definition.trait(Contraction)
-    weights = _array(graph, op.inputs[1]) if contraction is not None else None
-    if contraction is None or weights is None or weights.ndim < 2:
+    if contraction is None or op.inputs[1] is None:
+        return None
+    weights = graph.blobs[op.inputs[1]]
+    if weights.role not in (Role.CONSTANT, Role.PARAMETER) or weights.type.rank < 2:
         return None
     if contraction.kind == "matmul":
-        n = weights.shape[-1]
+        n = weights.type.dims[-1]
         axis = graph.type(op.outputs[0]).rank - 1
         return _Head("matmul", axis, np.ones(n), np.zeros(n), weights)
     if contraction.kind == "conv":
-        n = weights.shape[0]
+        n = weights.type.dims[0]
         shift: Vector | None = np.zeros(n)
         if len(op.inputs) > 2:
             bias = _array(graph, op.inputs[2])
@@ -204,16 +211,33 @@ def _per_channel(x: Array | None, rank: int, axis: int, n: int) -> Vector | None
     return np.broadcast_to(x.reshape(-1).astype(np.float64), (n,))
 
 
-def _scaled(head: _Head, scale: Vector, dtype: npt.DTypeLike) -> Array | None:
-    """The head's weights times the scale of each output channel, rounded once."""
-    if head.weights is None:
+def _scaled(weights: Blob, scale: Vector, axis: int) -> Deferred | None:
+    """The weights times a factor for each index of an axis; None where a product overflows."""
+    kind = weights.type.dtype.numpy
+    if not _stays_finite(weights, scale):
         return None
-    if head.kind == "conv":
-        scale = scale.reshape(-1, *(1,) * (head.weights.ndim - 1))
-    out = aligned_empty(head.weights.shape, dtype)
-    # a float64 copy of all weights would take longer to write than the products to compute
-    np.multiply(head.weights, scale, out=out, dtype=np.float64, casting="same_kind")
-    return freeze(out)
+    factor = scale.reshape(-1, *(1,) * (weights.type.rank - 1 - axis))
+
+    def make() -> Array:
+        w = weights.value
+        assert w is not None
+        out = aligned_empty(weights.type.dims, kind)
+        with np.errstate(all="ignore"):
+            # a float64 copy of all would take longer to write than the products to compute
+            np.multiply(w, factor, out=out, dtype=np.float64, casting="same_kind")
+        return out
+
+    return Deferred(kind, weights.type.dims, (weights,), make)
+
+
+def _stays_finite(weights: Blob, scale: Vector) -> bool:
+    """Whether no product can overflow. Factors up to 1 make none, whatever the weights are."""
+    factor = np.abs(scale).max(initial=0)
+    w = weights.value
+    if factor <= 1 or w is None or not w.size:
+        return True
+    largest = max(float(w.max()), -float(w.min()))  # not a number if one of them is none
+    return largest * factor <= np.finfo(w.dtype).max
 
 
 # --------------------------------------------------------------------------- rewriting
@@ -225,7 +249,7 @@ def _emit(b: SourceRewriter, c: _Chain, x: Value) -> Value:
     last: dict[str, Any] = {**named, "out": (c.result,)}
     operator, attrs = c.op.operator, c.op.attributes
 
-    def constant(value: Array, name: str) -> Value:
+    def constant(value: Array | Deferred, name: str) -> Value:
         return b.constant(value, f"{c.result}.{name}")
 
     out: Value

@@ -87,7 +87,7 @@ class _Layouts(SourceRewriter):
 
     def to(self, v: Value | None, layout: Layout) -> Value | None:
         """v in another layout; constants and lists of scalars have only one."""
-        if v is None or v.type.layout == layout or self.blobs[v.name].value is not None:
+        if v is None or v.type.layout == layout or self.blobs[v.name].is_constant:
             return v
         key = (v.name, layout)
         if key not in self._reformatted:

@@ -130,7 +130,7 @@ class _Placer:
             return
         op = self.groups[g][0]
         found = cuts(self.graph, op)
-        if found is None or self.blobs[op.reads[0]].value is not None:
+        if found is None or self.blobs[op.reads[0]].is_constant:
             return
         source = op.reads[0]
         whole = self.blobs[source].type

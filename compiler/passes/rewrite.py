@@ -41,6 +41,10 @@ class SourceRewriter(Rewriter):
         blob = self.blobs[value.name]
         return blob.value if blob.role in (Role.CONSTANT, Role.PARAMETER) else None
 
+    def is_constant(self, value: Value | None) -> bool:
+        """Whether `array` has an array, without computing it."""
+        return value is not None and self.blobs[value.name].role in (Role.CONSTANT, Role.PARAMETER)
+
     def handle(self, name: str) -> Value:
         """A handle to a blob of the new graph."""
         return Value(self, name)

@@ -12,13 +12,14 @@ import numpy as np
 import numpy.typing as npt
 
 from ..errors import InputError, MemoryLimitError
-from ..graph.arrays import ALIGNMENT, aligned_empty
+from ..graph.arrays import ALIGNMENT
 from ..graph.ir import Graph
 from ..graph.storage import aliases
 from ..kernels.ir import Launch, Prepared
 from ..memory.buffers import BufferSpec, Step
 from ..memory.plan import MemoryPlan, plan
 from .address import address
+from .constants import Constant, allocated
 from .driver import Frame, driver
 from .objects import Objects
 from .threads import thread_pool
@@ -78,30 +79,12 @@ class TensorSpec:
         return f"{self.name}: {self.dtype}{list(map(str, self.shape))}".replace("'", "")
 
 
-def _settled(value: Array) -> Array:
-    """A constant, dense, and on a cache line where it is not already in place."""
-    dense = np.ascontiguousarray(value)
-    if dense.ctypes.data % ALIGNMENT == 0:
-        return dense
-    out = _allocated(dense.shape, dense.dtype)
-    out[...] = dense
-    return out
-
-
-def _allocated(shape: tuple[int, ...], dtype: npt.DTypeLike) -> Array:
-    """Uninitialised memory on a cache line. Raises MemoryLimitError."""
-    try:
-        return aligned_empty(shape, dtype)
-    except MemoryError as e:
-        raise MemoryLimitError(f"no memory for the arena or a constant: {e}") from e
-
-
 class Program:
     """Native code, constants and an arena. Calls from several threads are served one by one."""
 
     def __init__(
         self, graph: Graph, launches: Sequence[Launch], memory: MemoryPlan, objects: Objects,
-        threads: int | None = None, poison: bool = False,
+        constants: Mapping[Constant, Array], threads: int | None = None, poison: bool = False,
     ) -> None:  # fmt: skip
         self.graph = graph
         self.launches = tuple(launches)
@@ -110,10 +93,10 @@ class Program:
         self.inputs = tuple(_spec(graph, n) for n in graph.inputs)
         self.outputs = tuple(_spec(graph, n) for n in graph.outputs)
         self.pool = thread_pool(threads)
-        self.constants: dict[object, Array] = {}
-        self._lock = threading.Lock()
-        self._arena = _allocated((memory.arena_bytes,), np.uint8)
         self._alias = aliases(graph)
+        self.constants = constants
+        self._lock = threading.Lock()
+        self._arena = allocated((memory.arena_bytes,), np.uint8)
         # (slot of the table, number of input or output, bytes from its start)
         self._slots: list[tuple[int, int, int]] = []
         width = sum(len(launch.args) for launch in launches)
@@ -155,31 +138,20 @@ class Program:
                 self._table[at] = self._arena.ctypes.data + scratch
                 scratch += _round(buffer.nbytes)
             elif isinstance(arg, Prepared):
-                self._table[at] = self._constant(arg).ctypes.data
+                self._table[at] = self.constants[arg].ctypes.data
             else:
                 root, inner = arg, 0
                 while root in self._alias:
                     alias = self._alias[root]
                     root, inner = alias.of, inner + alias.offset
-                blob = g.blobs[root]
-                if blob.value is not None:
-                    self._table[at] = self._constant(root).ctypes.data + inner
+                if root in self.constants:
+                    self._table[at] = self.constants[root].ctypes.data + inner
                 elif root in g.inputs:
                     self._slots.append((at, g.inputs.index(root), inner))
                 elif root in g.outputs:
                     self._slots.append((at, len(g.inputs) + g.outputs.index(root), inner))
                 else:
                     self._table[at] = self._arena.ctypes.data + self.memory.offsets[root] + inner
-
-    def _constant(self, what: str | Prepared) -> Array:
-        """A constant in the form kernels read, made once and shared."""
-        if what not in self.constants:
-            names = (what,) if isinstance(what, str) else what.blobs
-            values = [self.graph.blobs[n].value for n in names]
-            made = values[0] if isinstance(what, str) else what.make(*values)
-            assert made is not None
-            self.constants[what] = _settled(made)
-        return self.constants[what]
 
     # ---------------------------------------------------------------- calls
 

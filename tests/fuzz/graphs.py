@@ -48,7 +48,7 @@ def in_float64(graph: Graph) -> Graph:
         n: b if b.type.dtype is not f32 else replace(
             b,
             type=b.type.with_dtype(f64),
-            value=None if b.value is None else b.value.astype(np.float64),
+            content=None if b.value is None else b.value.astype(np.float64),
         )
         for n, b in graph.blobs.items()
     }  # fmt: skip

@@ -46,6 +46,12 @@ class CpuTarget:
         return self.vector_bits // (8 * dtype_bytes)
 
     @property
+    def tile_registers(self) -> int:
+        """Vector registers for a tile of sums, the vectors beside it and one scalar. AArch64 reads
+        no operand from memory: scalars of the steps ahead take registers, too."""
+        return self.vector_registers - (3 if self.architecture == "aarch64" else 0)
+
+    @property
     def has_fma(self) -> bool:
         """Whether multiply-adds in one rounding are instructions, not calls into the C library."""
         return self.architecture == "aarch64" or "fma" in _enabled(self.features)

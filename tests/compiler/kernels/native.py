@@ -22,7 +22,7 @@ GUARD = 64  # bytes before and behind every buffer that no kernel may change
 
 def host_device(threads: int = 2) -> Device:
     cpu = target.host()
-    return Device(cpu.vector_bits // 8, cpu.vector_registers, threads)
+    return Device(cpu.vector_bits // 8, cpu.tile_registers, threads)
 
 
 class Memory:
