@@ -102,7 +102,7 @@ class _Sinker(SourceRewriter):
         found = self.picked(v)
         if found is None or len(found[1]) != found[0].type.dims[1]:
             return None
-        return found if len(np.unique(found[1])) == len(found[1]) else None
+        return found if len(set(found[1].tolist())) == len(found[1]) else None
 
     # ---------------------------------------------------------------- what picks sink through
 

@@ -182,14 +182,14 @@ def test_amplification_is_attained(m: int) -> None:
 
 def test_weights_are_packed_in_the_order_of_reading() -> None:
     w = np.random.default_rng(0).standard_normal((5, 3, 3, 3)).astype(np.float32)
-    u = transformed_weights(w, 2)
+    u = transformed_weights(w, 2).astype(np.float32)
     g = np.array(transforms(2).weights, np.float64)
     np.testing.assert_array_equal(
         u.reshape(4, 4, 5, 3),
         np.einsum("ki,ocij,lj->kloc", g, w.astype(np.float64), g).astype(np.float32),
     )
     # one group, with panels of 4 and of 2 channels
-    packed = pack_transformed(u, lanes=2, blocks=2, share=3, vectors=3)
+    packed = pack_transformed(w, 2, lanes=2, blocks=2, share=3, vectors=3)
     flat = packed.reshape(16, 3 * 6)
     for xi in range(16):
         first, second = flat[xi, :12].reshape(3, 4), flat[xi, 12:].reshape(3, 2)
