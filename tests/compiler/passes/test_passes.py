@@ -215,6 +215,10 @@ def operators(graph: Graph) -> list[str]:
         (lambda b, x: b.pad(x, pads=(1, 0, -1, 0)), ["pad"]),
         (lambda b, x: b.transpose(b.relu(b.transpose(x))), ["transpose", "relu", "transpose"]),
         (lambda b, x: b.mean(x, x), ["add", "mul"]),
+        (lambda b, x: b.exp(b.div(x, np.float32(3))), ["div", "exp"]),  # multiplies the error
+        (lambda b, x: b.erf(b.div(np.float32(3), x)), ["div", "erf"]),
+        (lambda b, x: b.erf(b.div(x, np.array([[0], [3]], np.float32))), ["div", "erf"]),
+        (lambda b, x: b.erf(b.div(x, np.float32(1e-39))), ["div", "erf"]),  # few digits
         (lambda b, x: b.identity(x), ["identity"]),  # the output needs a name of its own
     ],
 )
@@ -223,6 +227,22 @@ def test_what_canonicalization_leaves(
 ) -> None:
     result, _ = run_pipeline([Canonicalize(), DeadCode()], built(make))
     assert operators(result) == left
+
+
+@pytest.mark.parametrize("function", ["erf", "tanh"])
+@pytest.mark.parametrize("divisor", [np.float32(2**0.5), np.array([3, -7, 1e30], np.float32)])
+def test_division_before_a_bounded_function_becomes_a_product(
+    function: str, divisor: np.ndarray
+) -> None:
+    def made(b: GraphBuilder, x: Value) -> Value:
+        return getattr(b, function)(b.div(x, divisor))
+
+    result, _ = run_pipeline([Canonicalize(), DeadCode()], built(made))
+    assert operators(result) == ["mul", function]
+    x = np.random.default_rng(0).standard_normal((2, 3)).astype(np.float32)
+    [got], [want] = (list(evaluate(g, {"x": x}).values()) for g in (result, built(made)))
+    # 1 / c rounds by half a unit; f moves by no more than its argument, relative to its size
+    np.testing.assert_allclose(got, want, rtol=2.0**-24)
 
 
 def test_integer_powers_keep_their_operator() -> None:
