@@ -430,7 +430,7 @@ class Winograd:
 
 def _group(graph: Graph, ops: Sequence[Op], outputs: Sequence[str]) -> ConvGroup | None:
     p = conv_group(graph, ops, outputs)
-    if p is None or not p.anchor.attr("winograd"):
+    if p is None or p.chosen is not None or not p.anchor.attr("winograd"):
         return None
     return p if p.x.layout.is_blocked and p.dtype is f32 else None
 
