@@ -51,8 +51,9 @@ class ProfileRow:
 
     seconds: median time. flops: of the problem as it is defined; own_flops: of the multiply-adds
     that the kernel does, fewer with Winograd's algorithm. compute_seconds, memory_seconds: the
-    least that the kernel's own multiply-adds and its traffic could take. level, constant_level: the memory that its blobs and its constants are taken
-    to come from. operators: what the model's ops are called, in order, each once.
+    least that the kernel's own multiply-adds and its traffic could take. level, constant_level: the
+    memory that its blobs and its constants are taken to come from. operators: what the model's ops
+    are called, in order, each once.
     """
 
     kernel: str
@@ -258,8 +259,10 @@ def work(graph: Graph, launch: Launch) -> Work:
     written = min(written, kernel.bytes)
     constant = min(constant, kernel.bytes - written)
     floats = [b.dtype.bytes for b in kernel.params if b.dtype.is_float]
-    return Work(kernel.flops, kernel.own_flops or kernel.flops, constant, kernel.bytes - written - constant, written,
-                max(floats, default=4))  # fmt: skip
+    return Work(
+        kernel.flops, kernel.own_flops or kernel.flops, constant,
+        kernel.bytes - written - constant, written, max(floats, default=4),
+    )  # fmt: skip
 
 
 def footprint(launches: Sequence[Launch], works: Sequence[Work]) -> int:
