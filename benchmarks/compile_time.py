@@ -1,15 +1,17 @@
-"""How long compiling takes: the first time, and in a second process that finds the code stored.
+"""How long it takes until a model can run: compiled for the first time, compiled in a second
+process that finds the code stored, or loaded as a saved program.
 
     python benchmarks/compile_time.py                       all models, 3 rounds
     python benchmarks/compile_time.py resnet50 net.onnx --rounds 5 --output other.json
 
-Every compilation runs in a process of its own. A round compiles twice over one cache directory,
-which is empty at first: cold, then warm. Reported are medians over the rounds, in seconds, of the
-clock and of the processor (on a busy machine the processor's time says more): `import tilewright`,
-reading the model's bytes from disk and nothing else, `tilewright.compile`, and what its stations
-took. Byte code is cached, as it is after an install. Results go to a JSON file as they come, with
-the machine, the versions and the commit; a second run measures only the models that the file lacks
-(`--again` measures anew), and benchmarks/report.py makes a section of docs/performance.md of it.
+Every figure comes from a process of its own. A round compiles twice over one cache directory,
+which is empty at first: cold, then warm; and loads what the first saved. Reported are medians over
+the rounds, in seconds, of the clock and of the processor (on a busy machine the processor's time
+says more): `import tilewright`, reading the file's bytes from disk and nothing else,
+`tilewright.compile` or `tilewright.load`, and what its stations took. Byte code is cached, as it is
+after an install. Results go to a JSON file as they come, with the machine, the versions and the
+commit; a second run measures only the models that the file lacks (`--again` measures anew), and
+benchmarks/report.py makes a section of docs/performance.md of it.
 """
 
 from __future__ import annotations
@@ -47,12 +49,14 @@ t = now()
 numpy.fromfile(sys.argv[1], numpy.uint8)
 found["read"] = since(t)
 t = now()
-exe = tilewright.compile(sys.argv[1])
-found["compile"] = since(t)
+exe = getattr(tilewright, sys.argv[2])(sys.argv[1])
+found["ready"] = since(t)
 s = exe.stats
 found["stations"] = {k: getattr(s, k) for k in ("read", "passes", "kernels", "objects", "link")}
 found["kernels"] = {"launches": len(exe.kernels), "distinct": s.distinct, "built": s.built}
 print(json.dumps(found))
+if len(sys.argv) > 3:
+    exe.save(sys.argv[3])
 """
 
 
@@ -83,14 +87,19 @@ def main() -> None:
 
 
 def measure(path: Path, rounds: int, env: dict[str, str]) -> dict[str, Any]:
-    """Medians of cold and warm runs, or the error that a run ended with."""
-    runs: dict[str, list[dict[str, Any]]] = {"cold": [], "warm": []}
+    """Medians of cold and warm compilations and of loads, or the error that a run ended with."""
+    runs: dict[str, list[dict[str, Any]]] = {"cold": [], "warm": [], "load": []}
     for _ in range(rounds):
         with tempfile.TemporaryDirectory() as folder:
-            for kind in runs:
+            saved = f"{folder}/program.tw"
+            for kind, task in {
+                "cold": (str(path), "compile", saved),
+                "warm": (str(path), "compile"),
+                "load": (saved, "load"),
+            }.items():
                 done = subprocess.run(
-                    [sys.executable, "-c", PROBE, str(path)], capture_output=True, text=True,
-                    env={**env, "TILEWRIGHT_CACHE": folder}, check=False,
+                    [sys.executable, "-c", PROBE, *task], capture_output=True, text=True,
+                    env={**env, "TILEWRIGHT_CACHE": f"{folder}/store"}, check=False,
                 )  # fmt: skip
                 if done.returncode:
                     return {"error": done.stderr.strip().splitlines()[-1]}
@@ -118,12 +127,12 @@ def line(r: dict[str, Any]) -> str:
     if "error" in r:
         return f"{r['name']:14s} {r['error']}"
     text = f"{r['name']:14s}"
-    for kind in ("cold", "warm"):
-        c = r[kind]["compile"]
-        text += f"  {kind} {c['wall']:6.2f} s (processor {c['cpu']:5.2f} s)"
+    for kind in ("cold", "warm", "load"):
+        ready = r[kind]["ready"]
+        text += f"  {kind} {ready['wall']:6.3f} s (processor {ready['cpu']:.3f} s)"
     warm = r["warm"]
-    return (f"{text}  import {warm['import']['cpu']:.2f} s  read {warm['read']['wall']:.2f} s  "
-            f"kernels {warm['kernels']['distinct']:g}")  # fmt: skip
+    return (f"{text}  reading alone {warm['read']['wall']:.3f} s  import "
+            f"{warm['import']['cpu']:.2f} s  kernels {warm['kernels']['distinct']:g}")  # fmt: skip
 
 
 if __name__ == "__main__":

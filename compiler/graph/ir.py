@@ -205,6 +205,11 @@ class Graph:
             table[key] = [*members, op]
         return tuple(tuple(v) for v in table.values())
 
+    @cached_property
+    def derived(self) -> dict[object, Any]:
+        """What others found out about this graph and will ask for again; gone when it is."""
+        return {}
+
     def is_constant(self, blob: str | None) -> bool:
         return blob is not None and self.blobs[blob].is_constant
 

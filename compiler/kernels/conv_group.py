@@ -124,6 +124,15 @@ def _outer_type(p: ConvGroup) -> TensorType:
 
 
 def conv_group(graph: Graph, ops: Sequence[Op], outputs: Sequence[str]) -> ConvGroup | None:
+    """What a group of ops has to compute if it is a convolution group with constant weights."""
+    key = conv_group, tuple(ops), tuple(outputs)  # every template asks, some several times
+    if key not in graph.derived:
+        graph.derived[key] = _conv_group(graph, ops, outputs)
+    found: ConvGroup | None = graph.derived[key]
+    return found
+
+
+def _conv_group(graph: Graph, ops: Sequence[Op], outputs: Sequence[str]) -> ConvGroup | None:
     chosen = ops[0] if len(ops) > 1 and is_channel_choice(graph, ops[0]) else None
     anchor, *after = ops if chosen is None else ops[1:]
     trait = anchor.definition.trait(Contraction)

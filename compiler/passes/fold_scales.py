@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -18,6 +19,9 @@ from .dce import DeadCode
 from .rewrite import SourceRewriter
 
 Vector = npt.NDArray[np.float64]
+
+_PART: Final = 1 << 14
+"""Weights looked at in one go, few enough to stay in the first cache."""
 
 
 @dataclass(frozen=True)
@@ -237,12 +241,21 @@ def _stays_finite(weights: Blob, scale: Vector) -> bool:
     if factor <= 1 or w is None or not w.size:
         return True
     most = float(np.finfo(w.dtype).max) / factor
-    with np.errstate(all="ignore"):
-        # A sum of squares is at least its largest term, rounded or not, and needs one reading.
-        root = float(np.sqrt(np.dot(w.reshape(-1), w.reshape(-1))))
-    if most >= 1 and 2 * root <= most:  # 1: the squares of what is much smaller may be zero
+    # 1: the squares of what is much smaller may be zero
+    if most >= 1 and 2 * sum(_squares(w)) ** 0.5 <= most:
         return True
     return max(float(w.max()), -float(w.min())) <= most  # false if one is not a number
+
+
+def _squares(w: Array) -> Iterator[float]:
+    """Sums of squares of parts of an array: at least the largest square in them, rounded or not. It
+    is read once, and part by part copied from where a file has it, on any byte."""
+    flat, part = w.reshape(-1), np.empty(_PART, w.dtype)
+    with np.errstate(all="ignore"):
+        for k in range(0, w.size, _PART):
+            here = part[: w.size - k]
+            here[...] = flat[k : k + _PART]
+            yield float(np.dot(here, here))
 
 
 # --------------------------------------------------------------------------- rewriting
