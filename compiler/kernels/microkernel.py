@@ -64,11 +64,14 @@ class Segment:
 
 @dataclass(frozen=True, slots=True)
 class Rows:
-    """The operand that is read by scalars. strides: elements between rows, per axis of rows."""
+    """The operand that is read by scalars. strides: elements between rows, per axis of rows. next:
+    when not 0, elements from a row to what a later tile reads instead: asked for meanwhile, one
+    line before each innermost loop."""
 
     buffer: Buffer
     base: Expr
     strides: tuple[int, ...]
+    next: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -227,6 +230,13 @@ class MicroKernel:
             ]  # fmt: skip
             return (*self.each_vector(read, b.tail), *hints, self.each_row(row, rows))
 
+        def soon_after(a_at: Expr, rows: Sequence[Range]) -> tuple[Stmt, ...]:
+            def hint(r: Indices) -> tuple[Stmt, ...]:
+                moves = (i * s for i, s in zip(r, a.strides, strict=True))
+                return (Prefetch(a.buffer, sum(moves, a_at + a.next)),)
+
+            return (self.each_row(hint, rows),) if a.next else ()
+
         def nest(
             s: Segment, levels: Sequence[Level], a_at: Expr, b_k: Expr, depth: int
         ) -> tuple[Stmt, ...]:
@@ -251,6 +261,7 @@ class MicroKernel:
             return (
                 *declare_a,
                 *declare_k,
+                *soon_after(a_at, rows),
                 *unrolled(
                     k, width, lambda at: step(a_at + at * level.stride, b_k + at * ahead, rows)
                 ),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ from tilewright.compiler.kernels.device import Device
 from tilewright.compiler.kernels.ir import Prepared
 from tilewright.ops.types import Layout
 
+from .interpret import Hints, run_kernel
 from .native import Native, host_device
 from .support import AVX2, AVX512, DEVICES, NEON, check_group, stored, with_layouts
 
@@ -170,3 +172,40 @@ def test_row_major_operands_are_not_read_past_the_last_channel() -> None:
     feeds = {n: rng.standard_normal(graph.type(n).dims).astype(np.float32) for n in ("x", "s")}
     for launch in check_group(DIRECT, graph, feeds, AVX512, most=3):
         assert sum(isinstance(a, Prepared) for a in launch.args) == 2, "weights and shift"
+
+
+def _asked_for(w_shape: tuple[int, ...], device: Device, **config: int) -> list[set[int]]:
+    """The lines of x (of 12 x 12 places) and of the weights that the default kernel, with some of
+    its config replaced, prefetches in a pointwise convolution; those past their end left out."""
+    graph, feeds = conv_graph((1, w_shape[1], 12, 12), w_shape, device, bias=False)
+    op = (graph, graph.ops, graph.outputs, device)
+    launch = DIRECT.instantiate(*op, {**DIRECT.default(*op), **config})
+    x, w, _ = launch.kernel.params
+    made = launch.args[1]
+    assert isinstance(made, Prepared)
+    arrays = [stored(feeds["x"], graph.type("x")), made.make(graph.blobs[made.blobs[0]].value)]
+    hints: Hints = {}
+    run_kernel(launch.kernel, [*(a.reshape(-1) for a in arrays), None], hints=hints)
+    return [{at // 16 for at in hints.get(b, ()) if at < b.elements} for b in (x, w)]
+
+
+def test_input_from_beyond_the_second_cache_is_asked_for_a_tile_ahead() -> None:
+    """Every line of it, but those of the first tile of each channel block, whose places come from
+    the end of the block before."""
+    small = replace(AVX512, l2_bytes=4 * 3 * 16 * 144 - 1)
+    tile = {"th": 1, "tw": 12, "nb": 2, "items": 1}
+    x, _ = _asked_for((32, 48, 1, 1), small, **tile)
+    assert x == set(range(12, 3 * 144)), "lines of 16 channels, 144 a block"
+    x, _ = _asked_for((32, 48, 1, 1), replace(small, l2_bytes=small.l2_bytes + 1), **tile)
+    assert not x, "it fits"
+    x, _ = _asked_for((16, 48, 1, 1), small, **{**tile, "nb": 1})
+    assert not x, "a load for every multiply-add, and none to spare"
+
+
+def test_weights_that_serve_few_tiles_are_asked_for() -> None:
+    """All lines from 8 KiB behind the first one on; none where 36 tiles use them in turn."""
+    shape = (32, 96, 1, 1)
+    _, w = _asked_for(shape, AVX512, th=1, tw=12, nb=2, items=1)
+    assert w == set(range(128, 96 * 2)), "two lines of weights for each of 96 channels"
+    _, w = _asked_for(shape, AVX512, th=1, tw=4, nb=2, items=1)
+    assert not w
