@@ -18,7 +18,7 @@ from machine import HERE
 from sheet import RESULTS
 
 SCRIPTS: Final = (
-    ("inference.py", "--seconds", "2"),
+    ("inference.py",),
     ("kernels.py", "--output", str(RESULTS / "kernels.json")),
     ("overhead.py",),
     ("compile_time.py", "--rounds", "2"),
@@ -30,12 +30,15 @@ FILES: Final = ("inference", "kernels", "overhead", "compile_time")
 def main() -> int:
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     p.add_argument("--fresh", action="store_true", help="remove earlier results first")
+    p.add_argument("--seconds", default="2", metavar="S", help="as of inference.py (default: 2)")
     args = p.parse_args()
     if args.fresh:
         for name in FILES:
             (RESULTS / f"{name}.json").unlink(missing_ok=True)
     failed = []
     for name, *options in SCRIPTS:
+        if name == "inference.py":
+            options += ["--seconds", args.seconds]
         start = time.perf_counter()
         print(f"\n== {name}", flush=True)
         if subprocess.run([sys.executable, str(HERE / name), *options], check=False).returncode:

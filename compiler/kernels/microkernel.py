@@ -7,6 +7,10 @@ the lanes), B one vector at a time, so `rows * blocks` multiply-adds share `rows
 Convolutions and matrix products differ only in how far each row of A lies from the first and in
 the loops that the reduction walks; both are numbers here. Terms are added in one order, that of
 the loops, whatever the tile: results do not depend on it.
+
+A long reduction may be added up in chains. The error of a sum of n independent terms grows with
+sqrt(n / 2) as its partial sums grow; that of c chains of n / c terms with sqrt(n / 2c + c / 2)
+(Higham, SIAM J. Sci. Comput. 14(4), 1993). Between two chains, the sums are on the stack.
 """
 
 from __future__ import annotations
@@ -52,7 +56,8 @@ class Segment:
 
     inner: segments that run one after the other in the innermost loop, instead of one step; the
     levels around them say how far they move B. rows: the range of rows, per axis, that take part
-    (all by default).
+    (all by default). chain: steps of the outermost loop that are added up from zero, before their
+    sum joins the others; 0 adds all terms one after the other.
     """
 
     levels: tuple[Level, ...]
@@ -60,6 +65,16 @@ class Segment:
     b_start: int = 0
     inner: tuple[Segment, ...] = ()
     rows: tuple[Range, ...] = ()
+    chain: int = 0
+
+    @property
+    def chained(self) -> int:
+        """Steps per chain, evenly where that is possible; 0 where one chain holds nearly all."""
+        count = self.levels[0].count
+        if not self.chain or count < 2 * self.chain:
+            return 0
+        even = range(self.chain, self.chain // 2, -1)
+        return next((n for n in even if count % n == 0), self.chain)
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,6 +139,11 @@ class MicroKernel:
     @property
     def acc(self) -> Local:
         return Local(f"acc{self.tag}", self.dtype, (*self.rows, self.blocks), self.lanes)
+
+    @property
+    def sums(self) -> Local:
+        """Of the chains that are done."""
+        return Local(f"sum{self.tag}", self.dtype, (*self.rows, self.blocks), self.lanes)
 
     # ---------------------------------------------------------------- loops over the tile
 
@@ -271,9 +291,36 @@ class MicroKernel:
             levels = simplified(stepped(s.levels))
             return nest(s, levels, a_at + s.a_start, b_k + s.b_start, depth)
 
+        chained = any(s.chained for s in segments)
+        if chained:
+            zero = const(0, self.dtype)
+            out += [Declare(self.sums),
+                    self.each(lambda r, j, lane: (Set(self.sums, (*r, j), zero),))]  # fmt: skip
         for s in segments:
-            out += whole(s, a_base, index(0), 0)
+            outer, *inner = stepped(s.levels)
+            done, ahead = 0, outer.ahead or 1
+            if s.chained:
+                chains, rest = divmod(outer.count, s.chained)
+                done = outer.count - rest
+                part = replace(s, levels=(replace(outer, count=s.chained), *inner))
+                at = var("c", chains) * s.chained
+                chain = whole(part, a_base + at * outer.stride, at * ahead, 0)
+                out.append(loop(var("c", chains), (*chain, self.put_aside())))
+            if done < outer.count:
+                part = replace(s, levels=(replace(outer, count=outer.count - done), *inner))
+                out += whole(part, a_base + done * outer.stride, index(done * ahead), 0)
+        if chained:
+            out.append(self.each(lambda r, j, lane: (
+                Set(self.acc, (*r, j), self.acc[(*r, j)] + self.sums[(*r, j)]),)))  # fmt: skip
         return tuple(out)
+
+    def put_aside(self) -> Stmt:
+        """Add the accumulators to the sums of the chains before, and begin at zero again."""
+        zero = const(0, self.dtype)
+        return self.each(lambda r, j, lane: (
+            Set(self.sums, (*r, j), self.sums[(*r, j)] + self.acc[(*r, j)]),
+            Set(self.acc, (*r, j), zero),
+        ))  # fmt: skip
 
     def finish(
         self, body: Callable[[Indices, Expr, Expr, Expr], Iterable[Stmt]], tail: int = 0

@@ -9,15 +9,16 @@ import numpy as np
 import pytest
 
 from tilewright.compiler.graph.builder import GraphBuilder
+from tilewright.compiler.graph.evaluate import evaluate
 from tilewright.compiler.graph.ir import Graph
-from tilewright.compiler.kernels.conv import DirectConv
+from tilewright.compiler.kernels.conv import CHAIN, DirectConv
 from tilewright.compiler.kernels.device import Device
 from tilewright.compiler.kernels.ir import Prepared
 from tilewright.ops.types import Layout
 
 from .interpret import Hints, run_kernel
 from .native import Native, host_device
-from .support import AVX2, AVX512, DEVICES, NEON, check_group, stored, with_layouts
+from .support import AVX2, AVX512, DEVICES, NEON, check_group, logical, stored, with_layouts
 
 DIRECT = DirectConv()
 
@@ -98,6 +99,7 @@ CASES = {
     "same": dict(x_shape=(1, 9, 5, 8), w_shape=(16, 9, 2, 4), auto_pad="SAME_UPPER", strides=2),
     "one channel": dict(x_shape=(1, 1, 5, 5), w_shape=(1, 1, 3, 3), relu=True, residual=True),
     "one place": dict(x_shape=(1, 40, 1, 1), w_shape=(72, 40, 1, 1)),
+    "chains": dict(x_shape=(1, 83, 4, 5), w_shape=(20, 83, 3, 3), pads=1, relu=True),
     "double": dict(x_shape=(1, 18, 4, 5), w_shape=(24, 18, 2, 3), dtype="float64", residual=True),
 }  # fmt: skip
 
@@ -114,7 +116,7 @@ def test_every_machine(machine: str) -> None:
         check_group(DIRECT, *conv_graph(device=device, **CASES[name]), device=device, most=2)
 
 
-@pytest.mark.parametrize("name", ["padded", "padded and strided", "padded planar"])
+@pytest.mark.parametrize("name", ["padded", "padded and strided", "padded planar", "chains"])
 def test_every_config_gives_the_same_bits(name: str) -> None:
     """Terms are added in one order, with or without edges, whatever the tile."""
     case = dict(CASES[name])
@@ -127,6 +129,28 @@ def test_every_config_gives_the_same_bits(name: str) -> None:
     for config in DIRECT.space(*op):
         bits.add(Native(graph, DIRECT.instantiate(*op, config))(feeds)[graph.outputs[0]].tobytes())
     assert len(bits) == 1
+
+
+@pytest.mark.parametrize(("channels", "window"), [(512, 3), (2048, 1)])
+def test_long_sums_err_little(channels: int, window: int) -> None:
+    """Each addition is off by at most half a unit of its partial sum, the root mean square of which
+    is 2/5 or less of a roundoff. A chain of n terms has partial sums of sqrt(n / 2) times a term on
+    average, which c chains of n / c terms and the sum over them bring to sqrt(n / 2c + c / 2): here
+    a fifth to a third of one long chain's."""
+    shape = (1, channels, 7, 7)
+    graph, feeds = conv_graph(
+        shape, (32, channels, window, window), host_device(), bias=False, pads=window // 2
+    )
+    op = (graph, graph.ops, graph.outputs, host_device())
+    launch = DIRECT.instantiate(*op, DIRECT.default(*op))
+    (name,) = graph.outputs
+    found = Native(graph, launch)({n: stored(v, graph.type(n)) for n, v in feeds.items()})[name]
+    wanted = evaluate(graph, feeds)[name]
+    error = logical(found.reshape(-1), graph.type(name)) - wanted
+    terms = channels * window**2
+    chain = 2 * CHAIN  # at most: what is left over goes on behind the last chain
+    bound = 0.5 * 2.0**-24 * np.sqrt(chain / 2 + terms / chain)
+    assert np.sqrt(np.mean(error**2)) <= bound * np.sqrt(np.mean(wanted**2))
 
 
 def test_groups() -> None:

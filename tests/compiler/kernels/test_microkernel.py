@@ -62,6 +62,37 @@ def test_one_tile() -> None:
             assert np.isnan(found[r0 * 40 + r1 * 12 + 11])
 
 
+@pytest.mark.parametrize(("count", "chain"), [(9, 4), (9, 2), (8, 3), (7, 4), (2, 1)])
+def test_chains_add_up(count: int, chain: int) -> None:
+    """Chains of an even length, with a rest, and one chain alone, behind another segment."""
+    micro = MicroKernel(f32, 4, (2,), 2)
+    rng = np.random.default_rng(count)
+    a, b = (rng.integers(-9, 9, 400).astype(np.float32) for _ in range(2))
+    levels = Level(count, 20), Level(2, 7), Level(3, 1)
+    segments = [Segment((Level(3, 11),)), Segment(levels, 5, 3, chain=chain)]
+    body = (
+        *micro.start(lambda r, j, lane: B[j * 4 + lane]),
+        *micro.accumulate(Rows(A, index(2), (40,)), Panel(B, index(1), 6), segments),
+        micro.finish(lambda r, j, lane, y: [Store(Y, r[0] * 8 + j * 4 + lane, y)]),
+    )
+    found = run_kernel(kernel(*body), [a, b, None])[2]
+    walk = [11 * k for k in range(3)]
+    walk += [5 + 20 * i + 7 * j + k for i in range(count) for j in range(2) for k in range(3)]
+    for r in range(2):
+        terms = [a[2 + 40 * r + w] * b[1 + 6 * s :][:8] for s, w in enumerate(walk)]
+        np.testing.assert_array_equal(found[r * 8 :][:8], b[:8] + np.sum(terms, axis=0))
+
+
+def test_chains_are_even_where_they_can_be() -> None:
+    def steps(count: int, chain: int) -> int:
+        return Segment((Level(count, 1), Level(5, 1)), chain=chain).chained
+
+    assert steps(32, 4) == 4 and steps(32, 5) == 4 and steps(18, 4) == 3
+    assert steps(17, 4) == 4, "and a rest of one"
+    assert steps(7, 4) == 0, "too few for two"
+    assert steps(32, 0) == 0
+
+
 def test_loops_that_continue_each_other_merge() -> None:
     assert simplified([Level(3, 48), Level(3, 16), Level(16, 1)]) == (Level(144, 1),)
     assert simplified([Level(1, 7), Level(3, 50), Level(1, 9), Level(16, 1)]) == (
