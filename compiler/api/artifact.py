@@ -4,10 +4,12 @@ A zip archive, stored without compression, that any zip tool opens:
 
     manifest.json          format, versions, options, target, and what the other members hold
     graph.txt              the graph after all passes, in its text form
-    constants/00000.npy    its arrays, in numpy's own format
+    constants/00000.npy    its arrays, in numpy's own format, each from a cache line on
     objects/<symbol>.o     native code, one object file per distinct kernel
 
-The archive's comment carries a BLAKE2b of all bytes before it: damage anywhere is noticed.
+Reading maps the file; constants stay there until they are packed. The archive's comment carries a
+BLAKE2b of the BLAKE2b of every MiB before it: damage anywhere is noticed, and threads share out the
+work.
 Nothing is ever unpickled. But native code is native code: a checksum says that a file is whole, not
 who made it. Load what you would also run.
 """
@@ -21,7 +23,8 @@ import os
 import re
 import struct
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, Final
@@ -32,22 +35,31 @@ import numpy.typing as npt
 from ..codegen.cpu import lower
 from ..codegen.cpu.assemble import build_object
 from ..errors import ArtifactError, GraphError
-from ..graph.ir import Graph
+from ..graph.arrays import ALIGNMENT
+from ..graph.ir import Graph, content_digest
+from ..graph.mapped import MappedFile, contents
 from ..graph.text import parse, to_text
 from ..graph.verify import verify
 from ..inspect.views import Compilation
 from ..kernels.printer import kernel_text, symbol
 from ..options import VERSION
 from ..runtime.objects import object_key
+from ..runtime.threads import available_processors
 from ..store import Key, Store
 
 Array = npt.NDArray[Any]
+Buffer = bytes | memoryview
 
-FORMAT: Final = 1
-_COMMENT: Final = b"tilewright artifact blake2b:"
+FORMAT: Final = 2
+_COMMENT: Final = b"tilewright artifact blake2b of MiB:"
 _COMMENT_BYTES: Final = len(_COMMENT) + 64
 _EPOCH: Final = (1980, 1, 1, 0, 0, 0)  # equal programs make equal files
 _CHUNK: Final = 1 << 20
+_LOCAL_HEADER: Final = 30  # bytes of a zip member's header before its name
+_ZIP64_FIELD: Final = 20  # what zipfile adds to the header when asked for zip64
+_FIELD_HEAD: Final = 4  # id and length of an extra field
+_ALIGNING: Final = 0xD935  # id of the extra field that other tools align members with
+_NUMPY_HEADER: Final = 10 + 0xFFFF  # most bytes before the data of an array
 _BROKEN: Final = (
     zipfile.BadZipFile, struct.error, ValueError, TypeError, LookupError, AttributeError,
     ArithmeticError, EOFError, RuntimeError, MemoryError, GraphError,
@@ -143,7 +155,12 @@ def _archive(f: IO[bytes], c: Compilation) -> None:
         _add(z, "manifest.json", json.dumps(manifest, indent=1).encode())
         z.comment = _COMMENT + b"0" * 64
     end = f.seek(0, os.SEEK_END) - _COMMENT_BYTES
-    digest = _digest(f, end)
+
+    def part(start: int, stop: int) -> bytes:
+        f.seek(start)
+        return f.read(stop - start)
+
+    digest = _digest(part, end, threads=1)
     f.seek(end + len(_COMMENT))
     f.write(digest.encode())
 
@@ -173,7 +190,12 @@ def _add(z: zipfile.ZipFile, name: str, data: bytes) -> None:
 
 
 def _add_array(z: zipfile.ZipFile, name: str, array: Array) -> None:
-    with z.open(_member(name), "w", force_zip64=True) as f:
+    info = _member(name)
+    # numpy's header is a multiple of a cache line long; what stands before it is filled up to one
+    before = z.fp.tell() + _LOCAL_HEADER + len(name) + _ZIP64_FIELD + _FIELD_HEAD  # type: ignore[union-attr]
+    fill = -before % ALIGNMENT
+    info.extra = struct.pack("<HH", _ALIGNING, fill) + bytes(fill)
+    with z.open(info, "w", force_zip64=True) as f:
         np.lib.format.write_array(f, np.asarray(array, order="C"), allow_pickle=False)
 
 
@@ -183,16 +205,19 @@ def _member(name: str) -> zipfile.ZipInfo:
     return info
 
 
-def _digest(f: IO[bytes], size: int) -> str:
-    h = hashlib.blake2b(digest_size=32)
-    f.seek(0)
-    while size:
-        part = f.read(min(size, _CHUNK))
-        if not part:
+def _digest(part: Callable[[int, int], Buffer], size: int, threads: int) -> str:
+    """The checksum of bytes 0..size of what `part` gives any range of."""
+
+    def leaf(start: int) -> bytes:
+        stop = min(start + _CHUNK, size)
+        data = part(start, stop)
+        if len(data) != stop - start:
             raise EOFError
-        h.update(part)
-        size -= len(part)
-    return h.hexdigest()
+        return hashlib.blake2b(data, digest_size=32).digest()  # without the interpreter's lock
+
+    with ThreadPoolExecutor(threads) as pool:
+        leaves = b"".join(pool.map(leaf, range(0, size, _CHUNK)))
+    return hashlib.blake2b(leaves, digest_size=32).hexdigest()
 
 
 # --------------------------------------------------------------------------- reading
@@ -203,10 +228,11 @@ def read(path: str | os.PathLike[str]) -> Saved:
     label = f"saved program {str(path)!r}"
     try:
         with open(path, "rb") as f:
-            _check_whole(f, label)
+            whole = contents(f, label)
+            _check_whole(whole, label)
             try:
                 with zipfile.ZipFile(f) as z:
-                    return _unpack(z, label)
+                    return _unpack(_Members(z, memoryview(whole)), label)
             except _BROKEN as e:
                 raise ArtifactError(
                     f"{label} is malformed ({type(e).__name__}: {e}); compile the model again"
@@ -216,54 +242,76 @@ def read(path: str | os.PathLike[str]) -> Saved:
         raise ArtifactError(f"{label} cannot be read: {reason}") from e
 
 
-def _check_whole(f: IO[bytes], label: str) -> None:
-    size = f.seek(0, os.SEEK_END)
-    f.seek(0)
-    start = f.read(4)
-    if not b"PK\x03\x04".startswith(start):
+def _check_whole(whole: MappedFile | bytes, label: str) -> None:
+    if isinstance(whole, bytes):
+        data = memoryview(whole)
+
+        def part(start: int, stop: int) -> Buffer:
+            return data[start:stop]
+    else:
+        part = whole.read_at  # copies, so that pages need not be mapped before they are used
+
+    size = len(whole)
+    if not b"PK\x03\x04".startswith(bytes(part(0, min(size, 4)))):
         raise ArtifactError(f"{label} was not saved by Tilewright: it is no zip archive")
-    f.seek(max(0, size - _COMMENT_BYTES))
-    comment = f.read()
+    comment = bytes(part(max(0, size - _COMMENT_BYTES), size))
     if not re.fullmatch(re.escape(_COMMENT) + rb"[0-9a-f]{64}", comment):
         raise ArtifactError(
             f"{label} ({size} bytes) is truncated, damaged at its end, or was not saved by "
-            "Tilewright; compile the model again"
+            f"Tilewright {VERSION}; compile the model again"
         )
-    if _digest(f, size - _COMMENT_BYTES) != comment[len(_COMMENT) :].decode():
+    if (
+        _digest(part, size - _COMMENT_BYTES, available_processors())
+        != comment[len(_COMMENT) :].decode()
+    ):
         raise ArtifactError(f"{label} is damaged: its checksum is wrong; compile the model again")
 
 
-def _unpack(z: zipfile.ZipFile, label: str) -> Saved:
-    manifest = json.loads(_member_bytes(z, "manifest.json"))
+@dataclass(frozen=True, slots=True)
+class _Members:
+    """The archive's members, in the file's own bytes."""
+
+    archive: zipfile.ZipFile
+    whole: memoryview
+
+    def __getitem__(self, name: str) -> memoryview:
+        info = self.archive.getinfo(name)
+        if info.compress_type != zipfile.ZIP_STORED:
+            raise ValueError(f"{name} is compressed")
+        names, extra = struct.unpack_from("<HH", self.whole, info.header_offset + 26)
+        start = info.header_offset + _LOCAL_HEADER + names + extra
+        found = self.whole[start : start + info.file_size]
+        if len(found) != info.file_size:
+            raise ValueError(f"{name} is cut off")
+        return found
+
+
+def _unpack(members: _Members, label: str) -> Saved:
+    manifest = json.loads(bytes(members["manifest.json"]))
     if manifest["format"] != FORMAT:
         raise ArtifactError(
             f"{label} has format {manifest['format']!r}, written by Tilewright "
             f"{manifest.get('tilewright')!r}; this is {VERSION}, which reads format {FORMAT}. "
             "Compile the model again"
         )
-    text = _member_bytes(z, "graph.txt").decode()
+    text = bytes(members["graph.txt"]).decode()
     arrays: dict[str, Array] = {}
     for item in manifest["constants"]:
-        array, splat = _array(_member_bytes(z, item["file"])), item["splat"]
+        array, splat = _array(members[item["file"]]), item["splat"]
         arrays[item["name"]] = array if splat is None else np.broadcast_to(array[0], splat)
-    graph = parse(text, arrays)
+    with ThreadPoolExecutor(available_processors()) as pool:
+        digests = dict(zip(arrays, pool.map(content_digest, arrays.values()), strict=True))
+    graph = parse(text, arrays, digests)
     verify(graph)
     options = manifest["options"]
-    objects = {str(o["key"]): _member_bytes(z, o["file"]) for o in manifest["objects"]}
+    objects = {str(o["key"]): bytes(members[o["file"]]) for o in manifest["objects"]}
     return Saved(graph, str(manifest["tilewright"]), options["numerics"], options["memory_limit"],
                  options["threads"], dict(manifest["target"]), objects)  # fmt: skip
 
 
-def _member_bytes(z: zipfile.ZipFile, name: str) -> bytes:
-    info = z.getinfo(name)
-    if info.compress_type != zipfile.ZIP_STORED:
-        raise ValueError(f"{name} is compressed")
-    return z.read(info)
-
-
-def _array(data: bytes) -> Array:
+def _array(data: memoryview) -> Array:
     """An array of numpy's file format, read in place: no pickle, no size but that of the data."""
-    f = io.BytesIO(data)
+    f = io.BytesIO(data[:_NUMPY_HEADER])
     version = np.lib.format.read_magic(f)
     if version != (1, 0):
         raise ValueError(f"numpy file format {version} is not read")

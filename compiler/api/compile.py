@@ -18,6 +18,7 @@ from ..inspect.views import Compilation
 from ..options import Options, options
 from ..store import Store
 from .build import Progress, Stopwatch, choose, link, optimise
+from .collector import paused_collector
 from .deferred import DeferredExecutable, Shapes, checked_shapes
 from .executable import Executable
 
@@ -57,17 +58,19 @@ def compile(
     if tune is not None:
         raise OptionError(f"tune={tune!r}: only tune=None is available; kernels run with defaults")
     machine = cpu_target(target)
-    start = time.perf_counter()
-    graph, model = _read(source, shapes, outputs)
-    if graph is None:
 
-        def build(bound: Shapes) -> Executable:
-            begin = time.perf_counter()
-            g = model.to_graph(bound, outputs)
-            return _build(g, machine, chosen, time.perf_counter() - begin, progress)
+    @paused_collector()
+    def build(bound: Shapes) -> Executable:
+        begin = time.perf_counter()
+        g = model.to_graph(bound, outputs)
+        return _build(g, machine, chosen, time.perf_counter() - begin, progress)
 
-        return DeferredExecutable(model.inputs, build)
-    return _build(graph, machine, chosen, time.perf_counter() - start, progress)
+    with paused_collector():
+        start = time.perf_counter()
+        graph, model = _read(source, shapes, outputs)
+        if graph is None:
+            return DeferredExecutable(model.inputs, build)
+        return _build(graph, machine, chosen, time.perf_counter() - start, progress)
 
 
 def analyse(

@@ -12,6 +12,7 @@ from ..passes.base import Stage
 from ..store import Key, Store
 from .artifact import Saved, key_digest, read
 from .build import Progress, Stopwatch, choose, link
+from .collector import paused_collector
 from .executable import Executable
 
 
@@ -27,6 +28,7 @@ class _Bundled(Store):
         return super().get(key) if found is None else found
 
 
+@paused_collector()
 def load(
     path: str | os.PathLike[str],
     *,

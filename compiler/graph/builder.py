@@ -12,7 +12,7 @@ a mistake is reported at the line that makes it.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -325,6 +325,16 @@ class Rewriter(GraphBuilder):
         return self.op(op.operator, *ins, name=op.name, source=op.source, out=op.outputs,
                        fusion_group=op.group, layouts=layouts, **op.attributes)  # fmt: skip
 
+    def _unchanged(self, op: Op, ins: tuple[Value | None, ...]) -> Any:
+        """As `keep`; over inputs of the old types, results have theirs."""
+        inputs = tuple(None if v is None else v.name for v in ins)
+        types = tuple(None if n is None else self.blobs[n].type for n in inputs)
+        if types != self.old.input_types(op):
+            return self.keep(op, ins)
+        values = tuple(self.add_blob(Blob(n, self.old.type(n))) for n in op.outputs)
+        self.ops.append(op if inputs == op.inputs else replace(op, inputs=inputs))
+        return values[0] if len(values) == 1 else values
+
     def inputs_of(self, op: Op) -> tuple[Value | None, ...]:
         return tuple(None if n is None else self.value(n) for n in op.inputs)
 
@@ -336,7 +346,7 @@ class Rewriter(GraphBuilder):
             ins = self.inputs_of(op)
             result = rewrite(op, ins)
             if result is None:
-                result = self.keep(op, ins)
+                result = self._unchanged(op, ins)
             new = result if isinstance(result, tuple) else (result,)
             for old_name, v in zip(op.outputs, new, strict=True):
                 if v is not None:

@@ -173,21 +173,29 @@ def _numbers(values: list[Any], t: TensorType) -> Array:
 # --------------------------------------------------------------------------- parsing
 
 
-def parse(text: str, constants: Mapping[str, Array] | None = None) -> Graph:
+def parse(
+    text: str,
+    constants: Mapping[str, Array] | None = None,
+    digests: Mapping[str, str] | None = None,
+) -> Graph:
     """The graph that `to_text` printed, equal in every field.
 
-    constants: the arrays, by blob name, that the text only has hashes of. Raises TextError with
+    constants: the arrays, by blob name, that the text only has hashes of. digests: the
+    `content_digest` of those whose caller has found it already. Raises TextError with
     line, column and the place underlined: on text that does not parse, unknown operators and blobs,
     names defined twice, types other than the operator's own, constants that are missing or have
     another hash. `verify` checks what else makes a graph well formed.
     """
-    return _Parser(text, constants or {}).graph()
+    return _Parser(text, constants or {}, digests or {}).graph()
 
 
 class _Parser(Scanner):
-    def __init__(self, text: str, constants: Mapping[str, Array]) -> None:
+    def __init__(
+        self, text: str, constants: Mapping[str, Array], digests: Mapping[str, str]
+    ) -> None:
         super().__init__(text)
         self.constants = constants
+        self.digests = digests
         self.blobs: dict[str, Blob] = {}
         self.ops: list[Op] = []
         self.dims: dict[str, SymDim] = {}
@@ -330,8 +338,9 @@ class _Parser(Scanner):
         t = blob.type
         if x.dtype != t.dtype.numpy or x.shape != t.dims:
             self.fail(f"the array given in `constants` is {x.dtype}{list(x.shape)}", start)
-        if content_digest(x) != digest:
-            self.fail(f"the array given in `constants` has the hash {content_digest(x)}")
+        found = self.digests.get(blob.name) or content_digest(x)
+        if found != digest:
+            self.fail(f"the array given in `constants` has the hash {found}")
         self.at += len(digest)
         self.skip()
         return _read_only(x)

@@ -5,13 +5,14 @@ from __future__ import annotations
 from itertools import pairwise
 
 from ...ops.errors import OperatorError
-from ...ops.operator import REGISTRY
+from ...ops.operator import REGISTRY, REMEMBERED
 from ...ops.types import SymDim, TensorType
 from ..errors import GraphError
 from ..text import format_value
 from .ir import Blob, Graph, Op, Role
 
 _WITH_VALUE = (Role.CONSTANT, Role.PARAMETER)
+_sound: set[tuple[object, ...]] = set()
 
 
 def verify(graph: Graph) -> None:
@@ -179,7 +180,18 @@ class _Verifier:
                 raise self.fail_op(op, f"it writes {n!r}, which is written already")
 
     def check_meaning(self, op: Op) -> None:
-        """The operator, its attributes and types."""
+        """The operator, its attributes and types. Passes keep most ops, so what was found sound is
+        remembered; repr tells 1 from 1.0 and True."""
+        g = self.graph
+        seen = op.operator, repr(op.attrs), op.group, g.input_types(op), g.output_types(op)
+        if seen in _sound:
+            return
+        self.check_operator(op)
+        if len(_sound) >= REMEMBERED:
+            _sound.clear()
+        _sound.add(seen)
+
+    def check_operator(self, op: Op) -> None:
         if op.operator not in REGISTRY:
             raise self.fail_op(op, "there is no such operator")
         try:

@@ -7,8 +7,9 @@ For a tile of one place it is the taps that form a range, which may be computed 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache
 
 from ...ops.expr import Expr, floordiv, index, maximum, minimum
 from ...ops.windows import Window
@@ -80,25 +81,33 @@ class Run:
     taps: tuple[Taps, ...]
 
 
+@cache
 def runs(axis: Axis, size: int) -> tuple[Run, ...]:
     """All tiles of an axis that is cut into tiles of `size` places; the last may be smaller."""
+    inside = [axis.inside(t) for t in range(axis.kernel)]
+    tiles = -(-axis.output // size)
+    first = -(-max((lo for lo, _ in inside), default=0) // size)
+    end = min((hi for _, hi in inside), default=axis.output) // size  # those between see all taps
     out: list[Run] = []
-    for k in range(-(-axis.output // size)):
+    k = 0
+    while k < tiles:
+        count = max(1, end - k) if k >= first else 1
         here = min(size, axis.output - k * size)
-        taps = tuple(_groups(axis, k * size, here))
+        taps = tuple(_groups(inside, k * size, here))
         if out and (out[-1].size, out[-1].taps) == (here, taps):
-            out[-1] = Run(out[-1].first, out[-1].count + 1, here, taps)
+            out[-1] = Run(out[-1].first, out[-1].count + count, here, taps)
         else:
-            out.append(Run(k, 1, here, taps))
+            out.append(Run(k, count, here, taps))
+        k += count
     return tuple(out)
 
 
-def _groups(axis: Axis, start: int, size: int) -> Iterator[Taps]:
+def _groups(inside: Sequence[tuple[int, int]], start: int, size: int) -> Iterator[Taps]:
     """The taps of the tile of `size` places from `start` on; those that are nowhere inside fall
-    out."""
+    out. inside: per tap of the axis."""
     held: Taps | None = None
-    for t in range(axis.kernel):
-        lo, hi = (min(max(p - start, 0), size) for p in axis.inside(t))
+    for t, reach in enumerate(inside):
+        lo, hi = (min(max(p - start, 0), size) for p in reach)
         if held is not None and (held.lo, held.hi) == (lo, hi):
             held = Taps(held.first, held.count + 1, lo, hi)
             continue

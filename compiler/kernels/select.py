@@ -139,6 +139,8 @@ def _report_fallback(graph: Graph, ops: Sequence[Op], template: KernelTemplate) 
 
 def _report_slow_access(ops: Sequence[Op], launch: Launch) -> None:
     """Say which buffers a kernel reads or writes one element at a time."""
+    if not logger.isEnabledFor(logging.INFO):
+        return
     slow = element_by_element(launch.kernel)
     if slow:
         logger.info("%s: %s element by element; another layout would be faster",

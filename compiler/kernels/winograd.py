@@ -19,7 +19,7 @@ Padding is never read: tiles at the edges are gathered with zeros around what th
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Final
 
 import numpy.typing as npt
 
@@ -53,6 +53,10 @@ from .winograd_transforms import applied, transformed_weights, transforms
 
 Array = npt.NDArray[Any]
 
+PACKED_TOGETHER: Final = 768
+"""3x3 weights transformed in one matrix product: they stay in the cache, and the product is too
+small for numpy's library to share it out among threads, of which packing has its own."""
+
 
 class _Writer:
     """Writes the kernel of one problem for one config."""
@@ -81,7 +85,7 @@ class _Writer:
         weights = Prepared(
             (p.anchor.reads[1],),
             f"winograd m={m} lanes={lanes} blocks={nb} share={share} vectors={self.vectors}",
-            lambda w: pack_transformed(transformed_weights(w, m), lanes, nb, share, self.vectors),
+            lambda w: pack_transformed(w, m, lanes, nb, share, self.vectors),
         )
         self.u = self.params.prepared(
             weights, p.dtype, self.points * p.depth * self.vectors * lanes
@@ -308,13 +312,18 @@ class _Writer:
             _shared(vector, t, wanted, self.spread(zero, zero, vector, t, t)),
         ]
 
+    @property
+    def products(self) -> int:
+        """Operations of the multiply-adds; those of the transforms are not counted."""
+        return 2 * self.points * self.all.count * self.p.depth * self.p.channels
+
     def launch(self) -> Launch:
         phases = self.together() if self.config["phases"] == 1 else self.apart()
         params = self.params
         kernel = Kernel(
             Winograd.name, Winograd.version, tuple(sorted(self.config.items())),
             params.buffers, tuple(phases), self.p.flops, params.traffic,
-            inplace(params, self.stores, (self.x,)),
+            inplace(params, self.stores, (self.x,)), self.products,
         )  # fmt: skip
         return Launch(kernel, params.args, ())
 
@@ -365,22 +374,26 @@ def _shared(outer: Expr, inner: Expr, wanted: int, body: Sequence[Stmt]) -> Phas
     ))  # fmt: skip
 
 
-def pack_transformed(u: Array, lanes: int, blocks: int, share: int, vectors: int) -> Array:
-    """U [points, O, C] in the order in which it is read: groups of `share` vectors of results, in
-    each the points, in each panels of `blocks` vectors (the last may have fewer), in each C steps.
-    vectors: how many there are in all; lanes past the last channel are zero."""
-    points, _, c = u.shape
-    out = aligned_empty((points * c * vectors * lanes,), u.dtype)
+def pack_transformed(w: Array, m: int, lanes: int, blocks: int, share: int, vectors: int) -> Array:
+    """Transformed weights U of w [O, C, 3, 3] in the order in which they are read: groups of
+    `share` vectors of results, in each the points, in each panels of `blocks` vectors (the last may
+    have fewer), in each C steps. vectors: how many there are in all; lanes past the last channel
+    are zero. Made panel by panel, as U is several times as large as w."""
+    o, c = w.shape[:2]
+    points = (m + 2) ** 2
+    out = aligned_empty((points * c * vectors * lanes,), w.dtype)
     whole = out.reshape(vectors // share, points, c * share * lanes)
     for g in range(vectors // share):
         for first in range(0, share, blocks):
             width = min(blocks, share - first) * lanes
             start = (g * share + first) * lanes
-            part = u[:, start : start + width].transpose(0, 2, 1)
-            at = first * lanes * c
+            at, n = first * lanes * c, min(max(o - start, 0), width)
             into = whole[g, :, at : at + c * width].reshape(points, c, width)
-            into[:, :, : part.shape[2]] = part
-            into[:, :, part.shape[2] :] = 0
+            step = max(1, PACKED_TOGETHER // max(n, 1))
+            for k in range(0, c if n else 0, step):
+                part = w[start : start + n, k : k + step].swapaxes(0, 1)
+                into[:, k : k + step, :n] = transformed_weights(part, m)
+            into[:, :, n:] = 0
     return out
 
 
@@ -391,7 +404,8 @@ class Winograd:
     """Convolutions that a pass marked with the tile size of Winograd's algorithm, and the pointwise
     ops behind them.
 
-    `flops` of its kernels is that of a direct sum, so that rates compare.
+    `flops` of its kernels is that of a direct sum, so that rates compare; `own_flops` says how many
+    the products at the points take.
 
     Config: tiles (that go through the steps together), mr, nb (tiles and vectors of results per
     register tile), vectors (of results that M holds), phases (1 or 3), items.
@@ -422,7 +436,7 @@ class Winograd:
 
 def _group(graph: Graph, ops: Sequence[Op], outputs: Sequence[str]) -> ConvGroup | None:
     p = conv_group(graph, ops, outputs)
-    if p is None or not p.anchor.attr("winograd"):
+    if p is None or p.chosen is not None or not p.anchor.attr("winograd"):
         return None
     return p if p.x.layout.is_blocked and p.dtype is f32 else None
 

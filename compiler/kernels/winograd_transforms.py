@@ -16,7 +16,7 @@ float64, when a program is linked.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import cache
@@ -27,9 +27,11 @@ import numpy as np
 import numpy.typing as npt
 
 from ...ops.expr import Expr, apply, const
+from ..graph.arrays import freeze
 
 Array = npt.NDArray[Any]
-Matrix = tuple[tuple[Fraction, ...], ...]
+Row = tuple[Fraction, ...]
+Matrix = tuple[Row, ...]
 Hold = Callable[[Expr], Expr]
 """Computes a value here and now and returns what reads it."""
 
@@ -131,17 +133,31 @@ def _from_roots(roots: Sequence[Fraction]) -> list[Fraction]:
 
 
 def transformed_weights(w: Array, m: int) -> Array:
-    """G w G^T of weights [O, C, 3, 3] as [a * a, O, C], computed in float64 and rounded once."""
+    """G w G^T of weights [..., 3, 3] as [a * a, ...], in float64."""
+    some = w.shape[:-2]
+    taps = np.ascontiguousarray(np.moveaxis(w.reshape(*some, -1), -1, 0), np.float64)
+    return (_both_axes(m) @ taps.reshape(len(taps), -1)).reshape(-1, *some)
+
+
+@cache
+def _both_axes(m: int) -> Array:
+    """G for both axes, [a * a, 9]."""
     g = np.array(transforms(m).weights, np.float64)
-    both = np.kron(g, g)
-    o, c = w.shape[:2]
-    out = np.empty((len(both), o, c), w.dtype)
-    for k in range(o):  # a few rows at a time stay in the cache
-        out[:, k] = both @ w[k].reshape(c, -1).T.astype(np.float64)
-    return out
+    return freeze(np.kron(g, g))
 
 
 # --------------------------------------------------------------------------- few operations
+
+
+@dataclass(frozen=True, slots=True)
+class _Steps:
+    """How a matrix is applied: inputs in `pairs` are replaced by their sum and difference, in turn;
+    then come the rows of `matrix`. A row in `twins` shares two shorter rows, even and odd, with
+    another one: they are even + factor * odd and even - factor * odd."""
+
+    pairs: tuple[tuple[int, int], ...]
+    matrix: Matrix
+    twins: Mapping[int, tuple[int, Row, Row, Fraction]]
 
 
 def applied(matrix: Matrix, x: Sequence[Expr], hold: Hold) -> list[Expr]:
@@ -151,45 +167,61 @@ def applied(matrix: Matrix, x: Sequence[Expr], hold: Hold) -> list[Expr]:
     row, act only through the sum and the difference of their inputs. Two rows that differ in some
     signs are the sum and the difference of two shorter rows.
     """
-    rows, x = _paired_columns(matrix, x, hold)
+    steps = _steps(matrix)
+    x = list(x)
+    for i, k in steps.pairs:
+        x[i], x[k] = hold(x[i] + x[k]), hold(x[i] - x[k])
     done: dict[int, Expr] = {}
-    for i, row in enumerate(rows):
+    for i, row in enumerate(steps.matrix):
         if i in done:
             continue
-        twin = next((k for k in range(i + 1, len(rows)) if _are_twins(row, rows[k])), None)
-        if twin is None:
+        if i not in steps.twins:
             done[i] = _dot(row, x)
             continue
-        same = [p if p == q else Fraction(0) for p, q in zip(row, rows[twin], strict=True)]
-        flip = [p if p != q else Fraction(0) for p, q in zip(row, rows[twin], strict=True)]
-        factor = next(c for c in reversed(flip) if c)
-        even, odd = hold(_dot(same, x)), hold(_dot([c / factor for c in flip], x))
+        twin, even_row, odd_row, factor = steps.twins[i]
+        even, odd = hold(_dot(even_row, x)), hold(_dot(odd_row, x))
         done[i], done[twin] = _plus(factor, odd, even), _plus(-factor, odd, even)
-    return [done[i] for i in range(len(rows))]
+    return [done[i] for i in range(len(steps.matrix))]
 
 
-def _are_twins(p: Sequence[Fraction], q: Sequence[Fraction]) -> bool:
+@cache
+def _steps(matrix: Matrix) -> _Steps:
+    """Finds pairs of columns, then pairs of rows in what is left."""
+    pairs = []
+    columns = [tuple(c) for c in zip(*matrix, strict=True)]
+    for i in range(len(columns)):
+        for k in range(i + 1, len(columns)):
+            if _are_twins(columns[i], columns[k]) and any(columns[i]):
+                pairs.append((i, k))
+                columns[i], columns[k] = _split(columns[i], columns[k])
+                break
+    rows = _frozen([list(r) for r in zip(*columns, strict=True)])
+    twins: dict[int, tuple[int, Row, Row, Fraction]] = {}
+    taken: set[int] = set()
+    for i, row in enumerate(rows):
+        twin = next((k for k in range(i + 1, len(rows)) if _are_twins(row, rows[k])), None)
+        if i in taken or twin is None:
+            continue
+        taken.add(twin)
+        same, flip = _split(row, rows[twin])
+        factor = next(c for c in reversed(flip) if c)
+        twins[i] = twin, same, tuple(c / factor for c in flip), factor
+    return _Steps(tuple(pairs), rows, twins)
+
+
+def _split(p: Row, q: Row) -> tuple[Row, Row]:
+    """(p + q) / 2 and (p - q) / 2 of twins."""
+    zero = Fraction(0)
+    return (
+        tuple(a if a == b else zero for a, b in zip(p, q, strict=True)),
+        tuple(a if a != b else zero for a, b in zip(p, q, strict=True)),
+    )
+
+
+def _are_twins(p: Row, q: Row) -> bool:
     """Equal up to some signs, but neither equal nor opposite."""
     alike = all(abs(a) == abs(b) for a, b in zip(p, q, strict=True))
-    return alike and tuple(p) != tuple(q) and tuple(p) != tuple(-b for b in q)
-
-
-def _paired_columns(
-    matrix: Matrix, x: Sequence[Expr], hold: Hold
-) -> tuple[list[list[Fraction]], list[Expr]]:
-    """The same product with sums and differences in place of columns that are twins."""
-    columns = [list(c) for c in zip(*matrix, strict=True)]
-    values = list(x)
-    for i, c in enumerate(columns):
-        for k in range(i + 1, len(columns)):
-            if _are_twins(c, columns[k]) and any(c):
-                same = [a if a == b else Fraction(0) for a, b in zip(c, columns[k], strict=True)]
-                flip = [a if a != b else Fraction(0) for a, b in zip(c, columns[k], strict=True)]
-                p, q = values[i], values[k]
-                columns[i], columns[k] = same, flip
-                values[i], values[k] = hold(p + q), hold(p - q)
-                break
-    return [list(r) for r in zip(*columns, strict=True)], values
+    return alike and p != q and p != tuple(-b for b in q)
 
 
 def _dot(row: Sequence[Fraction], x: Sequence[Expr]) -> Expr:

@@ -236,8 +236,13 @@ def _stays_finite(weights: Blob, scale: Vector) -> bool:
     w = weights.value
     if factor <= 1 or w is None or not w.size:
         return True
-    largest = max(float(w.max()), -float(w.min()))  # not a number if one of them is none
-    return largest * factor <= np.finfo(w.dtype).max
+    most = float(np.finfo(w.dtype).max) / factor
+    with np.errstate(all="ignore"):
+        # A sum of squares is at least its largest term, rounded or not, and needs one reading.
+        root = float(np.sqrt(np.dot(w.reshape(-1), w.reshape(-1))))
+    if most >= 1 and 2 * root <= most:  # 1: the squares of what is much smaller may be zero
+        return True
+    return max(float(w.max()), -float(w.min())) <= most  # false if one is not a number
 
 
 # --------------------------------------------------------------------------- rewriting

@@ -25,10 +25,17 @@ class SourceRewriter(Rewriter):
         if self.current is not None and not kwargs.get("name") and not kwargs.get("source"):
             kwargs |= {"name": self.current.name, "source": self.current.source}
         result = super().op(operator, *inputs, **kwargs)
-        op = self.ops[-1]
+        self._note(self.ops[-1])
+        return result
+
+    def _unchanged(self, op: Op, ins: tuple[Value | None, ...]) -> Any:
+        result = super()._unchanged(op, ins)
+        self._note(self.ops[-1])
+        return result
+
+    def _note(self, op: Op) -> None:
         for n in op.outputs:
             self._made[n] = op
-        return result
 
     def producer(self, value: Value | None) -> Op | None:
         """The new op that makes a value; None for inputs and constants."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import mmap
 import os
 import zipfile
 from pathlib import Path
@@ -16,6 +17,8 @@ import pytest
 import tilewright as tw
 from tilewright.compiler.api import artifact
 from tilewright.compiler.errors import ArtifactError, MemoryLimitError, OptionError
+from tilewright.compiler.graph.arrays import ALIGNMENT
+from tilewright.compiler.graph.mapped import file_of
 from tilewright.compiler.graph.text import to_text
 
 
@@ -50,10 +53,12 @@ def reseal(path: Path, members: dict[str, bytes], compress: bool = False) -> Pat
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED if compress else 0) as z:
         for name, data in members.items():
             z.writestr(name, data)
-        z.comment = b"tilewright artifact blake2b:" + b"0" * 64
+        z.comment = b"tilewright artifact blake2b of MiB:" + b"0" * 64
     data = path.read_bytes()[:-64]
-    prefix = len(b"tilewright artifact blake2b:")
-    path.write_bytes(data + hashlib.blake2b(data[:-prefix], digest_size=32).hexdigest().encode())
+    signed = data[: -len(b"tilewright artifact blake2b of MiB:")]
+    parts = (signed[k : k + (1 << 20)] for k in range(0, len(signed), 1 << 20))
+    leaves = b"".join(hashlib.blake2b(part, digest_size=32).digest() for part in parts)
+    path.write_bytes(data + hashlib.blake2b(leaves, digest_size=32).hexdigest().encode())
     return path
 
 
@@ -192,6 +197,14 @@ def test_other_files_are_told_apart(tmp_path: Path, content: bytes, why: str) ->
         tw.load(path)
 
 
+@pytest.mark.skipif(not hasattr(mmap, "MADV_DONTNEED"), reason="files are read, not mapped")
+def test_constants_stay_in_the_file_from_cache_lines_on(saved: Path) -> None:
+    found = [b.value for b in artifact.read(saved).graph.blobs.values() if b.is_constant]
+    stored = [x for x in found if x is not None and file_of(x) is not None]
+    assert len(stored) == 2, "scale and ramp; a splat stands in the text"
+    assert all(x.ctypes.data % ALIGNMENT == 0 for x in stored)
+
+
 def test_another_programs_zip_is_told_apart(tmp_path: Path) -> None:
     np.savez(tmp_path / "arrays.npz", x=np.ones(3))
     with pytest.raises(ArtifactError, match="not saved by Tilewright"):
@@ -206,8 +219,8 @@ def test_a_missing_file_and_a_folder_are_reported(tmp_path: Path) -> None:
 
 
 def test_a_later_format_names_both_versions(saved: Path, tmp_path: Path) -> None:
-    with pytest.raises(ArtifactError, match=r"format 2, written by Tilewright '0\.1\.0'"):
-        tw.load(edited(saved, tmp_path / "p", format=2))
+    with pytest.raises(ArtifactError, match=r"format 3, written by Tilewright '0\.1\.0'"):
+        tw.load(edited(saved, tmp_path / "p", format=3))
 
 
 @pytest.mark.parametrize(

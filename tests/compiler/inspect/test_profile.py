@@ -45,7 +45,7 @@ def test_traffic_is_split_by_where_it_goes() -> None:
         8 * 64 * 4,
         8 * 64 * 4,
     )
-    assert product.flops == 2 * 8 * 64 * 64
+    assert product.flops == product.own_flops == 2 * 8 * 64 * 64
     assert (softmax.constant, softmax.read, softmax.written) == (0, 8 * 64 * 4, 8 * 64 * 4)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -53,6 +54,11 @@ def test_configs_agree(name: str, m: int) -> None:
     space = WINOGRAD.space(graph, graph.ops, graph.outputs, AVX512)
     assert {c["phases"] for c in space} == {1, 3}
     assert all(launch.kernel.flops > 0 for launch in launches)
+    images, _, *places = graph.type(graph.outputs[0]).dims
+    tiles = images * prod(-(-d // m) for d in places)
+    channels, depth = case["w_shape"][:2]
+    products = (m + 2) ** 2 * tiles * channels * depth
+    assert {launch.kernel.own_flops for launch in launches} == {2 * products}
 
 
 @pytest.mark.slow
@@ -182,14 +188,14 @@ def test_amplification_is_attained(m: int) -> None:
 
 def test_weights_are_packed_in_the_order_of_reading() -> None:
     w = np.random.default_rng(0).standard_normal((5, 3, 3, 3)).astype(np.float32)
-    u = transformed_weights(w, 2)
+    u = transformed_weights(w, 2).astype(np.float32)
     g = np.array(transforms(2).weights, np.float64)
     np.testing.assert_array_equal(
         u.reshape(4, 4, 5, 3),
         np.einsum("ki,ocij,lj->kloc", g, w.astype(np.float64), g).astype(np.float32),
     )
     # one group, with panels of 4 and of 2 channels
-    packed = pack_transformed(u, lanes=2, blocks=2, share=3, vectors=3)
+    packed = pack_transformed(w, 2, lanes=2, blocks=2, share=3, vectors=3)
     flat = packed.reshape(16, 3 * 6)
     for xi in range(16):
         first, second = flat[xi, :12].reshape(3, 4), flat[xi, 12:].reshape(3, 2)
