@@ -53,7 +53,7 @@ from .microkernel import (
 )
 from .template import Config
 
-CHAIN = 300  # terms added one after the other, about; errors grow with the root of it
+PARTIAL = 300  # terms of a partial sum, about; errors grow with the root of it
 ITEM_FLOPS = 500_000  # an item takes at least 2 to 5 microseconds
 MAX_ITEMS = 16  # for two threads; more threads get eight each, so that the last ones end together
 MOST_BODIES = 16  # inner loops per kernel: what their code costs to compile, and in the first cache
@@ -177,8 +177,8 @@ class ConvWriter:
         if full:
             inner = self.taps(Level(block, 1), inside)
             # Counted in taps of the whole window, so that all tiles add in the same order.
-            chain = max(1, CHAIN // (block * taps))
-            found += [replace(s, chain=chain)
+            partial = max(1, PARTIAL // (block * taps))
+            found += [replace(s, partial=partial)
                       for s in around(Level(full, channel, block * taps), inner)]  # fmt: skip
         if rest:
             inner = self.taps(Level(rest, 1), inside)

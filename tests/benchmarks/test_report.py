@@ -135,16 +135,16 @@ def test_kernels_by_model_and_by_template() -> None:
 
 def test_calls_and_compiling() -> None:
     calls = [{"name": "numpy", "median_us": 1.5, "least_us": 1.25, "about": ABOUT}]
-    seconds = {"compile": {"wall": 2.5}, "read": {"wall": 0.25}, "kernels": {"distinct": 7.0}}
+    seconds = {"ready": {"wall": 2.5}, "read": {"wall": 0.25}, "kernels": {"distinct": 7.0}}
     compiled = [
         {"name": "b", "error": "broke"},
         {"name": "a", "about": ABOUT, "cold": seconds,
-         "warm": seconds | {"compile": {"wall": 0.5}}},
+         "warm": seconds | {"ready": {"wall": 0.5}}, "load": seconds | {"ready": {"wall": 0.125}}},
     ]  # fmt: skip
     text = report.page({"latency": [], "processes": []},
                        {"overhead": calls, "compile_time": compiled})  # fmt: skip
     assert row(text, "numpy")[1:] == ["1.50", "1.25"]
-    assert row(text, "a")[1:] == ["7", "2.50", "0.50", "0.25"]
+    assert row(text, "a")[1:] == ["7", "2.50", "0.500", "0.250", "0.125", "0.250"]
     assert row(text, "b")[1] == "failed"
 
 

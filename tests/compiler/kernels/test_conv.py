@@ -11,7 +11,7 @@ import pytest
 from tilewright.compiler.graph.builder import GraphBuilder
 from tilewright.compiler.graph.evaluate import evaluate
 from tilewright.compiler.graph.ir import Graph
-from tilewright.compiler.kernels.conv import CHAIN, DirectConv
+from tilewright.compiler.kernels.conv import PARTIAL, DirectConv
 from tilewright.compiler.kernels.device import Device
 from tilewright.compiler.kernels.ir import Prepared
 from tilewright.ops.types import Layout
@@ -148,8 +148,8 @@ def test_long_sums_err_little(channels: int, window: int) -> None:
     wanted = evaluate(graph, feeds)[name]
     error = logical(found.reshape(-1), graph.type(name)) - wanted
     terms = channels * window**2
-    chain = 2 * CHAIN  # at most: what is left over goes on behind the last chain
-    bound = 0.5 * 2.0**-24 * np.sqrt(chain / 2 + terms / chain)
+    longest = 2 * PARTIAL  # at most: what is left over goes on behind the last partial sum
+    bound = 0.5 * 2.0**-24 * np.sqrt(longest / 2 + terms / longest)
     assert np.sqrt(np.mean(error**2)) <= bound * np.sqrt(np.mean(wanted**2))
 
 
