@@ -29,9 +29,10 @@ class Canonicalize(OptionalPass):
     """Drops copies, merges transposes and reshapes, splits variadic arithmetic into binary ops,
     and rewrites arithmetic with constants where the result is the same to the last bit.
 
-    Three rules are not exact: x ** 3 becomes two products (1.5 ulp), x ** 0.5 becomes sqrt(x),
-    which differs for x = -inf (NaN instead of inf) and x = -0.0 (the sign of zero), and erf(x / c)
-    and tanh(x / c) multiply by 1 / c (1.5 ulp).
+    Four rules are not exact: x ** 3 becomes two products (1.5 ulp), x ** 0.5 becomes sqrt(x),
+    which differs for x = -inf (NaN instead of inf) and x = -0.0 (the sign of zero), erf(x / c)
+    and tanh(x / c) multiply by 1 / c (1.5 ulp), and (a s) @ b becomes (a @ b) s (1.5 ulp of every
+    term, before as after).
     """
 
     def run(self, graph: Graph, fuel: Fuel = UNLIMITED) -> Graph:
@@ -276,6 +277,31 @@ def divide_before_function(c: _Call) -> Result | None:
     return lambda: c.build.op(c.operator, c.build.op("mul", x, inverse))
 
 
+def scale_after_product(c: _Call) -> Result | None:
+    """(a s) @ b = (a @ b) s for one number s: the product scales what it stores, while scaling an
+    operand may take a pass over it. In attention, a root of the scale is often on either side."""
+    if c.operator != "matmul" or c.x.type.dtype.bytes < 4:  # sums of short floats may overflow
+        return None
+    for k, v in enumerate(c.inputs):
+        inner = c.build.producer(v) if v is not None else None
+        if inner is None or inner.operator != "mul":
+            continue
+        factors = tuple(c.build.handle(b) for b in inner.reads)
+        for x, s in (factors, factors[::-1]):
+            scale = _Call(c.build, "mul", (x, s), {}).small_constant(1)
+            if scale is None or scale.size != 1 or scale.dtype.kind != "f":
+                continue
+            if 2.0**-20 <= abs(float(scale.reshape(()))) <= 2.0**20:  # no over- or underflow
+                return _scaled(c, k, x, scale.reshape(()))
+    return None
+
+
+def _scaled(c: _Call, k: int, x: Value, scale: Array) -> Result:
+    """The op with x as input k, then its result times scale."""
+    inputs = (*c.inputs[:k], x, *c.inputs[k + 1 :])
+    return lambda: c.build.op("mul", c.build.op(c.operator, *inputs, **c.attrs), scale)
+
+
 def subtract_constant(c: _Call) -> Result | None:
     """x - c = x + (-c), for floats."""
     y = c.small_constant(1) if c.operator == "sub" else None
@@ -312,6 +338,7 @@ RULES: Final[tuple[Rule, ...]] = (
     drop_neutral,
     divide_by_power_of_two,
     divide_before_function,
+    scale_after_product,
     subtract_constant,
     expand_power,
 )
