@@ -69,6 +69,14 @@ class _Call:
         """Whether there is one output, and it has the type of input 0."""
         return len(self.types) == 1 and self.types[0] == self.x.type
 
+    @property
+    def reads_alone(self) -> bool:
+        """Whether nothing else reads what the op of the old graph has as input 0."""
+        op, old = self.build.current, self.build.old
+        if op is None:
+            return False
+        return len(old.consumers[op.reads[0]]) == 1 and op.reads[0] not in old.outputs
+
     def small_constant(self, k: int) -> Array | None:
         """Input k as an array of numbers if it is a constant of modest size, input 0 is none, and
         the result has the type of input 0."""
@@ -174,6 +182,23 @@ def merge_transposes(c: _Call) -> Result | None:
     order = tuple(reversed(range(c.x.type.rank))) if first is None else first
     perm = tuple(order[p] for p in _order(c))
     return lambda: c.build.op("transpose", c.build.handle(inner.reads[0]), perm=perm)
+
+
+def split_before_transpose(c: _Call) -> Result | None:
+    """The parts of a transposed blob as transposes of its parts, which whatever reads one part only
+    can take in."""
+    inner = c.build.producer(c.x) if c.operator == "split" else None
+    if inner is None or inner.operator != "transpose" or not c.reads_alone:
+        return None
+    x = c.build.handle(inner.reads[0])
+    perm = inner.attr("perm") or tuple(reversed(range(x.type.rank)))
+    axis = perm[c.attrs["axis"] % x.type.rank]
+
+    def replace() -> tuple[Value, ...]:
+        parts = c.build.op("split", x, *c.inputs[1:], **{**c.attrs, "axis": axis})
+        return tuple(c.build.op("transpose", part, perm=perm) for part in parts)
+
+    return replace
 
 
 def transpose_to_reshape(c: _Call) -> Result | None:
@@ -332,6 +357,7 @@ RULES: Final[tuple[Rule, ...]] = (
     drop_dropout,
     cancel_involution,
     merge_transposes,
+    split_before_transpose,
     transpose_to_reshape,
     merge_views,
     split_variadic,
