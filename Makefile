@@ -12,7 +12,7 @@ pip = $(BIN)/python -m pip install --quiet --disable-pip-version-check $(1) \
 	|| { echo "pip failed, trying once more"; sleep 5; \
 	     $(BIN)/python -m pip install --quiet --disable-pip-version-check $(1); }
 
-.PHONY: help demo test test-all check format bench clean
+.PHONY: help demo test test-all check format bench bench-all clean
 
 help:
 	@echo "make demo      compile SqueezeNet and ResNet-50, check and time them"
@@ -21,6 +21,7 @@ help:
 	@echo "make check     lint, format and types"
 	@echo "make format    put the code into the project's format"
 	@echo "make bench     latency next to the peers that are installed"
+	@echo "make bench-all everything on docs/performance.md, about 20 minutes"
 	@echo "make clean     remove what these targets made, .venv too"
 
 demo: $(VENV)/.installed
@@ -40,6 +41,9 @@ check: $(VENV)/.test $(VENV)/typed/tilewright
 format: $(VENV)/.test
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+bench-all: $(VENV)/.installed
+	$(BIN)/python benchmarks/everything.py $(ARGS)
 
 bench: $(VENV)/.installed
 	$(BIN)/python benchmarks/inference.py $(ARGS)

@@ -2,15 +2,16 @@
 process that finds the code stored, or loaded as a saved program.
 
     python benchmarks/compile_time.py                       all models, 3 rounds
-    python benchmarks/compile_time.py resnet50 net.onnx --rounds 5 --output compile.json
+    python benchmarks/compile_time.py resnet50 net.onnx --rounds 5 --output other.json
 
 Every figure comes from a process of its own. A round compiles twice over one cache directory,
 which is empty at first: cold, then warm; and loads what the first saved. Reported are medians over
 the rounds, in seconds, of the clock and of the processor (on a busy machine the processor's time
 says more): `import tilewright`, reading the file's bytes from disk and nothing else,
 `tilewright.compile` or `tilewright.load`, and what its stations took. Byte code is cached, as it is
-after an install. The numbers go to benchmarks/results/ as JSON, with the machine, the versions and
-the commit.
+after an install. Results go to a JSON file as they come, with the machine, the versions and the
+commit; a second run measures only the models that the file lacks (`--again` measures anew), and
+benchmarks/report.py makes a section of docs/performance.md of it.
 """
 
 from __future__ import annotations
@@ -22,14 +23,14 @@ import statistics
 import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
 from typing import Any
 
 import models
 from machine import about
+from sheet import RESULTS, Sheet
 
-HERE = Path(__file__).parent
+DEFAULT = RESULTS / "compile_time.json"
 
 PROBE = """
 import json, sys, time
@@ -63,9 +64,10 @@ def main() -> None:
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     p.add_argument("models", nargs="*", help=f".onnx files, or of: {', '.join(models.NAMES)}")
     p.add_argument("--rounds", type=int, default=3)
-    p.add_argument("--output", type=Path, help="JSON file (default: one in benchmarks/results)")
+    p.add_argument("--output", type=Path, default=DEFAULT, help=f"JSON file (default: {DEFAULT})")
+    p.add_argument("--again", action="store_true", help="measure also what the file holds")
     args = p.parse_args()
-    results = []
+    sheet = Sheet(args.output)
     with tempfile.TemporaryDirectory() as bytecode:
         env = {k: v for k, v in os.environ.items() if k != "PYTHONDONTWRITEBYTECODE"}
         env["PYTHONPYCACHEPREFIX"] = bytecode
@@ -76,14 +78,12 @@ def main() -> None:
             except ModuleNotFoundError as e:
                 print(f"{name:14s} left out: {e}")
                 continue
-            results.append({"model": path.stem, **measure(path, args.rounds, env)})
-            print(line(results[-1]), flush=True)
-    out = args.output or HERE / "results" / f"compile_time_{time.strftime('%Y%m%d_%H%M%S')}.json"
-    out.parent.mkdir(parents=True, exist_ok=True)
-    out.write_text(
-        json.dumps({"about": about(rounds=args.rounds), "results": results}, indent=1) + "\n"
-    )
-    print(f"written to {out}")
+            if not args.again and sheet.has(path.stem):
+                continue
+            found = measure(path, args.rounds, env)
+            sheet.put(path.stem, {"about": about(rounds=args.rounds)} | found)
+            print(line(sheet.rows[-1]), flush=True)
+    print(f"written to {sheet.file}")
 
 
 def measure(path: Path, rounds: int, env: dict[str, str]) -> dict[str, Any]:
@@ -125,8 +125,8 @@ def middle(runs: list[dict[str, Any]]) -> dict[str, Any]:
 def line(r: dict[str, Any]) -> str:
     """One row of the table."""
     if "error" in r:
-        return f"{r['model']:14s} {r['error']}"
-    text = f"{r['model']:14s}"
+        return f"{r['name']:14s} {r['error']}"
+    text = f"{r['name']:14s}"
     for kind in ("cold", "warm", "load"):
         ready = r[kind]["ready"]
         text += f"  {kind} {ready['wall']:6.3f} s (processor {ready['cpu']:.3f} s)"

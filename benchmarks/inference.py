@@ -9,7 +9,8 @@ Every combination is measured by `tilewright bench` in a process of its own, whe
 take turns with the same thread count. Results are written to the JSON file as they come, with the
 versions, the commit, and how busy others kept the machine; a second run measures only what the file
 lacks, so it goes on after an interruption and adds peers to a table (`--again` measures anew).
-Memory and the seconds to the first result are taken from processes that run one contestant alone.
+Memory and the seconds to the first result are taken from processes that run one contestant alone;
+their outputs are compared with float64 (`accuracy.py`).
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import accuracy
 import forms
 import models
 import processes
@@ -175,8 +177,12 @@ def process(name: str, batch: int, threads: int, contestant: str) -> Result:
         return out | {"error": str(e).strip().splitlines()[0]}
     feeds = models.sample(name, batch=batch)
     with neighbours() as busy:
-        found = processes.measure(contestant, models.path(name, batch), feeds, threads, form)
-    return out | {"about": about() | busy} | found
+        found, outputs = processes.measure(contestant, models.path(name, batch), feeds, threads,
+                                           form)  # fmt: skip
+    out |= {"about": about() | busy} | found
+    if outputs and batch == 1:
+        out["accuracy"] = accuracy.errors(outputs, accuracy.truth(name))
+    return out
 
 
 def line(r: Result) -> str:
@@ -202,6 +208,7 @@ def process_line(r: Result) -> str:
     return (
         f"{text} first result {cold['first_result_seconds']:6.2f} s, "
         f"again {warm['first_result_seconds']:6.2f} s, peak {cold['peak_bytes'] >> 20} MiB"
+        + (f", error {r['accuracy']['rms']:.0e}" if "accuracy" in r else "")
     )
 
 

@@ -4,32 +4,40 @@
     python benchmarks/kernels.py net.onnx --threads 2 --output kernels.json
     python benchmarks/kernels.py --below 0.85                 all models; only kernels below 85 %
 
-A row per launch: its share of the measured multiply-add peak, and of the measured bandwidth of the
-memory it reads and writes; `of limit` is the share of whichever binds. Where a kernel is launched
-several times on equal shapes, the row is their mean. On one thread the clock is the thread's own,
-so that others on the machine disturb little; several threads want the machine for themselves.
-The numbers go to a JSON file on request.
+A row per distinct kernel; where it is launched several times, the row is their mean. `of peak` is
+the share of the measured multiply-add peak that the kernel's own multiply-adds reach; `as direct`
+counts those of the problem as it is defined, which Winograd's algorithm needs fewer than: that
+share may exceed 100 %. `of memory` is the share of the measured bandwidth of the memory that it
+reads and writes, `of limit` the share of whichever binds. On one thread the clock is the thread's
+own, so that others on the machine disturb little; several threads want the machine for themselves.
+
+With --output, results go to a JSON file as they come, with the machine, the versions and the
+commit; a second run measures only the models that the file lacks (`--again` measures anew), and
+benchmarks/report.py makes a section of docs/performance.md of it.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import statistics
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import models
 from machine import about
+from sheet import Sheet
 
 import tilewright as tw
 from tilewright.compiler.inspect.machine import Limits, limits
 from tilewright.compiler.inspect.profile import Profile, ProfileRow, of_limit
 from tilewright.compiler.text import table
 
-WIDTH = 40
+WIDTH: Final = 40
 """Characters of a row's nodes."""
+
+Row = dict[str, Any]
 
 
 def main() -> None:
@@ -39,22 +47,27 @@ def main() -> None:
     p.add_argument("--rounds", type=int, default=30)
     p.add_argument("--below", type=float, default=float("inf"), help="show rows below this share")
     p.add_argument("--output", type=Path, help="JSON file")
+    p.add_argument("--again", action="store_true", help="measure also what the file holds")
     args = p.parse_args()
+    sheet = None if args.output is None else Sheet(args.output)
     limit = limits(args.threads)
     print(describe(limit))
-    found = {}
     for name in args.models or models.NAMES:
         path = Path(name) if name.endswith(".onnx") else models.path(name)
+        if sheet is not None and not args.again and sheet.has(path.stem):
+            continue
         exe = tw.compile(path, threads=args.threads)
         assert isinstance(exe, tw.Executable)
         profile = exe.profile(rounds=args.rounds)
-        found[path.stem] = profile
         print(f"\n{path.stem}\n{report(profile, args.below)}", flush=True)
-    if args.output is not None:
-        results = {name: profile.as_json() for name, profile in found.items()}
-        facts = about(threads=args.threads, rounds=args.rounds)
-        args.output.write_text(json.dumps({"about": facts, "results": results}, indent=1) + "\n")
-        print(f"written to {args.output}")
+        if sheet is not None:
+            sheet.put(path.stem, {
+                "about": about(threads=args.threads, rounds=args.rounds),
+                "seconds": profile.seconds, "limits": asdict(profile.limits),
+                "kernels": kernels(profile),
+            })  # fmt: skip
+    if sheet is not None:
+        print(f"written to {sheet.file}")
 
 
 def describe(limit: Limits) -> str:
@@ -66,36 +79,52 @@ def describe(limit: Limits) -> str:
             f"GB/s, read/write/copy: {levels}")  # fmt: skip
 
 
-def report(profile: Profile, below: float = float("inf")) -> str:
-    """A row per distinct kernel, and shares weighted by time."""
+def kernels(profile: Profile) -> list[Row]:
+    """A row per distinct kernel, longest first: seconds of all its launches together, shares as
+    means over them."""
     groups: dict[str, list[ProfileRow]] = {}
     for r in profile.rows:
         groups.setdefault(r.kernel, []).append(r)
-    rows: list[tuple[Any, ...]] = []
-    for kernel, same in sorted(groups.items(), key=lambda x: -sum(r.seconds for r in x[1])):
-        share = of_limit(same)
-        if share < below:
-            r = same[0]
-            rows.append((
-                f"{statistics.fmean(x.seconds for x in same) * 1e6:.1f}", f"x{len(same)}",
-                f"{sum(x.share for x in same):.1%}", f"{mean(same, 'of_peak'):.1%}",
-                f"{mean(same, 'of_bandwidth'):.1%}", f"{share:.1%}",
-                "peak" if r.bound == "compute" else r.level, kernel, r.label[:WIDTH],
-            ))  # fmt: skip
-    header = ("us", "", "share", "of peak", "of memory", "of limit", "bound", "kernel", "nodes")
+    out = []
+    for kernel, same in groups.items():
+        seconds = sum(r.seconds for r in same)
+        of_peak = sum(r.compute_seconds for r in same) / max(seconds, 1e-12)
+        direct = sum(r.flops for r in same) / max(sum(r.own_flops for r in same), 1)
+        out.append({
+            "kernel": kernel, "template": same[0].template, "launches": len(same),
+            "seconds": seconds, "of_peak": of_peak, "as_direct": of_peak * direct,
+            "of_memory": sum(r.memory_seconds for r in same) / max(seconds, 1e-12),
+            "of_limit": of_limit(same), "bound": same[0].bound, "level": same[0].level,
+            "nodes": same[0].label[:WIDTH],
+        })  # fmt: skip
+    return sorted(out, key=lambda r: -r["seconds"])
+
+
+def report(profile: Profile, below: float = float("inf")) -> str:
+    """A row per distinct kernel, and shares weighted by time."""
+    found = kernels(profile)
+    rows = [
+        (f"{r['seconds'] / r['launches'] * 1e6:.1f}", f"x{r['launches']}",
+         f"{r['seconds'] / profile.seconds:.1%}", f"{r['of_peak']:.1%}", f"{r['as_direct']:.1%}",
+         f"{r['of_memory']:.1%}", f"{r['of_limit']:.1%}",
+         "peak" if r["bound"] == "compute" else r["level"], r["kernel"], r["nodes"])
+        for r in found if r["of_limit"] < below
+    ]  # fmt: skip
+    header = ("us", "", "share", "of peak", "as direct", "of memory", "of limit", "bound", "kernel",
+              "nodes")  # fmt: skip
     total = [f"{profile.seconds * 1e3:.3f} ms, {profile.of_limit:.1%} of the limits"]
     for bound in ("compute", "memory"):
-        some = [r for r in profile.rows if r.bound == bound]
+        some = [r for r in found if r["bound"] == bound]
         if some:
-            time = sum(r.seconds for r in some)
-            total.append(f"{bound} bound: {time / profile.seconds:.1%} of the time, "
-                         f"{of_limit(some):.1%} of the limit")  # fmt: skip
-    return f"{table(rows, header, 'rrrrrr')}\n{'; '.join(total)}"
+            share = sum(r["seconds"] for r in some) / profile.seconds
+            total.append(f"{bound} bound: {share:.1%} of the time, "
+                         f"{weighted(some, 'of_limit'):.1%} of the limit")  # fmt: skip
+    return f"{table(rows, header, 'rrrrrrr')}\n{'; '.join(total)}"
 
 
-def mean(rows: Sequence[ProfileRow], field: str) -> float:
-    """Of a figure of each launch."""
-    return statistics.fmean(getattr(r, field) for r in rows)
+def weighted(rows: Sequence[Row], field: str) -> float:
+    """The mean of a field, weighted by time."""
+    return statistics.fmean([r[field] for r in rows], [r["seconds"] for r in rows])
 
 
 if __name__ == "__main__":

@@ -39,9 +39,15 @@ def cpu_name() -> str:
 
 
 def commit() -> str:
-    done = subprocess.run(["git", "describe", "--always", "--dirty"], cwd=HERE, text=True,
-                          capture_output=True, check=False)  # fmt: skip
-    return done.stdout.strip() or "unknown"
+    """Of the code; results and the page made of them change while benchmarks run."""
+    made = [f":(top,exclude){p}" for p in ("benchmarks/results", "docs/performance.md")]
+    head = _git("describe", "--always").stdout.strip()
+    changed = _git("diff", "--quiet", "HEAD", "--", ":(top)", *made).returncode
+    return f"{head}{'-dirty' if changed else ''}" if head else "unknown"
+
+
+def _git(*words: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(["git", *words], cwd=HERE, text=True, capture_output=True, check=False)
 
 
 @contextmanager

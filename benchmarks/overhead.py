@@ -1,19 +1,18 @@
 """What a call costs besides the work: x + 1 on 10 floats, numpy in and out.
 
     python benchmarks/overhead.py
-    python benchmarks/overhead.py --rounds 50 --output overhead.json
+    python benchmarks/overhead.py --rounds 50 --output other.json
 
 Contestants take turns, a batch of calls each; a batch gives the mean time of its calls. Reported
 are the least and the median over the batches, in microseconds. All run on one thread. numpy's own
-x + 1 has no overhead but its own. The numbers go to benchmarks/results/ as JSON, with the machine,
-the versions and the commit.
+x + 1 has no overhead but its own. The numbers go to a JSON file, with the machine, the versions and
+the commit; benchmarks/report.py makes a section of docs/performance.md of it.
 """
 
 from __future__ import annotations
 
 import argparse
 import importlib.util
-import json
 import statistics
 import time
 from collections.abc import Callable
@@ -21,11 +20,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from inference import about
+from machine import about
+from sheet import RESULTS, Sheet
 
 import tilewright as tw
 
-HERE = Path(__file__).parent
+DEFAULT = RESULTS / "overhead.json"
 SIZE = 10
 
 
@@ -33,7 +33,7 @@ def main() -> None:
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     p.add_argument("--rounds", type=int, default=30, help="batches per contestant")
     p.add_argument("--calls", type=int, default=5000, help="calls per batch")
-    p.add_argument("--output", type=Path, help="JSON file (default: one in benchmarks/results)")
+    p.add_argument("--output", type=Path, default=DEFAULT, help=f"JSON file (default: {DEFAULT})")
     args = p.parse_args()
     x = np.arange(SIZE, dtype=np.float32)
     calls = contestants(x)
@@ -47,13 +47,12 @@ def main() -> None:
         name: {"least_us": min(s) * 1e6, "median_us": statistics.median(s) * 1e6}
         for name, s in seconds.items()
     }
-    for name, r in results.items():
-        print(f"{name:24s} {r['least_us']:7.2f} us  median {r['median_us']:7.2f} us")
-    out = args.output or HERE / "results" / f"overhead_{time.strftime('%Y%m%d_%H%M%S')}.json"
-    out.parent.mkdir(parents=True, exist_ok=True)
+    sheet = Sheet(args.output)
     facts = about(rounds=args.rounds, calls=args.calls)
-    out.write_text(json.dumps({"about": facts, "results": results}, indent=1) + "\n")
-    print(f"written to {out}")
+    for name, r in results.items():
+        sheet.put(name, {"about": facts, **r})
+        print(f"{name:24s} {r['least_us']:7.2f} us  median {r['median_us']:7.2f} us")
+    print(f"written to {sheet.file}")
 
 
 def batch(call: Callable[[], Any], count: int) -> float:

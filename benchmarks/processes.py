@@ -2,7 +2,7 @@
 
 `measure` starts a process per contestant, twice over one cache directory: cold, then warm. Neither
 time counts imports. Peak memory is the process's, after a few calls; what the imports took of it is
-given beside it.
+given beside it. The outputs of the first call come back for comparison.
 """
 
 from __future__ import annotations
@@ -28,14 +28,15 @@ TIMEOUT: Final = 600.0
 
 def measure(
     contestant: str, model: Path, feeds: dict[str, Any], threads: int, form: Path | None = None
-) -> dict[str, Any]:
-    """{"cold": {...}, "warm": {...}}, or {"error": reason}."""
+) -> tuple[dict[str, Any], list[Any]]:
+    """{"cold": {...}, "warm": {...}} and the outputs, or {"error": reason} and none."""
     found: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as folder:
         stored = Path(folder) / "feeds.npz"
         np.savez(stored, **{f"x{k}": a for k, a in enumerate(feeds.values())})
         task = {"contestant": contestant, "model": str(model), "names": list(feeds),
-                "feeds": str(stored), "threads": threads, "form": str(form or "")}  # fmt: skip
+                "feeds": str(stored), "threads": threads, "form": str(form or ""),
+                "outputs": f"{folder}/outputs.npz"}  # fmt: skip
         env = {**os.environ, "TILEWRIGHT_CACHE": f"{folder}/tilewright",
                "TORCHINDUCTOR_CACHE_DIR": f"{folder}/inductor"}  # fmt: skip
         for kind in ("cold", "warm"):
@@ -45,11 +46,12 @@ def measure(
                     capture_output=True, timeout=TIMEOUT, check=False,
                 )  # fmt: skip
             except subprocess.TimeoutExpired:
-                return {"error": f"took more than {TIMEOUT:g} s"}
+                return {"error": f"took more than {TIMEOUT:g} s"}, []
             if done.returncode:
-                return {"error": (done.stderr.strip().splitlines() or ["it crashed"])[-1]}
+                return {"error": (done.stderr.strip().splitlines() or ["it crashed"])[-1]}, []
             found[kind] = json.loads(done.stdout.splitlines()[-1])
-    return found
+        with np.load(task["outputs"]) as held:
+            return found, [held[f"y{k}"] for k in range(len(held.files))]
 
 
 def run(task: dict[str, Any]) -> dict[str, Any]:
@@ -75,13 +77,16 @@ def run(task: dict[str, Any]) -> dict[str, Any]:
         forms = {name: Path(task["form"])} if task["form"] else {}
         call = peers.prepare(name, peers.Setting(model, feeds, threads, forms)).run
     loaded = time.perf_counter()
-    call()
+    outputs = call()
     first = time.perf_counter()
     spent = _cpu_seconds() - cpu
     for _ in range(CALLS):
         call()
-    return {"load_seconds": loaded - wall, "first_result_seconds": first - wall,
-            "cpu_seconds": spent, "peak_bytes": _peak_bytes(), "import_bytes": before}  # fmt: skip
+    found = {"load_seconds": loaded - wall, "first_result_seconds": first - wall,
+             "cpu_seconds": spent, "peak_bytes": _peak_bytes(), "import_bytes": before}  # fmt: skip
+    each = outputs if isinstance(outputs, list | tuple) else [outputs]
+    np.savez(task["outputs"], **{f"y{k}": y for k, y in enumerate(each)})
+    return found
 
 
 def _peers() -> ModuleType:

@@ -1,7 +1,10 @@
-"""Makes docs/performance.md of the results of benchmarks/inference.py. Nobody types figures.
+"""Makes docs/performance.md of the results of the other scripts here. Nobody types figures.
 
-python benchmarks/report.py                     from benchmarks/results/inference.json
-python benchmarks/report.py other.json --print
+python benchmarks/report.py                     from benchmarks/results
+python benchmarks/report.py folder --print
+
+Of the files in the folder, inference.json is needed; kernels.json, overhead.json and
+compile_time.json each make a section.
 """
 
 from __future__ import annotations
@@ -9,12 +12,12 @@ from __future__ import annotations
 import argparse
 import json
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, Final
 
 HERE: Final = Path(__file__).parent
-DEFAULT: Final = HERE / "results" / "inference.json"
+DEFAULT: Final = HERE / "results"
 PAGE: Final = HERE.parent / "docs" / "performance.md"
 
 PEERS: Final = ("onnxruntime", "openvino", "torch", "ncnn")
@@ -24,22 +27,24 @@ HELD_OUT: Final = ("densenet121", "inception_v2", "shufflenet", "transformer", "
                    "mobilenet")  # fmt: skip
 """Models to see whether what is fast on the others is fast in general."""
 
-WRONG: Final = 0.25
-"""A peer whose outputs differ in more than that part of their elements computes something else.
-SegNet needs the room: where two values in a window of its deepest pooling are equal but for
-rounding, one index in 10^5 or so comes out otherwise, and each such place shows in 2 % of the
-image. Other models differ in none."""
+NEAR: Final = 0.9
+"""Share of a limit that kernels are counted near from."""
+
+WRONG: Final = 1e-4
+"""A contestant whose median error is more than that part of the largest output computes something
+else, or not in float32: roundings add up to some 10^-6, bfloat16 is off by 10^-3. The median, as
+the largest error says nothing of a network that chooses between almost equal values."""
 
 INTRODUCTION: Final = """\
 # Performance
 
 How long an inference takes, in float32, beside other runtimes on the same machine. This page is
-made by `benchmarks/report.py` of `benchmarks/results/{file}`; edit neither by hand.
+made by `benchmarks/report.py` of the files in `benchmarks/results`; edit neither by hand.
 
 ```
-python benchmarks/inference.py                      # Tilewright, onnxruntime, OpenVINO
-python benchmarks/inference.py --peers torch,ncnn   # adds the others to the same results
-python benchmarks/report.py                         # makes this page
+make bench-all                                      # measures everything on this page, makes it
+python benchmarks/inference.py --peers torch,ncnn   # adds other runtimes to the same results
+python benchmarks/report.py                         # makes this page of the results
 ```
 
 Contestants take turns in one process, with the same number of threads, in changing order: a rest of
@@ -47,7 +52,8 @@ Contestants take turns in one process, with the same number of threads, in chang
 count, then timed calls. A time is the median over the turns. A ratio is the median, over the turns,
 of a peer's time divided by Tilewright's in the same turn: above 1, Tilewright is faster. `best` is
 the ratio to whichever peer is fastest on that model. Means are geometric. The outputs of all
-contestants were compared. Models marked \\* are those that the project's targets hold out.
+contestants were compared: with each other's, and with float64. Models marked \\* are those that the
+project's targets hold out.
 
 onnxruntime runs with all its optimisations, OpenVINO with the latency hint, one stream and float32
 (its default is bfloat16 where the CPU has it), torch compiled by inductor with frozen weights, ncnn
@@ -60,10 +66,10 @@ Result = dict[str, Any]
 
 def main() -> None:
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    p.add_argument("results", nargs="?", type=Path, default=DEFAULT)
+    p.add_argument("results", nargs="?", type=Path, default=DEFAULT, help="folder")
     p.add_argument("--print", action="store_true", help="to the terminal, not to the page")
     args = p.parse_args()
-    text = page(json.loads(args.results.read_text(encoding="utf-8")), args.results.name)
+    text = page(*read(args.results))
     if args.print:
         print(text, end="")
     else:
@@ -71,17 +77,26 @@ def main() -> None:
         print(f"written to {PAGE}")
 
 
-def page(data: dict[str, Any], file: str) -> str:
+def read(folder: Path) -> tuple[dict[str, Any], dict[str, Sequence[Result]]]:
+    """The results of inference.py, and those of the other scripts by name."""
+    files = {s: folder / f"{s}.json" for s in SECTIONS if (folder / f"{s}.json").exists()}
+    data = json.loads((folder / "inference.json").read_text(encoding="utf-8"))
+    return data, {s: json.loads(f.read_text(encoding="utf-8")) for s, f in files.items()}
+
+
+def page(data: dict[str, Any], more: dict[str, Sequence[Result]]) -> str:
     """The whole document."""
     found = data["latency"]
-    parts = [INTRODUCTION.format(file=file), conditions(data)]
+    parts = [INTRODUCTION, conditions(data)]
     combinations = sorted({(r["batch"], r["threads"]) for r in found})
     parts.append(summary(found, combinations))
     for batch, threads in combinations:
         some = [r for r in found if (r["batch"], r["threads"]) == (batch, threads)]
         parts.append(latency_table(some, batch, threads))
     if data.get("processes"):
+        parts.append(accuracy_table(data["processes"]))
         parts.append(process_table(data["processes"]))
+    parts += [make(more[name]) for name, make in SECTIONS.items() if more.get(name)]
     return "\n".join(parts)
 
 
@@ -104,9 +119,9 @@ class Model:
         for r in runs:
             self.lacking |= r.get("unavailable", {})
             for peer, x in r.get("peers", {}).items():
-                if x.get("differing", 0.0) > WRONG:
-                    self.lacking[peer] = (f"computes something else: {x['differing']:.0%} of the "
-                                          "outputs differ")  # fmt: skip
+                if x.get("typical", 0.0) > WRONG:
+                    self.lacking[peer] = (f"computes something else: half of the outputs differ by "
+                                          f"more than {x['typical']:.0e}")  # fmt: skip
                 else:
                     self.peers[peer] = x
 
@@ -173,12 +188,46 @@ def latency_table(found: Sequence[Result], batch: int, threads: int) -> str:
 # --------------------------------------------------------------------------- processes
 
 
-def process_table(found: Sequence[Result]) -> str:
-    contestants = ["tilewright", *(p for p in PEERS if any(r["contestant"] == p for r in found))]
-    cells = {(r["model"], r["contestant"]): r for r in found if "cold" in r}
-    names = sorted({r["model"] for r in found}, key=lambda n: (n in HELD_OUT, n))
+ACCURACY: Final = """\
+## Accuracy
+
+Errors of float32 against the same model in float64, relative to the largest output: root mean
+square; largest; and, where there are any, the part of the outputs that is off by more than a
+thousandth. Batch 1, default numerics.
+"""
+CHOOSING: Final = """
+Where a part of SegNet's outputs is off, a pooling took the other one of two inputs that differ by
+less than their rounding errors, and the decoder puts the value elsewhere, which shows in a part of
+the image. It happens to every contestant; on which images, is chance
+([architecture.md](architecture.md#numerics)).
+"""
+
+
+def accuracy_table(found: Sequence[Result]) -> str:
+    """Nothing where no contestant was compared."""
+    contestants = contestants_of(found)
+    cells = {(r["model"], r["contestant"]): r["accuracy"] for r in found if "accuracy" in r}
     rows = []
-    for n in names:
+    for n in names_of(found):
+        row = [n + (r"\*" if n in HELD_OUT else "")]
+        for c in contestants:
+            e = cells.get((n, c))
+            if e is None:
+                row.append("-")
+                continue
+            text = f"{e['rms']:.1e}; {e['max']:.0e}" + (f"; {e['off']:.1%}" if e["off"] else "")
+            row.append(f"{text}, computes something else" if e["typical"] > WRONG else text)
+        rows.append(row)
+    table = markdown(["model", *(TITLES[c] for c in contestants)], rows)
+    chooses = any(e["off"] for e in cells.values())
+    return f"{ACCURACY}\n{table}{CHOOSING if chooses else ''}" if cells else ""
+
+
+def process_table(found: Sequence[Result]) -> str:
+    contestants = contestants_of(found)
+    cells = {(r["model"], r["contestant"]): r for r in found if "cold" in r}
+    rows = []
+    for n in names_of(found):
         row = [n + (r"\*" if n in HELD_OUT else "")]
         for c in contestants:
             r = cells.get((n, c))
@@ -194,6 +243,114 @@ def process_table(found: Sequence[Result]) -> str:
         f"stored; then the peak of resident memory of the second, in MiB. Batch {batch}, {threads} "
         f"threads.\n\n{markdown(['model', *(TITLES[c] for c in contestants)], rows)}"
     )
+
+
+def contestants_of(found: Sequence[Result]) -> list[str]:
+    return ["tilewright", *(p for p in PEERS if any(r["contestant"] == p for r in found))]
+
+
+def names_of(found: Sequence[Result]) -> list[str]:
+    """Models in the order of the tables."""
+    return sorted({r["model"] for r in found}, key=lambda n: (n in HELD_OUT, n))
+
+
+# --------------------------------------------------------------------------- other scripts
+
+
+def kernel_section(found: Sequence[Result]) -> str:
+    """Shares of the limits, weighted by time: per model, and per template over all models."""
+    rows, every = [], []
+    for r in sorted(found, key=lambda r: (r["name"] in HELD_OUT, r["name"])):
+        cells = [r["name"] + (r"\*" if r["name"] in HELD_OUT else ""), ms(r["seconds"])]
+        for bound, fields in (("compute", ("of_peak", "as_direct")), ("memory", ("of_memory",))):
+            some = [k for k in r["kernels"] if k["bound"] == bound]
+            cells.append(percent(sum(k["seconds"] for k in some) / max(r["seconds"], 1e-12)))
+            cells += [percent(weighted(some, f)) for f in fields]
+        rows.append([*cells, f"**{percent(weighted(r['kernels'], 'of_limit'))}**"])
+        every += r["kernels"]
+    header = ["model", "ms", "bound by multiply-adds", "of peak", "counted as direct sums",
+              "bound by memory", "of bandwidth", "of limits"]  # fmt: skip
+    whole = sum(k["seconds"] for k in every)
+    kinds: dict[tuple[str, str], list[Result]] = {}
+    for k in every:
+        kinds.setdefault((k["template"], k["bound"]), []).append(k)
+    templates = [
+        [f"{template}, {bound}", str(len(some)),
+         percent(sum(k["seconds"] for k in some) / max(whole, 1e-12)),
+         percent(weighted(some, "of_limit")), percent(max(k["of_limit"] for k in some)),
+         percent(sum(k["seconds"] for k in some if k["of_limit"] >= NEAR)
+                 / max(sum(k["seconds"] for k in some), 1e-12))]
+        for (template, bound), some in sorted(
+            kinds.items(), key=lambda x: -sum(k["seconds"] for k in x[1]))
+    ]  # fmt: skip
+    some = found[0]["limits"]
+    levels = ", ".join(f"{x['name']} {x['read'] / 1e9:.0f}" for x in some["levels"])
+    n = some["threads"]
+    return (
+        f"## Kernels near the machine's limits\n\nWhat `exe.profile()` says of every kernel, batch "
+        f"1, {n} thread{'s' if n > 1 else ''} ({origin(found)}). Limits are measured: "
+        f"{some['flops'] / 1e9:.0f} GFLOP/s of multiply-adds, reads in GB/s: {levels}. Shares are "
+        "weighted by time. `of peak` counts the multiply-adds that kernels do; Winograd's "
+        "convolutions replace most of theirs by additions, which count for nothing, and would come "
+        f"to more than the peak if `counted as direct sums`.\n\n{markdown(header, rows)}\n"
+        "The same by kernel template and what binds it, over all models:\n\n"
+        + markdown(["kernels", "distinct", "share of time", "of limit", "best",
+                    f"time at {NEAR:.0%} or more"], templates)
+    )  # fmt: skip
+
+
+def overhead_section(found: Sequence[Result]) -> str:
+    rows = [[r["name"], f"{r['median_us']:.2f}", f"{r['least_us']:.2f}"] for r in found]
+    return (
+        "## What a call costs\n\nMicroseconds for x + 1 on ten floats, numpy arrays in and out, "
+        f"one thread ({origin(found)}).\n\n{markdown(['', 'median', 'least'], rows)}"
+    )
+
+
+def compile_section(found: Sequence[Result]) -> str:
+    rows = []
+    for r in sorted(found, key=lambda r: (r["name"] in HELD_OUT, r["name"])):
+        name = r["name"] + (r"\*" if r["name"] in HELD_OUT else "")
+        if "error" in r:
+            rows.append([name, "failed", "", "", "", "", ""])
+            continue
+        cold, warm, load = r["cold"], r["warm"], r["load"]
+        rows.append([
+            name, f"{cold['kernels']['distinct']:.0f}", f"{cold['ready']['wall']:.2f}",
+            f"{warm['ready']['wall']:.3f}", f"{warm['read']['wall']:.3f}",
+            f"{load['ready']['wall']:.3f}", f"{load['read']['wall']:.3f}",
+        ])  # fmt: skip
+    header = ["model", "distinct kernels", "cold, s", "warm, s", "its file, s", "load, s",
+              "its file, s"]  # fmt: skip
+    return (
+        "## Compiling\n\nSeconds, each in a process of its own, imports left out: "
+        "`tilewright.compile` with an empty store (cold), with what the first process stored "
+        "(warm), and `tilewright.load` of the saved program; beside the latter two what reading "
+        f"their file's bytes takes alone ({origin(found)}).\n\n{markdown(header, rows)}"
+    )
+
+
+SECTIONS: Final[dict[str, Callable[[Sequence[Result]], str]]] = {
+    "kernels": kernel_section,
+    "overhead": overhead_section,
+    "compile_time": compile_section,
+}
+
+
+def origin(found: Sequence[Result]) -> str:
+    """Where and when rows were measured, if that is not all one."""
+    facts = [r["about"] for r in found if "about" in r]
+    return "; ".join(distinct(f"{a['machine']}, {a['date']}, {a['commit']}" for a in facts))
+
+
+def weighted(rows: Sequence[Result], field: str) -> float:
+    """The mean of a field, weighted by time; NaN of none."""
+    whole = sum(r["seconds"] for r in rows)
+    return sum(r[field] * r["seconds"] for r in rows) / whole if whole else math.nan
+
+
+def percent(x: float) -> str:
+    return "-" if math.isnan(x) else f"{x:.0%}"
 
 
 # --------------------------------------------------------------------------- parts

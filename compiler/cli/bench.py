@@ -148,7 +148,7 @@ def run(args: argparse.Namespace) -> int:
                       forms)  # fmt: skip
     wanted = _as_list(exe(*arrays))
     contestants: dict[str, Callable[[], Any]] = {"tilewright": lambda: exe(*arrays)}
-    missing, versions, errors, parts = {}, {}, {}, {}
+    missing, versions, errors, apart = {}, {}, {}, {}
     for name in names:
         try:
             peer = prepare(name, setting)
@@ -156,7 +156,8 @@ def run(args: argparse.Namespace) -> int:
         except Unavailable as e:
             missing[name] = str(e)
             continue
-        errors[name], parts[name] = difference(wanted, theirs), differing(wanted, theirs)
+        errors[name] = difference(wanted, theirs)
+        apart[name] = {"differing": differing(wanted, theirs), "typical": typical(wanted, theirs)}
         contestants[name], versions[name] = peer.run, peer.version
     with progress("measuring", args.json) as report:
         latencies = measure(contestants, args.rounds, args.seconds, report, warmup=args.warmup)
@@ -166,8 +167,7 @@ def run(args: argparse.Namespace) -> int:
     if args.json:
         emit_json(_facts(args, exe, latencies, threads, cold, warm)
                   | {"peers": {n: latencies[n].as_json() | {
-                      "version": versions[n], "difference": errors[n],
-                      "differing": parts[n],
+                      "version": versions[n], "difference": errors[n], **apart[n],
                       "speedup": speedup(latencies["tilewright"], latencies[n]),
                   } for n in versions}, "unavailable": missing}
                   | ({"profile": profile.as_json()} if profile else {}))  # fmt: skip
@@ -302,6 +302,27 @@ def differing(ours: Sequence[Any], theirs: Sequence[Any], by: float = 1e-3) -> f
         apart += int(same.size - np.count_nonzero(same))
         total += same.size
     return apart / max(total, 1)
+
+
+def typical(ours: Sequence[Any], theirs: Sequence[Any]) -> float:
+    """Median difference over largest finite magnitude, the worst of all outputs. Unlike the largest
+    difference, it says whether both compute the same where a network chooses: there a rounding
+    decides between almost equal values, and few elements differ much. Infinite where shapes differ.
+    An element that is NaN or infinite on one side alone counts as infinitely far."""
+    if len(ours) != len(theirs):
+        return math.inf
+    worst = 0.0
+    for a, b in zip(ours, theirs, strict=True):
+        x, y = np.asarray(a, np.float64), np.asarray(b, np.float64)
+        if x.shape != y.shape:
+            return math.inf
+        if x.size:
+            with np.errstate(invalid="ignore"):
+                apart = np.where((x == y) | (np.isnan(x) & np.isnan(y)), 0.0, np.abs(x - y))
+            apart[np.isnan(apart)] = math.inf
+            largest = float(np.abs(y[np.isfinite(y)]).max(initial=0.0))
+            worst = max(worst, float(np.median(apart)) / max(largest, 1e-30))
+    return worst
 
 
 def report_lines(

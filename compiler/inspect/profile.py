@@ -30,10 +30,11 @@ WIDTH = 100
 
 @dataclass(frozen=True, slots=True)
 class Work:
-    """What a launch has to do at least: operations, bytes. read: from blobs that other launches (or
-    the caller) wrote."""
+    """What a launch has to do at least: operations, bytes. own_flops: what its algorithm leaves of
+    the operations. read: from blobs that other launches (or the caller) wrote."""
 
     flops: int
+    own_flops: int
     constant: int
     read: int
     written: int
@@ -48,9 +49,11 @@ class Work:
 class ProfileRow:
     """One launch.
 
-    seconds: median time. compute_seconds, memory_seconds: the least that its multiply-adds and its
-    traffic could take. level, constant_level: the memory that its blobs and its constants are taken
-    to come from. operators: what the model's ops are called, in order, each once.
+    seconds: median time. flops: of the problem as it is defined; own_flops: of the multiply-adds
+    that the kernel does, fewer with Winograd's algorithm. compute_seconds, memory_seconds: the
+    least that the kernel's own multiply-adds and its traffic could take. level, constant_level: the
+    memory that its blobs and its constants are taken to come from. operators: what the model's ops
+    are called, in order, each once.
     """
 
     kernel: str
@@ -60,6 +63,7 @@ class ProfileRow:
     seconds: float
     share: float
     flops: int
+    own_flops: int
     bytes: int
     compute_seconds: float
     memory_seconds: float
@@ -68,6 +72,7 @@ class ProfileRow:
 
     @property
     def gflops(self) -> float:
+        """Of the problem as it is defined, whatever the algorithm: may exceed the peak."""
         return self.flops / max(self.seconds, 1e-12) / 1e9
 
     @property
@@ -81,7 +86,7 @@ class ProfileRow:
 
     @property
     def of_peak(self) -> float:
-        """Share of the multiply-add peak."""
+        """Share of the multiply-add peak that the kernel's own multiply-adds reach."""
         return self.compute_seconds / max(self.seconds, 1e-12)
 
     @property
@@ -91,9 +96,8 @@ class ProfileRow:
 
     @property
     def least_seconds(self) -> float:
-        """What the limits allow; the time itself where that is less. Kernels can need less work
-        than their problem is counted with: Winograd's convolutions multiply less, a gather reads
-        part of its table."""
+        """What the limits allow; the time itself where that is less. Kernels can need less traffic
+        than their problem is counted with: a gather reads part of its table."""
         return min(max(self.compute_seconds, self.memory_seconds), self.seconds)
 
     @property
@@ -208,7 +212,7 @@ def profile(
         operators = dict.fromkeys(graph.ops[k].operator for k in launch.ops)
         rows.append(ProfileRow(
             kernel_name(launch), launch.kernel.template, launch.label, tuple(operators), s,
-            s / total, w.flops, w.bytes, w.flops / limits.peak(w.element_bytes),
+            s / total, w.flops, w.own_flops, w.bytes, w.own_flops / limits.peak(w.element_bytes),
             memory_seconds(w, near, held), near.name, held.name,
         ))  # fmt: skip
     return Profile(tuple(rows), limits)
@@ -255,8 +259,10 @@ def work(graph: Graph, launch: Launch) -> Work:
     written = min(written, kernel.bytes)
     constant = min(constant, kernel.bytes - written)
     floats = [b.dtype.bytes for b in kernel.params if b.dtype.is_float]
-    return Work(kernel.flops, constant, kernel.bytes - written - constant, written,
-                max(floats, default=4))  # fmt: skip
+    return Work(
+        kernel.flops, kernel.own_flops or kernel.flops, constant,
+        kernel.bytes - written - constant, written, max(floats, default=4),
+    )  # fmt: skip
 
 
 def footprint(launches: Sequence[Launch], works: Sequence[Work]) -> int:

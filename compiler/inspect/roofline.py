@@ -97,7 +97,8 @@ def _dots(rows: Sequence[ProfileRow]) -> list[Dot]:
     out = []
     for kernel, same in groups.items():
         seconds = max(sum(r.seconds for r in same), 1e-12)
-        flops, traffic = sum(r.flops for r in same), sum(r.bytes for r in same)
+        # What the kernel itself multiplies: the direct count of Winograd's lies above the roof.
+        flops, traffic = sum(r.own_flops for r in same), sum(r.bytes for r in same)
         share = sum(r.share for r in same)
         gflops = flops / seconds / 1e9
         reached = of_limit(same)

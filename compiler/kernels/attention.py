@@ -225,7 +225,7 @@ class Attend:
     """
 
     name = "attention"
-    version = 1
+    version = 2
 
     def matches(self, graph: Graph, ops: Sequence[Op], outputs: Sequence[str]) -> bool:
         return attention_group(graph, ops, outputs) is not None

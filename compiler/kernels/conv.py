@@ -53,9 +53,11 @@ from .microkernel import (
 )
 from .template import Config
 
+PARTIAL = 300  # terms of a partial sum, about; errors grow with the root of it
 ITEM_FLOPS = 500_000  # an item takes at least 2 to 5 microseconds
 MAX_ITEMS = 16  # for two threads; more threads get eight each, so that the last ones end together
 MOST_BODIES = 16  # inner loops per kernel: what their code costs to compile, and in the first cache
+FEW_TILES = 32  # tiles per visit of a panel; behind more, asking for it costs more than waiting
 COLD_LINE = 12  # multiply-add slots that one core waits for each cache line of a stream from memory
 
 
@@ -68,7 +70,7 @@ class ConvWriter:
     """Writes the kernel of one problem for one config."""
 
     template = "direct_conv"
-    version = 2
+    version = 3
 
     def __init__(self, p: ConvGroup, device: Device, config: Config) -> None:
         self.p, self.config = p, config
@@ -87,7 +89,8 @@ class ConvWriter:
         self.form = formal(p)
         operands = Operands(p, self.params, self.form.channel)
         self.x = self.params.read(p.source)
-        self.far = self.steps * self.blocks * self.lanes * p.dtype.bytes > device.l1_bytes
+        self.far = self.is_far(device)
+        self.next = self.next_tile(device)
         self.w = self.weights()
         self.bias = None if p.bias is None else operands.vector(p.bias)
         found = conv_results(p)
@@ -109,6 +112,34 @@ class ConvWriter:
         )
         return self.params.prepared(packed, p.dtype, self.steps * self.vectors * self.lanes)
 
+    def is_far(self, device: Device) -> bool:
+        """Whether a panel does not stay in the first cache, or serves few tiles in it."""
+        panel = self.steps * self.blocks * self.lanes * self.p.dtype.bytes
+        *_, per_share, _ = self.shares()
+        visit = per_share * (1 if self.rows == 1 else -(-self.columns // self.tw))
+        return panel > device.l1_bytes or visit <= FEW_TILES
+
+    def next_tile(self, device: Device) -> int:
+        """Elements to the same place of the next tile, where its input is to be asked for: it comes
+        from beyond the second cache, a few lines of every channel block, which is more streams than
+        the machine follows by itself. With one vector per place, no load slots are left for it."""
+        large = self.p.x.span * self.p.dtype.bytes > device.l2_bytes
+        blocked = self.p.window.is_pointwise and self.p.x.layout.block
+        if not (large and blocked and self.blocks > 1):
+            return 0
+        return self.tw * self.input_strides()[-1] * self.axes[-1].stride
+
+    def shares(self) -> tuple[int, int, int, int]:
+        """(panels per part, parts, units of places per share, shares): an item is one of each."""
+        along = -(-self.columns // self.tw) if self.rows == 1 else -(-self.rows // self.th)
+        units, panels = prod(self.outer) * along, self.panels + self.narrow
+        wanted = self.config["items"]
+        if self.config["order"] == "oc":
+            per_part, parts = _shared(panels, wanted)
+            return per_part, parts, *_shared(units, -(-wanted // parts))
+        per_share, shares = _shared(units, wanted)
+        return *_shared(panels, -(-wanted // shares)), per_share, shares
+
     def first(self, panel: Expr) -> Expr:
         """The first output channel of a panel."""
         return panel * (self.blocks * self.lanes)
@@ -123,7 +154,7 @@ class ConvWriter:
             each = self.p.channels // self.p.group
             per = self.p.depth // (self.p.x.layout.block or 1) * self.input_strides()[1]
             base = base + first // each * per
-        a = Rows(self.x, base, moves)
+        a = Rows(self.x, base, moves, self.next)
         b = Panel(self.w, first * self.steps, micro.blocks * self.lanes, far=self.far)
         return micro.accumulate(a, b, self.segments(inside))
 
@@ -145,7 +176,10 @@ class ConvWriter:
         found = []
         if full:
             inner = self.taps(Level(block, 1), inside)
-            found += around(Level(full, channel, block * taps), inner)
+            # Counted in taps of the whole window, so that all tiles add in the same order.
+            partial = max(1, PARTIAL // (block * taps))
+            found += [replace(s, partial=partial)
+                      for s in around(Level(full, channel, block * taps), inner)]  # fmt: skip
         if rest:
             inner = self.taps(Level(rest, 1), inside)
             found += around(Level(1, 0), inner, full * channel, full * block * taps)
@@ -269,13 +303,7 @@ class ConvWriter:
         along = -(-self.columns // self.tw) if self.rows == 1 else -(-self.rows // self.th)
         units = prod(self.outer) * along
         panels = self.panels + self.narrow
-        wanted = self.config["items"]
-        if self.config["order"] == "oc":
-            per_part, parts = _shared(panels, wanted)
-            per_share, shares = _shared(units, -(-wanted // parts))
-        else:
-            per_share, shares = _shared(units, wanted)
-            per_part, parts = _shared(panels, -(-wanted // shares))
+        per_part, parts, per_share, shares = self.shares()
         item = var("item", parts * shares)
         g, u = var("g", panels), var("t", units)
         g_lo, u_lo = item // shares * per_part, item % shares * per_share

@@ -27,14 +27,13 @@ from .device import Device
 from .edges import Run, runs
 from .epilogue import Params, inplace, lowered, place
 from .ir import Declare, Kernel, Launch, Local, Phase, Prefetch, Prepared, Set, Stmt, loop, seq
-from .microkernel import bind
+from .microkernel import LINE, bind
 from .template import Config
 
 WIDEST = 64  # most taps along columns: all of them are written out
 PRODUCTS = 256  # most products that are written out per tile
 ITEM_FLOPS = 250_000  # an item takes at least about 2 microseconds
 MAX_ITEMS = 32
-LINE = 64  # bytes per cache line
 
 
 class _Writer:

@@ -197,7 +197,9 @@ class Kernel:
     """One unit of code, independent of the names in the model: equal shapes share one kernel.
 
     template, version, config: what made it. flops, bytes: the least work and traffic its problem
-    needs. inplace: pairs (out, in) of parameter positions that may be the same memory.
+    needs, computed as it is defined. own_flops: of the multiply-adds that the kernel does instead,
+    where its algorithm needs fewer; 0 where there is no such difference. inplace: pairs (out, in)
+    of parameter positions that may be the same memory.
     """
 
     template: str
@@ -208,6 +210,7 @@ class Kernel:
     flops: int = 0
     bytes: int = 0
     inplace: tuple[tuple[int, int], ...] = ()
+    own_flops: int = 0
 
 
 @dataclass(frozen=True, slots=True, eq=False)

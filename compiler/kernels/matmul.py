@@ -51,6 +51,8 @@ WIDE_BLOCKS = 8  # blocks of the widest tile, for few rows
 DEPTH = 512  # steps of the reduction in one block of K
 AHEAD, AHEAD_ONE_ROW = 8192, 4096  # bytes between what a lone tile reads and what it asks for
 FAR_ROW = 0.15  # slots per row and step where the left operand does not stay in the second cache
+CHAINS = 2  # vectors of sums that a row feeds at least; loads allow for hardly more
+LONG = 64  # steps of a reduction that is worth more than one sum per element
 PAGE, LINE = 4096, 64  # bytes between addresses that share a cache set; bytes per line
 OTHER_WAYS = 2  # lines of a set that are left to what is not the left operand
 
@@ -61,6 +63,7 @@ class _Writer(Operands):
     def __init__(self, p: MatmulGroup, device: Device, config: Config) -> None:
         super().__init__(p, device, config, Params(p.graph))
         self.mr = config["mr"]
+        self.chains = _chains(p, device)
         self.count = 0
         busy = self.params.buffers
         found = matmul_results(p)
@@ -73,6 +76,7 @@ class _Writer(Operands):
     def _chunk(self) -> int:
         """Steps of the reduction per block of K. Sums between blocks need an output to rest in."""
         whole = len(self.stores) > 1 or self.stores[0].buffer.dtype is not self.p.dtype
+        whole = whole or self.chains > 1  # which of them a step feeds must not depend on the config
         return self.p.k if whole else min(self.config["kc"] or self.p.k, self.p.k)
 
     # ---------------------------------------------------------------- one tile
@@ -82,7 +86,8 @@ class _Writer(Operands):
     ) -> tuple[Stmt, ...]:
         """`rows` rows from m0 of a panel, over `depth` steps of the reduction from k0."""
         self.count += 1
-        micro = MicroKernel(self.p.dtype, self.lanes, (rows,), blocks, tag=str(self.count))
+        micro = MicroKernel(self.p.dtype, self.lanes, (rows,), blocks, tag=str(self.count),
+                            chains=self.chains)  # fmt: skip
         a = Rows(self.left.buffer, self.left.base + m0 * self.left.row + k0 * self.left.step,
                  (self.left.row,))  # fmt: skip
         first = g * self.width
@@ -221,7 +226,7 @@ class Gemm:
     """
 
     name = "gemm"
-    version = 2
+    version = 3
 
     def matches(self, graph: Graph, ops: Sequence[Op], outputs: Sequence[str]) -> bool:
         return matmul_group(graph, ops, outputs) is not None
@@ -232,7 +237,8 @@ class Gemm:
         p = _require(graph, ops, outputs)
         found = [_default(p, device)]
         items, pack = found[0]["items"], found[0]["pack"]
-        depths = [0] if p.k <= DEPTH or p.m < PACK_ROWS else [0, DEPTH // 2, DEPTH]
+        one = p.k <= DEPTH or p.m < PACK_ROWS or _chains(p, device) > 1
+        depths = [0] if one else [0, DEPTH // 2, DEPTH]
         for kc in depths:
             for shape in _tiles(p, device)[: 6 if kc == 0 else 2]:
                 for order in ("n", "m"):
@@ -275,6 +281,13 @@ def _default(p: MatmulGroup, device: Device) -> Config:
     }
 
 
+def _chains(p: MatmulGroup, device: Device) -> int:
+    """Sums per element: so many that one row alone feeds CHAINS of them. More rows would not need
+    them, but a sample's result must not depend on how many others it comes with."""
+    vectors = -(-p.n // device.lanes(p.dtype))
+    return max(1, CHAINS // vectors) if p.k >= LONG else 1
+
+
 def _depth(p: MatmulGroup) -> int:
     """Steps per block of K in the default config; 0 for all of them."""
     return DEPTH if p.k > 2 * DEPTH and p.m > MANY_ROWS else 0
@@ -284,6 +297,7 @@ def _tiles(p: MatmulGroup, device: Device) -> list[Config]:
     """Register tiles, the one that takes the fewest issue slots first; one per number of blocks."""
     lanes = device.lanes(p.dtype)
     vectors = -(-p.n // lanes)
+    chains = _chains(p, device)
     each_vector = (_depth(p) or p.k) * lanes * p.dtype.bytes
     # rows that lie a multiple of a page apart compete for the same few sets of the first cache
     step = p.k * p.dtype.bytes
@@ -291,10 +305,10 @@ def _tiles(p: MatmulGroup, device: Device) -> list[Config]:
     far = FAR_ROW if 2 * p.m * step > device.l2_bytes else 0.0
     best: dict[int, tuple[float, Config]] = {}
     for nb in range(1, min(vectors, WIDE_BLOCKS) + 1):
-        limit = min(most_rows(nb, device.registers), p.m)
+        limit = min(most_rows(nb, device.registers, chains), p.m)
         for mr in range(limit, max(0, limit - 5), -1):
             slots = sum(
-                tall * wide * (issue_slots(rows, blocks, device, each_vector) + far * rows)
+                tall * wide * (issue_slots(rows, blocks, device, each_vector, chains) + far * rows)
                 for tall, rows in ((p.m // mr, mr), (min(p.m % mr, 1), p.m % mr))
                 for wide, blocks in ((vectors // nb, nb), (min(vectors % nb, 1), vectors % nb))
             )

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import count
 from math import prod
 from typing import Any
 
@@ -16,16 +17,18 @@ import numpy.typing as npt
 
 from ...ops.expr import Expr, compare, const, floordiv, index, minimum, var
 from ...ops.traverse import substitute
-from ...ops.types import row_major_strides
+from ...ops.types import DType, row_major_strides
 from ..graph.evaluate import evaluate_op
 from ..graph.ir import Op
 from .compose import broadcast
 from .device import Device
 from .epilogue import Params
-from .ir import Buffer, If, Phase, Prepared, Stmt, Store, loop
+from .ir import Buffer, If, Local, Phase, Prepared, Stmt, Store, loop, seq
 from .matmul_group import MatmulGroup, affine, formal, pack_panels, unflatten, variable
 from .microkernel import MicroKernel
+from .pieces import Assignment
 from .template import Config
+from .tiles import square
 
 Array = npt.NDArray[Any]
 PACK_ELEMENTS = 32_768  # elements that one item packs
@@ -190,22 +193,44 @@ class Operands:
                 out.append(loop(z, (fill,), "vector", lo=tail, lanes=self.lanes))
             return (loop(k, out),) if k.op == "var" else tuple(out)
 
-        def rows(blocks: int, tail: int) -> tuple[Stmt, ...]:
-            """Column by column, lanes along the rows."""
-            step = blocks * self.lanes
-            whole = step - self.lanes + tail if tail else step
-            c = var("c", step)
+        tags = count(1)
 
-            def line(value: Expr) -> tuple[Stmt, ...]:
-                done = (Store(scratch, base + k * step + c, value),)
-                return (loop(k, done, "vector", lanes=self.lanes),)
+        def local(dtype: DType, shape: tuple[int, ...], lanes: int) -> Local:
+            return Local(f"square{next(tags)}", dtype, shape, lanes)
 
-            out: list[Stmt] = [loop(c, line(element(c)), hi=whole)]
-            if tail:
-                out.append(loop(c, line(const(0, p.dtype)), lo=whole))
-            return tuple(out)
+        def squares(blocks: int, tail: int) -> tuple[Stmt, ...]:
+            """Lanes along the rows where they are read, transposed in registers."""
+            step, n = blocks * self.lanes, self.lanes
+            row, column = var("kp", n), var("c", n)
 
-        write = rows if by_column else columns
+            def block(j: Expr, columns: int) -> tuple[Stmt, ...]:
+                def part(ks: Expr, rows: int) -> tuple[Stmt, ...]:
+                    here, lane = ks * n + row, j * n + column
+                    value = substitute(element(lane), {k: here})
+                    done = Assignment(scratch, base + here * step + lane, value)
+                    return square(n, (row, column), [done], (rows, columns), local)
+
+                whole, rest = divmod(p.k, n)
+                ks = variable("ks", whole) if whole else index(0)
+                out = part(ks, n) if whole else ()
+                if ks.op == "var":
+                    out = (loop(ks, out),)
+                return seq(out, part(index(whole), rest) if rest else ())
+
+            last = blocks - (tail > 0)
+            j = variable("j", last) if last else index(0)
+            out = block(j, n) if last else ()
+            if j.op == "var":
+                out = (loop(j, out),)
+            if not tail:
+                return out
+            z = var("z", n)
+            fill = Store(scratch, base + k * step + last * n + z, const(0, p.dtype))
+            zeros = loop(k, (loop(z, (fill,), "vector", lo=tail, lanes=n),))
+            return seq(out, block(index(last), tail), zeros)
+
+        transposed = by_column and p.dtype.bytes in (4, 8)
+        write = squares if transposed else columns
         body = self.either(g, lambda _, blocks, tail: write(blocks, tail))
         return Phase(item.payload[2], item, share_out(t, item, share, total, body))
 

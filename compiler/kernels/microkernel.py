@@ -6,7 +6,14 @@ Rows times `blocks` vectors are accumulated at once. A is read one scalar at a t
 the lanes), B one vector at a time, so `rows * blocks` multiply-adds share `rows + blocks` loads.
 Convolutions and matrix products differ only in how far each row of A lies from the first and in
 the loops that the reduction walks; both are numbers here. Terms are added in one order, that of
-the loops, whatever the tile: results do not depend on it.
+the loops, whatever the tile: results do not depend on it. Where one row of a problem has too few
+vectors to keep the machine busy, steps take turns between several chains of sums; their number has
+to follow from the problem alone, then.
+
+A long reduction may be added up in partial sums. The error of a sum of n independent terms grows
+with sqrt(n / 2) as the sum so far grows; that of c partial sums of n / c terms with
+sqrt(n / 2c + c / 2) (Higham, SIAM J. Sci. Comput. 14(4), 1993). Between two of them, the sum of
+those that are done is on the stack.
 """
 
 from __future__ import annotations
@@ -52,7 +59,8 @@ class Segment:
 
     inner: segments that run one after the other in the innermost loop, instead of one step; the
     levels around them say how far they move B. rows: the range of rows, per axis, that take part
-    (all by default).
+    (all by default). partial: steps of the outermost loop that make one partial sum, added up from
+    zero before it joins the others; 0 adds all terms one after the other.
     """
 
     levels: tuple[Level, ...]
@@ -60,15 +68,28 @@ class Segment:
     b_start: int = 0
     inner: tuple[Segment, ...] = ()
     rows: tuple[Range, ...] = ()
+    partial: int = 0
+
+    @property
+    def per_partial(self) -> int:
+        """Steps per partial sum, evenly where that is possible; 0 where one holds nearly all."""
+        count = self.levels[0].count
+        if not self.partial or count < 2 * self.partial:
+            return 0
+        even = range(self.partial, self.partial // 2, -1)
+        return next((n for n in even if count % n == 0), self.partial)
 
 
 @dataclass(frozen=True, slots=True)
 class Rows:
-    """The operand that is read by scalars. strides: elements between rows, per axis of rows."""
+    """The operand that is read by scalars. strides: elements between rows, per axis of rows. next:
+    when not 0, elements from a row to what a later tile reads instead: asked for meanwhile, one
+    line before each innermost loop."""
 
     buffer: Buffer
     base: Expr
     strides: tuple[int, ...]
+    next: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,6 +130,8 @@ class MicroKernel:
 
     rows: how many, over one or more axes. group: so many blocks in turn are indexed together (a
     channel block of several vectors). tag: makes the names of its locals unique within a kernel.
+    chains: sums per element, that neighbouring steps of the innermost loop take turns at; added in
+    pairs at the end.
     """
 
     dtype: DType
@@ -117,10 +140,22 @@ class MicroKernel:
     blocks: int
     group: int = 1
     tag: str = ""
+    chains: int = 1
 
     @property
     def acc(self) -> Local:
-        return Local(f"acc{self.tag}", self.dtype, (*self.rows, self.blocks), self.lanes)
+        chains = (self.chains,) if self.chains > 1 else ()
+        return Local(f"acc{self.tag}", self.dtype, (*chains, *self.rows, self.blocks), self.lanes)
+
+    def at(self, r: Indices, j: Expr, chain: Expr | int = 0) -> Indices:
+        """Where in `acc` a sum is."""
+        first = (index(chain) if isinstance(chain, int) else chain,) if self.chains > 1 else ()
+        return (*first, *r, j)
+
+    @property
+    def sums(self) -> Local:
+        """Of the partial sums that are done."""
+        return Local(f"sum{self.tag}", self.dtype, (*self.rows, self.blocks), self.lanes)
 
     # ---------------------------------------------------------------- loops over the tile
 
@@ -181,7 +216,8 @@ class MicroKernel:
         zero = const(0, self.dtype)
 
         def body(r: Indices, j: Expr, lane: Expr) -> tuple[Stmt, ...]:
-            return (Set(self.acc, (*r, j), zero if value is None else value(r, j, lane)),)
+            first = Set(self.acc, self.at(r, j), zero if value is None else value(r, j, lane))
+            return (first, *(Set(self.acc, self.at(r, j, c), zero) for c in range(1, self.chains)))
 
         return self.each(body, tail)
 
@@ -204,7 +240,7 @@ class MicroKernel:
             out += declare_c
             streams.append(replace(soon, base=base))
 
-        def step(a_at: Expr, b_k: Expr, rows: Sequence[Range]) -> tuple[Stmt, ...]:
+        def step(a_at: Expr, b_k: Expr, rows: Sequence[Range], turn: Expr) -> tuple[Stmt, ...]:
             b_at = b_base + b_k * b.step
 
             def read(j: Expr, lane: Expr) -> tuple[Stmt, ...]:
@@ -212,8 +248,9 @@ class MicroKernel:
 
             def row(r: Indices) -> tuple[Stmt, ...]:
                 def add(j: Expr) -> tuple[Stmt, ...]:
-                    total = apply("fma", (scalar.value, panel[j], self.acc[(*r, j)]), self.dtype)
-                    done = Set(self.acc, (*r, j), total)
+                    here = self.at(r, j, turn % self.chains)
+                    total = apply("fma", (scalar.value, panel[j], self.acc[here]), self.dtype)
+                    done = Set(self.acc, here, total)
                     return (loop(var("l", self.lanes), (done,), "vector", lanes=self.lanes),)
 
                 at = a_at
@@ -226,6 +263,13 @@ class MicroKernel:
                 for x in streams for at in range(0, x.step, LINE // self.dtype.bytes)
             ]  # fmt: skip
             return (*self.each_vector(read, b.tail), *hints, self.each_row(row, rows))
+
+        def soon_after(a_at: Expr, rows: Sequence[Range]) -> tuple[Stmt, ...]:
+            def hint(r: Indices) -> tuple[Stmt, ...]:
+                moves = (i * s for i, s in zip(r, a.strides, strict=True))
+                return (Prefetch(a.buffer, sum(moves, a_at + a.next)),)
+
+            return (self.each_row(hint, rows),) if a.next else ()
 
         def nest(
             s: Segment, levels: Sequence[Level], a_at: Expr, b_k: Expr, depth: int
@@ -248,11 +292,15 @@ class MicroKernel:
             rows = s.rows or tuple((0, d) for d in self.rows)
             sizes = [(hi - lo, m) for (lo, hi), m in zip(rows, a.strides, strict=True)]
             width = round_width(level, sizes, self.blocks)
+            width = -(-width // self.chains) * self.chains
             return (
                 *declare_a,
                 *declare_k,
+                *soon_after(a_at, rows),
                 *unrolled(
-                    k, width, lambda at: step(a_at + at * level.stride, b_k + at * ahead, rows)
+                    k,
+                    width,
+                    lambda at, u: step(a_at + at * level.stride, b_k + at * ahead, rows, u),
                 ),
             )
 
@@ -260,15 +308,50 @@ class MicroKernel:
             levels = simplified(stepped(s.levels))
             return nest(s, levels, a_at + s.a_start, b_k + s.b_start, depth)
 
+        in_parts = any(s.per_partial for s in segments)
+        if in_parts:
+            zero = const(0, self.dtype)
+            out += [Declare(self.sums),
+                    self.each(lambda r, j, lane: (Set(self.sums, (*r, j), zero),))]  # fmt: skip
         for s in segments:
-            out += whole(s, a_base, index(0), 0)
+            outer, *inner = stepped(s.levels)
+            done, ahead = 0, outer.ahead or 1
+            if s.per_partial:
+                parts, rest = divmod(outer.count, s.per_partial)
+                done = outer.count - rest
+                part = replace(s, levels=(replace(outer, count=s.per_partial), *inner))
+                at = var("c", parts) * s.per_partial
+                one = whole(part, a_base + at * outer.stride, at * ahead, 0)
+                out.append(loop(var("c", parts), (*one, self.put_aside())))
+            if done < outer.count:
+                part = replace(s, levels=(replace(outer, count=outer.count - done), *inner))
+                out += whole(part, a_base + done * outer.stride, index(done * ahead), 0)
+        if in_parts:
+            out.append(self.each(lambda r, j, lane: (
+                Set(self.acc, self.at(r, j), self.acc[self.at(r, j)] + self.sums[(*r, j)]),
+            )))  # fmt: skip
         return tuple(out)
+
+    def put_aside(self) -> Stmt:
+        """Add the accumulators to the partial sums before them, and begin at zero again."""
+        zero = const(0, self.dtype)
+        return self.each(lambda r, j, lane: (
+            Set(self.sums, (*r, j), self.sums[(*r, j)] + self.total(r, j)),
+            *(Set(self.acc, self.at(r, j, c), zero) for c in range(self.chains)),
+        ))  # fmt: skip
+
+    def total(self, r: Indices, j: Expr) -> Expr:
+        """The sum of the chains of an element, added in pairs."""
+        parts = [self.acc[self.at(r, j, c)] for c in range(self.chains)]
+        while len(parts) > 1:
+            parts = [a + b for a, b in zip(parts[::2], parts[1::2], strict=True)]
+        return parts[0]
 
     def finish(
         self, body: Callable[[Indices, Expr, Expr, Expr], Iterable[Stmt]], tail: int = 0
     ) -> Stmt:
         """Statements for every (row, block, lane, accumulated value)."""
-        return self.each(lambda r, j, lane: body(r, j, lane, self.acc[(*r, j)]), tail)
+        return self.each(lambda r, j, lane: body(r, j, lane, self.total(r, j)), tail)
 
 
 def bind(name: str, value: Expr) -> tuple[tuple[Stmt, ...], Expr]:
@@ -297,21 +380,24 @@ def round_width(level: Level, rows: Sequence[tuple[int, int]], blocks: int = 1) 
     return next((w for w in widths if level.count % w == 0), most)
 
 
-def unrolled(k: Expr, width: int, body: Callable[[Expr], tuple[Stmt, ...]]) -> tuple[Stmt, ...]:
-    """body for all of k's range in rounds of `width` steps, the rest one after the other."""
+def unrolled(
+    k: Expr, width: int, body: Callable[[Expr, Expr], tuple[Stmt, ...]]
+) -> tuple[Stmt, ...]:
+    """body (of the step, and of its number in the round) for all of k's range in rounds of `width`
+    steps, the rest one after the other."""
     count = k.payload[2]
     if width == 1 < count:
-        return (loop(k, body(k)),)
+        return (loop(k, body(k, index(0))),)
     whole = count // width * width
     out: list[Stmt] = []
     if whole > width:
         u = var("u", width)
-        out.append(loop(k, (loop(u, body(k + u), "unroll"),), hi=whole, step=width))
+        out.append(loop(k, (loop(u, body(k + u, u), "unroll"),), hi=whole, step=width))
     else:
         whole = 0
     if whole < count:
         u = var("u", count)
-        out.append(loop(u, body(u), "unroll", lo=whole))
+        out.append(loop(u, body(u, u), "unroll", lo=whole))
     return tuple(out)
 
 
@@ -345,13 +431,15 @@ def _continues(outer: Level, inner: Level) -> bool:
     return plain and b_too and outer.stride == inner.count * inner.stride
 
 
-def most_rows(blocks: int, registers: int) -> int:
+def most_rows(blocks: int, registers: int, chains: int = 1) -> int:
     """Rows of the largest tile of that many blocks that fits into the registers, beside one vector
     of B per block and one spread scalar of A. 0 when none does."""
-    return max(0, (registers - 1 - blocks) // blocks)
+    return max(0, (registers - 1 - blocks) // (blocks * chains))
 
 
-def issue_slots(rows: int, blocks: int, device: Device, vector_steps: int) -> float:
+def issue_slots(
+    rows: int, blocks: int, device: Device, vector_steps: int, chains: int = 1
+) -> float:
     """Multiply-add slots that one reduction step of a tile takes: small tiles wait for results,
     loads are not quite free, and compilers want two more registers to have loads under way: with
     one they wait for some, with none they move accumulators to the stack and back.
@@ -362,6 +450,6 @@ def issue_slots(rows: int, blocks: int, device: Device, vector_steps: int) -> fl
     """
     panel = blocks * vector_steps
     vector = 2.0 if panel > device.l2_bytes else 0.5 if 2 * panel > device.l1_bytes else 0.15
-    slots = max(rows * blocks, PIPELINE + blocks) + 0.15 * rows + vector * blocks
-    spare = device.registers - (rows * blocks + blocks + 1)
+    slots = max(rows * blocks, (PIPELINE + blocks) / chains) + 0.15 * rows + vector * blocks
+    spare = device.registers - (rows * blocks * chains + blocks + 1)
     return slots + (8, 2, 0)[min(spare, 2)]

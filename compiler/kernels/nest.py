@@ -345,7 +345,7 @@ class _Emitter:
                     for a, v in zip(self.piece.assignments, values, strict=True)]  # fmt: skip
             if self.tile is not None:
                 extents = [self.extents[v] for v in self.tile.squares]
-                return seq(stmts, square(self.tile, made, extents, self.local))
+                return seq(stmts, square(self.tile.n, self.tile.places, made, extents, self.local))
             return seq(stmts, [Store(a.buffer, a.offset, a.value) for a in made])
         v, rest = order[0], order[1:]
         lo, hi = limits.get(v, (None, None))

@@ -70,11 +70,12 @@ def _follows(at: Expr, places: Sequence[Expr]) -> bool:
 
 
 def square(
-    tile: Tiling, assignments: Sequence[Assignment], extents: Sequence[int],
+    n: int, places: tuple[Expr, Expr], assignments: Sequence[Assignment], extents: Sequence[int],
     local: Callable[..., Local],
 ) -> tuple[Stmt, ...]:  # fmt: skip
-    """One square, of which `extents` rows and lanes exist. assignments: over squares and places."""
-    across, lane = tile.places
+    """One square of n by n, of which `extents` rows and lanes exist. places: the variables of rows,
+    along which loads lie in memory, and of lanes. assignments: in terms of these."""
+    across, lane = places
     rows, lanes = extents
     loads = dict.fromkeys(
         x
@@ -87,10 +88,10 @@ def square(
     for x in loads:
         if stride(x.args[0], lane) == 0:
             continue
-        t = local(x.dtype, (tile.n,), tile.n)
-        read = loop(across, (Set(t, (lane,), x),), "vector", hi=rows, lanes=tile.n)
+        t = local(x.dtype, (n,), n)
+        read = loop(across, (Set(t, (lane,), x),), "vector", hi=rows, lanes=n)
         out += [Declare(t), loop(lane, (read,), "unroll", hi=lanes), Transpose(t)]
         held[x] = t[across]
     stores = [Store(a.buffer, a.offset, substitute(a.value, held)) for a in assignments]
-    write = loop(lane, stores, "vector", hi=lanes, lanes=tile.n)
+    write = loop(lane, stores, "vector", hi=lanes, lanes=n)
     return seq(out, loop(across, (write,), "unroll", hi=rows))

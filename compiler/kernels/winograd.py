@@ -312,13 +312,18 @@ class _Writer:
             _shared(vector, t, wanted, self.spread(zero, zero, vector, t, t)),
         ]
 
+    @property
+    def products(self) -> int:
+        """Operations of the multiply-adds; those of the transforms are not counted."""
+        return 2 * self.points * self.all.count * self.p.depth * self.p.channels
+
     def launch(self) -> Launch:
         phases = self.together() if self.config["phases"] == 1 else self.apart()
         params = self.params
         kernel = Kernel(
             Winograd.name, Winograd.version, tuple(sorted(self.config.items())),
             params.buffers, tuple(phases), self.p.flops, params.traffic,
-            inplace(params, self.stores, (self.x,)),
+            inplace(params, self.stores, (self.x,)), self.products,
         )  # fmt: skip
         return Launch(kernel, params.args, ())
 
@@ -399,7 +404,8 @@ class Winograd:
     """Convolutions that a pass marked with the tile size of Winograd's algorithm, and the pointwise
     ops behind them.
 
-    `flops` of its kernels is that of a direct sum, so that rates compare.
+    `flops` of its kernels is that of a direct sum, so that rates compare; `own_flops` says how many
+    the products at the points take.
 
     Config: tiles (that go through the steps together), mr, nb (tiles and vectors of results per
     register tile), vectors (of results that M holds), phases (1 or 3), items.
@@ -430,7 +436,7 @@ class Winograd:
 
 def _group(graph: Graph, ops: Sequence[Op], outputs: Sequence[str]) -> ConvGroup | None:
     p = conv_group(graph, ops, outputs)
-    if p is None or not p.anchor.attr("winograd"):
+    if p is None or p.chosen is not None or not p.anchor.attr("winograd"):
         return None
     return p if p.x.layout.is_blocked and p.dtype is f32 else None
 

@@ -9,7 +9,7 @@ from ...ops.expr import Expr, index
 from .conv_group import ConvGroup
 from .device import Device
 from .ir import Stmt
-from .microkernel import PIPELINE, bind, most_rows
+from .microkernel import LINE, PIPELINE, bind, most_rows
 from .template import Config
 
 MOST_BLOCKS = 4  # vectors of results per register tile
@@ -18,7 +18,6 @@ ITEM_SLOTS = 50_000  # an item takes at least about 5 microseconds
 ITEMS_PER_THREAD = (2, 4)  # more share the work out better, fewer keep V and M in the cache
 PHASE_SLOTS = 8_000  # what threads wait for the last of them at the end of a phase
 PLACE_SLOTS = 9.0  # multiply-add slots that one place of a transformed tile takes, per vector
-LINE = 64  # bytes per cache line
 CACHE_SHARE = 0.6  # of the second cache is for V and M; U and the images pass through the rest
 STREAM_SLOTS = 10.0  # multiply-add slots between vectors of a panel that is streamed
 LINE_SLOTS = 3.0  # that a line of V or M takes beyond the second cache; prefetched U half of it

@@ -29,8 +29,10 @@ class Canonicalize(OptionalPass):
     """Drops copies, merges transposes and reshapes, splits variadic arithmetic into binary ops,
     and rewrites arithmetic with constants where the result is the same to the last bit.
 
-    Two rules are not exact: x ** 3 becomes two products (1.5 ulp), and x ** 0.5 becomes sqrt(x),
-    which differs for x = -inf (NaN instead of inf) and x = -0.0 (the sign of zero).
+    Four rules are not exact: x ** 3 becomes two products (1.5 ulp), x ** 0.5 becomes sqrt(x),
+    which differs for x = -inf (NaN instead of inf) and x = -0.0 (the sign of zero), erf(x / c)
+    and tanh(x / c) multiply by 1 / c (1.5 ulp), and (a s) @ b becomes (a @ b) s (1.5 ulp of every
+    term, before as after).
     """
 
     def run(self, graph: Graph, fuel: Fuel = UNLIMITED) -> Graph:
@@ -66,6 +68,14 @@ class _Call:
     def keeps_type(self) -> bool:
         """Whether there is one output, and it has the type of input 0."""
         return len(self.types) == 1 and self.types[0] == self.x.type
+
+    @property
+    def reads_alone(self) -> bool:
+        """Whether nothing else reads what the op of the old graph has as input 0."""
+        op, old = self.build.current, self.build.old
+        if op is None:
+            return False
+        return len(old.consumers[op.reads[0]]) == 1 and op.reads[0] not in old.outputs
 
     def small_constant(self, k: int) -> Array | None:
         """Input k as an array of numbers if it is a constant of modest size, input 0 is none, and
@@ -174,6 +184,23 @@ def merge_transposes(c: _Call) -> Result | None:
     return lambda: c.build.op("transpose", c.build.handle(inner.reads[0]), perm=perm)
 
 
+def split_before_transpose(c: _Call) -> Result | None:
+    """The parts of a transposed blob as transposes of its parts, which whatever reads one part only
+    can take in."""
+    inner = c.build.producer(c.x) if c.operator == "split" else None
+    if inner is None or inner.operator != "transpose" or not c.reads_alone:
+        return None
+    x = c.build.handle(inner.reads[0])
+    perm = inner.attr("perm") or tuple(reversed(range(x.type.rank)))
+    axis = perm[c.attrs["axis"] % x.type.rank]
+
+    def replace() -> tuple[Value, ...]:
+        parts = c.build.op("split", x, *c.inputs[1:], **{**c.attrs, "axis": axis})
+        return tuple(c.build.op("transpose", part, perm=perm) for part in parts)
+
+    return replace
+
+
 def transpose_to_reshape(c: _Call) -> Result | None:
     """A transpose that only moves axes of extent 1 leaves all elements in place."""
     if c.operator != "transpose":
@@ -255,6 +282,51 @@ def divide_by_power_of_two(c: _Call) -> Result | None:
     return (lambda: c.build.op("mul", c.x, inverse)) if exact.all() else None
 
 
+def divide_before_function(c: _Call) -> Result | None:
+    """f(x / c) = f(x * (1 / c)) for erf and tanh: a division takes as long as half of their
+    polynomials. The argument is off by 1.5 ulp instead of 0.5, and their condition numbers are at
+    most 1. Elsewhere a quotient stays as it is: rounding it would show the difference."""
+    inner = c.build.producer(c.x) if c.operator in ("erf", "tanh") else None
+    if inner is None or inner.operator != "div":
+        return None
+    x, y = (c.build.handle(b) for b in inner.reads)
+    divisor = _Call(c.build, "div", (x, y), {}).small_constant(1)
+    if divisor is None or divisor.dtype.kind != "f":
+        return None
+    with np.errstate(all="ignore"):
+        inverse = np.asarray(1 / divisor, divisor.dtype)
+    tiny = np.finfo(divisor.dtype).tiny  # smaller numbers have fewer digits
+    sizes = np.abs(np.stack([divisor, inverse]))
+    if not ((sizes >= tiny) & np.isfinite(sizes)).all():
+        return None
+    return lambda: c.build.op(c.operator, c.build.op("mul", x, inverse))
+
+
+def scale_after_product(c: _Call) -> Result | None:
+    """(a s) @ b = (a @ b) s for one number s: the product scales what it stores, while scaling an
+    operand may take a pass over it. In attention, a root of the scale is often on either side."""
+    if c.operator != "matmul" or c.x.type.dtype.bytes < 4:  # sums of short floats may overflow
+        return None
+    for k, v in enumerate(c.inputs):
+        inner = c.build.producer(v) if v is not None else None
+        if inner is None or inner.operator != "mul":
+            continue
+        factors = tuple(c.build.handle(b) for b in inner.reads)
+        for x, s in (factors, factors[::-1]):
+            scale = _Call(c.build, "mul", (x, s), {}).small_constant(1)
+            if scale is None or scale.size != 1 or scale.dtype.kind != "f":
+                continue
+            if 2.0**-20 <= abs(float(scale.reshape(()))) <= 2.0**20:  # no over- or underflow
+                return _scaled(c, k, x, scale.reshape(()))
+    return None
+
+
+def _scaled(c: _Call, k: int, x: Value, scale: Array) -> Result:
+    """The op with x as input k, then its result times scale."""
+    inputs = (*c.inputs[:k], x, *c.inputs[k + 1 :])
+    return lambda: c.build.op("mul", c.build.op(c.operator, *inputs, **c.attrs), scale)
+
+
 def subtract_constant(c: _Call) -> Result | None:
     """x - c = x + (-c), for floats."""
     y = c.small_constant(1) if c.operator == "sub" else None
@@ -285,11 +357,14 @@ RULES: Final[tuple[Rule, ...]] = (
     drop_dropout,
     cancel_involution,
     merge_transposes,
+    split_before_transpose,
     transpose_to_reshape,
     merge_views,
     split_variadic,
     drop_neutral,
     divide_by_power_of_two,
+    divide_before_function,
+    scale_after_product,
     subtract_constant,
     expand_power,
 )

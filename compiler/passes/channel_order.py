@@ -15,7 +15,9 @@ from math import prod
 import numpy as np
 import numpy.typing as npt
 
-from ...ops.operator import ChannelLocal, Contraction, Elementwise, Reduction
+from ...ops.expr import Expr, index, load, var
+from ...ops.operator import ChannelLocal, Contraction, Elementwise, Reduction, TensorArg
+from ...ops.traverse import transform
 from ..graph.builder import Value
 from ..graph.ir import Graph, Op
 from .base import UNLIMITED, Fuel, OptionalPass
@@ -56,6 +58,26 @@ def _shuffle(graph: Graph, op: Op) -> tuple[str, Order] | None:
             channels = np.arange(x[1]).reshape(parts[1:end])
             return split.reads[0], channels.transpose([p - 1 for p in perm[1:end]]).reshape(-1)
     return None
+
+
+def _keeps_channels_apart(graph: Graph, op: Op) -> bool:
+    """Whether channel c of an op's one result is made of channel c of its one input, and as every
+    other channel is."""
+    if op.definition.compute is None or not (op.has(ChannelLocal) or op.has(Reduction)):
+        return False
+    x, out = graph.type(op.reads[0]), graph.type(op.outputs[0])
+    if min(x.rank, out.rank) < 2 or x.dims[1] != out.dims[1]:
+        return False
+    made = op.definition.compute(out, TensorArg(op.reads[0], x), **op.attributes)
+    at = tuple(var(f"i{k}", d) for k, d in enumerate(out.dims))
+    channel = at[1]
+
+    def visit(n: Expr, args: tuple[Expr, ...]) -> Expr | None:
+        if n.op != "load" or args[1] is not channel:
+            return None
+        return load(n.payload, (args[0], index(0), *args[2:]), n.dtype)
+
+    return channel not in transform(made(*at), visit).free
 
 
 class _Sinker(SourceRewriter):
@@ -169,12 +191,8 @@ class _Sinker(SourceRewriter):
         found = self.permuted(inputs[0])
         if found is None or any(v is not None for v in inputs[1:]):
             return None
-        axes = op.attributes.get("axes") if op.has(Reduction) else None
-        spatial = axes is not None and min(a % found[0].type.rank for a in axes) > 1
-        if not op.has(ChannelLocal) and not spatial:
-            return None
         x, order = found
-        if self.old.type(op.outputs[0]).dims[1] != len(order):
+        if not _keeps_channels_apart(self.old, op):
             return None
         return lambda: self.pick(self.again(op, x), order)
 

@@ -176,10 +176,13 @@ class _Fuser:
         return sorted(found)
 
     def choice(self, k: int) -> list[int]:
-        """The op that picks input channels for a convolution, if it serves nothing else."""
+        """The op that picks input channels for a convolution, if it serves nothing else. Winograd
+        kernels read channels in their order."""
         x = self.ops[k].reads[0]
         at = self.at.get(x)
         if at is None or self.group[at] is not None or x in self.graph.outputs:
+            return []
+        if self.ops[k].attr("winograd"):
             return []
         fits = is_channel_choice(self.graph, self.ops[at]) and self.users[x] == [k]
         return [at] if fits and self.graph.type(x).layout.is_blocked else []

@@ -64,7 +64,8 @@ def test_a_process_of_its_own(tmp_path: Path) -> None:
     assert isinstance(exe, tw.Executable)
     model.write_text(exe.ir("graph"))
     feeds = {"x": np.ones((3, 4), np.float32)}
-    found = processes.measure("tilewright", model, feeds, 1)
+    found, (y,) = processes.measure("tilewright", model, feeds, 1)
+    np.testing.assert_array_equal(y, feeds["x"])
     for kind in ("cold", "warm"):
         cost = found[kind]
         assert 0 < cost["load_seconds"] <= cost["first_result_seconds"]
@@ -72,8 +73,8 @@ def test_a_process_of_its_own(tmp_path: Path) -> None:
 
 
 def test_a_contestant_that_fails_says_why() -> None:
-    found = processes.measure("no_such_runtime", Path("x.onnx"), {}, 1)
-    assert "no_such_runtime" in found["error"]
+    found, outputs = processes.measure("no_such_runtime", Path("x.onnx"), {}, 1)
+    assert outputs == [] and "no_such_runtime" in found["error"]
 
 
 def test_neighbours_are_counted() -> None:

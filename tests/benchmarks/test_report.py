@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from typing import Any
 
@@ -17,9 +16,9 @@ ABOUT = {"machine": "M", "system": "S", "python": "3", "date": "2026-01-01", "co
 
 
 def run(model: str, ours: float, peers: dict[str, Any], **more: Any) -> dict[str, Any]:
-    """A result in which a peer is (seconds, speedup), and perhaps the part that differs."""
+    """A result in which a peer is (seconds, speedup), and perhaps its median difference."""
     found = {
-        p: {"median_seconds": x[0], "speedup": x[1], "differing": x[2] if len(x) > 2 else 0.0,
+        p: {"median_seconds": x[0], "speedup": x[1], "typical": x[2] if len(x) > 2 else 0.0,
             "version": "9"}
         for p, x in peers.items()
     }  # fmt: skip
@@ -29,7 +28,7 @@ def run(model: str, ours: float, peers: dict[str, Any], **more: Any) -> dict[str
 
 
 def page(*runs: dict[str, Any]) -> str:
-    text: str = report.page({"latency": list(runs), "processes": []}, "r.json")
+    text: str = report.page({"latency": list(runs), "processes": []}, {})
     return text
 
 
@@ -40,8 +39,7 @@ def row(text: str, name: str) -> list[str]:
 
 
 def test_the_page_is_what_the_script_makes_of_the_committed_results() -> None:
-    data = json.loads(report.DEFAULT.read_text())
-    assert report.PAGE.read_text(encoding="utf-8") == report.page(data, report.DEFAULT.name), (
+    assert report.PAGE.read_text(encoding="utf-8") == report.page(*report.read(report.DEFAULT)), (
         "docs/performance.md is stale: run benchmarks/report.py"
     )
 
@@ -72,9 +70,9 @@ def test_means_are_geometric_and_held_out_models_are_marked() -> None:
 
 
 def test_a_peer_that_computes_something_else_is_no_peer() -> None:
-    text = page(run("a", 2e-3, {"onnxruntime": (1e-3, 0.5, 0.9), "openvino": (4e-3, 2.0)}))
+    text = page(run("a", 2e-3, {"onnxruntime": (1e-3, 0.5, 1e-3), "openvino": (4e-3, 2.0)}))
     assert row(text, "a")[2:] == ["-", "4.00 (2.00x)", "**2.00x**"]
-    assert "* a, onnxruntime: computes something else: 90% of the outputs differ" in text
+    assert "* a, onnxruntime: computes something else: half of the outputs differ by" in text
 
 
 def test_what_could_not_be_measured_says_why() -> None:
@@ -93,8 +91,61 @@ def test_seconds_and_memory_of_processes() -> None:
              "cold": cost, "warm": cost | {"first_result_seconds": 0.25}}  # fmt: skip
     lost = found | {"contestant": "ncnn", "error": "x"}
     del lost["cold"]
-    text = report.page({"latency": [run("a", 1e-3, {})], "processes": [found, lost]}, "r.json")
+    text = report.page({"latency": [run("a", 1e-3, {})], "processes": [found, lost]}, {})
     assert row(text, "a") == ["a", "1.50, 0.25; 3", "-"]
+
+
+def contestant(name: str, **errors: float) -> dict[str, Any]:
+    """What a process of its own tells of accuracy."""
+    facts = {"max": 2e-6, "rms": 1e-7, "typical": 1e-8, "off": 0.0} | errors
+    cost = {"first_result_seconds": 1.5, "peak_bytes": 3 << 20}
+    return {"model": "a", "batch": 1, "threads": 2, "contestant": name, "about": ABOUT,
+            "cold": cost, "warm": cost, "accuracy": facts}  # fmt: skip
+
+
+def test_errors_against_float64() -> None:
+    found = [contestant("tilewright", off=0.02), contestant("onnxruntime"),
+             contestant("openvino", typical=1e-3)]  # fmt: skip
+    text = report.page({"latency": [run("a", 1e-3, {})], "processes": found}, {})
+    table = text[text.index("## Accuracy") : text.index("## A process")]
+    assert row(table, "a")[1:] == [
+        "1.0e-07; 2e-06; 2.0%", "1.0e-07; 2e-06", "1.0e-07; 2e-06, computes something else",
+    ]  # fmt: skip
+
+
+def test_kernels_by_model_and_by_template() -> None:
+    common = {"launches": 1, "level": "L2"}
+    kernels = [
+        {"template": "conv", "seconds": 3e-3, "of_peak": 0.8, "as_direct": 1.6, "of_memory": 0.1,
+         "of_limit": 0.8, "bound": "compute"} | common,
+        {"template": "conv", "seconds": 1e-3, "of_peak": 1.0, "as_direct": 1.0, "of_memory": 0.1,
+         "of_limit": 1.0, "bound": "compute"} | common,
+        {"template": "nest", "seconds": 1e-3, "of_peak": 0.1, "as_direct": 0.1, "of_memory": 0.5,
+         "of_limit": 0.5, "bound": "memory"} | common,
+    ]  # fmt: skip
+    limits = {"threads": 1, "flops": 9e9, "levels": [{"name": "L1", "read": 5e9}]}
+    found = [{"name": "segnet", "seconds": 5e-3, "about": ABOUT, "limits": limits,
+              "kernels": kernels}]  # fmt: skip
+    text = report.page({"latency": [], "processes": []}, {"kernels": found})
+    assert row(text, r"segnet\*")[1:] == ["5.00", "80%", "85%", "145%", "20%", "50%", "**78%**"]
+    assert row(text, "conv, compute")[1:] == ["2", "80%", "85%", "100%", "25%"]
+    assert row(text, "nest, memory")[1:] == ["1", "20%", "50%", "50%", "0%"]
+    assert "9 GFLOP/s" in text and "L1 5" in text and "M, 2026-01-01, abc" in text
+
+
+def test_calls_and_compiling() -> None:
+    calls = [{"name": "numpy", "median_us": 1.5, "least_us": 1.25, "about": ABOUT}]
+    seconds = {"ready": {"wall": 2.5}, "read": {"wall": 0.25}, "kernels": {"distinct": 7.0}}
+    compiled = [
+        {"name": "b", "error": "broke"},
+        {"name": "a", "about": ABOUT, "cold": seconds,
+         "warm": seconds | {"ready": {"wall": 0.5}}, "load": seconds | {"ready": {"wall": 0.125}}},
+    ]  # fmt: skip
+    text = report.page({"latency": [], "processes": []},
+                       {"overhead": calls, "compile_time": compiled})  # fmt: skip
+    assert row(text, "numpy")[1:] == ["1.50", "1.25"]
+    assert row(text, "a")[1:] == ["7", "2.50", "0.500", "0.250", "0.125", "0.250"]
+    assert row(text, "b")[1] == "failed"
 
 
 @pytest.mark.parametrize(

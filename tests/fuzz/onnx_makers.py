@@ -421,7 +421,7 @@ def windows(g: Grower, x: Known) -> None:
 
 @maker()
 def global_pool(g: Grower, x: Known) -> None:
-    if x.rank > 2 and 0 not in x.shape:
+    if 2 < x.rank < 6 and 0 not in x.shape:  # as many axes as onnxruntime pools over
         g.add(g.pick.choice(["GlobalAveragePool", "GlobalMaxPool"]), x)
 
 

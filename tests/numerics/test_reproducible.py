@@ -42,7 +42,8 @@ def products(batch: int) -> Any:
     q, k, v = (g.matmul(x, _weights(48, 40)) for _ in range(3))
     scores = g.softmax(g.matmul(q, g.transpose(k, perm=(0, 2, 1))), axis=-1)
     h = g.matmul(g.matmul(scores, v), _weights(40, 1100))
-    h = g.matmul(g.tanh(h), _weights(1100, 48))
+    thin = g.matmul(g.matmul(h, _weights(1100, 5)), _weights(5, 48))
+    h = g.add(g.matmul(g.tanh(h), _weights(1100, 48)), thin)
     g.output(g.layer_normalization(g.add(x, h), _weights(48), _weights(48), axis=-1), name="y")
     return g
 

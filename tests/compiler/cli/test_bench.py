@@ -16,6 +16,7 @@ from tilewright.compiler.cli.bench import (
     differing,
     measure,
     speedup,
+    typical,
 )
 
 
@@ -111,3 +112,15 @@ def test_the_part_that_differs() -> None:
     assert differing([odd], [np.array([0.0, 0.0, 1.0, 1.0])]) == 0.5
     assert differing([x], [x[:2]]) == 1.0
     assert differing([np.zeros(0)], [np.zeros(0)]) == 0.0
+
+
+def test_the_typical_difference_is_that_of_most_elements() -> None:
+    x = np.arange(8.0)
+    assert typical([x], [x]) == 0.0
+    assert typical([np.where(x < 3, 99, x)], [x]) == 0.0
+    assert typical([np.where(x < 5, x + 0.7, x)], [x]) == pytest.approx(0.1)
+    assert typical([x, x + 7], [x, x]) == 1.0, "the worst output"
+    assert typical([np.full(3, np.nan)], [np.ones(3)]) == np.inf
+    assert typical([np.array([np.nan, np.inf])], [np.array([np.nan, np.inf])]) == 0.0
+    assert typical([x], [x[:2]]) == np.inf and typical([x], []) == np.inf
+    assert typical([np.zeros(0)], [np.zeros(0)]) == 0.0

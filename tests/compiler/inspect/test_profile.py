@@ -45,7 +45,7 @@ def test_traffic_is_split_by_where_it_goes() -> None:
         8 * 64 * 4,
         8 * 64 * 4,
     )
-    assert product.flops == 2 * 8 * 64 * 64
+    assert product.flops == product.own_flops == 2 * 8 * 64 * 64
     assert (softmax.constant, softmax.read, softmax.written) == (0, 8 * 64 * 4, 8 * 64 * 4)
 
 
@@ -63,6 +63,16 @@ def test_shares_of_the_limits() -> None:
     assert product.share == pytest.approx(100 / 120)
     least = product.compute_seconds + max(softmax.compute_seconds, softmax.memory_seconds)
     assert made.of_limit == pytest.approx(least / 120e-6)
+
+
+def test_an_algorithm_that_needs_fewer_multiply_adds_is_not_faster_than_the_machine() -> None:
+    c = program()._compilation
+    product, softmax = c.launches
+    kernel = replace(product.kernel, own_flops=30_000)
+    launches = [replace(product, kernel=kernel), softmax]
+    row, _ = profile(c.graph, launches, c.plan.arena_bytes, [50e-6, 20e-6], LIMITS).rows
+    assert row.gflops == pytest.approx(65536 / 50e-6 / 1e9), "more than the peak of 1 GFLOP/s"
+    assert row.of_peak == pytest.approx(30e-6 / 50e-6)
 
 
 @pytest.mark.parametrize(("nearest", "level"), [(22528, "L1"), (22527, "DRAM")])

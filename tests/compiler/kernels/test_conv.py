@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
 
 from tilewright.compiler.graph.builder import GraphBuilder
+from tilewright.compiler.graph.evaluate import evaluate
 from tilewright.compiler.graph.ir import Graph
-from tilewright.compiler.kernels.conv import DirectConv
+from tilewright.compiler.kernels.conv import PARTIAL, DirectConv
 from tilewright.compiler.kernels.device import Device
 from tilewright.compiler.kernels.ir import Prepared
 from tilewright.ops.types import Layout
 
+from .interpret import Hints, run_kernel
 from .native import Native, host_device
-from .support import AVX2, AVX512, DEVICES, NEON, check_group, stored, with_layouts
+from .support import AVX2, AVX512, DEVICES, NEON, check_group, logical, stored, with_layouts
 
 DIRECT = DirectConv()
 
@@ -96,6 +99,7 @@ CASES = {
     "same": dict(x_shape=(1, 9, 5, 8), w_shape=(16, 9, 2, 4), auto_pad="SAME_UPPER", strides=2),
     "one channel": dict(x_shape=(1, 1, 5, 5), w_shape=(1, 1, 3, 3), relu=True, residual=True),
     "one place": dict(x_shape=(1, 40, 1, 1), w_shape=(72, 40, 1, 1)),
+    "chains": dict(x_shape=(1, 83, 4, 5), w_shape=(20, 83, 3, 3), pads=1, relu=True),
     "double": dict(x_shape=(1, 18, 4, 5), w_shape=(24, 18, 2, 3), dtype="float64", residual=True),
 }  # fmt: skip
 
@@ -112,7 +116,7 @@ def test_every_machine(machine: str) -> None:
         check_group(DIRECT, *conv_graph(device=device, **CASES[name]), device=device, most=2)
 
 
-@pytest.mark.parametrize("name", ["padded", "padded and strided", "padded planar"])
+@pytest.mark.parametrize("name", ["padded", "padded and strided", "padded planar", "chains"])
 def test_every_config_gives_the_same_bits(name: str) -> None:
     """Terms are added in one order, with or without edges, whatever the tile."""
     case = dict(CASES[name])
@@ -125,6 +129,28 @@ def test_every_config_gives_the_same_bits(name: str) -> None:
     for config in DIRECT.space(*op):
         bits.add(Native(graph, DIRECT.instantiate(*op, config))(feeds)[graph.outputs[0]].tobytes())
     assert len(bits) == 1
+
+
+@pytest.mark.parametrize(("channels", "window"), [(512, 3), (2048, 1)])
+def test_long_sums_err_little(channels: int, window: int) -> None:
+    """Each addition is off by at most half a unit of its partial sum, the root mean square of which
+    is 2/5 or less of a roundoff. A chain of n terms has partial sums of sqrt(n / 2) times a term on
+    average, which c chains of n / c terms and the sum over them bring to sqrt(n / 2c + c / 2): here
+    a fifth to a third of one long chain's."""
+    shape = (1, channels, 7, 7)
+    graph, feeds = conv_graph(
+        shape, (32, channels, window, window), host_device(), bias=False, pads=window // 2
+    )
+    op = (graph, graph.ops, graph.outputs, host_device())
+    launch = DIRECT.instantiate(*op, DIRECT.default(*op))
+    (name,) = graph.outputs
+    found = Native(graph, launch)({n: stored(v, graph.type(n)) for n, v in feeds.items()})[name]
+    wanted = evaluate(graph, feeds)[name]
+    error = logical(found.reshape(-1), graph.type(name)) - wanted
+    terms = channels * window**2
+    longest = 2 * PARTIAL  # at most: what is left over goes on behind the last partial sum
+    bound = 0.5 * 2.0**-24 * np.sqrt(longest / 2 + terms / longest)
+    assert np.sqrt(np.mean(error**2)) <= bound * np.sqrt(np.mean(wanted**2))
 
 
 def test_groups() -> None:
@@ -170,3 +196,40 @@ def test_row_major_operands_are_not_read_past_the_last_channel() -> None:
     feeds = {n: rng.standard_normal(graph.type(n).dims).astype(np.float32) for n in ("x", "s")}
     for launch in check_group(DIRECT, graph, feeds, AVX512, most=3):
         assert sum(isinstance(a, Prepared) for a in launch.args) == 2, "weights and shift"
+
+
+def _asked_for(w_shape: tuple[int, ...], device: Device, **config: int) -> list[set[int]]:
+    """The lines of x (of 12 x 12 places) and of the weights that the default kernel, with some of
+    its config replaced, prefetches in a pointwise convolution; those past their end left out."""
+    graph, feeds = conv_graph((1, w_shape[1], 12, 12), w_shape, device, bias=False)
+    op = (graph, graph.ops, graph.outputs, device)
+    launch = DIRECT.instantiate(*op, {**DIRECT.default(*op), **config})
+    x, w, _ = launch.kernel.params
+    made = launch.args[1]
+    assert isinstance(made, Prepared)
+    arrays = [stored(feeds["x"], graph.type("x")), made.make(graph.blobs[made.blobs[0]].value)]
+    hints: Hints = {}
+    run_kernel(launch.kernel, [*(a.reshape(-1) for a in arrays), None], hints=hints)
+    return [{at // 16 for at in hints.get(b, ()) if at < b.elements} for b in (x, w)]
+
+
+def test_input_from_beyond_the_second_cache_is_asked_for_a_tile_ahead() -> None:
+    """Every line of it, but those of the first tile of each channel block, whose places come from
+    the end of the block before."""
+    small = replace(AVX512, l2_bytes=4 * 3 * 16 * 144 - 1)
+    tile = {"th": 1, "tw": 12, "nb": 2, "items": 1}
+    x, _ = _asked_for((32, 48, 1, 1), small, **tile)
+    assert x == set(range(12, 3 * 144)), "lines of 16 channels, 144 a block"
+    x, _ = _asked_for((32, 48, 1, 1), replace(small, l2_bytes=small.l2_bytes + 1), **tile)
+    assert not x, "it fits"
+    x, _ = _asked_for((16, 48, 1, 1), small, **{**tile, "nb": 1})
+    assert not x, "a load for every multiply-add, and none to spare"
+
+
+def test_weights_that_serve_few_tiles_are_asked_for() -> None:
+    """All lines from 8 KiB behind the first one on; none where 36 tiles use them in turn."""
+    shape = (32, 96, 1, 1)
+    _, w = _asked_for(shape, AVX512, th=1, tw=12, nb=2, items=1)
+    assert w == set(range(128, 96 * 2)), "two lines of weights for each of 96 channels"
+    _, w = _asked_for(shape, AVX512, th=1, tw=4, nb=2, items=1)
+    assert not w

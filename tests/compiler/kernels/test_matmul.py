@@ -65,7 +65,7 @@ def _runtime(t: Maker) -> Any:
 
 
 def _transposed_right(t: Maker) -> Any:
-    return t.input(3, 35, 8) @ t.g.transpose(t.input(3, 21, 8), perm=(0, 2, 1))
+    return t.input(3, 35, 37) @ t.g.transpose(t.input(3, 21, 37), perm=(0, 2, 1))
 
 
 def _transposed_left(t: Maker) -> Any:

@@ -62,6 +62,60 @@ def test_one_tile() -> None:
             assert np.isnan(found[r0 * 40 + r1 * 12 + 11])
 
 
+@pytest.mark.parametrize(("count", "partial"), [(9, 4), (9, 2), (8, 3), (7, 4), (2, 1)])
+def test_partial_sums_add_up(count: int, partial: int) -> None:
+    """Even partial sums, some with a rest, and one alone, behind another segment."""
+    micro = MicroKernel(f32, 4, (2,), 2)
+    rng = np.random.default_rng(count)
+    a, b = (rng.integers(-9, 9, 400).astype(np.float32) for _ in range(2))
+    levels = Level(count, 20), Level(2, 7), Level(3, 1)
+    segments = [Segment((Level(3, 11),)), Segment(levels, 5, 3, partial=partial)]
+    body = (
+        *micro.start(lambda r, j, lane: B[j * 4 + lane]),
+        *micro.accumulate(Rows(A, index(2), (40,)), Panel(B, index(1), 6), segments),
+        micro.finish(lambda r, j, lane, y: [Store(Y, r[0] * 8 + j * 4 + lane, y)]),
+    )
+    found = run_kernel(kernel(*body), [a, b, None])[2]
+    walk = [11 * k for k in range(3)]
+    walk += [5 + 20 * i + 7 * j + k for i in range(count) for j in range(2) for k in range(3)]
+    for r in range(2):
+        terms = [a[2 + 40 * r + w] * b[1 + 6 * s :][:8] for s, w in enumerate(walk)]
+        np.testing.assert_array_equal(found[r * 8 :][:8], b[:8] + np.sum(terms, axis=0))
+
+
+def test_partial_sums_are_even_where_they_can_be() -> None:
+    def steps(count: int, partial: int) -> int:
+        return Segment((Level(count, 1), Level(5, 1)), partial=partial).per_partial
+
+    assert steps(32, 4) == 4 and steps(32, 5) == 4 and steps(18, 4) == 3
+    assert steps(17, 4) == 4, "and a rest of one"
+    assert steps(7, 4) == 0, "too few for two"
+    assert steps(32, 0) == 0
+
+
+@pytest.mark.parametrize("steps", [1, 3, 4, 8, 13])
+def test_chains_take_turns(steps: int) -> None:
+    """Two rows and two vectors, four sums for each element. Whole numbers, whose sum is exact only
+    if steps 0 and 4 feed the same sum and the steps between them others."""
+    micro = MicroKernel(f32, 4, (2,), 2, chains=4)
+    rng = np.random.default_rng(steps)
+    a, b = (rng.integers(-9, 10, 400).astype(np.float32) for _ in range(2))
+    if steps > 4:
+        a[[3, 53, 11, 61]], b[1:9], b[33:41] = 4096, 8192, -8192
+    done = micro.finish(lambda r, j, lane, value: [Store(Y, r[0] * 8 + j * 4 + lane, value)])
+    body = (
+        *micro.start(lambda r, j, lane: A[390 + r[0]] * 4),
+        *micro.accumulate(Rows(A, index(3), (50,)), Panel(B, index(1), 8),
+                          [Segment((Level(steps, 2),))]),
+        done,
+    )  # fmt: skip
+    found = run_kernel(kernel(*body), [a, b, None])[2][:16].reshape(2, 8)
+    wide_a, wide_b = a.astype(np.float64), b.astype(np.float64)
+    left = wide_a[3:103].reshape(2, 50)[:, : 2 * steps : 2]
+    want = 4 * wide_a[390:392, None] + left @ wide_b[1 : 1 + 8 * steps].reshape(steps, 8)
+    np.testing.assert_array_equal(found, want)
+
+
 def test_loops_that_continue_each_other_merge() -> None:
     assert simplified([Level(3, 48), Level(3, 16), Level(16, 1)]) == (Level(144, 1),)
     assert simplified([Level(1, 7), Level(3, 50), Level(1, 9), Level(16, 1)]) == (
@@ -83,6 +137,8 @@ def test_tiles_fit_the_registers() -> None:
             rows = most_rows(blocks, registers)
             assert rows * blocks + blocks + 1 <= registers
             assert (rows + 1) * blocks + blocks + 1 > registers
+    assert (most_rows(1, 32), most_rows(1, 32, chains=2), most_rows(1, 32, chains=4)) == (30, 15, 7)
+    assert issue_slots(1, 1, AVX512, 0, chains=2) < issue_slots(1, 1, AVX512, 0)
     assert issue_slots(6, 4, AVX512, 0) / 24 < issue_slots(3, 4, AVX512, 0) / 12
     assert issue_slots(4, 2, AVX2, 0) < issue_slots(4, 2, AVX2, 1 << 20)
 

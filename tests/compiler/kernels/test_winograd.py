@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -53,6 +54,11 @@ def test_configs_agree(name: str, m: int) -> None:
     space = WINOGRAD.space(graph, graph.ops, graph.outputs, AVX512)
     assert {c["phases"] for c in space} == {1, 3}
     assert all(launch.kernel.flops > 0 for launch in launches)
+    images, _, *places = graph.type(graph.outputs[0]).dims
+    tiles = images * prod(-(-d // m) for d in places)
+    channels, depth = case["w_shape"][:2]
+    products = (m + 2) ** 2 * tiles * channels * depth
+    assert {launch.kernel.own_flops for launch in launches} == {2 * products}
 
 
 @pytest.mark.slow

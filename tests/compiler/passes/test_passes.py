@@ -215,6 +215,10 @@ def operators(graph: Graph) -> list[str]:
         (lambda b, x: b.pad(x, pads=(1, 0, -1, 0)), ["pad"]),
         (lambda b, x: b.transpose(b.relu(b.transpose(x))), ["transpose", "relu", "transpose"]),
         (lambda b, x: b.mean(x, x), ["add", "mul"]),
+        (lambda b, x: b.exp(b.div(x, np.float32(3))), ["div", "exp"]),  # multiplies the error
+        (lambda b, x: b.erf(b.div(np.float32(3), x)), ["div", "erf"]),
+        (lambda b, x: b.erf(b.div(x, np.array([[0], [3]], np.float32))), ["div", "erf"]),
+        (lambda b, x: b.erf(b.div(x, np.float32(1e-39))), ["div", "erf"]),  # few digits
         (lambda b, x: b.identity(x), ["identity"]),  # the output needs a name of its own
     ],
 )
@@ -223,6 +227,71 @@ def test_what_canonicalization_leaves(
 ) -> None:
     result, _ = run_pipeline([Canonicalize(), DeadCode()], built(make))
     assert operators(result) == left
+
+
+@pytest.mark.parametrize("function", ["erf", "tanh"])
+@pytest.mark.parametrize("divisor", [np.float32(2**0.5), np.array([3, -7, 1e30], np.float32)])
+def test_division_before_a_bounded_function_becomes_a_product(
+    function: str, divisor: np.ndarray
+) -> None:
+    def made(b: GraphBuilder, x: Value) -> Value:
+        return getattr(b, function)(b.div(x, divisor))
+
+    result, _ = run_pipeline([Canonicalize(), DeadCode()], built(made))
+    assert operators(result) == ["mul", function]
+    x = np.random.default_rng(0).standard_normal((2, 3)).astype(np.float32)
+    [got], [want] = (list(evaluate(g, {"x": x}).values()) for g in (result, built(made)))
+    # 1 / c rounds by half a unit; f moves by no more than its argument, relative to its size
+    np.testing.assert_allclose(got, want, rtol=2.0**-24)
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_scales_of_both_operands_move_behind_a_product(first: bool) -> None:
+    def made(b: GraphBuilder, x: Value) -> Value:
+        root = np.array([0.3], np.float32)
+        right = b.transpose(x, perm=(1, 0))
+        left = b.mul(root, x) if first else b.mul(x, root)
+        return b.matmul(left, b.mul(right, root))
+
+    result, _ = run_pipeline([Canonicalize(), DeadCode()], built(made))
+    assert operators(result) == ["transpose", "matmul", "mul", "mul"]
+    x = np.random.default_rng(0).standard_normal((2, 3)).astype(np.float32)
+    [got], [want] = (list(evaluate(g, {"x": x}).values()) for g in (result, built(made)))
+    np.testing.assert_allclose(got, want, rtol=1e-13)
+
+
+@pytest.mark.parametrize("perm", [(2, 0, 1), None])
+@pytest.mark.parametrize("axis", [0, -1])
+def test_parts_of_a_transposed_blob_are_transposed_apart(
+    perm: tuple[int, ...] | None, axis: int
+) -> None:
+    def made(also: bool) -> Graph:
+        b = GraphBuilder("g")
+        moved = b.transpose(b.input("x", (4, 6, 8)), perm=perm)
+        half = moved.type.dims[axis] // 2
+        for k, part in enumerate(b.split(moved, axis=axis, split=(half, half))):
+            b.output(b.exp(part), f"y{k}")
+        if also:
+            b.output(b.relu(moved), "z")
+        return b.build()
+
+    result, _ = run_pipeline([Canonicalize(), DeadCode()], made(False))
+    assert sorted(operators(result)) == ["exp", "exp", "split", "transpose", "transpose"]
+    x = np.random.default_rng(0).standard_normal((4, 6, 8)).astype(np.float32)
+    got, want = (evaluate(g, {"x": x}) for g in (result, made(False)))
+    for name, y in want.items():
+        np.testing.assert_array_equal(got[name], y)
+    result, _ = run_pipeline([Canonicalize(), DeadCode()], made(True))
+    assert operators(result).count("transpose") == 1, "something reads all of it"
+
+
+@pytest.mark.parametrize("scale", [np.float32(0), np.float32(1e-30), np.float32([1, 2, 3])])
+def test_scales_that_stay_before_a_product(scale: np.ndarray) -> None:
+    def made(b: GraphBuilder, x: Value) -> Value:
+        return b.matmul(b.mul(x, scale), b.transpose(x, perm=(1, 0)))
+
+    result, _ = run_pipeline([Canonicalize(), DeadCode()], built(made))
+    assert operators(result)[-1] == "matmul"
 
 
 def test_integer_powers_keep_their_operator() -> None:
