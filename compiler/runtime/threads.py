@@ -5,6 +5,10 @@ closes it when none are left; workers join while it is open and take items by an
 caller waits only for workers that joined, so one that sleeps, or that the system has put aside,
 delays nobody. Workers that find nothing to do spin for a while, then sleep.
 
+The caller takes items from the front, workers from the back. Kernels number their items in the
+order in which results lie in memory, so what a processor wrote in one region it mostly finds in its
+own caches in the next.
+
 All coordination is in one 64-bit word, so that "is it still open, and count me in" is one
 compare-and-swap:
 
@@ -73,7 +77,7 @@ class _Pool(ctypes.Structure):
     _fields_ = [
         ("state", ctypes.c_uint64),
         ("_state_pad", ctypes.c_uint8 * 120),
-        ("next", ctypes.c_int64),  # the next item to be taken
+        ("next", ctypes.c_int64),  # items taken: bits 0..31 from the front, 32..63 from the back
         ("_next_pad", ctypes.c_uint8 * 120),
         ("fn", ctypes.c_void_p),  # the region: constant while it is open
         ("table", ctypes.c_void_p),
@@ -122,8 +126,9 @@ _RELAX: Final = {
 _POOL_IR: Final = """
 declare i32 @sched_yield()
 
-; Take and run items until none are left.
-define internal void @take_items(ptr %pool) nounwind noinline {
+; Take and run items until none are left, from the front or from the back. The word `next` changes
+; by one claim at a time, so that claims are valid as long as they count fewer than the items.
+define internal void @take_items(ptr %pool, i1 %front) nounwind noinline {
 entry:
   %p.fn = &fn
   %p.table = &table
@@ -132,12 +137,19 @@ entry:
   %fn = load ptr, ptr %p.fn
   %table = load ptr, ptr %p.table
   %items = load i64, ptr %p.items
+  %end = sub i64 %items, 1
+  %claim = select i1 %front, i64 1, i64 4294967296
   br label %take
 take:
-  %item = atomicrmw add ptr %p.next, i64 1 monotonic
-  %some = icmp slt i64 %item, %items
+  %taken = atomicrmw add ptr %p.next, i64 %claim monotonic
+  %first = and i64 %taken, 4294967295
+  %behind = lshr i64 %taken, 32
+  %count = add i64 %first, %behind
+  %some = icmp slt i64 %count, %items
   br i1 %some, label %work, label %done
 work:
+  %last = sub i64 %end, %behind
+  %item = select i1 %front, i64 %first, i64 %last
   call void %fn(ptr %table, i64 %item)
   br label %take
 done:
@@ -173,7 +185,7 @@ join:                                   ; fails if the region was closed or some
   %joined = extractvalue { i64, i1 } %swap, 1
   br i1 %joined, label %work, label %watch
 work:
-  call void @take_items(ptr %pool)
+  call void @take_items(ptr %pool, i1 false)
   %left = atomicrmw sub ptr %pool, i64 1 release, align 8
   br label %watch
 
@@ -248,7 +260,7 @@ open:
   store atomic i64 0, ptr %p.next monotonic, align 8
   %opened = atomicrmw add ptr %pool, i64 $OPEN_NEXT$ seq_cst, align 8
   call void @pool_wake(ptr %pool)
-  call void @take_items(ptr %pool)
+  call void @take_items(ptr %pool, i1 true)
   %closed = atomicrmw and ptr %pool, i64 $NOT_OPEN$ seq_cst, align 8
   br label %wait
 wait:

@@ -103,6 +103,45 @@ def test_every_item_runs_exactly_once(kernels: Linked, size: int) -> None:
         pool.close()
 
 
+def test_the_caller_takes_items_from_the_front_and_workers_from_the_back() -> None:
+    """Every item writes who ran it, after waiting until both threads have begun."""
+    who = build_object(
+        """
+        declare i64 @pthread_self()
+        declare i32 @sched_yield()
+        define void @who(ptr %table, i64 %item) nounwind {
+        entry:
+          %old = atomicrmw add ptr %table, i64 1 seq_cst
+          br label %wait
+        wait:
+          %ignored = call i32 @sched_yield()
+          %begun = load atomic i64, ptr %table seq_cst, align 8
+          %both = icmp sge i64 %begun, 2
+          br i1 %both, label %go, label %wait
+        go:
+          %me = call i64 @pthread_self()
+          %slot = add i64 %item, 1
+          %p = getelementptr i64, ptr %table, i64 %slot
+          store i64 %me, ptr %p
+          ret void
+        }
+        """,
+        host(),
+    )
+    linked = link([who], ["who"])
+    pool = ThreadPool(2)
+    try:
+        for _ in range(20):
+            table = np.zeros(1 + 50, np.int64)
+            pool.run(linked.address("who"), table.ctypes.data, 50)
+            mine = table[1:] == threading.get_ident()
+            front = int(mine.sum())
+            assert 0 < front < 50
+            assert mine[:front].all() and not mine[front:].any()
+    finally:
+        pool.close()
+
+
 def test_two_threads_share_the_work(kernels: Linked) -> None:
     """Each item is made to wait for the other, which only ends if both run at once."""
     meeting = build_object(
