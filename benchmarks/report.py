@@ -262,7 +262,7 @@ def kernel_section(found: Sequence[Result]) -> str:
     rows, every = [], []
     for r in sorted(found, key=lambda r: (r["name"] in HELD_OUT, r["name"])):
         cells = [r["name"] + (r"\*" if r["name"] in HELD_OUT else ""), ms(r["seconds"])]
-        for bound, fields in (("compute", ("of_peak", "as_direct")), ("memory", ("of_memory",))):
+        for bound, fields in (("compute", ("of_peak", "as_direct")), ("memory", ("of_limit",))):
             some = [k for k in r["kernels"] if k["bound"] == bound]
             cells.append(percent(sum(k["seconds"] for k in some) / max(r["seconds"], 1e-12)))
             cells += [percent(weighted(some, f)) for f in fields]
@@ -290,7 +290,7 @@ def kernel_section(found: Sequence[Result]) -> str:
         f"## Kernels near the machine's limits\n\nWhat `exe.profile()` says of every kernel, batch "
         f"1, {n} thread{'s' if n > 1 else ''} ({origin(found)}). Limits are measured: "
         f"{some['flops'] / 1e9:.0f} GFLOP/s of multiply-adds, reads in GB/s: {levels}. Shares are "
-        "weighted by time. `of peak` counts the multiply-adds that kernels do; Winograd's "
+        "weighted by time, none above 100 % (whoever gathers from a table reads only some of it). `of peak` counts the multiply-adds that kernels do; Winograd's "
         "convolutions replace most of theirs by additions, which count for nothing, and would come "
         f"to more than the peak if `counted as direct sums`.\n\n{markdown(header, rows)}\n"
         "The same by kernel template and what binds it, over all models:\n\n"
