@@ -290,9 +290,10 @@ def kernel_section(found: Sequence[Result]) -> str:
         f"## Kernels near the machine's limits\n\nWhat `exe.profile()` says of every kernel, batch "
         f"1, {n} thread{'s' if n > 1 else ''} ({origin(found)}). Limits are measured: "
         f"{some['flops'] / 1e9:.0f} GFLOP/s of multiply-adds, reads in GB/s: {levels}. Shares are "
-        "weighted by time, none above 100 % (whoever gathers from a table reads only some of it). `of peak` counts the multiply-adds that kernels do; Winograd's "
-        "convolutions replace most of theirs by additions, which count for nothing, and would come "
-        f"to more than the peak if `counted as direct sums`.\n\n{markdown(header, rows)}\n"
+        "weighted by time, none above 100 % (who gathers from a table reads only some of it). `of "
+        "peak` counts the multiply-adds that kernels do; Winograd's convolutions replace most of "
+        "theirs by additions, which count for nothing, and would come to more than the peak if "
+        f"`counted as direct sums`.\n\n{markdown(header, rows)}\n"
         "The same by kernel template and what binds it, over all models:\n\n"
         + markdown(["kernels", "distinct", "share of time", "of limit", "best",
                     f"time at {NEAR:.0%} or more"], templates)
