@@ -16,7 +16,6 @@ from ...ops.expr import Expr, apply, binary, const, floordiv, index, load, minim
 from ...ops.expr import compare as compared
 from ...ops.operator import Contraction
 from ...ops.traverse import substitute
-from ..errors import LoweringError
 from ..graph.ir import Graph, Op
 from ..passes.attention import attention_from
 from .compose import Indices
@@ -26,7 +25,7 @@ from .ir import Declare, For, If, Kernel, Launch, Local, Phase, Set, Stmt, Store
 from .matmul_group import MatmulGroup, matmul_group, matmul_results
 from .matmul_operands import Left, Operands
 from .microkernel import Level, MicroKernel, Panel, Rows, Segment, issue_slots, most_rows
-from .template import Config
+from .template import Config, required
 
 ITEM_FLOPS = 500_000  # an item takes at least about 5 microseconds
 MAX_ITEMS = 32
@@ -254,11 +253,7 @@ class Attend:
 
 
 def _require(graph: Graph, ops: Sequence[Op], outputs: Sequence[str]) -> AttentionGroup:
-    p = attention_group(graph, ops, outputs)
-    if p is None:
-        what = " + ".join(op.operator for op in ops)
-        raise LoweringError(f"the attention kernel does not compute {what}")
-    return p
+    return required(attention_group(graph, ops, outputs), "attention", ops)
 
 
 def _default(p: AttentionGroup, device: Device, shape: Config) -> Config:

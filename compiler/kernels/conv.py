@@ -19,7 +19,6 @@ from math import prod
 from ...ops.expr import Expr, compare, const, index, load, minimum, var
 from ...ops.traverse import substitute, walk
 from ...ops.types import row_major_strides
-from ..errors import LoweringError
 from ..graph.ir import Graph, Op
 from .compose import Indices
 from .conv_group import ConvGroup, Operands, conv_group, conv_results, formal, pack_weights
@@ -51,7 +50,7 @@ from .microkernel import (
     issue_slots,
     most_rows,
 )
-from .template import Config
+from .template import Config, required
 
 PARTIAL = 300  # terms of a partial sum, about; errors grow with the root of it
 ITEM_FLOPS = 500_000  # an item takes at least 2 to 5 microseconds
@@ -439,11 +438,7 @@ class DirectConv:
 
 
 def _require(graph: Graph, ops: Sequence[Op], outputs: Sequence[str]) -> ConvGroup:
-    p = conv_group(graph, ops, outputs)
-    if p is None:
-        what = " + ".join(op.operator for op in ops)
-        raise LoweringError(f"the direct convolution kernel does not compute {what}")
-    return p
+    return required(conv_group(graph, ops, outputs), "direct convolution", ops)
 
 
 def _tiles(p: ConvGroup, device: Device) -> list[Config]:

@@ -18,7 +18,6 @@ import numpy.typing as npt
 
 from ...ops.expr import Expr, apply, const, index, load, minimum, var
 from ...ops.types import row_major_strides
-from ..errors import LoweringError
 from ..graph.ir import Graph, Op
 from ..passes.convolutions import is_depthwise
 from .compose import Indices
@@ -28,7 +27,7 @@ from .edges import Run, runs
 from .epilogue import Params, inplace, lowered, place
 from .ir import Declare, Kernel, Launch, Local, Phase, Prefetch, Prepared, Set, Stmt, loop, seq
 from .microkernel import LINE, bind
-from .template import Config
+from .template import Config, required
 
 WIDEST = 64  # most taps along columns: all of them are written out
 PRODUCTS = 256  # most products that are written out per tile
@@ -257,8 +256,4 @@ def _group(graph: Graph, ops: Sequence[Op], outputs: Sequence[str]) -> ConvGroup
 
 
 def _require(graph: Graph, ops: Sequence[Op], outputs: Sequence[str]) -> ConvGroup:
-    p = _group(graph, ops, outputs)
-    if p is None:
-        what = " + ".join(op.operator for op in ops)
-        raise LoweringError(f"the depthwise convolution kernel does not compute {what}")
-    return p
+    return required(_group(graph, ops, outputs), "depthwise convolution", ops)

@@ -21,7 +21,6 @@ import numpy.typing as npt
 
 from ...ops.expr import Expr, index, var
 from ...ops.types import i64
-from ..errors import LoweringError
 from ..graph.arrays import aligned_empty
 from ..graph.ir import Graph, Op
 from .conv import ITEM_FLOPS, MAX_ITEMS, ConvWriter, Inside, tiles
@@ -29,7 +28,7 @@ from .conv_group import ConvGroup, conv_group
 from .device import Device
 from .ir import Buffer, Launch, Prepared, Stmt, loop, seq
 from .microkernel import Level, MicroKernel, Panel, Rows, bind
-from .template import Config
+from .template import Config, required
 
 Array = npt.NDArray[Any]
 
@@ -187,11 +186,7 @@ def _items(p: ConvGroup) -> int:
 
 
 def _require(graph: Graph, ops: Sequence[Op], outputs: Sequence[str]) -> ConvGroup:
-    p = conv_group(graph, ops, outputs)
-    if p is None:
-        what = " + ".join(op.operator for op in ops)
-        raise LoweringError(f"the grouped convolution kernel does not compute {what}")
-    return p
+    return required(conv_group(graph, ops, outputs), "grouped convolution", ops)
 
 
 def _tiles(p: ConvGroup, device: Device) -> list[Config]:

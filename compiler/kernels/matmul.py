@@ -18,7 +18,6 @@ import numpy.typing as npt
 
 from ...ops.expr import Expr, compare, floordiv, index, load, minimum, var
 from ...ops.traverse import substitute
-from ..errors import LoweringError
 from ..graph.ir import Graph, Op
 from .compose import Indices
 from .device import Device
@@ -40,7 +39,7 @@ from .microkernel import (
     issue_slots,
     most_rows,
 )
-from .template import Config
+from .template import Config, required
 
 Array = npt.NDArray[Any]
 ITEM_FLOPS = 500_000  # an item takes at least about 5 microseconds
@@ -262,11 +261,7 @@ class Gemm:
 
 
 def _require(graph: Graph, ops: Sequence[Op], outputs: Sequence[str]) -> MatmulGroup:
-    p = matmul_group(graph, ops, outputs)
-    if p is None:
-        what = " + ".join(op.operator for op in ops)
-        raise LoweringError(f"the matrix product kernel does not compute {what}")
-    return p
+    return required(matmul_group(graph, ops, outputs), "matrix product", ops)
 
 
 def _default(p: MatmulGroup, device: Device) -> Config:

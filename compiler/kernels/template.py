@@ -7,13 +7,15 @@ of the space computes the same function.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
+from ..errors import LoweringError
 from ..graph.ir import Graph, Op
 from .device import Device
 from .ir import Buffer, Launch, Prepared
 
 Config = dict[str, Any]
+Problem = TypeVar("Problem")
 
 
 class KernelTemplate(Protocol):
@@ -44,6 +46,15 @@ class KernelTemplate(Protocol):
         config: Config,
     ) -> Launch:  # fmt: skip
         """The kernel for one config, bound to blobs. The caller fills in `ops` of the launch."""
+
+
+def required(problem: Problem | None, kernel: str, ops: Sequence[Op]) -> Problem:
+    """The problem that a template found in a group. Raises LoweringError where it found none: the
+    group was never matched."""
+    if problem is None:
+        what = " + ".join(op.operator for op in ops)
+        raise LoweringError(f"the {kernel} kernel does not compute {what}")
+    return problem
 
 
 def traffic(

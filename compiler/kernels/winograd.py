@@ -25,7 +25,6 @@ import numpy.typing as npt
 
 from ...ops.expr import Expr, compare, const, index, load, logical_and, maximum, minimum, var
 from ...ops.types import f32
-from ..errors import LoweringError
 from ..graph.arrays import aligned_empty
 from ..graph.ir import Graph, Op
 from .compose import Indices
@@ -47,7 +46,7 @@ from .ir import (
     seq,
 )
 from .microkernel import Level, MicroKernel, Panel, Rows, Segment, bind
-from .template import Config
+from .template import Config, required
 from .winograd_configs import Tiles, ranked, vectors_of
 from .winograd_transforms import applied, transformed_weights, transforms
 
@@ -442,8 +441,4 @@ def _group(graph: Graph, ops: Sequence[Op], outputs: Sequence[str]) -> ConvGroup
 
 
 def _require(graph: Graph, ops: Sequence[Op], outputs: Sequence[str]) -> ConvGroup:
-    p = _group(graph, ops, outputs)
-    if p is None:
-        what = " + ".join(op.operator for op in ops)
-        raise LoweringError(f"the Winograd kernel does not compute {what}")
-    return p
+    return required(_group(graph, ops, outputs), "Winograd", ops)

@@ -35,6 +35,16 @@ def with_layouts(graph: Graph, layouts: Mapping[str, Layout]) -> Graph:
     return Graph(graph.name, graph.inputs, graph.outputs, graph.ops, blobs)
 
 
+def blocked_group(g: GraphBuilder, device: Device) -> Graph:
+    """The graph under construction as one group: without the identity that names its output, every
+    blob but constants blocked as the device likes."""
+    graph = g.build()
+    ops = graph.ops[:-1]
+    graph = Graph(graph.name, graph.inputs, ops[-1].outputs, ops, graph.blobs)
+    blobs = (n for n, b in graph.blobs.items() if b.value is None)
+    return with_layouts(graph, dict.fromkeys(blobs, Layout(1, device.channel_block)))
+
+
 def stored(value: Any, kind: TensorType) -> Any:
     """A logical array as it lies in memory, flat; lanes past the last channel are NaN,
     or the largest integer."""

@@ -12,10 +12,9 @@ from tilewright.compiler.graph.ir import Graph
 from tilewright.compiler.kernels.conv_group import conv_group
 from tilewright.compiler.kernels.device import Device
 from tilewright.compiler.kernels.grouped import GroupedConv, parts
-from tilewright.ops.types import Layout
 
 from .native import Native, host_device
-from .support import AVX512, DEVICES, check_group, stored, with_layouts
+from .support import AVX512, DEVICES, blocked_group, check_group, stored
 
 GROUPED = GroupedConv()
 
@@ -43,11 +42,7 @@ def grouped_graph(
         feeds["r"] = rng.standard_normal(y.shape).astype(dtype)
     y = g.op("relu", y)
     g.output(y, name="y")
-    graph = g.build()
-    ops = graph.ops[:-1]  # without the identity that names the output
-    graph = Graph("grouped", graph.inputs, ops[-1].outputs, ops, graph.blobs)
-    blobs = (n for n, b in graph.blobs.items() if b.value is None)
-    return with_layouts(graph, dict.fromkeys(blobs, Layout(1, device.channel_block))), feeds
+    return blocked_group(g, device), feeds
 
 
 def order(channels: int) -> Any:
