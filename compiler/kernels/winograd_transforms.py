@@ -9,9 +9,9 @@ the other points; row k of B^T holds the coefficients of the polynomial that van
 
 Any distinct points give the same function; what they decide is the error. Points in pairs +-p halve
 the work. The customary (0, +-1, +-2) of F(4) mix numbers from 1/24 to 8 and err several times as
-much as a direct sum; (0, +-3/4, +-3/2) take two operations more a column, and err less than three
-times as much (`Transforms.noise`). All entries of A^T and B^T are exact in float32. G is applied in
-float64, when a program is linked.
+much as a direct sum in one chain; (0, +-3/4, +-3/2) take two operations more a column, and err less
+than three times as much (`Transforms.noise`). All entries of A^T and B^T are exact in float32. G is
+applied in float64, when a program is linked.
 """
 
 from __future__ import annotations
