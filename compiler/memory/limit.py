@@ -116,7 +116,8 @@ def refusal(made: MemoryPlan, limit: int, ways: Sequence[str]) -> MemoryLimitErr
                 proof,
                 f"Raise the limit to {made.arena_bytes}, or lower the batch size.",
             ]
-        )
+        ),
+        made.arena_bytes,
     )
 
 
