@@ -36,10 +36,14 @@ def _round(n: int) -> int:
     return -(-n // ALIGNMENT) * ALIGNMENT
 
 
-def plan_memory(graph: Graph, launches: Sequence[Launch], limit: int | None = None) -> MemoryPlan:
+def plan_memory(
+    graph: Graph, launches: Sequence[Launch], limit: int | None = None,
+    *, reorder: bool = True, inplace: bool = True,
+) -> MemoryPlan:  # fmt: skip
     """One arena for everything that is neither input, output nor constant.
 
-    Raises MemoryLimitError when `limit` bytes do not suffice.
+    The plan is for the launches in its own `order`. reorder, inplace: as for `plan`. Raises
+    MemoryLimitError when `limit` bytes do not suffice.
     """
     shared = aliases(graph)
     external = {*graph.inputs, *graph.outputs, *graph.constants}
@@ -49,7 +53,7 @@ def plan_memory(graph: Graph, launches: Sequence[Launch], limit: int | None = No
         for n, b in graph.blobs.items() if n not in external
     ]  # fmt: skip
     steps = []
-    for k, launch in enumerate(launches):
+    for launch in launches:
         named = [(a, b) for a, b in zip(launch.args, launch.kernel.params, strict=True)
                  if isinstance(a, str)]  # fmt: skip
         pairs = tuple(
@@ -58,13 +62,13 @@ def plan_memory(graph: Graph, launches: Sequence[Launch], limit: int | None = No
             if isinstance(launch.args[y], str) and isinstance(launch.args[x], str)
         )
         steps.append(Step(
-            f"{k}: {launch.label}",
+            launch.label,
             tuple(a for a, b in named if b.role != "out"),
             tuple(a for a, b in named if b.role == "out"),
             scratch_bytes(launch),
             pairs,
         ))  # fmt: skip
-    return plan(steps, specs, limit)
+    return plan(steps, specs, limit, reorder=reorder, inplace=inplace)
 
 
 @dataclass(frozen=True, slots=True)
