@@ -36,9 +36,15 @@ def _round(n: int) -> int:
     return -(-n // ALIGNMENT) * ALIGNMENT
 
 
-def plan_memory(graph: Graph, launches: Sequence[Launch]) -> MemoryPlan:
-    """One arena for everything that is neither input, output nor constant."""
-    return plan([memory_step(k, x) for k, x in enumerate(launches)], memory_buffers(graph))
+def plan_memory(
+    graph: Graph, launches: Sequence[Launch], *, reorder: bool = True, inplace: bool = True
+) -> MemoryPlan:  # fmt: skip
+    """One arena for everything that is neither input, output nor constant.
+
+    The plan is for the launches in its own `order`. reorder, inplace: as for `plan`.
+    """
+    steps = [memory_step(k, x) for k, x in enumerate(launches)]
+    return plan(steps, memory_buffers(graph), reorder=reorder, inplace=inplace)
 
 
 def memory_buffers(graph: Graph) -> list[BufferSpec]:
