@@ -1,0 +1,123 @@
+"""What a program's memory is for, by type of operator: the table that Caffe2's
+`estimate_memory_usage` gave, for the memory that a program really has."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+from ...ops.operator import Contraction, Opaque, Recurrence
+from ..graph.ir import Graph, Op
+from ..graph.storage import aliases
+from ..kernels.ir import Launch, Prepared
+from ..memory.plan import MemoryPlan
+from ..text import human_bytes, table
+
+
+@dataclass(frozen=True, slots=True)
+class OperatorMemory:
+    """Bytes of one type of operator, in the graph after all passes.
+
+    ops: how many there are. results, scratch: in the arena, if nothing shared its bytes; they add
+    up to the plan's unshared bytes. at_bound: of these, alive in the step that needs most. fused:
+    results that stay in registers, for they are computed and read within one kernel. views: results
+    that lie in another blob. weights: constants, as the model holds them, at their first reader.
+    """
+
+    operator: str
+    ops: int = 0
+    results: int = 0
+    scratch: int = 0
+    at_bound: int = 0
+    fused: int = 0
+    views: int = 0
+    weights: int = 0
+
+
+def by_operator(
+    graph: Graph, launches: Sequence[Launch], plan: MemoryPlan
+) -> tuple[OperatorMemory, ...]:
+    """One entry per type of operator, those with most bytes of results and scratch first.
+
+    launches: of the plan's steps, in their order.
+    """
+    sums: dict[str, dict[str, int]] = {}
+    for operator, field, count in _entries(graph, launches, plan):
+        sums.setdefault(operator, {}).setdefault(field, 0)
+        sums[operator][field] += count
+    found = [OperatorMemory(operator, **counts) for operator, counts in sums.items()]
+    return tuple(sorted(found, key=lambda o: (-o.results - o.scratch, -o.fused, o.operator)))
+
+
+def _entries(
+    graph: Graph, launches: Sequence[Launch], plan: MemoryPlan
+) -> Iterator[tuple[str, str, int]]:
+    """(operator, field, how much) of everything there is."""
+    for op in graph.ops:
+        yield op.operator, "ops", 1
+    owner = {n: op.operator for n, op in graph.producer.items()}
+    peak = dict(plan.peak)
+    for block in plan.ranges:
+        size = -(-block.bytes // plan.alignment) * plan.alignment
+        if not block.members:  # scratch, alive in its step alone
+            launch = launches[block.first]
+            owner[block.name] = _main(tuple(graph.ops[k] for k in launch.ops)).operator
+            yield owner[block.name], "scratch", size
+        for member in block.members:
+            yield owner[member], "results", size
+    for name, size in peak.items():
+        yield owner[name], "at_bound", size
+    shared, in_memory = aliases(graph), set(plan.offsets)
+    for name, op in graph.producer.items():
+        size = graph.type(name).nbytes
+        if name in shared:
+            yield op.operator, "views", size
+        elif name not in in_memory and name not in graph.outputs:
+            yield op.operator, "fused", size
+    yield from _weights(graph, launches)
+
+
+def _weights(graph: Graph, launches: Sequence[Launch]) -> Iterator[tuple[str, str, int]]:
+    """Every constant that kernels read, at the first op that reads it."""
+    used: dict[str, None] = {}
+    for launch in launches:
+        for arg in launch.args:
+            names = arg.blobs if isinstance(arg, Prepared) else () if arg is None else (arg,)
+            used |= dict.fromkeys(n for n in names if graph.is_constant(n))
+    for name in used:
+        reader = graph.consumers[name][0]
+        yield reader.operator, "weights", graph.type(name).nbytes
+
+
+def _main(ops: Sequence[Op]) -> Op:
+    """The op of a group that its kernel is made for: what follows a sum of products is done as its
+    results are stored."""
+    kinds = (Contraction, Recurrence, Opaque)
+    return next((op for op in ops if any(op.has(kind) for kind in kinds)), ops[-1])
+
+
+def operator_table(found: Sequence[OperatorMemory]) -> str:
+    """The entries as text, with shares and totals."""
+    whole = sum(o.results + o.scratch for o in found)
+    total = OperatorMemory("total", *(
+        sum(getattr(o, f.name) for o in found) for f in fields(OperatorMemory)[1:]
+    ))  # fmt: skip
+    rows = [
+        (o.operator, o.ops, *map(_amount, (o.results, o.scratch)),
+         f"{(o.results + o.scratch) / max(whole, 1):.1%}",
+         *map(_amount, (o.at_bound, o.fused, o.views, o.weights)))
+        for o in (*found, total)
+    ]  # fmt: skip
+    header = ("operator", "ops", "results", "scratch", "share", "at bound", "fused", "views",
+              "weights")  # fmt: skip
+    return table(rows, header, "lrrrrrrrr")
+
+
+def _amount(size: int) -> str:
+    return human_bytes(size) if size else "-"
+
+
+def operator_facts(found: Sequence[OperatorMemory]) -> list[dict[str, Any]]:
+    """The same for JSON."""
+    return [asdict(o) for o in found]
