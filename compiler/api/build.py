@@ -21,6 +21,7 @@ from ..runtime.program import Program, plan_memory
 from ..runtime.threads import default_threads
 from ..store import Store
 from .executable import CompileStats, Executable
+from .fit import fit
 
 Progress = Callable[[str, int, int], None]
 
@@ -53,9 +54,11 @@ def optimise(graph: Graph, target: CpuTarget, chosen: Options, read: float) -> t
 
 def choose(stages: Sequence[Stage], target: CpuTarget, chosen: Options) -> Compilation:
     """Kernels and memory for the last of the stages. Raises LoweringError, MemoryLimitError."""
-    final = stages[-1].graph
-    launches = select(final, device_of(target, chosen))
-    plan = plan_memory(final, launches, chosen.memory_limit)
+    final, device = stages[-1].graph, device_of(target, chosen)
+    launches = select(final, device)
+    plan = plan_memory(final, launches)
+    if chosen.memory_limit is not None and plan.arena_bytes > chosen.memory_limit:
+        launches, plan = fit(final, launches, device, chosen, chosen.memory_limit)
     return Compilation(stages[0].graph, final, stages, launches, plan, target, chosen)
 
 

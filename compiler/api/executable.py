@@ -129,8 +129,9 @@ class Executable:
         k = launch.kernel
         ops = self.graph.ops
         nodes = dict.fromkeys(s for j in launch.ops for s in ops[j].source)
+        notes = (*element_by_element(k), *([launch.note] if launch.note else []))
         return KernelInfo(kernel_name(launch), k.template, dict(k.config), tuple(nodes), k.flops,
-                          k.bytes, kernel_text(k), element_by_element(k))  # fmt: skip
+                          k.bytes, kernel_text(k), notes)  # fmt: skip
 
     def ir(self, level: str = "graph") -> str:
         """The program as text: "graph", "fused", "memory", "kernels", "source", "llvm" or "asm".

@@ -54,6 +54,8 @@ def kernels_view(c: Compilation) -> str:
             for a, b in zip(launch.args, launch.kernel.params, strict=True)
         )
         out.append(f"k{k} {kernel_name(launch)}({args})  # model: {quote(launch.label)}")
+        if launch.note:
+            out.append(f"  # {launch.note}")
         digest = kernel_digest(launch.kernel)
         if digest not in seen:
             seen.add(digest)

@@ -11,16 +11,13 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 
-from ..errors import MemoryLimitError
+from ..text import printable
 from .buffers import BufferSpec, LiveRange, Place, Step, choose_inplace, live_ranges, resolve
 from .packer import pack
 from .verify import verify
 
 ALIGNMENT = 64
 """Bytes: a cache line, and the widest vector register."""
-
-_SHOWN = 12
-"""Buffers that an error message lists."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,11 +79,11 @@ class MemoryPlan:
         ]
         if self.peak:
             lines.append("alive at the bound:")
-            lines += [f"  {_size(size)}  {_plain(name)}" for name, size in self.peak]
+            lines += [f"  {_size(size)}  {printable(name)}" for name, size in self.peak]
         if self.ranges:
             lines.append(f"blocks: {'offset':>14} {'bytes':>14}  {'steps':>11}  buffers")
         for block in sorted(self.ranges, key=lambda block: (self.offsets[block.name], block.first)):
-            who = " = ".join(_plain(member) for member in block.members or (block.name,))
+            who = " = ".join(printable(member) for member in block.members or (block.name,))
             alive, offset = f"{block.first}..{block.last}", self.offsets[block.name]
             lines.append(f"        {offset:>14} {block.bytes:>14}  {alive:>11}  {who}")
         return "\n".join(lines)
@@ -95,16 +92,14 @@ class MemoryPlan:
 def plan(
     steps: Sequence[Step],
     buffers: Iterable[BufferSpec],
-    limit: int | None = None,
     *,
     keep: Collection[str] = (),
     alignment: int = ALIGNMENT,
 ) -> MemoryPlan:
     """Place the buffers and the scratch of the steps in one arena, verified.
 
-    `limit` is the largest arena in bytes that will do, `keep` names buffers that must survive the
-    last step. Raises MemoryLimitError if the arena would be larger than the limit, and PlanError if
-    the description is malformed (or, which would be a bug here, the plan is wrong).
+    `keep` names buffers that must survive the last step. Raises PlanError if the description is
+    malformed (or, which would be a bug here, the plan is wrong).
     """
     steps, buffers, keep = tuple(steps), tuple(buffers), tuple(keep)
     pairs = choose_inplace(steps, buffers, keep)
@@ -152,8 +147,6 @@ def plan(
         peak=peak,
     )
     result.check()
-    if limit is not None and result.arena_bytes > limit:
-        raise MemoryLimitError(_over_limit(result, limit))
     return result
 
 
@@ -206,38 +199,12 @@ def _tenant(block: LiveRange, born: Mapping[str, int], number: int) -> str:
     return name
 
 
-def _over_limit(result: MemoryPlan, limit: int) -> str:
-    moment, excess = _moment(result.steps, result.peak_step), result.lower_bound_bytes - limit
-    if excess > 0:
-        why = f"By itself {moment} needs {excess} bytes more than the limit"
-    else:
-        why = f"No packing that small was found, though {moment}, which needs most, would fit"
-    alive = [f"  {size:>14}  {_plain(name)}" for name, size in result.peak[:_SHOWN]]
-    if len(result.peak) > _SHOWN:
-        rest = sum(size for _, size in result.peak[_SHOWN:])
-        alive.append(f"  {rest:>14}  in {len(result.peak) - _SHOWN} smaller ones")
-    return "\n".join(
-        [
-            f"memory limit of {limit} bytes can't be met: the arena takes {result.arena_bytes}"
-            f" bytes, the lower bound for this order of execution is {result.lower_bound_bytes}.",
-            f"{why}. Alive there, in bytes:",
-            *alive,
-            f"Raise the limit to {result.arena_bytes}, or lower the batch size.",
-        ]
-    )
-
-
 def _moment(steps: Sequence[Step], number: int) -> str:
-    return f"step {number} '{_plain(steps[number].name)}'" if number >= 0 else "no steps"
+    return f"step {number} '{printable(steps[number].name)}'" if number >= 0 else "no steps"
 
 
 def _size(size: int) -> str:
     return f"{size:>14} B {size / 2**20:>10.3f} MiB"
-
-
-def _plain(name: str) -> str:
-    """Names come from models: nothing in them may break a line or steer a terminal."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in name)
 
 
 def _round(size: int, alignment: int) -> int:

@@ -36,35 +36,37 @@ def _round(n: int) -> int:
     return -(-n // ALIGNMENT) * ALIGNMENT
 
 
-def plan_memory(graph: Graph, launches: Sequence[Launch], limit: int | None = None) -> MemoryPlan:
-    """One arena for everything that is neither input, output nor constant.
+def plan_memory(graph: Graph, launches: Sequence[Launch]) -> MemoryPlan:
+    """One arena for everything that is neither input, output nor constant."""
+    return plan([memory_step(k, x) for k, x in enumerate(launches)], memory_buffers(graph))
 
-    Raises MemoryLimitError when `limit` bytes do not suffice.
-    """
+
+def memory_buffers(graph: Graph) -> list[BufferSpec]:
+    """What the arena may have to hold, and views of that."""
     shared = aliases(graph)
     external = {*graph.inputs, *graph.outputs, *graph.constants}
-    specs = [
+    return [
         BufferSpec(n, a.bytes, a.of, a.offset, a.rows, a.pitch)
         if (a := shared.get(n)) is not None else BufferSpec(n, b.type.nbytes)
         for n, b in graph.blobs.items() if n not in external
     ]  # fmt: skip
-    steps = []
-    for k, launch in enumerate(launches):
-        named = [(a, b) for a, b in zip(launch.args, launch.kernel.params, strict=True)
-                 if isinstance(a, str)]  # fmt: skip
-        pairs = tuple(
-            (str(launch.args[y]), str(launch.args[x]))
-            for y, x in launch.kernel.inplace
-            if isinstance(launch.args[y], str) and isinstance(launch.args[x], str)
-        )
-        steps.append(Step(
-            f"{k}: {launch.label}",
-            tuple(a for a, b in named if b.role != "out"),
-            tuple(a for a, b in named if b.role == "out"),
-            scratch_bytes(launch),
-            pairs,
-        ))  # fmt: skip
-    return plan(steps, specs, limit)
+
+
+def memory_step(number: int, launch: Launch) -> Step:
+    """A launch as the memory planner sees it."""
+    args = launch.args
+    named = [(a, b) for a, b in zip(args, launch.kernel.params, strict=True) if isinstance(a, str)]
+    pairs = tuple(
+        (y, x) for j, k in launch.kernel.inplace
+        if isinstance(y := args[j], str) and isinstance(x := args[k], str)
+    )  # fmt: skip
+    return Step(
+        f"{number}: {launch.label}",
+        tuple(a for a, b in named if b.role != "out"),
+        tuple(a for a, b in named if b.role == "out"),
+        scratch_bytes(launch),
+        pairs,
+    )
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from functools import partial
 from zlib import crc32
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tilewright.compiler.errors import MemoryLimitError, PlanError
-from tilewright.compiler.memory import plan as plan_module
+from tilewright.compiler.errors import PlanError
 from tilewright.compiler.memory.buffers import BufferSpec, Step
-from tilewright.compiler.memory.packer import pack
 from tilewright.compiler.memory.plan import MemoryPlan, plan
 from tilewright.compiler.memory.verify import verify
 
@@ -242,17 +239,6 @@ def small() -> tuple[list[Step], list[BufferSpec]]:
     return steps, [BufferSpec("a", 1000), BufferSpec("b", 300), BufferSpec("c", 300)]
 
 
-def test_limit_that_fits_and_one_that_does_not() -> None:
-    steps, buffers = small()
-    need = 1024 + 320 + 128
-    assert plan(steps, buffers, limit=need).arena_bytes == need
-    with pytest.raises(MemoryLimitError) as caught:
-        plan(steps, buffers, limit=need - 1)
-    text = str(caught.value)
-    for part in (str(need), str(need - 1), "'conv'", "1024  a", "320  b", "128  conv.scratch"):
-        assert part in text
-
-
 def test_peak_names_who_lives_there_after_the_step() -> None:
     steps, buffers = small()
     steps[2] = Step("relu", ("b",), ("c",), 5000, (("c", "b"),))
@@ -261,28 +247,6 @@ def test_peak_names_who_lives_there_after_the_step() -> None:
     assert made.peak == (("relu.scratch", 5056), ("c", 320))
     assert made.inplace == (("c", "b"),)
     assert made.offsets["c"] == made.offsets["b"]
-
-
-def test_limit_between_bound_and_packing(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Four buffers whose bound is 6 units; with no time to search, greedy by size needs 7."""
-    monkeypatch.setattr(plan_module, "pack", partial(pack, time_limit=0.0))
-    steps = [
-        Step("0", (), ("a", "b")),
-        Step("1", ("b",), ("d",)),
-        Step("2", ("d",), ()),
-        Step("3", ("a",), ("c",)),
-        Step("4", (), ()),
-        Step("5", ("c",), ()),
-    ]
-    buffers = [BufferSpec(n, 64 * units) for n, units in zip("abcd", (2, 2, 3, 2), strict=True)]
-    made = plan(steps, buffers)
-    assert (made.arena_bytes, made.lower_bound_bytes) == (7 * 64, 6 * 64)
-    assert not made.optimal
-    assert "above the bound" in str(made)
-    with pytest.raises(MemoryLimitError, match="No packing that small"):
-        plan(steps, buffers, limit=6 * 64)
-    monkeypatch.undo()
-    assert plan(steps, buffers, limit=6 * 64).optimal
 
 
 def test_certificate_reads_well_and_names_cannot_break_it() -> None:

@@ -1,0 +1,115 @@
+"""Meeting a memory limit: which steps must run another way, and what to say when none will do.
+
+A step may be run in several ways: they read and write the same buffers, but differ in scratch and
+in what they allow to be computed in place. Either changes the bytes alive in that step alone, since
+live ranges follow from who reads and writes what. So steps are looked at one by one, and for a given
+order of execution the bound cannot be made lower than the largest, over all steps, of the least
+bytes that any way of running the step takes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+
+from ..errors import MemoryLimitError
+from ..text import printable
+from .buffers import BufferSpec, Step, live_ranges
+from .plan import ALIGNMENT, MemoryPlan
+
+Ways = Callable[[int], Iterable[Step]]
+"""By the number of a step, the other ways of running it, the preferred one first."""
+
+_SHOWN = 12
+"""Buffers that an error message lists."""
+
+
+def step_bytes(
+    steps: Sequence[Step], buffers: Sequence[BufferSpec], alignment: int = ALIGNMENT
+) -> list[int]:
+    """The bytes alive in each step, sizes rounded up to `alignment`; the largest is the bound."""
+    change = [0] * (len(steps) + 1)
+    for block in live_ranges(steps, buffers):
+        change[block.first] += _round(block.bytes, alignment)
+        change[block.last + 1] -= _round(block.bytes, alignment)
+    alive, total = [], 0
+    for step, more in zip(steps, change, strict=False):
+        total += more
+        alive.append(total + _round(step.scratch, alignment))
+    return alive
+
+
+def least_bound(steps: Sequence[Step], buffers: Sequence[BufferSpec], ways: Ways) -> int:
+    """The lowest bound that this order of execution can have, in bytes.
+
+    Ways are asked for only where the steps that need more leave it open whether they matter.
+    """
+    alive = step_bytes(steps, buffers)
+    bound = 0
+    for number in sorted(range(len(steps)), key=lambda n: -alive[n]):
+        if alive[number] <= bound:
+            break
+        bound = max(bound, _best(steps, buffers, number, alive[number], ways, bound)[1])
+    return bound
+
+
+def lowered(
+    steps: Sequence[Step], buffers: Sequence[BufferSpec], ways: Ways, limit: int
+) -> dict[int, int]:
+    """The steps to run in another way, and the position of that way in `ways`.
+
+    Only steps with more than `limit` bytes alive are changed: to the first way that meets the
+    limit, or, where there is none, to the first of those that take the least.
+    """
+    found = {}
+    for number, size in enumerate(step_bytes(steps, buffers)):
+        if size > limit:
+            way, _ = _best(steps, buffers, number, size, ways, limit)
+            if way >= 0:
+                found[number] = way
+    return found
+
+
+def _best(
+    steps: Sequence[Step], buffers: Sequence[BufferSpec], number: int, now: int, ways: Ways,
+    limit: int,
+) -> tuple[int, int]:  # fmt: skip
+    """(position of a way, or -1 for the present one; bytes alive in the step then)."""
+    best, least = -1, now
+    for position, step in enumerate(ways(number)):
+        changed = [*steps[:number], step, *steps[number + 1 :]]
+        size = step_bytes(changed, buffers)[number]
+        if size < least:
+            best, least = position, size
+        if size <= limit:
+            break
+    return best, least
+
+
+def refusal(made: MemoryPlan, limit: int, ways: Sequence[str]) -> MemoryLimitError:
+    """Why `limit` bytes can't be met, from the smallest plan there is. ways: what the step that
+    needs most could have been, in words."""
+    step = f"step {made.peak_step} '{printable(made.steps[made.peak_step].name)}'"
+    alive = [f"  {size:>14}  {printable(name)}" for name, size in made.peak[:_SHOWN]]
+    if len(made.peak) > _SHOWN:
+        rest = sum(size for _, size in made.peak[_SHOWN:])
+        alive.append(f"  {rest:>14}  in {len(made.peak) - _SHOWN} smaller ones")
+    if made.optimal:
+        proof = "In this order of execution no choice of kernels takes less."
+    else:
+        proof = f"{made.lower_bound_bytes} bytes would do, but no such packing was found."
+    return MemoryLimitError(
+        "\n".join(
+            [
+                f"memory limit of {limit} bytes can't be met: the least is {made.arena_bytes}.",
+                f"Most is alive in {step}, in bytes:",
+                *alive,
+                *ways,
+                proof,
+                f"Raise the limit to {made.arena_bytes}, or lower the batch size.",
+            ]
+        )
+    )
+
+
+def _round(size: int, alignment: int) -> int:
+    return -(-size // alignment) * alignment
