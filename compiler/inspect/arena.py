@@ -210,8 +210,9 @@ def _limits(axes: _Axes, plan: MemoryPlan) -> Iterator[str]:
     x = axes.x(plan.peak_step + 0.5)
     yield line(x, float(HEIGHT - BOTTOM), x, TOP - 8.0, class_="bound")
     right = x > (LEFT + far) / 2
-    words = f"bound {human_bytes(plan.lower_bound_bytes)}: step {plan.steps[plan.peak_step].name}"
-    yield label(x - 5 if right else x + 5, TOP - 5.0, _cut(printable(words), 80), class_="words",
+    step = _cut(printable(plan.steps[plan.peak_step].name), 60)
+    words = f"bound {human_bytes(plan.lower_bound_bytes)}: step {plan.peak_step} '{step}'"
+    yield label(x - 5 if right else x + 5, TOP - 5.0, words,
                 text_anchor="end" if right else "start")  # fmt: skip
 
 

@@ -12,7 +12,7 @@ from ..kernels.device import Device
 from ..kernels.ir import Launch
 from ..kernels.select import select
 from ..memory.buffers import BufferSpec, Step
-from .program import memory_needs
+from .program import memory_buffers, memory_step
 
 Needs = tuple[Sequence[Step], Sequence[BufferSpec]]
 
@@ -24,7 +24,8 @@ def unfused(graph: Graph, device: Device) -> Needs:
     """
     alone = Graph(graph.name, graph.inputs, graph.outputs,
                   tuple(op.with_group(None) for op in graph.ops), graph.blobs)  # fmt: skip
-    return memory_needs(alone, select(alone, device))
+    steps = [memory_step(k, launch) for k, launch in enumerate(select(alone, device))]
+    return steps, memory_buffers(alone)
 
 
 def copied(graph: Graph, launches: Sequence[Launch]) -> Needs:
@@ -33,19 +34,18 @@ def copied(graph: Graph, launches: Sequence[Launch]) -> Needs:
 
     What a kernel copies into a concatenation already stays as it is: there, one copy is enough.
     """
-    steps, specs = memory_needs(graph, launches)
-    of = dict(zip((launch.ops for launch in launches), steps, strict=True))
+    of = {launch.ops: memory_step(k, launch) for k, launch in enumerate(launches)}
     position = {id(op): k for k, op in enumerate(graph.ops)}
-    ordered = []
+    steps = []
     for ops in graph.groups:
         step = of.get(tuple(position[id(op)] for op in ops))
-        ordered.append(_copying(graph, ops) if step is None else step)
-    own = [
+        steps.append(_copying(graph, ops) if step is None else step)
+    buffers = [
         spec if spec.alias_of is None or _is_copy(graph, spec.name)
         else BufferSpec(spec.name, spec.bytes * spec.rows)
-        for spec in specs
+        for spec in memory_buffers(graph)
     ]  # fmt: skip
-    return ordered, own
+    return steps, buffers
 
 
 def _copying(graph: Graph, ops: Sequence[Op]) -> Step:
