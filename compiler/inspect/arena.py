@@ -28,8 +28,8 @@ CHARACTER: Final = 6.2
 """Pixels across of a letter in a box; names are cut to what fits."""
 LINE: Final = 13.0
 """Pixels from one line of text in a box to the next."""
-LEAST: Final = 4
-"""Letters that must fit for a name to be written."""
+LEAST: Final = 6
+"""Letters of a longer name that must fit for it to be written."""
 LISTED: Final = 12
 """Names that a title lists."""
 
@@ -49,7 +49,7 @@ STYLE: Final = (
     ".box{fill-opacity:.72;stroke:var(--page);stroke-width:.5}.box:hover{fill-opacity:1}"
     ".name{font-size:11px;fill:var(--name);pointer-events:none}.seam{stroke:var(--page);stroke-width:1;"
     "stroke-dasharray:3 2;pointer-events:none}"
-    ".alive{stroke:var(--line);stroke-width:1.2;fill:none;pointer-events:none}"
+    ".alive{stroke:var(--line);stroke-width:1.2;stroke-opacity:.75;fill:none;pointer-events:none}"
     ".bound{stroke:#d43d51;stroke-width:1.4;stroke-dasharray:5 3;pointer-events:none}"
     ".limit{stroke:var(--line);stroke-width:1;stroke-dasharray:2 3}"
 )
@@ -182,13 +182,13 @@ def _span(plan: MemoryPlan, block: LiveRange) -> str:
 def _words(
     left: float, right: float, top: float, low: float, name: str, size: int
 ) -> Iterator[str]:  # fmt: skip
-    """A name and its bytes in a box, as far as there is room."""
+    """A name, cut if need be, and its bytes in a box, as far as there is room."""
     room = int((right - left - 6) / CHARACTER)
-    texts = [_cut(printable(name), room), _cut(human_bytes(size), room)]
-    fitting = int((low - top - 2) / LINE)
-    if room >= LEAST and fitting:
-        for k, text in enumerate(texts[:fitting]):
-            yield label(left + 4, top + LINE * (k + 0.85), text, class_="name")
+    name, amount = printable(name), human_bytes(size)
+    texts = [_cut(name, room)] if min(len(name), LEAST) <= room else []
+    texts += [amount] if texts and len(amount) <= room else []
+    for k, text in enumerate(texts[: int((low - top - 2) / LINE)]):
+        yield label(left + 4, top + LINE * (k + 0.85), text, class_="name")
 
 
 def _limits(axes: _Axes, plan: MemoryPlan) -> Iterator[str]:

@@ -7,12 +7,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
-from ...ops.operator import Contraction, Opaque, Recurrence
-from ..graph.ir import Graph, Op
+from ..graph.ir import Graph
 from ..graph.storage import aliases
 from ..kernels.ir import Launch, Prepared
 from ..memory.plan import MemoryPlan
 from ..text import human_bytes, table
+from .alternatives import main_op
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,19 +35,54 @@ class OperatorMemory:
     weights: int = 0
 
 
-def by_operator(
-    graph: Graph, launches: Sequence[Launch], plan: MemoryPlan
-) -> tuple[OperatorMemory, ...]:
-    """One entry per type of operator, those with most bytes of results and scratch first.
+@dataclass(frozen=True, slots=True)
+class MemoryUse:
+    """One row per type of operator, those with most bytes of results and scratch first."""
+
+    rows: tuple[OperatorMemory, ...]
+
+    @property
+    def total(self) -> OperatorMemory:
+        """All rows together."""
+        return OperatorMemory("total", *(
+            sum(getattr(r, f.name) for r in self.rows) for f in fields(OperatorMemory)[1:]
+        ))  # fmt: skip
+
+    def as_json(self) -> list[dict[str, Any]]:
+        return [asdict(r) for r in self.rows]
+
+    def __str__(self) -> str:
+        """A table with totals, and the shares of the arena if nothing shared its bytes."""
+        total = self.total
+        whole = max(total.results + total.scratch, 1)
+        rows = [
+            (r.operator, r.ops, _amount(r.results), _amount(r.scratch),
+             f"{100 * (r.results + r.scratch) / whole:.1f}",
+             *map(_amount, (r.at_bound, r.fused, r.views, r.weights)))
+            for r in (*self.rows, total)
+        ]  # fmt: skip
+        header = ("operator", "ops", "results", "scratch", "%", "at bound", "fused", "views",
+                  "weights")  # fmt: skip
+        return table(rows, header, "lrrrrrrrr")
+
+
+def _amount(size: int) -> str:
+    return human_bytes(size) if size else "-"
+
+
+def memory_use(graph: Graph, launches: Sequence[Launch], plan: MemoryPlan) -> MemoryUse:
+    """What the arena of a plan, and the constants beside it, are for.
 
     launches: of the plan's steps, in their order.
     """
     sums: dict[str, dict[str, int]] = {}
     for operator, field, count in _entries(graph, launches, plan):
-        sums.setdefault(operator, {}).setdefault(field, 0)
-        sums[operator][field] += count
-    found = [OperatorMemory(operator, **counts) for operator, counts in sums.items()]
-    return tuple(sorted(found, key=lambda o: (-o.results - o.scratch, -o.fused, o.operator)))
+        found = sums.setdefault(operator, {})
+        found[field] = found.get(field, 0) + count
+    rows = [OperatorMemory(operator, **counts) for operator, counts in sums.items()]
+    return MemoryUse(
+        tuple(sorted(rows, key=lambda r: (-r.results - r.scratch, -r.fused, r.operator)))
+    )
 
 
 def _entries(
@@ -57,16 +92,15 @@ def _entries(
     for op in graph.ops:
         yield op.operator, "ops", 1
     owner = {n: op.operator for n, op in graph.producer.items()}
-    peak = dict(plan.peak)
     for block in plan.ranges:
         size = -(-block.bytes // plan.alignment) * plan.alignment
         if not block.members:  # scratch, alive in its step alone
             launch = launches[block.first]
-            owner[block.name] = _main(tuple(graph.ops[k] for k in launch.ops)).operator
+            owner[block.name] = main_op(tuple(graph.ops[k] for k in launch.ops)).operator
             yield owner[block.name], "scratch", size
         for member in block.members:
             yield owner[member], "results", size
-    for name, size in peak.items():
+    for name, size in plan.peak:
         yield owner[name], "at_bound", size
     shared, in_memory = aliases(graph), set(plan.offsets)
     for name, op in graph.producer.items():
@@ -88,36 +122,3 @@ def _weights(graph: Graph, launches: Sequence[Launch]) -> Iterator[tuple[str, st
     for name in used:
         reader = graph.consumers[name][0]
         yield reader.operator, "weights", graph.type(name).nbytes
-
-
-def _main(ops: Sequence[Op]) -> Op:
-    """The op of a group that its kernel is made for: what follows a sum of products is done as its
-    results are stored."""
-    kinds = (Contraction, Recurrence, Opaque)
-    return next((op for op in ops if any(op.has(kind) for kind in kinds)), ops[-1])
-
-
-def operator_table(found: Sequence[OperatorMemory]) -> str:
-    """The entries as text, with shares and totals."""
-    whole = sum(o.results + o.scratch for o in found)
-    total = OperatorMemory("total", *(
-        sum(getattr(o, f.name) for o in found) for f in fields(OperatorMemory)[1:]
-    ))  # fmt: skip
-    rows = [
-        (o.operator, o.ops, *map(_amount, (o.results, o.scratch)),
-         f"{(o.results + o.scratch) / max(whole, 1):.1%}",
-         *map(_amount, (o.at_bound, o.fused, o.views, o.weights)))
-        for o in (*found, total)
-    ]  # fmt: skip
-    header = ("operator", "ops", "results", "scratch", "share", "at bound", "fused", "views",
-              "weights")  # fmt: skip
-    return table(rows, header, "lrrrrrrrr")
-
-
-def _amount(size: int) -> str:
-    return human_bytes(size) if size else "-"
-
-
-def operator_facts(found: Sequence[OperatorMemory]) -> list[dict[str, Any]]:
-    """The same for JSON."""
-    return [asdict(o) for o in found]
