@@ -9,7 +9,7 @@ then a limit that can be met.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 from ..graph.ir import Graph
@@ -85,8 +85,9 @@ class _Fitting:
     def program(self, bound: int) -> Program:
         """The program whose bound is this, or as near as can be."""
         chosen = list(self.launches)
-        for number, way in lowered(self.steps, self.buffers, self.ways, bound).items():
-            chosen[number] = _noted(self.launches[number], self._made[number][way])
+        for number, change in lowered(self.steps, self.buffers, self.ways, bound).items():
+            new = self._made[number][change.way]
+            chosen[number] = _noted(self.launches[number], new, change.saved)
         return tuple(chosen), plan_memory(self.graph, chosen)
 
     def described(self, number: int) -> list[str]:
@@ -103,12 +104,16 @@ class _Fitting:
         return [f"Kernels that can be used there, with bytes of scratch: {listed}."]
 
 
-def _noted(old: Launch, new: Launch) -> Launch:
-    note = (
-        f"memory limit: {new.kernel.template} with {scratch_bytes(new)} bytes of scratch instead of "
-        f"{old.kernel.template} with {scratch_bytes(old)}"
-    )
-    return replace(new, note=note)
+def _noted(old: Launch, new: Launch, saved: int) -> Launch:
+    """The new launch with a note of what is other than in the old one."""
+    if new.kernel.template == old.kernel.template:
+        before = dict(old.kernel.config)
+        changes = ", ".join(
+            f"{k}={v} instead of {before[k]}" for k, v in new.kernel.config if v != before[k]
+        )
+    else:
+        changes = f"{new.kernel.template} instead of {old.kernel.template}"
+    return replace(new, note=f"memory limit: {changes} saves {saved} bytes")
 
 
 def _report(before: Sequence[Launch], after: Sequence[Launch]) -> None:

@@ -1,15 +1,16 @@
 """Meeting a memory limit: which steps must run another way, and what to say when none will do.
 
-A step may be run in several ways: they read and write the same buffers, but differ in scratch and
+A step may be run in several ways, which read and write the same buffers, but differ in scratch and
 in what they allow to be computed in place. Either changes the bytes alive in that step alone, since
-live ranges follow from who reads and writes what. So steps are looked at one by one, and for a given
-order of execution the bound cannot be made lower than the largest, over all steps, of the least
-bytes that any way of running the step takes.
+live ranges follow from who reads and writes what. So steps are looked at one by one, and the bound
+of an order of execution cannot be made lower than the largest, over all steps, of the least bytes
+that any way of running the step takes.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 
 from ..errors import MemoryLimitError
 from ..text import printable
@@ -52,10 +53,18 @@ def least_bound(steps: Sequence[Step], buffers: Sequence[BufferSpec], ways: Ways
     return bound
 
 
+@dataclass(frozen=True, slots=True)
+class Change:
+    """To run a step in another way, by its position in `ways`, saves so many bytes there."""
+
+    way: int
+    saved: int
+
+
 def lowered(
     steps: Sequence[Step], buffers: Sequence[BufferSpec], ways: Ways, limit: int
-) -> dict[int, int]:
-    """The steps to run in another way, and the position of that way in `ways`.
+) -> dict[int, Change]:
+    """The steps to run in another way, by number.
 
     Only steps with more than `limit` bytes alive are changed: to the first way that meets the
     limit, or, where there is none, to the first of those that take the least.
@@ -63,9 +72,9 @@ def lowered(
     found = {}
     for number, size in enumerate(step_bytes(steps, buffers)):
         if size > limit:
-            way, _ = _best(steps, buffers, number, size, ways, limit)
+            way, least = _best(steps, buffers, number, size, ways, limit)
             if way >= 0:
-                found[number] = way
+                found[number] = Change(way, size - least)
     return found
 
 
@@ -107,7 +116,8 @@ def refusal(made: MemoryPlan, limit: int, ways: Sequence[str]) -> MemoryLimitErr
                 proof,
                 f"Raise the limit to {made.arena_bytes}, or lower the batch size.",
             ]
-        )
+        ),
+        made.arena_bytes,
     )
 
 

@@ -64,9 +64,9 @@ def test_only_steps_above_the_limit_change_and_to_the_first_way_that_fits(
     steps, buffers, ways = problem
     before = step_bytes(steps, buffers)
     found = lowered(steps, buffers, ways.__getitem__, limit)
-    after = step_bytes(
-        [ways[n][found[n]] if n in found else s for n, s in enumerate(steps)], buffers
-    )
+    changed = [ways[n][found[n].way] if n in found else step for n, step in enumerate(steps)]
+    after = step_bytes(changed, buffers)
+    assert all(found[n].saved == before[n] - after[n] > 0 for n in found)
     for number, others in enumerate(ways):
         alone = [
             step_bytes([*steps[:number], other, *steps[number + 1 :]], buffers)[number]
@@ -75,7 +75,7 @@ def test_only_steps_above_the_limit_change_and_to_the_first_way_that_fits(
         if before[number] <= limit:
             assert number not in found
         elif any(size <= limit for size in alone):
-            assert found[number] == next(k for k, size in enumerate(alone) if size <= limit)
+            assert found[number].way == next(k for k, size in enumerate(alone) if size <= limit)
         else:
             assert after[number] == min([before[number], *alone])
     if limit >= least_bound(steps, buffers, ways.__getitem__):
