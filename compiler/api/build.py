@@ -56,7 +56,8 @@ def choose(stages: Sequence[Stage], target: CpuTarget, chosen: Options) -> Compi
     """Kernels and memory for the last of the stages. Raises LoweringError, MemoryLimitError."""
     final, device = stages[-1].graph, device_of(target, chosen)
     launches = select(final, device)
-    plan = plan_memory(final, launches)
+    plan = plan_memory(final, launches, reorder=chosen.reorder, inplace=chosen.inplace)
+    launches = tuple(launches[k] for k in plan.order)
     if chosen.memory_limit is not None and plan.arena_bytes > chosen.memory_limit:
         launches, plan = fit(final, launches, device, chosen, chosen.memory_limit)
     return Compilation(stages[0].graph, final, stages, launches, plan, target, chosen)

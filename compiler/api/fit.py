@@ -30,7 +30,8 @@ Program = tuple[tuple[Launch, ...], MemoryPlan]
 def fit(
     graph: Graph, launches: Sequence[Launch], device: Device, options: Options, limit: int
 ) -> Program:
-    """The launches with as few replaced as `limit` bytes of arena ask for, and their plan.
+    """The launches with as few replaced as `limit` bytes of arena ask for, and their plan, in the
+    order in which they are given.
 
     Raises MemoryLimitError when no choice of kernels meets the limit.
     """
@@ -51,18 +52,22 @@ class _Fitting:
         self, graph: Graph, launches: Sequence[Launch], device: Device, options: Options
     ) -> None:
         self.graph, self.launches = graph, tuple(launches)
-        self.device, self.numerics = device, options.numerics
-        self.steps = [memory_step(k, x) for k, x in enumerate(launches)]
+        self.device, self.options = device, options
+        self.steps = list(map(self.step, launches))
         self.buffers = memory_buffers(graph)
         self._made: dict[int, list[Launch]] = {}
         self._more: dict[int, Iterator[Launch]] = {}
+
+    def step(self, launch: Launch) -> Step:
+        step = memory_step(launch)
+        return step if self.options.inplace else replace(step, inplace=())
 
     def others(self, number: int) -> Iterator[Launch]:
         """Other launches for the same ops, the fastest first. Each is made once."""
         if number not in self._made:
             self._made[number] = []
             self._more[number] = alternatives(
-                self.graph, self.launches[number], self.device, self.numerics
+                self.graph, self.launches[number], self.device, self.options.numerics
             )
         made = self._made[number]
         position = 0
@@ -76,7 +81,7 @@ class _Fitting:
             position += 1
 
     def ways(self, number: int) -> Iterator[Step]:
-        return (memory_step(number, x) for x in self.others(number))
+        return map(self.step, self.others(number))
 
     def least(self) -> int:
         """The lowest bound, in bytes."""
@@ -88,7 +93,9 @@ class _Fitting:
         for number, change in lowered(self.steps, self.buffers, self.ways, bound).items():
             new = self._made[number][change.way]
             chosen[number] = _noted(self.launches[number], new, change.saved)
-        return tuple(chosen), plan_memory(self.graph, chosen)
+        return tuple(chosen), plan_memory(
+            self.graph, chosen, reorder=False, inplace=self.options.inplace
+        )
 
     def described(self, number: int) -> list[str]:
         """The kernels that a launch could have, and their scratch."""

@@ -24,7 +24,7 @@ def unfused(graph: Graph, launches: Sequence[Launch]) -> Needs:
     for ops in graph.groups:
         launch = of.get(tuple(map(id, ops)))
         if launch is not None and len(ops) == 1:
-            steps.append(memory_step(len(steps), launch))
+            steps.append(memory_step(launch))
             continue
         main = main_op(ops)
         for op in ops:
@@ -56,7 +56,7 @@ def copied(graph: Graph, launches: Sequence[Launch]) -> Needs:
     for ops in graph.groups:
         launch = of.get(tuple(map(id, ops)))
         if launch is not None:
-            steps.append(memory_step(len(steps), launch))
+            steps.append(memory_step(launch))
         else:
             steps.append(Step(ops[0].name, ops[0].reads, ops[0].outputs))
     buffers = [

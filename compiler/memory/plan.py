@@ -9,11 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from types import MappingProxyType
+from typing import NamedTuple
 
 from ..text import printable
 from .buffers import BufferSpec, LiveRange, Place, Step, choose_inplace, live_ranges, resolve
-from .packer import pack
+from .order import reorder as lower_order
+from .packer import Packing, pack
 from .verify import verify
 
 ALIGNMENT = 64
@@ -33,6 +36,10 @@ class MemoryPlan:
     alive in one step: no arena for this order and these in-place pairs is smaller), in
     `unshared_bytes` (every buffer and scratch on its own) and in `peak`, the (name, bytes) alive in
     step number `peak_step` (-1 if there are no steps), which sum to the lower bound.
+
+    `steps` stand in the order of execution, `order` has the number of each in the order that was
+    given, and `given_bound_bytes` is the lower bound of that one. `order_proved` says that no order
+    has a lower bound than this; False where nobody knows, or where none was looked for.
     """
 
     steps: tuple[Step, ...]
@@ -48,11 +55,19 @@ class MemoryPlan:
     unshared_bytes: int
     peak_step: int
     peak: tuple[tuple[str, int], ...]
+    order: tuple[int, ...]
+    given_bound_bytes: int
+    order_proved: bool
 
     @property
     def optimal(self) -> bool:
         """True if no packing is smaller, which is proved by the lower bound being met."""
         return self.arena_bytes == self.lower_bound_bytes
+
+    @property
+    def apart_bound_bytes(self) -> int:
+        """What the lower bound of this order would be if no result took an operand's place."""
+        return _Lives.of(self.steps, self.buffers, self.keep, False).bound(self.alignment)
 
     def check(self) -> None:
         """Verify the plan again, independently of how it was made; raises PlanError."""
@@ -89,31 +104,81 @@ class MemoryPlan:
         return "\n".join(lines)
 
 
+class _Lives(NamedTuple):
+    """What has to be packed for the steps in one order: blocks of buffers, and private scratch."""
+
+    steps: tuple[Step, ...]
+    pairs: tuple[tuple[str, str], ...]
+    blocks: tuple[LiveRange, ...]
+    private: tuple[LiveRange, ...]
+
+    @classmethod
+    def of(
+        cls, steps: tuple[Step, ...], buffers: tuple[BufferSpec, ...], keep: tuple[str, ...],
+        inplace: bool,
+    ) -> _Lives:  # fmt: skip
+        pairs = choose_inplace(steps, buffers, keep) if inplace else ()
+        blocks = live_ranges(steps, buffers, keep, pairs)
+        numbers = [number for number, step in enumerate(steps) if step.scratch]
+        labels = _scratch_labels(steps, numbers, {spec.name for spec in buffers})
+        return cls(steps, pairs, blocks, tuple(
+            LiveRange(label, number, number, steps[number].scratch)
+            for label, number in zip(labels, numbers, strict=True)
+        ))  # fmt: skip
+
+    @property
+    def ranges(self) -> tuple[LiveRange, ...]:
+        return (*self.blocks, *self.private)
+
+    def bound(self, alignment: int) -> int:
+        return max(_heights(self.ranges, len(self.steps), alignment), default=0)
+
+    def packed(self, alignment: int) -> Packing:
+        return pack([(r.first, r.last + 1, r.bytes) for r in self.ranges], alignment=alignment)
+
+
 def plan(
     steps: Sequence[Step],
     buffers: Iterable[BufferSpec],
     *,
     keep: Collection[str] = (),
     alignment: int = ALIGNMENT,
+    reorder: bool = True,
+    inplace: bool = True,
 ) -> MemoryPlan:
     """Place the buffers and the scratch of the steps in one arena, verified.
 
-    `keep` names buffers that must survive the last step. Raises PlanError if the description is
-    malformed (or, which would be a bug here, the plan is wrong).
+    `keep` names buffers that must survive the last step. `reorder` lets the plan run the steps in
+    another order if that lowers the bound, `inplace` lets results take the place of operands.
+    Raises PlanError if the description is malformed (or, which would be a bug here, the plan is
+    wrong).
     """
     steps, buffers, keep = tuple(steps), tuple(buffers), tuple(keep)
-    pairs = choose_inplace(steps, buffers, keep)
-    blocks = live_ranges(steps, buffers, keep, pairs)
-    places = resolve(buffers)
-    numbers = [number for number, step in enumerate(steps) if step.scratch]
-    labels = _scratch_labels(steps, numbers, {spec.name for spec in buffers})
-    private = [
-        LiveRange(label, number, number, steps[number].scratch)
-        for label, number in zip(labels, numbers, strict=True)
-    ]
-    ranges = (*blocks, *private)
-    packing = pack([(r.first, r.last + 1, r.bytes) for r in ranges], alignment=alignment)
+    lives = given = _Lives.of(steps, buffers, keep, inplace)
+    given_bound = given.bound(alignment)
+    order, proved = tuple(range(len(steps))), False
+    if reorder:
+        found = lower_order(steps, buffers, keep, alignment=alignment, inplace=inplace)
+        other = tuple(steps[number] for number in found.order)
+        if other != steps:
+            lives = _Lives.of(other, buffers, keep, inplace)
+        order, proved = found.order, found.proved
+    packing = lives.packed(alignment)
+    if lives is not given and packing.height > given_bound:
+        before = given.packed(alignment)
+        if before.height <= packing.height:  # the lower bound does not help if it is not met
+            lives, packing, order, proved = given, before, tuple(range(len(steps))), False
+    result = _placed(lives, packing, buffers, keep, alignment, order, given_bound, proved)
+    result.check()
+    return result
 
+
+def _placed(
+    lives: _Lives, packing: Packing, buffers: tuple[BufferSpec, ...], keep: tuple[str, ...],
+    alignment: int, order: tuple[int, ...], given_bound: int, proved: bool,
+) -> MemoryPlan:  # fmt: skip
+    """The plan of one packing."""
+    steps, ranges, places = lives.steps, lives.ranges, resolve(buffers)
     base = {
         member: offset
         for block, offset in zip(ranges, packing.offsets, strict=True)
@@ -124,19 +189,18 @@ def plan(
         for name, place in places.items()
         if place.root in base
     }
-    offsets.update((label, base[label]) for label in labels)
-    by_number = dict(zip(numbers, labels, strict=True))
+    scratch: list[int | None] = [None] * len(steps)
+    for own in lives.private:
+        offsets[own.name] = scratch[own.first] = base[own.name]
     peak_step, peak = _peak(steps, ranges, places, alignment)
-    result = MemoryPlan(
+    return MemoryPlan(
         steps=steps,
         buffers=buffers,
         keep=keep,
         alignment=alignment,
         offsets=MappingProxyType(offsets),
-        scratch=tuple(
-            base[by_number[number]] if number in by_number else None for number in range(len(steps))
-        ),
-        inplace=pairs,
+        scratch=tuple(scratch),
+        inplace=lives.pairs,
         ranges=ranges,
         arena_bytes=packing.height,
         lower_bound_bytes=packing.lower_bound,
@@ -145,9 +209,10 @@ def plan(
         ),
         peak_step=peak_step,
         peak=peak,
+        order=order,
+        given_bound_bytes=given_bound,
+        order_proved=proved,
     )
-    result.check()
-    return result
 
 
 def _scratch_labels(steps: Sequence[Step], numbers: Sequence[int], taken: set[str]) -> list[str]:
@@ -168,15 +233,8 @@ def _peak(
     alignment: int,
 ) -> tuple[int, tuple[tuple[str, int], ...]]:
     """The first step with the most bytes alive, and what is alive in it, largest first."""
-    change = [0] * (len(steps) + 1)
-    for block in ranges:
-        change[block.first] += _round(block.bytes, alignment)
-        change[block.last + 1] -= _round(block.bytes, alignment)
-    alive, most, peak_step = 0, -1, -1
-    for number in range(len(steps)):
-        alive += change[number]
-        if alive > most:
-            most, peak_step = alive, number
+    heights = _heights(ranges, len(steps), alignment)
+    peak_step = heights.index(max(heights)) if heights else -1
     born: dict[str, int] = {}
     for number, step in enumerate(steps):
         for name in step.writes:
@@ -188,6 +246,15 @@ def _peak(
         if block.bytes and block.first <= peak_step <= block.last
     ]
     return peak_step, tuple(sorted(peak, key=lambda entry: -entry[1]))
+
+
+def _heights(ranges: Iterable[LiveRange], steps: int, alignment: int) -> list[int]:
+    """Bytes alive in each step."""
+    change = [0] * (steps + 1)
+    for block in ranges:
+        change[block.first] += _round(block.bytes, alignment)
+        change[block.last + 1] -= _round(block.bytes, alignment)
+    return list(accumulate(change[:-1]))
 
 
 def _tenant(block: LiveRange, born: Mapping[str, int], number: int) -> str:
