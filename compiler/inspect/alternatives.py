@@ -3,19 +3,37 @@ compares with. Nothing here ever runs."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import cache, partial
 
 from ...ops.operator import Contraction, Elementwise, Opaque, Recurrence
 from ..graph.ir import Graph, Op
 from ..graph.storage import needs_no_code
 from ..kernels.ir import Launch
 from ..memory.buffers import BufferSpec, Step
+from ..memory.plan import Needs, needs
+from ..options import Options
 from ..runtime.program import memory_buffers, memory_step, scratch_bytes
 
-Needs = tuple[list[Step], list[BufferSpec]]
+Described = tuple[list[Step], list[BufferSpec]]
 
 
-def unfused(graph: Graph, launches: Sequence[Launch]) -> Needs:
+def alternatives(
+    graph: Graph, launches: Sequence[Launch], options: Options
+) -> Mapping[str, Callable[[], Needs]]:
+    """By the name of a decision, what tells the needs of the program without it.
+
+    launches: in execution order. The steps may be reordered as those of the program itself.
+    """
+
+    def needed(without: Callable[[Graph, Sequence[Launch]], Described]) -> Needs:
+        steps, buffers = without(graph, launches)
+        return needs(steps, buffers, reorder=options.reorder, inplace=options.inplace)
+
+    return {"fusion": cache(partial(needed, unfused)), "views": cache(partial(needed, copied))}
+
+
+def unfused(graph: Graph, launches: Sequence[Launch]) -> Described:
     """A step for every op, and all results in memory. Results of elementwise ops may take the place
     of operands of their own type; scratch stays with the op that the kernel is made for."""
     alone = Graph(graph.name, graph.inputs, graph.outputs,
@@ -48,7 +66,7 @@ def _inplace(graph: Graph, op: Op) -> tuple[tuple[str, str], ...]:
     return tuple((out, n) for n in dict.fromkeys(op.reads) if graph.type(n) == graph.type(out))
 
 
-def copied(graph: Graph, launches: Sequence[Launch]) -> Needs:
+def copied(graph: Graph, launches: Sequence[Launch]) -> Described:
     """Views and parts of other blobs as blobs of their own: reshapes, slices, splits and
     concatenations copy. What a kernel copies into a concatenation as it is stays there: one copy is
     enough."""
