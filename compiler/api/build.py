@@ -5,9 +5,11 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 from ..codegen.cpu.target import CpuTarget
 from ..graph.ir import Graph
+from ..inspect.alternatives import alternatives
 from ..inspect.views import Compilation
 from ..kernels.device import Device
 from ..kernels.select import select
@@ -60,6 +62,7 @@ def choose(stages: Sequence[Stage], target: CpuTarget, chosen: Options) -> Compi
     launches = tuple(launches[k] for k in plan.order)
     if chosen.memory_limit is not None and plan.arena_bytes > chosen.memory_limit:
         launches, plan = fit(final, launches, device, chosen, chosen.memory_limit)
+    plan = replace(plan, alternatives=alternatives(final, launches, chosen))
     return Compilation(stages[0].graph, final, stages, launches, plan, target, chosen)
 
 

@@ -143,7 +143,7 @@ class _Order:
     def programs(self, limit: int) -> Iterator[Program]:
         """The program that changes no more than the limit asks for; and the smallest one, which
         does not depend on the limit, so that what it needs can always be met."""
-        steps = [self._step(k, x) for k, x in enumerate(self.launches)]
+        steps = list(map(self._step, self.launches))
         buffers = memory_buffers(self.choices.graph)
         least = least_bound(steps, buffers, self._ways)
         for bound in dict.fromkeys((max(limit, least), least)):
@@ -160,10 +160,10 @@ class _Order:
         )
 
     def _ways(self, number: int) -> Iterator[Step]:
-        return (self._step(number, x) for x in self.choices.others(self.launches[number]))
+        return map(self._step, self.choices.others(self.launches[number]))
 
-    def _step(self, number: int, launch: Launch) -> Step:
-        step = memory_step(number, launch)
+    def _step(self, launch: Launch) -> Step:
+        step = memory_step(launch)
         return step if self.options.inplace else replace(step, inplace=())
 
 

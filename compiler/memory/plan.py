@@ -7,11 +7,11 @@ does for whole blobs. Every plan is run through the verifier of `verify` before 
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from itertools import accumulate
 from types import MappingProxyType
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from ..text import printable
 from .buffers import BufferSpec, LiveRange, Place, Step, choose_inplace, live_ranges, resolve
@@ -21,6 +21,26 @@ from .verify import verify
 
 ALIGNMENT = 64
 """Bytes: a cache line, and the widest vector register."""
+
+
+@dataclass(frozen=True, slots=True)
+class Needs:
+    """Bytes that a program asks for: the least of an arena in its order, and the sum of all buffers
+    and scratch."""
+
+    bound: int
+    unshared: int
+
+
+@dataclass(frozen=True, slots=True)
+class Lever:
+    """What one decision saved, in bytes: `saved` of the arena's lower bound, which would be `without`
+    if all other decisions stood; `avoided` of all buffers together. Negative where it costs."""
+
+    name: str
+    without: int
+    saved: int
+    avoided: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +60,9 @@ class MemoryPlan:
     `steps` stand in the order of execution, `order` has the number of each in the order that was
     given, and `given_bound_bytes` is the lower bound of that one. `order_proved` says that no order
     has a lower bound than this; False where nobody knows, or where none was looked for.
+
+    `alternatives` tell the needs of the same program without a decision that was taken before
+    planning, by its name. They are asked when `levers` is.
     """
 
     steps: tuple[Step, ...]
@@ -58,6 +81,14 @@ class MemoryPlan:
     order: tuple[int, ...]
     given_bound_bytes: int
     order_proved: bool
+    alternatives: Mapping[str, Callable[[], Needs]] = field(
+        default_factory=dict, repr=False, compare=False
+    )
+
+    @property
+    def gap_bytes(self) -> int:
+        """How much smaller an arena might be in this order: nothing if the plan is optimal."""
+        return self.arena_bytes - self.lower_bound_bytes
 
     @property
     def optimal(self) -> bool:
@@ -81,27 +112,80 @@ class MemoryPlan:
             alignment=self.alignment,
         )
 
-    def __str__(self) -> str:
-        """A certificate: totals, the step that sets the bound, then every block by offset."""
-        how = "optimal" if self.optimal else "above the bound"
+    def levers(self) -> tuple[Lever, ...]:
+        """What every decision saved; sharing, of the arena itself."""
+        joined = {member: block.bytes for block in self.ranges for member in block.members[1:]}
+        replaced = sum(_round(size, self.alignment) for size in joined.values())
+        found = [
+            Lever("sharing", self.unshared_bytes, self.unshared_bytes - self.arena_bytes, 0),
+            self._lever("in place", self.apart_bound_bytes, replaced),
+            self._lever("reordering", self.given_bound_bytes, 0),
+        ]
+        for name, alternative in self.alternatives.items():
+            needs = alternative()
+            found.append(self._lever(name, needs.bound, needs.unshared - self.unshared_bytes))
+        return tuple(found)
+
+    def _lever(self, name: str, without: int, avoided: int) -> Lever:
+        return Lever(name, without, without - self.lower_bound_bytes, avoided)
+
+    def certificate(self) -> str:
+        """Totals with the step that sets the bound, what each decision saved, who is alive there."""
         share = 100 * self.arena_bytes / self.unshared_bytes if self.unshared_bytes else 100.0
+        packed = "no packing is smaller" if self.optimal else "no smaller packing was found"
+        order = "no other order needs less" if self.order_proved else "other orders might need less"
         lines = [
             f"memory plan: {len(self.steps)} steps, {len(self.ranges)} blocks,"
             f" {len(self.inplace)} in place, aligned to {self.alignment}",
-            f"  arena     {_size(self.arena_bytes)}   {how}, {share:.1f} % of unshared",
+            f"  arena     {_size(self.arena_bytes)}   {'optimal, ' if self.optimal else ''}"
+            f"{share:.1f} % of unshared",
             f"  bound     {_size(self.lower_bound_bytes)}   {_moment(self.steps, self.peak_step)}",
+            f"  gap       {_size(self.gap_bytes)}   {packed}; {order}",
             f"  unshared  {_size(self.unshared_bytes)}",
+            f"saved:      {'of the arena':>27}   {'of all buffers':>27}",
+            *(
+                f"  {x.name:<10}{_size(x.saved)}   {_size(x.avoided) if x.avoided else ''}".rstrip()
+                for x in self.levers()
+            ),
         ]
         if self.peak:
             lines.append("alive at the bound:")
             lines += [f"  {_size(size)}  {printable(name)}" for name, size in self.peak]
-        if self.ranges:
-            lines.append(f"blocks: {'offset':>14} {'bytes':>14}  {'steps':>11}  buffers")
+        return "\n".join(lines)
+
+    def blocks(self) -> str:
+        """A line per block, by offset: where it lies, when it is alive, who lives there."""
+        lines = [f"blocks: {'offset':>14} {'bytes':>14}  {'steps':>11}  buffers"]
         for block in sorted(self.ranges, key=lambda block: (self.offsets[block.name], block.first)):
             who = " = ".join(printable(member) for member in block.members or (block.name,))
             alive, offset = f"{block.first}..{block.last}", self.offsets[block.name]
             lines.append(f"        {offset:>14} {block.bytes:>14}  {alive:>11}  {who}")
         return "\n".join(lines)
+
+    def __str__(self) -> str:
+        """The certificate, and all blocks."""
+        return "\n".join([self.certificate(), *([self.blocks()] if self.ranges else [])])
+
+    def as_json(self) -> dict[str, Any]:
+        """All of it, as what JSON has forms for."""
+        bound = {"step": self.peak_step, "name": "", "alive": []}
+        if self.peak_step >= 0:
+            bound["name"] = self.steps[self.peak_step].name
+            bound["alive"] = [{"name": name, "bytes": size} for name, size in self.peak]
+        return {
+            "arena_bytes": self.arena_bytes,
+            "lower_bound_bytes": self.lower_bound_bytes,
+            "gap_bytes": self.gap_bytes,
+            "unshared_bytes": self.unshared_bytes,
+            "order_proved": self.order_proved,
+            "alignment": self.alignment,
+            "bound": bound,
+            "levers": [asdict(lever) for lever in self.levers()],
+            "steps": [step.name for step in self.steps],
+            "blocks": [
+                {"offset": self.offsets[block.name], **asdict(block)} for block in self.ranges
+            ],
+        }
 
 
 class _Lives(NamedTuple):
@@ -171,6 +255,22 @@ def plan(
     result = _placed(lives, packing, buffers, keep, alignment, order, given_bound, proved)
     result.check()
     return result
+
+
+def needs(
+    steps: Sequence[Step],
+    buffers: Iterable[BufferSpec],
+    *,
+    alignment: int = ALIGNMENT,
+    reorder: bool = True,
+    inplace: bool = True,
+) -> Needs:
+    """What `plan` would have to place, without placing it."""
+    steps, buffers = tuple(steps), tuple(buffers)
+    found = lower_order(steps, buffers, alignment=alignment, inplace=inplace)
+    apart = _Lives.of(steps, buffers, (), False)
+    unshared = sum(_round(block.bytes, alignment) for block in apart.ranges)
+    return Needs(found.bound if reorder else found.given, unshared)
 
 
 def step_bytes(

@@ -38,12 +38,12 @@ def _round(n: int) -> int:
 
 def plan_memory(
     graph: Graph, launches: Sequence[Launch], *, reorder: bool = True, inplace: bool = True
-) -> MemoryPlan:  # fmt: skip
+) -> MemoryPlan:
     """One arena for everything that is neither input, output nor constant.
 
     The plan is for the launches in its own `order`. reorder, inplace: as for `plan`.
     """
-    steps = [memory_step(k, x) for k, x in enumerate(launches)]
+    steps = [memory_step(launch) for launch in launches]
     return plan(steps, memory_buffers(graph), reorder=reorder, inplace=inplace)
 
 
@@ -58,7 +58,7 @@ def memory_buffers(graph: Graph) -> list[BufferSpec]:
     ]  # fmt: skip
 
 
-def memory_step(number: int, launch: Launch) -> Step:
+def memory_step(launch: Launch) -> Step:
     """A launch as the memory planner sees it."""
     args = launch.args
     named = [(a, b) for a, b in zip(args, launch.kernel.params, strict=True) if isinstance(a, str)]
@@ -67,7 +67,7 @@ def memory_step(number: int, launch: Launch) -> Step:
         if isinstance(y := args[j], str) and isinstance(x := args[k], str)
     )  # fmt: skip
     return Step(
-        f"{number}: {launch.label}",
+        launch.label,
         tuple(a for a, b in named if b.role != "out"),
         tuple(a for a, b in named if b.role == "out"),
         scratch_bytes(launch),
