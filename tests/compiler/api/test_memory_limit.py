@@ -145,7 +145,7 @@ def test_only_what_needs_too_much_is_changed_and_everybody_is_told(
     assert same.count(False) == 1 and same.index(False) == algorithms.index("winograd")
 
 
-@pytest.mark.parametrize("name", ["attention", "deep_product"])
+@pytest.mark.parametrize("name", ["attention", "products", "deep_product"])
 def test_reproducible_programs_have_the_same_bits_under_any_limit(name: str) -> None:
     graph, feeds, _ = truth(name)
     free = tw.compile(graph, numerics="reproducible")
