@@ -61,8 +61,8 @@ class Operands:
 
     Of the config, `pack` says what happens to a right operand that is not constant. True: panels of
     it are made in a phase before. False: it is read where it lies if that is possible. "item": the
-    same, but if it is not, items pack what they need for themselves (`fill`), one part after another
-    in the same place. item: its variable. whole: these parts are matrices, else panels.
+    same, but if it is not, items pack what they need for themselves (`fill`), one part after the
+    other into the same place. item: its variable. whole: these parts are matrices, else panels.
     """
 
     def __init__(
