@@ -10,11 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 import tilewright as tw
 from tests.fuzz.graphs import random_feeds, random_graph
+from tilewright.compiler.cli.main import main
 from tilewright.compiler.errors import MemoryLimitError
 from tilewright.compiler.graph.evaluate import evaluate
 from tilewright.compiler.graph.ir import Graph
@@ -173,25 +175,48 @@ def test_saved_programs_come_back_with_the_kernels_of_their_limit(tmp_path: Path
         tw.load(tmp_path / "p", memory_limit=low - 1)
 
 
-def test_open_programs_meet_the_limit_at_every_shape() -> None:
+def two_convolutions(batch: int | str) -> onnx.ModelProto:
     nodes = [
         helper.make_node("Conv", ["x", "w"], ["c"], pads=[1, 1, 1, 1]),
         helper.make_node("Conv", ["c", "v"], ["y"], pads=[1, 1, 1, 1]),
     ]
     graph = helper.make_graph(
-        nodes, "open",
-        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", 32, 20, 20])],
-        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["n", 32, 20, 20])],
+        nodes, "two",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, [batch, 32, 20, 20])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, [batch, 32, 20, 20])],
         [numpy_helper.from_array(weights(32, 32, 3, 3), "w"),
          numpy_helper.from_array(weights(32, 32, 3, 3)[::-1].copy(), "v")],
     )  # fmt: skip
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)])
-    small = least(model, shapes={"x": (1, 32, 20, 20)})
-    exe = tw.compile(model, memory_limit=small)
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)])
+
+
+def test_open_programs_meet_the_limit_at_every_shape() -> None:
+    small = least(two_convolutions(1))
+    exe = tw.compile(two_convolutions("n"), memory_limit=small)
     assert exe(np.zeros((1, 32, 20, 20), np.float32)).shape == (1, 32, 20, 20)
     assert exe.plan.arena_bytes <= small and changes(exe)
     with pytest.raises(MemoryLimitError):
         exe(np.zeros((2, 32, 20, 20), np.float32))
+
+
+def test_every_command_that_compiles_takes_a_limit(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model, saved = str(tmp_path / "two.onnx"), str(tmp_path / "two.tw")
+    onnx.save(two_convolutions(1), model)
+    low = least(model)
+    for command in (
+        ["run", model], ["inspect", model], ["compile", model, "-o", saved],
+        ["cache", "explain", model], ["bench", model, "--rounds", "1"], ["run", saved],
+    ):  # fmt: skip
+        assert main([*command, "--memory-limit", str(low)]) == 0, command
+        out = capsys.readouterr().out
+        if command[0] == "inspect":
+            assert "memory limit: direct_conv instead of winograd saves" in out
+        if command[0] == "cache":
+            assert "3 of 3 kernels are stored" in out
+        assert main([*command, "--memory-limit", str(low - 1)]) == 2
+        assert f"Raise the limit to {low}," in capsys.readouterr().err
 
 
 def test_what_is_said_of_a_hostile_model(golden: Callable[[str, str], None]) -> None:
