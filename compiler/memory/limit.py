@@ -14,29 +14,14 @@ from dataclasses import dataclass
 
 from ..errors import MemoryLimitError
 from ..text import printable
-from .buffers import BufferSpec, Step, live_ranges
-from .plan import ALIGNMENT, MemoryPlan
+from .buffers import BufferSpec, Step
+from .plan import MemoryPlan, step_bytes
 
 Ways = Callable[[int], Iterable[Step]]
 """By the number of a step, the other ways of running it, the preferred one first."""
 
 _SHOWN = 12
 """Buffers that an error message lists."""
-
-
-def step_bytes(
-    steps: Sequence[Step], buffers: Sequence[BufferSpec], alignment: int = ALIGNMENT
-) -> list[int]:
-    """The bytes alive in each step, sizes rounded up to `alignment`; the largest is the bound."""
-    change = [0] * (len(steps) + 1)
-    for block in live_ranges(steps, buffers):
-        change[block.first] += _round(block.bytes, alignment)
-        change[block.last + 1] -= _round(block.bytes, alignment)
-    alive, total = [], 0
-    for step, more in zip(steps, change, strict=False):
-        total += more
-        alive.append(total + _round(step.scratch, alignment))
-    return alive
 
 
 def least_bound(steps: Sequence[Step], buffers: Sequence[BufferSpec], ways: Ways) -> int:
@@ -94,32 +79,31 @@ def _best(
     return best, least
 
 
-def refusal(made: MemoryPlan, limit: int, ways: Sequence[str]) -> MemoryLimitError:
-    """Why `limit` bytes can't be met, from the smallest plan there is. ways: what the step that
-    needs most could have been, in words."""
+def refusal(
+    made: MemoryPlan, limit: int, kernels: Sequence[str], any_order: bool
+) -> MemoryLimitError:  # fmt: skip
+    """Why `limit` bytes can't be met, from the smallest plan there is.
+
+    kernels: lines on how else the step could run that needs most. any_order: whether it is proved
+    that no order of execution has a lower bound, however the steps are run.
+    """
     step = f"step {made.peak_step} '{printable(made.steps[made.peak_step].name)}'"
     alive = [f"  {size:>14}  {printable(name)}" for name, size in made.peak[:_SHOWN]]
     if len(made.peak) > _SHOWN:
         rest = sum(size for _, size in made.peak[_SHOWN:])
         alive.append(f"  {rest:>14}  in {len(made.peak) - _SHOWN} smaller ones")
-    if made.optimal:
-        proof = "In this order of execution no choice of kernels takes less."
-    else:
+    if not made.optimal:
         proof = f"{made.lower_bound_bytes} bytes would do, but no such packing was found."
-    return MemoryLimitError(
-        "\n".join(
-            [
-                f"memory limit of {limit} bytes can't be met: the least is {made.arena_bytes}.",
-                f"Most is alive in {step}, in bytes:",
-                *alive,
-                *ways,
-                proof,
-                f"Raise the limit to {made.arena_bytes}, or lower the batch size.",
-            ]
-        ),
-        made.arena_bytes,
-    )
-
-
-def _round(size: int, alignment: int) -> int:
-    return -(-size // alignment) * alignment
+    elif any_order:
+        proof = "No order of execution and no choice of kernels takes less."
+    else:
+        proof = "In this order of execution no choice of kernels takes less."
+    lines = [
+        f"memory limit of {limit} bytes can't be met: the least is {made.arena_bytes}.",
+        f"Most is alive in {step}, in bytes:",
+        *alive,
+        *kernels,
+        proof,
+        f"Raise the limit to {made.arena_bytes}, or lower the batch size.",
+    ]
+    return MemoryLimitError("\n".join(lines), made.arena_bytes)

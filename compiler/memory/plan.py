@@ -132,13 +132,13 @@ class MemoryPlan:
     def certificate(self) -> str:
         """Totals with the step that sets the bound, what each decision saved, who is alive there."""
         share = 100 * self.arena_bytes / self.unshared_bytes if self.unshared_bytes else 100.0
+        how = "optimal" if self.optimal else "above the bound"
         packed = "no packing is smaller" if self.optimal else "no smaller packing was found"
         order = "no other order needs less" if self.order_proved else "other orders might need less"
         lines = [
             f"memory plan: {len(self.steps)} steps, {len(self.ranges)} blocks,"
             f" {len(self.inplace)} in place, aligned to {self.alignment}",
-            f"  arena     {_size(self.arena_bytes)}   {'optimal, ' if self.optimal else ''}"
-            f"{share:.1f} % of unshared",
+            f"  arena     {_size(self.arena_bytes)}   {how}, {share:.1f} % of unshared",
             f"  bound     {_size(self.lower_bound_bytes)}   {_moment(self.steps, self.peak_step)}",
             f"  gap       {_size(self.gap_bytes)}   {packed}; {order}",
             f"  unshared  {_size(self.unshared_bytes)}",
@@ -271,6 +271,14 @@ def needs(
     apart = _Lives.of(steps, buffers, (), False)
     unshared = sum(_round(block.bytes, alignment) for block in apart.ranges)
     return Needs(found.bound if reorder else found.given, unshared)
+
+
+def step_bytes(
+    steps: Sequence[Step], buffers: Iterable[BufferSpec], *, alignment: int = ALIGNMENT
+) -> list[int]:
+    """The bytes alive in each step; the largest is the lower bound of this order."""
+    lives = _Lives.of(tuple(steps), tuple(buffers), (), True)
+    return _heights(lives.ranges, len(steps), alignment)
 
 
 def _placed(

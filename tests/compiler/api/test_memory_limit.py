@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
@@ -202,4 +203,5 @@ def test_what_is_said_of_a_hostile_model(golden: Callable[[str, str], None]) -> 
     g.output(h, "y")
     with pytest.raises(MemoryLimitError) as caught:
         tw.compile(g, memory_limit="1 KiB", threads=2)
-    golden(str(caught.value) + "\n", "memory_limit.txt")
+    text = re.sub(r"winograd \d+( to \d+)?,", "winograd N,", str(caught.value))
+    golden(text + "\n", "memory_limit.txt")

@@ -7,22 +7,13 @@ from typing import Any
 
 import pytest
 
-from tilewright.compiler.graph.builder import GraphBuilder
-from tilewright.compiler.graph.ir import Graph
-from tilewright.compiler.kernels.alternatives import alternatives
-from tilewright.compiler.kernels.attention import Attend
+from tilewright.compiler.kernels.conv_group import conv_group
 from tilewright.compiler.kernels.ir import Launch
-from tilewright.compiler.kernels.matmul import Gemm
-from tilewright.compiler.kernels.select import select
 from tilewright.compiler.kernels.template import falling
 from tilewright.compiler.kernels.winograd import Winograd
 from tilewright.compiler.kernels.winograd_configs import scratch_elements
-from tilewright.compiler.kernels.conv_group import conv_group
 
-from .support import AVX512, DEVICES, check_launch
-from .test_attention import CASES as ATTENTIONS
-from .test_attention import graph_of
-from .test_matmul import graph_of as product_of
+from .support import DEVICES
 from .test_winograd import CASES, winograd_graph
 
 LARGE = dict(x_shape=(1, 64, 56, 56), w_shape=(64, 64, 3, 3), pads=1)

@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 
 from tilewright.compiler.memory import plan as plan_module
 from tilewright.compiler.memory.buffers import BufferSpec, Step
-from tilewright.compiler.memory.limit import least_bound, lowered, refusal, step_bytes
+from tilewright.compiler.memory.limit import least_bound, lowered, refusal
 from tilewright.compiler.memory.packer import pack
-from tilewright.compiler.memory.plan import plan
+from tilewright.compiler.memory.plan import plan, step_bytes
 
 Problem = tuple[list[Step], list[BufferSpec], list[list[Step]]]
 
@@ -46,8 +46,7 @@ def problems(draw: st.DrawFn) -> Problem:
 @given(problems())
 def test_the_largest_sum_alive_is_the_bound_of_the_plan(problem: Problem) -> None:
     steps, buffers, _ = problem
-    made = plan(steps, buffers, reorder=False)
-    assert max(step_bytes(steps, buffers)) == made.lower_bound_bytes
+    assert max(step_bytes(steps, buffers)) == plan(steps, buffers, reorder=False).lower_bound_bytes
 
 
 @given(problems())
@@ -102,7 +101,7 @@ def test_refusal_names_step_buffers_and_bytes_and_nothing_in_names_can_break_it(
     evil = 'b"\n\x1b[2J'
     steps = [Step("load", (), ("a",)), Step(f"conv {evil}", ("a",), (evil,), scratch=100)]
     made = plan(steps, [BufferSpec("a", 1000), BufferSpec(evil, 300)])
-    text = str(refusal(made, 1471, ["it is what it is"]))
+    text = str(refusal(made, 1471, ["it is what it is"], False))
     assert text == (
         "memory limit of 1471 bytes can't be met: the least is 1472.\n"
         "Most is alive in step 1 'conv b\"\\n\\x1b[2J', in bytes:\n"
@@ -118,7 +117,7 @@ def test_refusal_names_step_buffers_and_bytes_and_nothing_in_names_can_break_it(
 def test_refusal_lists_the_largest_of_many() -> None:
     names = [f"b{k}" for k in range(20)]
     made = plan([Step("all", (), tuple(names))], [BufferSpec(n, 64) for n in names])
-    text = str(refusal(made, 100, []))
+    text = str(refusal(made, 100, [], False))
     assert text.count("64  b") == 12
     assert f"{8 * 64:>14}  in 8 smaller ones" in text
 
@@ -138,6 +137,6 @@ def test_refusal_admits_a_packing_above_the_bound(monkeypatch: pytest.MonkeyPatc
     made = plan(steps, buffers)
     assert (made.arena_bytes, made.lower_bound_bytes) == (7 * 64, 6 * 64)
     assert not made.optimal and "above the bound" in str(made)
-    assert "384 bytes would do, but no such packing was found" in str(refusal(made, 400, []))
+    assert "384 bytes would do, but no such packing was found" in str(refusal(made, 400, [], False))
     monkeypatch.undo()
     assert plan(steps, buffers).optimal
