@@ -14,6 +14,7 @@ import numpy.typing as npt
 from ..errors import InputError
 from ..graph.ir import Graph
 from ..inspect.machine import call_seconds, limits
+from ..inspect.memory import MemoryUse, memory_use
 from ..inspect.profile import Profile, profile
 from ..inspect.views import Compilation, kernel_name, view
 from ..kernels.access import element_by_element
@@ -112,8 +113,14 @@ class Executable:
 
     @property
     def plan(self) -> MemoryPlan:
-        """The memory plan: arena_bytes, lower_bound_bytes, unshared_bytes, check()."""
+        """The memory plan: arena_bytes, lower_bound_bytes, unshared_bytes, levers(), check(). Printed,
+        it says why no less would do, or how much less might, and what every decision saved."""
         return self._compilation.plan
+
+    def memory_use(self) -> MemoryUse:
+        """Bytes of results, scratch and constants by type of operator; prints as a table."""
+        c = self._compilation
+        return memory_use(c.graph, c.launches, c.plan)
 
     @property
     def stages(self) -> tuple[Stage, ...]:

@@ -34,6 +34,8 @@ def load(
     *,
     threads: int | None = None,
     memory_limit: int | str | None = None,
+    reorder: bool = True,
+    inplace: bool = True,
     progress: Progress | None = None,
 ) -> Executable:
     """A program that `exe.save` wrote, ready to run.
@@ -41,7 +43,8 @@ def load(
     Its passes are not run again. Native code comes from the file where it was built for this very
     machine type and version, else from the store, else it is built now.
 
-    threads, memory_limit, progress: as for `compile`; None is what the program was compiled with.
+    threads, memory_limit: as for `compile`; None is what the program was compiled with. reorder,
+    inplace, progress: as for `compile`.
     A saved program contains native code: load only files that you would also run.
 
     Raises ArtifactError for a damaged or foreign file, or one whose layout this machine cannot run;
@@ -53,6 +56,8 @@ def load(
         numerics=saved.numerics,
         memory_limit=saved.memory_limit if memory_limit is None else memory_limit,
         threads=saved.threads if threads is None else threads,
+        reorder=reorder,
+        inplace=inplace,
     )
     target = host()
     reading = watch.lap()
