@@ -113,8 +113,10 @@ class Executable:
 
     @property
     def plan(self) -> MemoryPlan:
-        """The memory plan: arena_bytes, lower_bound_bytes, unshared_bytes, levers(), check(). Printed,
-        it says why no less would do, or how much less might, and what every decision saved."""
+        """The memory plan: arena_bytes, lower_bound_bytes, unshared_bytes, levers(), check().
+
+        Printed, it says what no less would do for, and what every decision saved.
+        """
         return self._compilation.plan
 
     def memory_use(self) -> MemoryUse:

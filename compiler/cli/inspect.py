@@ -29,12 +29,24 @@ def add_to(commands: Any) -> None:
         metavar="NAME",
         help=f"print one level: {', '.join(VIEWS)}, or the graph after a pass",
     )
-    p.add_argument("--svg", metavar="FILE", type=Path,
-                   help="with --stage memory: draw who lies where in the arena, and when")
-    p.add_argument("--no-inplace", dest="inplace", action="store_false",
-                   help="what if no result took the memory of an operand?")
-    p.add_argument("--no-reorder", dest="reorder", action="store_false",
-                   help="what if kernels ran in the model's order?")
+    p.add_argument(
+        "--svg",
+        metavar="FILE",
+        type=Path,
+        help="with --stage memory: draw who lies where in the arena, and when",
+    )
+    p.add_argument(
+        "--no-inplace",
+        dest="inplace",
+        action="store_false",
+        help="what if no result took the memory of an operand?",
+    )
+    p.add_argument(
+        "--no-reorder",
+        dest="reorder",
+        action="store_false",
+        help="what if kernels ran in the model's order?",
+    )
     p.add_argument("--stages", action="store_true", help="list the passes with milliseconds")
     add_json_argument(p)
     p.set_defaults(handler=run)  # fmt: skip

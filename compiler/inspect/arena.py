@@ -143,9 +143,9 @@ def _blocks(axes: _Axes, plan: MemoryPlan) -> Iterator[str]:
 def _births(plan: MemoryPlan) -> dict[str, int]:
     """The first step that writes each name."""
     found: dict[str, int] = {}
-    for number, step in enumerate(plan.steps):
+    for k, step in enumerate(plan.steps):
         for name in step.writes:
-            found.setdefault(name, number)
+            found.setdefault(name, k)
     return found
 
 

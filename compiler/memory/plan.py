@@ -8,7 +8,7 @@ does for whole blobs. Every plan is run through the verifier of `verify` before 
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from itertools import accumulate
 from types import MappingProxyType
 from typing import Any, NamedTuple
@@ -34,8 +34,9 @@ class Needs:
 
 @dataclass(frozen=True, slots=True)
 class Lever:
-    """What one decision saved, in bytes: `saved` of the arena's lower bound, which would be `without`
-    if all other decisions stood; `avoided` of all buffers together. Negative where it costs."""
+    """What one decision saved, in bytes: `saved` of the arena's lower bound, which would be
+    `without` if all other decisions stood; `avoided` of all buffers together. Negative where it
+    costs."""
 
     name: str
     without: int
@@ -59,7 +60,8 @@ class MemoryPlan:
 
     `steps` stand in the order of execution, `order` has the number of each in the order that was
     given, and `given_bound_bytes` is the lower bound of that one. `order_proved` says that no order
-    has a lower bound than this; False where nobody knows, or where none was looked for.
+    has a lower bound than this; False where nobody knows, or where none was looked for because the
+    plan may not reorder (`may_reorder`).
 
     `alternatives` tell the needs of the same program without a decision that was taken before
     planning, by its name. They are asked when `levers` is.
@@ -81,6 +83,7 @@ class MemoryPlan:
     order: tuple[int, ...]
     given_bound_bytes: int
     order_proved: bool
+    may_reorder: bool = True
     alternatives: Mapping[str, Callable[[], Needs]] = field(
         default_factory=dict, repr=False, compare=False
     )
@@ -96,9 +99,17 @@ class MemoryPlan:
         return self.arena_bytes == self.lower_bound_bytes
 
     @property
+    def given(self) -> tuple[Step, ...]:
+        """The steps in the order in which they were given."""
+        found = dict(zip(self.order, self.steps, strict=True))
+        return tuple(found[number] for number in range(len(found)))
+
+    @property
     def apart_bound_bytes(self) -> int:
-        """What the lower bound of this order would be if no result took an operand's place."""
-        return _Lives.of(self.steps, self.buffers, self.keep, False).bound(self.alignment)
+        """What the lower bound would be if no result took an operand's place."""
+        found = needs(self.given, self.buffers, self.keep, alignment=self.alignment,
+                      reorder=self.may_reorder, inplace=False)  # fmt: skip
+        return found.bound
 
     def check(self) -> None:
         """Verify the plan again, independently of how it was made; raises PlanError."""
@@ -130,7 +141,7 @@ class MemoryPlan:
         return Lever(name, without, without - self.lower_bound_bytes, avoided)
 
     def certificate(self) -> str:
-        """Totals with the step that sets the bound, what each decision saved, who is alive there."""
+        """Totals, the step that sets the bound, what each decision saved, who is alive there."""
         share = 100 * self.arena_bytes / self.unshared_bytes if self.unshared_bytes else 100.0
         how = "optimal" if self.optimal else "above the bound"
         packed = "no packing is smaller" if self.optimal else "no smaller packing was found"
@@ -253,6 +264,7 @@ def plan(
         if before.height <= packing.height:  # the lower bound does not help if it is not met
             lives, packing, order, proved = given, before, tuple(range(len(steps))), False
     result = _placed(lives, packing, buffers, keep, alignment, order, given_bound, proved)
+    result = replace(result, may_reorder=reorder)
     result.check()
     return result
 
@@ -260,15 +272,16 @@ def plan(
 def needs(
     steps: Sequence[Step],
     buffers: Iterable[BufferSpec],
+    keep: Collection[str] = (),
     *,
     alignment: int = ALIGNMENT,
     reorder: bool = True,
     inplace: bool = True,
 ) -> Needs:
     """What `plan` would have to place, without placing it."""
-    steps, buffers = tuple(steps), tuple(buffers)
-    found = lower_order(steps, buffers, alignment=alignment, inplace=inplace)
-    apart = _Lives.of(steps, buffers, (), False)
+    steps, buffers, keep = tuple(steps), tuple(buffers), tuple(keep)
+    found = lower_order(steps, buffers, keep, alignment=alignment, inplace=inplace)
+    apart = _Lives.of(steps, buffers, keep, False)
     unshared = sum(_round(block.bytes, alignment) for block in apart.ranges)
     return Needs(found.bound if reorder else found.given, unshared)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import xml.etree.ElementTree as ET
+from itertools import pairwise
 
 import pytest
 
@@ -54,7 +55,8 @@ def test_a_box_per_block_that_tells_who_lives_there() -> None:
     found = boxes(made)
     assert found.keys() == {"a", "b", "conv.scratch"}
     assert title(found["b"]).splitlines() == [
-        "b", "c", f"1024 bytes at {made.offsets['b']}", "steps 1 to 3: conv ... store", "holds", "half",
+        "b", "c", f"1024 bytes at {made.offsets['b']}", "steps 1 to 3: conv ... store",
+        "holds", "half",
     ]  # fmt: skip
     assert "steps 1 to 1: conv" in title(found["conv.scratch"])
     colors = {name: box.get("fill") for name, box in found.items()}
@@ -112,7 +114,7 @@ def test_many_steps_stay_legible() -> None:
     root = ET.fromstring(draw(made, "net"))
     at = [float(e.get("x", "nan")) for e in root.iter(f"{NAMESPACE}text")
           if re.fullmatch(r"\d+", e.text or "") and e.get("text-anchor") == "middle"]  # fmt: skip
-    assert len(at) > 5 and min(b - a for a, b in zip(at, at[1:], strict=False)) > 40
+    assert len(at) > 5 and min(b - a for a, b in pairwise(at)) > 40
 
 
 @pytest.mark.parametrize("size", [0, 1])
