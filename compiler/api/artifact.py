@@ -76,6 +76,7 @@ class Saved:
     numerics: str
     memory_limit: int | None
     threads: int | None
+    donate: tuple[str, ...]
     target: Mapping[str, str | int]
     objects: Mapping[str, bytes]
 
@@ -147,6 +148,7 @@ def _archive(f: IO[bytes], c: Compilation) -> None:
                 "numerics": c.options.numerics,
                 "memory_limit": c.options.memory_limit,
                 "threads": c.options.threads,
+                "donate": list(c.options.donate),
             },
             "target": c.target.fingerprint,
             "constants": constants,
@@ -304,9 +306,12 @@ def _unpack(members: _Members, label: str) -> Saved:
     graph = parse(text, arrays, digests)
     verify(graph)
     options = manifest["options"]
+    donate = tuple(options["donate"])
+    if not set(donate) <= set(graph.inputs):
+        raise ValueError(f"inputs {donate} are donated, but the graph has {graph.inputs}")
     objects = {str(o["key"]): bytes(members[o["file"]]) for o in manifest["objects"]}
     return Saved(graph, str(manifest["tilewright"]), options["numerics"], options["memory_limit"],
-                 options["threads"], dict(manifest["target"]), objects)  # fmt: skip
+                 options["threads"], donate, dict(manifest["target"]), objects)  # fmt: skip
 
 
 def _array(data: memoryview) -> Array:

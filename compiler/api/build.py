@@ -55,7 +55,7 @@ def choose(stages: Sequence[Stage], target: CpuTarget, chosen: Options) -> Compi
     """Kernels and memory for the last of the stages. Raises LoweringError, MemoryLimitError."""
     final = stages[-1].graph
     launches = select(final, device_of(target, chosen))
-    plan = plan_memory(final, launches, chosen.memory_limit)
+    plan = plan_memory(final, launches, chosen.memory_limit, chosen.donate)
     return Compilation(stages[0].graph, final, stages, launches, plan, target, chosen)
 
 

@@ -53,6 +53,7 @@ def load(
         numerics=saved.numerics,
         memory_limit=saved.memory_limit if memory_limit is None else memory_limit,
         threads=saved.threads if threads is None else threads,
+        donate=saved.donate,
     )
     target = host()
     reading = watch.lap()

@@ -14,7 +14,7 @@ from types import MappingProxyType
 from ..errors import MemoryLimitError
 from .buffers import BufferSpec, LiveRange, Place, Step, choose_inplace, live_ranges, resolve
 from .packer import pack
-from .verify import verify
+from .regions import Region, verify_all
 
 ALIGNMENT = 64
 """Bytes: a cache line, and the widest vector register."""
@@ -36,6 +36,9 @@ class MemoryPlan:
     alive in one step: no arena for this order and these in-place pairs is smaller), in
     `unshared_bytes` (every buffer and scratch on its own) and in `peak`, the (name, bytes) alive in
     step number `peak_step` (-1 if there are no steps), which sum to the lower bound.
+
+    `regions` are donated inputs that hold blocks as well, which none of the other fields but
+    `steps` and `unshared_bytes` count; `donation_saved_bytes` is what the arena is smaller by.
     """
 
     steps: tuple[Step, ...]
@@ -51,6 +54,8 @@ class MemoryPlan:
     unshared_bytes: int
     peak_step: int
     peak: tuple[tuple[str, int], ...]
+    regions: tuple[Region, ...] = ()
+    donation_saved_bytes: int = 0
 
     @property
     def optimal(self) -> bool:
@@ -59,12 +64,13 @@ class MemoryPlan:
 
     def check(self) -> None:
         """Verify the plan again, independently of how it was made; raises PlanError."""
-        verify(
+        verify_all(
             self.steps,
             self.buffers,
             self.offsets,
             self.scratch,
             self.arena_bytes,
+            self.regions,
             self.keep,
             alignment=self.alignment,
         )
@@ -89,6 +95,7 @@ class MemoryPlan:
             who = " = ".join(_plain(member) for member in block.members or (block.name,))
             alive, offset = f"{block.first}..{block.last}", self.offsets[block.name]
             lines.append(f"        {offset:>14} {block.bytes:>14}  {alive:>11}  {who}")
+        lines += [str(region) for region in self.regions]
         return "\n".join(lines)
 
 
