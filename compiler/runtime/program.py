@@ -231,11 +231,12 @@ class Program:
         ready: list[Array] = []
         results: list[Array] = []
         at: list[int] = []
-        for a, (dtype, shape) in zip(arrays, self._wanted, strict=True):
+        for k, (dtype, shape) in enumerate(self._wanted):
+            a = arrays[k]
             if type(a) is not np.ndarray:
-                a = as_array(self.inputs[len(at)].name, a)
+                a = as_array(self.inputs[k].name, a)
             if a.dtype != dtype or a.shape != shape:
-                raise misfit(self.inputs[len(at)], a)
+                raise misfit(self.inputs[k], a)
             flags = a.flags
             if not (flags.c_contiguous and flags.aligned):
                 a = np.require(np.array(a, order="C", copy=True), requirements=("C", "A"))
