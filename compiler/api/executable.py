@@ -170,12 +170,16 @@ class Executable:
         c = self._compilation
         return profile(c.graph, c.launches, c.plan.arena_bytes, seconds, limits(self.threads))
 
-    def save(self, path: str | os.PathLike[str]) -> None:
+    def save(self, path: str | os.PathLike[str], *, packed: bool = True) -> None:
         """Write the program to a file for `tw.load`: graph, constants and native code.
+
+        packed: also write weights in the form that kernels read, which on this type of machine load
+        without work and are shared by all processes that load the file. Without them the file is
+        about half as large, and every process packs weights into memory of its own.
 
         Raises ArtifactError when the file cannot be written.
         """
-        write_artifact(path, self._compilation)
+        write_artifact(path, self._compilation, self._program.constants if packed else {})
 
     def __repr__(self) -> str:
         ins = ", ".join(map(str, self.inputs))

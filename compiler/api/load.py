@@ -39,7 +39,9 @@ def load(
     """A program that `exe.save` wrote, ready to run.
 
     Its passes are not run again. Native code comes from the file where it was built for this very
-    machine type and version, else from the store, else it is built now.
+    machine type and version, else from the store, else it is built now. Weights stay in the file,
+    which is mapped: several processes that load it share its pages. Replace such a file, do not
+    write into it while a program uses it.
 
     threads, memory_limit, progress: as for `compile`; None is what the program was compiled with.
     A saved program contains native code: load only files that you would also run.
@@ -62,7 +64,7 @@ def load(
         compilation = choose((stage,), target, chosen)
         kernels = watch.lap()
         return link(compilation, _Bundled(saved.objects), progress,
-                    read=reading, passes=0.0, kernels=kernels)  # fmt: skip
+                    read=reading, passes=0.0, kernels=kernels, ready=saved.ready)  # fmt: skip
     except LoweringError as e:
         if _same_machine(saved, target.fingerprint):
             raise
