@@ -15,7 +15,7 @@ from ..graph.builder import GraphBuilder
 from ..graph.ir import Graph
 from ..graph.text import parse, to_text
 from ..inspect.views import Compilation
-from ..options import Options, options
+from ..options import Options, check_donated, options
 from ..store import Store
 from .build import Progress, Stopwatch, choose, link, optimise
 from .collector import paused_collector
@@ -35,6 +35,7 @@ def compile(
     threads: int | None = None,
     reorder: bool = True,
     inplace: bool = True,
+    donate: Sequence[str] = (),
     progress: Progress | None = None,
 ) -> Executable | DeferredExecutable:
     """Compile a model for this machine.
@@ -53,13 +54,16 @@ def compile(
     threads: threads that run kernels (default TILEWRIGHT_THREADS, else this process's CPUs).
     reorder, inplace: False keeps kernels in the model's order, and gives results no operand's
         memory; to see what those save.
+    donate: names of inputs whose memory calls may use as soon as they have read it, so that the
+        arena is smaller; what such an array holds after a call is undefined. One that is strided,
+        read-only, not aligned to 16 bytes or shares memory with another input is copied instead.
     progress: called as progress(station, done, total) while compiling.
 
     Raises ModelError, UnsupportedOperator or GraphError for a bad model, OptionError and
     TargetError for bad arguments, MemoryLimitError, LoweringError.
     """
     chosen = options(numerics=numerics, memory_limit=memory_limit, threads=threads,
-                     reorder=reorder, inplace=inplace)  # fmt: skip
+                     reorder=reorder, inplace=inplace, donate=donate)  # fmt: skip
     if tune is not None:
         raise OptionError(f"tune={tune!r}: only tune=None is available; kernels run with defaults")
     machine = cpu_target(target)
@@ -73,6 +77,8 @@ def compile(
     with paused_collector():
         start = time.perf_counter()
         graph, model = _read(source, shapes, outputs)
+        names = [v.name for v in model.inputs] if graph is None else graph.inputs
+        check_donated(chosen.donate, names)
         if graph is None:
             return DeferredExecutable(model.inputs, build)
         return _build(graph, machine, chosen, time.perf_counter() - start, progress)

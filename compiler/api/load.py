@@ -41,7 +41,9 @@ def load(
     """A program that `exe.save` wrote, ready to run.
 
     Its passes are not run again. Native code comes from the file where it was built for this very
-    machine type and version, else from the store, else it is built now.
+    machine type and version, else from the store, else it is built now. Weights stay in the file,
+    which is mapped: several processes that load it share its pages. Replace such a file, do not
+    write into it while a program uses it.
 
     threads, memory_limit: as for `compile`; None is what the program was compiled with. reorder,
     inplace, progress: as for `compile`.
@@ -58,6 +60,7 @@ def load(
         threads=saved.threads if threads is None else threads,
         reorder=reorder,
         inplace=inplace,
+        donate=saved.donate,
     )
     target = host()
     reading = watch.lap()
@@ -66,7 +69,7 @@ def load(
         compilation = choose((stage,), target, chosen)
         kernels = watch.lap()
         return link(compilation, _Bundled(saved.objects), progress,
-                    read=reading, passes=0.0, kernels=kernels)  # fmt: skip
+                    read=reading, passes=0.0, kernels=kernels, ready=saved.ready)  # fmt: skip
     except LoweringError as e:
         if _same_machine(saved, target.fingerprint):
             raise

@@ -17,7 +17,7 @@ from ..text import printable
 from .buffers import BufferSpec, LiveRange, Place, Step, choose_inplace, live_ranges, resolve
 from .order import reorder as lower_order
 from .packer import Packing, pack
-from .verify import verify
+from .regions import Region, verify_all
 
 ALIGNMENT = 64
 """Bytes: a cache line, and the widest vector register."""
@@ -65,6 +65,9 @@ class MemoryPlan:
 
     `alternatives` tell the needs of the same program without a decision that was taken before
     planning, by its name. They are asked when `levers` is.
+
+    `regions` are donated inputs that hold blocks as well, which none of the other fields but
+    `steps` and `unshared_bytes` count; `undonated` is the plan without them.
     """
 
     steps: tuple[Step, ...]
@@ -87,6 +90,13 @@ class MemoryPlan:
     alternatives: Mapping[str, Callable[[], Needs]] = field(
         default_factory=dict, repr=False, compare=False
     )
+    regions: tuple[Region, ...] = ()
+    undonated: MemoryPlan | None = None
+
+    @property
+    def donation_saved_bytes(self) -> int:
+        """By how much donated inputs make the arena smaller."""
+        return 0 if self.undonated is None else self.undonated.arena_bytes - self.arena_bytes
 
     @property
     def gap_bytes(self) -> int:
@@ -113,18 +123,24 @@ class MemoryPlan:
 
     def check(self) -> None:
         """Verify the plan again, independently of how it was made; raises PlanError."""
-        verify(
+        verify_all(
             self.steps,
             self.buffers,
             self.offsets,
             self.scratch,
             self.arena_bytes,
+            self.regions,
             self.keep,
             alignment=self.alignment,
         )
 
     def levers(self) -> tuple[Lever, ...]:
-        """What every decision saved; sharing, of the arena itself."""
+        """What every decision saved; sharing and donation, of the arena itself. Donation comes
+        last: the others count without it."""
+        if self.undonated is not None:
+            plain = replace(self.undonated, alternatives=self.alternatives)
+            donation = Lever("donation", plain.arena_bytes, self.donation_saved_bytes, 0)
+            return (*plain.levers(), donation)
         joined = {member: block.bytes for block in self.ranges for member in block.members[1:]}
         replaced = sum(_round(size, self.alignment) for size in joined.values())
         found = [
@@ -171,6 +187,7 @@ class MemoryPlan:
             who = " = ".join(printable(member) for member in block.members or (block.name,))
             alive, offset = f"{block.first}..{block.last}", self.offsets[block.name]
             lines.append(f"        {offset:>14} {block.bytes:>14}  {alive:>11}  {who}")
+        lines += [str(region) for region in self.regions]
         return "\n".join(lines)
 
     def __str__(self) -> str:
@@ -196,6 +213,7 @@ class MemoryPlan:
             "blocks": [
                 {"offset": self.offsets[block.name], **asdict(block)} for block in self.ranges
             ],
+            "regions": [region.as_json() for region in self.regions],
         }
 
 

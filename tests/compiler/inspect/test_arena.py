@@ -10,6 +10,7 @@ import pytest
 
 from tilewright.compiler.inspect.arena import draw
 from tilewright.compiler.memory.buffers import BufferSpec, Step
+from tilewright.compiler.memory.donate import plan_donated
 from tilewright.compiler.memory.plan import MemoryPlan, plan
 
 NAMESPACE = "{http://www.w3.org/2000/svg}"
@@ -91,6 +92,24 @@ def test_the_bound_is_marked_and_reached() -> None:
     assert left[0] < x < left[-1]
     text = words(made)
     assert "optimal" in text and "bound 7.0 KiB: step 1 'conv'" in text and "KiB" in text
+
+
+def test_donated_inputs_stand_above_the_arena() -> None:
+    steps = [
+        Step("first", ("x",), ("a",)),
+        Step("second", ("a",), ("b",)),
+        Step("last", ("b",), ()),
+    ]
+    made = plan_donated(steps, [BufferSpec("a", 640), BufferSpec("b", 640)], {"x": 640})
+    found = boxes(made)
+    assert found.keys() == {"x", "a", "b"}
+    x, a, b = (place(found[n]) for n in "xab")
+    assert x[3] < a[1], "a gap lies between"
+    assert b[1] == x[1] and b[0] == pytest.approx(x[2], abs=0.2)
+    assert b[3] - b[1] == pytest.approx(a[3] - a[1], abs=0.2)
+    assert "640 bytes at 0" in title(found["b"])
+    assert len({found[n].get("fill") for n in "xa"}) == 2
+    assert "donated" in words(made) and "donated" not in words(small())
 
 
 def test_names_of_a_model_stay_words() -> None:
