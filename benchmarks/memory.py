@@ -1,5 +1,5 @@
-"""How much memory a model's activations take: our plan, other planners on the same live ranges, what
-each of our decisions saves, and the resident memory of whole processes.
+"""How much memory a model's activations take: our plan beside other planners on the same live
+ranges, what each of our decisions saves, and the resident memory of whole processes.
 
     python benchmarks/memory.py                       all models
     python benchmarks/memory.py resnet50 net.onnx     these

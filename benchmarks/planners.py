@@ -1,4 +1,4 @@
-"""Other ways to share memory than ours, on the same live ranges: what planners are measured against.
+"""Other ways to share memory than ours: what the memory planner is measured against.
 
 A planner takes blocks, (first step, last step, bytes) with both steps included, and answers with an
 offset for each. Sizes are multiples of the alignment already, and so are all offsets. The first

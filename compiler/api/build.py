@@ -16,7 +16,7 @@ from ..kernels.select import select
 from ..options import Options
 from ..passes.base import Fuel, Stage, run_pipeline
 from ..passes.pipeline import cpu_pipeline
-from ..runtime.constants import prepare
+from ..runtime.constants import Ready, prepare
 from ..runtime.linux import first_cache_ways
 from ..runtime.objects import load as load_objects
 from ..runtime.program import Program, plan_memory
@@ -58,7 +58,8 @@ def choose(stages: Sequence[Stage], target: CpuTarget, chosen: Options) -> Compi
     """Kernels and memory for the last of the stages. Raises LoweringError, MemoryLimitError."""
     final, device = stages[-1].graph, device_of(target, chosen)
     launches = select(final, device)
-    plan = plan_memory(final, launches, reorder=chosen.reorder, inplace=chosen.inplace)
+    plan = plan_memory(final, launches, reorder=chosen.reorder, inplace=chosen.inplace,
+                       donate=chosen.donate)  # fmt: skip
     launches = tuple(launches[k] for k in plan.order)
     if chosen.memory_limit is not None and plan.arena_bytes > chosen.memory_limit:
         launches, plan = fit(final, launches, device, chosen, chosen.memory_limit)
@@ -68,9 +69,10 @@ def choose(stages: Sequence[Stage], target: CpuTarget, chosen: Options) -> Compi
 
 def link(
     c: Compilation, store: Store, progress: Progress | None,
-    *, read: float, passes: float, kernels: float,
+    *, read: float, passes: float, kernels: float, ready: Ready | None = None,
 ) -> Executable:  # fmt: skip
-    """Native code from the store or built now. read, passes, kernels: the seconds spent before."""
+    """Native code from the store or built now. read, passes, kernels: the seconds spent before.
+    ready: constants that need no packing."""
     watch = Stopwatch()
 
     def report(done: int, total: int) -> None:
@@ -79,7 +81,7 @@ def link(
 
     threads = device_of(c.target, c.options).threads
     with ThreadPoolExecutor(1) as beside:  # neither side holds the interpreter for long
-        constants = beside.submit(prepare, c.graph, c.launches, threads)
+        constants = beside.submit(prepare, c.graph, c.launches, threads, ready)
         objects = load_objects((x.kernel for x in c.launches), c.target, store, report)
         t_objects = watch.lap()
         program = Program(

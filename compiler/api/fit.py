@@ -156,7 +156,11 @@ class _Order:
             new = next(islice(self.choices.others(old), change.way, None))
             chosen[number] = _noted(old, new, change.saved)
         return tuple(chosen), plan_memory(
-            self.choices.graph, chosen, reorder=False, inplace=self.options.inplace
+            self.choices.graph,
+            chosen,
+            reorder=False,
+            inplace=self.options.inplace,
+            donate=self.options.donate,
         )
 
     def _ways(self, number: int) -> Iterator[Step]:

@@ -68,17 +68,25 @@ def _inplace(graph: Graph, op: Op) -> tuple[tuple[str, str], ...]:
 
 def copied(graph: Graph, launches: Sequence[Launch]) -> Described:
     """Views and parts of other blobs as blobs of their own: reshapes, slices, splits and
-    concatenations copy. What a kernel copies into a concatenation as it is stays there: one copy is
-    enough."""
+    concatenations copy. A concatenation that copies some of its parts anyway stays as it is."""
+    mixed = {
+        b.inside.blob for n, b in graph.blobs.items()
+        if b.inside is not None and graph.producer[n].operator == "reformat"
+    }  # fmt: skip
+
+    def stays(blob: str) -> bool:
+        inside = graph.blobs[blob].inside
+        return inside is not None and inside.blob in mixed
+
     of, steps = _by_ops(graph, launches), []
     for ops in graph.groups:
         launch = of.get(tuple(map(id, ops)))
         if launch is not None:
             steps.append(memory_step(launch))
-        else:
+        elif not any(map(stays, ops[0].reads)):
             steps.append(Step(ops[0].name, ops[0].reads, ops[0].outputs))
     buffers = [
-        spec if spec.alias_of is None or _is_copy(graph, spec.name)
+        spec if spec.alias_of is None or stays(spec.name)
         else BufferSpec(spec.name, spec.bytes * spec.rows)
         for spec in memory_buffers(graph)
     ]  # fmt: skip
@@ -88,9 +96,3 @@ def copied(graph: Graph, launches: Sequence[Launch]) -> Described:
 def _by_ops(graph: Graph, launches: Sequence[Launch]) -> Mapping[tuple[int, ...], Launch]:
     """The launch of each group that needs code, by the ids of the group's ops."""
     return {tuple(id(graph.ops[k]) for k in launch.ops): launch for launch in launches}
-
-
-def _is_copy(graph: Graph, blob: str) -> bool:
-    maker = graph.producer.get(blob)
-    inside = graph.blobs[blob].inside is not None
-    return inside and maker is not None and maker.operator == "reformat"

@@ -3,7 +3,8 @@
 Across: the steps of the program. Up: the addresses of the arena. A box is one block of memory, from
 the step that first writes it to the one that last reads it; boxes never overlap, which is what the
 plan's verifier proves. The stepped line is the sum of all that is alive: where it reaches the top
-of the arena, no order of addresses could do with less.
+of the arena, no order of addresses could do with less. Donated inputs, which hold blocks as well,
+stand above it.
 """
 
 from __future__ import annotations
@@ -37,6 +38,7 @@ KINDS: Final = {
     "blob": "#4c8ed9",
     "in place": "#3aa76d",
     "scratch": "#e08a3c",
+    "donated": "#a678c8",
 }
 """Colours of boxes, readable on white and on black."""
 
@@ -57,6 +59,8 @@ STYLE: Final = (
 
 @dataclass(frozen=True, slots=True)
 class _Axes:
+    """bytes: of the arena, and of what stands above it."""
+
     steps: int
     bytes: int
 
@@ -70,16 +74,24 @@ class _Axes:
 
 def draw(plan: MemoryPlan, name: str) -> str:
     """The chart as an SVG document. name: of the model."""
-    axes = _Axes(len(plan.steps), plan.arena_bytes)
+    base, bases = plan.arena_bytes, []
+    for region in plan.regions:
+        base += (plan.arena_bytes + region.bytes) // 30  # a gap
+        bases.append(base)
+        base += region.bytes
+    axes = _Axes(len(plan.steps), base)
     parts = [
         element("rect", "", class_="page", width=WIDTH, height=HEIGHT),
         label(LEFT, 30, _cut(printable(name), 110), class_="title"),
         label(LEFT, 50, _summary(plan)),
-        *_key(),
-        *_grid(axes),
-        *_blocks(axes, plan),
+        *_key(bool(plan.regions)),
+        *_grid(axes, plan.arena_bytes),
+        *_blocks(axes, plan, plan.ranges, plan.offsets),
         *_limits(axes, plan),
     ]
+    for region, base in zip(plan.regions, bases, strict=True):
+        there = {n: base + at for n, at in region.offsets.items()}
+        parts += _blocks(axes, plan, region.ranges, there, base, region.name)
     return document(WIDTH, HEIGHT, STYLE, parts)
 
 
@@ -91,9 +103,11 @@ def _summary(plan: MemoryPlan) -> str:
             f"blocks, {len(plan.inplace)} in place")  # fmt: skip
 
 
-def _key() -> Iterator[str]:
+def _key(donated: bool) -> Iterator[str]:
     x = float(LEFT)
     for kind, color in KINDS.items():
+        if kind == "donated" and not donated:
+            continue
         yield element("rect", "", class_="box", x=x, y=62.0, width=12, height=12, fill=color)
         yield label(x + 17, 72, kind)
         x += 36 + CHARACTER * len(kind)
@@ -103,8 +117,8 @@ def _key() -> Iterator[str]:
         x += 48 + CHARACTER * len(words)
 
 
-def _grid(axes: _Axes) -> Iterator[str]:
-    """Steps below, addresses at the left."""
+def _grid(axes: _Axes, arena: int) -> Iterator[str]:
+    """Steps below, addresses of the arena at the left."""
     low, far = float(HEIGHT - BOTTOM), float(WIDTH - RIGHT)
     for k in range(0, axes.steps, max(1, int(_pace(axes.steps / 14)))):
         x = axes.x(k + 0.5)
@@ -113,7 +127,7 @@ def _grid(axes: _Axes) -> Iterator[str]:
     units = {"GiB": 1 << 30, "MiB": 1 << 20, "KiB": 1 << 10, "B": 1}
     word, unit = next((w, u) for w, u in units.items() if u <= axes.bytes or u == 1)
     pace = _pace(axes.bytes / unit / 8)
-    for k in range(int(axes.bytes / unit / pace) + 1):
+    for k in range(int(arena / unit / pace) + 1):
         y = axes.y(k * pace * unit)
         yield line(LEFT, y, far, y, class_="grid")
         yield label(LEFT - 8, y + 4, f"{k * pace:g}", text_anchor="end")
@@ -129,43 +143,59 @@ def _pace(least: float) -> float:
     return next(power * k for k in (1, 2, 5, 10) if power * k >= least)
 
 
-def _blocks(axes: _Axes, plan: MemoryPlan) -> Iterator[str]:
+def _blocks(
+    axes: _Axes, plan: MemoryPlan, blocks: Sequence[LiveRange], there: Mapping[str, int],
+    base: int = 0, owner: str = "",
+) -> Iterator[str]:  # fmt: skip
+    """The boxes of a memory that begins at address `base` of the chart and belongs to `owner`."""
     births = _births(plan)
     parts: dict[str, list[str]] = {}
     for spec in plan.buffers:
         if spec.alias_of is not None:
             parts.setdefault(spec.alias_of, []).append(spec.name)
-    for block in plan.ranges:
-        if block.bytes:
-            yield from _block(axes, plan, block, births, parts)
+    for block in blocks:
+        if block.bytes and block.last >= 0:
+            members = block.members or (block.name,)
+            inside = [part for member in members for part in parts.get(member, ())]
+            kind = _kind(block, owner)
+            offset = there[block.name]
+            title = _title(plan, block, offset - base, inside)
+            yield from _block(axes, block, offset, kind, title, births)
+
+
+def _kind(block: LiveRange, owner: str) -> str:
+    if block.name == owner:
+        return "donated"
+    return "scratch" if not block.members else "in place" if block.members[1:] else "blob"
+
+
+def _title(plan: MemoryPlan, block: LiveRange, offset: int, inside: Sequence[str]) -> str:
+    lines = [*(block.members or (block.name,)), f"{block.bytes} bytes at {offset}",
+             f"steps {block.first} to {block.last}: {_span(plan, block)}"]  # fmt: skip
+    if inside:
+        lines += ["holds", *inside[:LISTED]]
+        lines += [f"and {len(inside) - LISTED} more"] if len(inside) > LISTED else []
+    return "\n".join(map(printable, lines))
 
 
 def _births(plan: MemoryPlan) -> dict[str, int]:
     """The first step that writes each name."""
     found: dict[str, int] = {}
-    for number, step in enumerate(plan.steps):
+    for k, step in enumerate(plan.steps):
         for name in step.writes:
-            found.setdefault(name, number)
+            found.setdefault(name, k)
     return found
 
 
 def _block(
-    axes: _Axes, plan: MemoryPlan, block: LiveRange,
-    births: Mapping[str, int], parts: Mapping[str, Sequence[str]],
+    axes: _Axes, block: LiveRange, offset: int, kind: str, title: str, births: Mapping[str, int]
 ) -> Iterator[str]:  # fmt: skip
     """The box, seams where one tenant follows another in place, and names where there is room."""
-    offset, members = plan.offsets[block.name], block.members or (block.name,)
-    kind = "scratch" if not block.members else "in place" if len(members) > 1 else "blob"
+    members = block.members or (block.name,)
     left, right = axes.x(block.first), axes.x(block.last + 1)
     low, top = axes.y(offset), axes.y(offset + block.bytes)
-    lines = [*members, f"{block.bytes} bytes at {offset}",
-             f"steps {block.first} to {block.last}: {_span(plan, block)}"]  # fmt: skip
-    inside = [part for member in members for part in parts.get(member, ())]
-    if inside:
-        lines += ["holds", *inside[:LISTED]]
-        lines += [f"and {len(inside) - LISTED} more"] if len(inside) > LISTED else []
-    yield box(left, top, max(right - left, THINNEST), max(low - top, THINNEST),
-              "\n".join(map(printable, lines)), class_="box", fill=KINDS[kind])  # fmt: skip
+    yield box(left, top, max(right - left, THINNEST), max(low - top, THINNEST), title,
+              class_="box", fill=KINDS[kind])  # fmt: skip
     starts = [block.first, *(births[m] for m in members[1:])]
     ends = [*starts[1:], block.last + 1]
     for start in starts[1:]:

@@ -100,9 +100,16 @@ def _entries(
             yield owner[block.name], "scratch", size
         for member in block.members:
             yield owner[member], "results", size
+    for region in plan.regions:
+        for block in region.ranges:
+            size = -(-block.bytes // plan.alignment) * plan.alignment
+            for member in block.members:
+                if member != region.name:
+                    yield owner[member], "results", size
     for name, size in plan.peak:
         yield owner[name], "at_bound", size
-    shared, in_memory = aliases(graph), set(plan.offsets)
+    shared = aliases(graph)
+    in_memory = {*plan.offsets, *(n for region in plan.regions for n in region.offsets)}
     for name, op in graph.producer.items():
         size = graph.type(name).nbytes
         if name in shared:

@@ -94,6 +94,8 @@ def refusal(
         alive.append(f"  {rest:>14}  in {len(made.peak) - _SHOWN} smaller ones")
     if not made.optimal:
         proof = f"{made.lower_bound_bytes} bytes would do, but no such packing was found."
+    elif made.regions:
+        proof = "In other places of donated inputs less might do, but no such plan was found."
     elif any_order:
         proof = "No order of execution and no choice of kernels takes less."
     else:

@@ -8,7 +8,7 @@ does for whole blobs. Every plan is run through the verifier of `verify` before 
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from itertools import accumulate
 from types import MappingProxyType
 from typing import Any, NamedTuple
@@ -17,7 +17,7 @@ from ..text import printable
 from .buffers import BufferSpec, LiveRange, Place, Step, choose_inplace, live_ranges, resolve
 from .order import reorder as lower_order
 from .packer import Packing, pack
-from .verify import verify
+from .regions import Region, verify_all
 
 ALIGNMENT = 64
 """Bytes: a cache line, and the widest vector register."""
@@ -34,8 +34,9 @@ class Needs:
 
 @dataclass(frozen=True, slots=True)
 class Lever:
-    """What one decision saved, in bytes: `saved` of the arena's lower bound, which would be `without`
-    if all other decisions stood; `avoided` of all buffers together. Negative where it costs."""
+    """What one decision saved, in bytes: `saved` of the arena's lower bound, which would be
+    `without` if all other decisions stood; `avoided` of all buffers together. Negative where it
+    costs."""
 
     name: str
     without: int
@@ -59,10 +60,14 @@ class MemoryPlan:
 
     `steps` stand in the order of execution, `order` has the number of each in the order that was
     given, and `given_bound_bytes` is the lower bound of that one. `order_proved` says that no order
-    has a lower bound than this; False where nobody knows, or where none was looked for.
+    has a lower bound than this; False where nobody knows, or where none was looked for because the
+    plan may not reorder (`may_reorder`).
 
     `alternatives` tell the needs of the same program without a decision that was taken before
     planning, by its name. They are asked when `levers` is.
+
+    `regions` are donated inputs that hold blocks as well, which none of the other fields but
+    `steps` and `unshared_bytes` count; `undonated` is the plan without them.
     """
 
     steps: tuple[Step, ...]
@@ -81,9 +86,17 @@ class MemoryPlan:
     order: tuple[int, ...]
     given_bound_bytes: int
     order_proved: bool
+    may_reorder: bool = True
     alternatives: Mapping[str, Callable[[], Needs]] = field(
         default_factory=dict, repr=False, compare=False
     )
+    regions: tuple[Region, ...] = ()
+    undonated: MemoryPlan | None = None
+
+    @property
+    def donation_saved_bytes(self) -> int:
+        """By how much donated inputs make the arena smaller."""
+        return 0 if self.undonated is None else self.undonated.arena_bytes - self.arena_bytes
 
     @property
     def gap_bytes(self) -> int:
@@ -96,24 +109,38 @@ class MemoryPlan:
         return self.arena_bytes == self.lower_bound_bytes
 
     @property
+    def given(self) -> tuple[Step, ...]:
+        """The steps in the order in which they were given."""
+        found = dict(zip(self.order, self.steps, strict=True))
+        return tuple(found[number] for number in range(len(found)))
+
+    @property
     def apart_bound_bytes(self) -> int:
-        """What the lower bound of this order would be if no result took an operand's place."""
-        return _Lives.of(self.steps, self.buffers, self.keep, False).bound(self.alignment)
+        """What the lower bound would be if no result took an operand's place."""
+        found = needs(self.given, self.buffers, self.keep, alignment=self.alignment,
+                      reorder=self.may_reorder, inplace=False)  # fmt: skip
+        return found.bound
 
     def check(self) -> None:
         """Verify the plan again, independently of how it was made; raises PlanError."""
-        verify(
+        verify_all(
             self.steps,
             self.buffers,
             self.offsets,
             self.scratch,
             self.arena_bytes,
+            self.regions,
             self.keep,
             alignment=self.alignment,
         )
 
     def levers(self) -> tuple[Lever, ...]:
-        """What every decision saved; sharing, of the arena itself."""
+        """What every decision saved; sharing and donation, of the arena itself. Donation comes
+        last: the others count without it."""
+        if self.undonated is not None:
+            plain = replace(self.undonated, alternatives=self.alternatives)
+            donation = Lever("donation", plain.arena_bytes, self.donation_saved_bytes, 0)
+            return (*plain.levers(), donation)
         joined = {member: block.bytes for block in self.ranges for member in block.members[1:]}
         replaced = sum(_round(size, self.alignment) for size in joined.values())
         found = [
@@ -130,15 +157,15 @@ class MemoryPlan:
         return Lever(name, without, without - self.lower_bound_bytes, avoided)
 
     def certificate(self) -> str:
-        """Totals with the step that sets the bound, what each decision saved, who is alive there."""
+        """Totals, the step that sets the bound, what each decision saved, who is alive there."""
         share = 100 * self.arena_bytes / self.unshared_bytes if self.unshared_bytes else 100.0
+        how = "optimal" if self.optimal else "above the bound"
         packed = "no packing is smaller" if self.optimal else "no smaller packing was found"
         order = "no other order needs less" if self.order_proved else "other orders might need less"
         lines = [
             f"memory plan: {len(self.steps)} steps, {len(self.ranges)} blocks,"
             f" {len(self.inplace)} in place, aligned to {self.alignment}",
-            f"  arena     {_size(self.arena_bytes)}   {'optimal, ' if self.optimal else ''}"
-            f"{share:.1f} % of unshared",
+            f"  arena     {_size(self.arena_bytes)}   {how}, {share:.1f} % of unshared",
             f"  bound     {_size(self.lower_bound_bytes)}   {_moment(self.steps, self.peak_step)}",
             f"  gap       {_size(self.gap_bytes)}   {packed}; {order}",
             f"  unshared  {_size(self.unshared_bytes)}",
@@ -160,6 +187,7 @@ class MemoryPlan:
             who = " = ".join(printable(member) for member in block.members or (block.name,))
             alive, offset = f"{block.first}..{block.last}", self.offsets[block.name]
             lines.append(f"        {offset:>14} {block.bytes:>14}  {alive:>11}  {who}")
+        lines += [str(region) for region in self.regions]
         return "\n".join(lines)
 
     def __str__(self) -> str:
@@ -185,6 +213,7 @@ class MemoryPlan:
             "blocks": [
                 {"offset": self.offsets[block.name], **asdict(block)} for block in self.ranges
             ],
+            "regions": [region.as_json() for region in self.regions],
         }
 
 
@@ -253,6 +282,7 @@ def plan(
         if before.height <= packing.height:  # the lower bound does not help if it is not met
             lives, packing, order, proved = given, before, tuple(range(len(steps))), False
     result = _placed(lives, packing, buffers, keep, alignment, order, given_bound, proved)
+    result = replace(result, may_reorder=reorder)
     result.check()
     return result
 
@@ -260,15 +290,16 @@ def plan(
 def needs(
     steps: Sequence[Step],
     buffers: Iterable[BufferSpec],
+    keep: Collection[str] = (),
     *,
     alignment: int = ALIGNMENT,
     reorder: bool = True,
     inplace: bool = True,
 ) -> Needs:
     """What `plan` would have to place, without placing it."""
-    steps, buffers = tuple(steps), tuple(buffers)
-    found = lower_order(steps, buffers, alignment=alignment, inplace=inplace)
-    apart = _Lives.of(steps, buffers, (), False)
+    steps, buffers, keep = tuple(steps), tuple(buffers), tuple(keep)
+    found = lower_order(steps, buffers, keep, alignment=alignment, inplace=inplace)
+    apart = _Lives.of(steps, buffers, keep, False)
     unshared = sum(_round(block.bytes, alignment) for block in apart.ranges)
     return Needs(found.bound if reorder else found.given, unshared)
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import re
 import xml.etree.ElementTree as ET
+from itertools import pairwise
 
 import pytest
 
 from tilewright.compiler.inspect.arena import draw
 from tilewright.compiler.memory.buffers import BufferSpec, Step
+from tilewright.compiler.memory.donate import plan_donated
 from tilewright.compiler.memory.plan import MemoryPlan, plan
 
 NAMESPACE = "{http://www.w3.org/2000/svg}"
@@ -54,7 +56,8 @@ def test_a_box_per_block_that_tells_who_lives_there() -> None:
     found = boxes(made)
     assert found.keys() == {"a", "b", "conv.scratch"}
     assert title(found["b"]).splitlines() == [
-        "b", "c", f"1024 bytes at {made.offsets['b']}", "steps 1 to 3: conv ... store", "holds", "half",
+        "b", "c", f"1024 bytes at {made.offsets['b']}", "steps 1 to 3: conv ... store",
+        "holds", "half",
     ]  # fmt: skip
     assert "steps 1 to 1: conv" in title(found["conv.scratch"])
     colors = {name: box.get("fill") for name, box in found.items()}
@@ -91,6 +94,24 @@ def test_the_bound_is_marked_and_reached() -> None:
     assert "optimal" in text and "bound 7.0 KiB: step 1 'conv'" in text and "KiB" in text
 
 
+def test_donated_inputs_stand_above_the_arena() -> None:
+    steps = [
+        Step("first", ("x",), ("a",)),
+        Step("second", ("a",), ("b",)),
+        Step("last", ("b",), ()),
+    ]
+    made = plan_donated(steps, [BufferSpec("a", 640), BufferSpec("b", 640)], {"x": 640})
+    found = boxes(made)
+    assert found.keys() == {"x", "a", "b"}
+    x, a, b = (place(found[n]) for n in "xab")
+    assert x[3] < a[1], "a gap lies between"
+    assert b[1] == x[1] and b[0] == pytest.approx(x[2], abs=0.2)
+    assert b[3] - b[1] == pytest.approx(a[3] - a[1], abs=0.2)
+    assert "640 bytes at 0" in title(found["b"])
+    assert len({found[n].get("fill") for n in "xa"}) == 2
+    assert "donated" in words(made) and "donated" not in words(small())
+
+
 def test_names_of_a_model_stay_words() -> None:
     evil = '</title><script>alert("x")</script>&amp;\x1b[2J\n\ud800'
     steps = [Step(evil, (), (evil,)), Step("use", (evil,), ())]
@@ -112,7 +133,7 @@ def test_many_steps_stay_legible() -> None:
     root = ET.fromstring(draw(made, "net"))
     at = [float(e.get("x", "nan")) for e in root.iter(f"{NAMESPACE}text")
           if re.fullmatch(r"\d+", e.text or "") and e.get("text-anchor") == "middle"]  # fmt: skip
-    assert len(at) > 5 and min(b - a for a, b in zip(at, at[1:], strict=False)) > 40
+    assert len(at) > 5 and min(b - a for a, b in pairwise(at)) > 40
 
 
 @pytest.mark.parametrize("size", [0, 1])

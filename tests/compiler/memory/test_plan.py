@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from zlib import crc32
 
 import pytest
@@ -11,7 +13,7 @@ from hypothesis import strategies as st
 
 from tilewright.compiler.errors import PlanError
 from tilewright.compiler.memory.buffers import BufferSpec, Step
-from tilewright.compiler.memory.plan import MemoryPlan, plan
+from tilewright.compiler.memory.plan import Lever, MemoryPlan, Needs, needs, plan
 from tilewright.compiler.memory.verify import verify
 
 Program = tuple[list[Step], list[BufferSpec], tuple[str, ...]]
@@ -263,6 +265,86 @@ def test_certificate_reads_well_and_names_cannot_break_it() -> None:
     assert "\x1b" not in text
     assert "optimal" in text
     assert made.offsets[evil] >= 0
+
+
+def two_branches() -> tuple[list[Step], list[BufferSpec]]:
+    """Both branches make something large first, then something small; the second one in place."""
+    steps = [
+        Step("a", (), ("large",)),
+        Step("b", (), ("long",), scratch=100),
+        Step("c", ("large",), ("small",)),
+        Step("d", ("long",), ("longer",), inplace=(("longer", "long"),)),
+        Step("e", ("longer",), ("short",)),
+        Step("f", ("small", "short"), ("result",)),
+    ]
+    sizes = {"large": 4000, "long": 3000, "longer": 3000, "small": 50, "short": 60}
+    return steps, [BufferSpec(name, size) for name, size in sizes.items()]
+
+
+def test_the_certificate_as_a_whole(golden: Callable[[str, str], None]) -> None:
+    made = plan(*two_branches())
+    made = replace(made, alternatives={"fusion": lambda: Needs(made.lower_bound_bytes - 64, 20000)})
+    golden(f"{made}\n", "memory_certificate.txt")
+
+
+def test_levers_by_hand() -> None:
+    made = plan(*two_branches())
+    found = {lever.name: lever for lever in made.levers()}
+    large, long, little = 4032, 3008, 64
+    total = large + 2 * long + 2 * little + 128
+    assert made.arena_bytes == max(large + little, 2 * little + long)
+    assert made.gap_bytes == 0
+    assert found == {
+        "sharing": Lever("sharing", total, total - made.arena_bytes, 0),
+        "in place": Lever("in place", 2 * long, 2 * long - made.arena_bytes, long),
+        "reordering": Lever("reordering", large + long + 128, long + 128 - little, 0),
+    }
+    without = plan(*two_branches(), inplace=False)
+    assert without.lower_bound_bytes == found["in place"].without
+    assert plan(*two_branches(), reorder=False).lower_bound_bytes == found["reordering"].without
+
+
+def test_what_is_needed_without_placing_it() -> None:
+    made = plan(*two_branches())
+    assert needs(*two_branches()) == Needs(made.lower_bound_bytes, made.unshared_bytes)
+    assert needs(*two_branches(), reorder=False).bound == made.given_bound_bytes
+    apart = plan(*two_branches(), inplace=False)
+    assert needs(*two_branches(), inplace=False).bound == apart.lower_bound_bytes
+    kept = needs(*two_branches(), keep=["large"])
+    assert kept.bound == plan(*two_branches(), keep=["large"]).lower_bound_bytes > made.arena_bytes
+
+
+def test_levers_keep_to_what_the_plan_may() -> None:
+    """In the order given, results in place save nothing: the peak is elsewhere."""
+    made = plan(*two_branches(), reorder=False)
+    assert {x.name: x.saved for x in made.levers() if x.saved} == {
+        "sharing": made.unshared_bytes - made.arena_bytes
+    }
+    assert made.given == made.steps == plan(*two_branches()).given
+
+
+def test_alternatives_are_computed_when_they_are_asked_for() -> None:
+    def fail() -> Needs:
+        raise AssertionError
+
+    made = replace(plan(*two_branches()), alternatives={"fusion": fail})
+    assert made == plan(*two_branches()), "they say nothing of the plan itself"
+    made.check()
+    with pytest.raises(AssertionError):
+        made.levers()
+
+
+def test_facts_for_json() -> None:
+    made = plan(*two_branches())
+    facts = json.loads(json.dumps(made.as_json()))
+    assert facts["arena_bytes"] == made.arena_bytes and facts["gap_bytes"] == 0
+    assert facts["bound"]["name"] == made.steps[made.peak_step].name
+    assert sum(x["bytes"] for x in facts["bound"]["alive"]) == made.lower_bound_bytes
+    assert [x["name"] for x in facts["levers"]] == ["sharing", "in place", "reordering"]
+    assert {x["name"]: x["offset"] for x in facts["blocks"]} == {
+        block.name: made.offsets[block.name] for block in made.ranges
+    }
+    assert plan([], []).as_json()["bound"] == {"step": -1, "name": "", "alive": []}
 
 
 def test_scratch_names_give_way_to_buffers() -> None:
