@@ -147,6 +147,39 @@ def test_only_what_needs_too_much_is_changed_and_everybody_is_told(
     assert same.count(False) == 1 and same.index(False) == algorithms.index("winograd")
 
 
+def test_leaner_kernels_may_want_another_order() -> None:
+    """A convolution's scratch is above all else, whatever the order. Without it a wide product
+    should not run while the result of the first softmax waits."""
+    g = tw.Graph("orders")
+    x, y, z = g.input("x", (1, 32, 28, 28)), g.input("y", (128, 128)), g.input("z", (128, 128))
+    g.output(g.global_average_pool(g.conv(x, weights(32, 32, 3, 3), pads=1)), "a")
+    early = g.softmax(y, axis=0)
+    wide = g.tanh(g.matmul(z, weights(128, 512)))
+    g.output(g.softmax(g.matmul(g.matmul(wide, weights(512, 128)), early), axis=0), "b")
+    free, low = tw.compile(g), least(g)
+    assert low == (128 * 512 + 128 * 128) * 4
+    exe = tw.compile(g, memory_limit=low)
+    steps = [s.name for s in exe.plan.steps]
+    assert exe.plan.arena_bytes == low and steps != [s.name for s in free.plan.steps]
+    feeds = random_feeds(g.build(), 1)
+    for n, wanted in evaluate(g.build(), feeds).items():
+        np.testing.assert_allclose(exe.run(feeds)[n], wanted, 1e-4, 1e-5)
+
+
+def test_equal_layers_keep_their_own_weights_and_names() -> None:
+    g = tw.Graph("blocks")
+    h = g.input("x", (1, 32, 20, 20))
+    for k in range(3):
+        h = g.relu(g.conv(h, weights(32, 32, 3, 3) * (k + 1), pads=1, name=f"layer{k}"))
+    g.output(h, "y")
+    free, exe = tw.compile(g), tw.compile(g, memory_limit=least(g))
+    assert len(changes(exe)) == 3
+    assert [k.ops for k in exe.kernels] == [k.ops for k in free.kernels]
+    feeds = random_feeds(g.build(), 0)
+    wanted = evaluate(g.build(), feeds)["y"]
+    assert np.abs(exe.run(feeds)["y"] - wanted).max() <= 2e-5 * np.abs(wanted).max()
+
+
 @pytest.mark.parametrize("name", ["attention", "products", "deep_product"])
 def test_reproducible_programs_have_the_same_bits_under_any_limit(name: str) -> None:
     graph, feeds, _ = truth(name)
