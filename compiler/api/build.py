@@ -60,9 +60,11 @@ def choose(stages: Sequence[Stage], target: CpuTarget, chosen: Options) -> Compi
     """Kernels and memory for the last of the stages. Raises LoweringError, MemoryLimitError."""
     final, device = stages[-1].graph, device_of(target, chosen)
 
-    def planned(launches: Sequence[Launch], reorder: bool) -> MemoryPlan:
+    def planned(
+        launches: Sequence[Launch], reorder: bool, capacity: int | None = None
+    ) -> MemoryPlan:  # fmt: skip
         return plan_memory(final, launches, reorder=reorder, inplace=chosen.inplace,
-                           donate=chosen.donate)  # fmt: skip
+                           donate=chosen.donate, capacity=capacity)  # fmt: skip
 
     launches, limit = select(final, device), chosen.memory_limit
     plan = planned(launches, chosen.reorder)

@@ -2,9 +2,10 @@
 
 Of a launch at which more is alive than the limit allows, the other kernels for the same ops are
 tried, the fastest first: configs with less scratch, then other templates. All other launches stay
-as they are. If that does not suffice, the launches are put into the order that is best for the
-leanest kernels there are. What cannot be made to fit is refused with the smallest program found,
-whose size is a limit that can be met.
+as they are. If packing is all that fails, it is tried again with the limit as its aim. If that is
+not enough, the launches are put into the order that is best for the leanest kernels there are. What
+cannot be made to fit is refused with the smallest program found, whose size is a limit that can be
+met.
 """
 
 from __future__ import annotations
@@ -28,8 +29,9 @@ from ..runtime.program import memory_step, scratch_bytes
 logger = logging.getLogger("tilewright")
 
 Program = tuple[tuple[Launch, ...], MemoryPlan]
-Planner = Callable[[Sequence[Launch], bool], MemoryPlan]
-"""The plan for launches; whether they may be put into another order."""
+Planner = Callable[[Sequence[Launch], bool, int | None], MemoryPlan]
+"""The plan for launches; whether they may be put into another order; bytes of arena that will do,
+None for as few as can be."""
 
 
 def fit(
@@ -131,7 +133,7 @@ class _Search:
     def reordered(self, launches: tuple[Launch, ...]) -> tuple[Launch, ...]:
         """The launches in the order that suits the leanest kernels."""
         lean, complete = zip(*map(self.choices.leanest, launches), strict=True)
-        plan = self.planner(lean, True)
+        plan = self.planner(lean, True, None)
         if plan.order_proved and all(complete) and not plan.regions:
             self.floor = plan.lower_bound_bytes
         return tuple(launches[k] for k in plan.order)
@@ -150,7 +152,10 @@ class _Search:
             for number, change in lowered(steps, self.buffers, ways, bound).items():
                 new = next(islice(self.choices.others(launches[number]), change.way, None))
                 chosen[number] = _noted(launches[number], new, change.saved)
-            yield tuple(chosen), self.planner(chosen, False)
+            plan = self.planner(chosen, False, None)
+            yield tuple(chosen), plan
+            if plan.lower_bound_bytes <= limit < plan.arena_bytes:
+                yield tuple(chosen), self.planner(chosen, False, limit)
 
     def _step(self, launch: Launch) -> Step:
         step = memory_step(launch)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,8 @@ from tilewright.compiler.cli.main import main
 from tilewright.compiler.errors import MemoryLimitError
 from tilewright.compiler.graph.evaluate import evaluate
 from tilewright.compiler.graph.ir import Graph
+from tilewright.compiler.memory import plan as plan_module
+from tilewright.compiler.memory.packer import Packing, pack
 
 Feeds = dict[str, np.ndarray]
 
@@ -178,6 +181,20 @@ def test_equal_layers_keep_their_own_weights_and_names() -> None:
     feeds = random_feeds(g.build(), 0)
     wanted = evaluate(g.build(), feeds)["y"]
     assert np.abs(exe.run(feeds)["y"] - wanted).max() <= 2e-5 * np.abs(wanted).max()
+
+
+def test_packing_is_tried_again_with_the_limit_as_its_aim(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a packer that leaves a gap unless it is told what will do."""
+
+    def loose(buffers: Any, capacity: int | None = None, **options: Any) -> Packing:
+        found = pack(buffers, capacity, **options)
+        return found if capacity else replace(found, height=found.height + 640, optimal=False)
+
+    monkeypatch.setattr(plan_module, "pack", loose)
+    free = tw.compile(truth("deep_product")[0])
+    assert free.plan.gap_bytes == 640
+    exe = checked("deep_product", free.plan.lower_bound_bytes)
+    assert exe.plan.optimal and not changes(exe)
 
 
 @pytest.mark.parametrize("name", ["attention", "products", "deep_product"])
