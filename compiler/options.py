@@ -36,14 +36,21 @@ class Options:
     fuel: int | None = None
     dump: str = ""
     poison: bool = False
+    reorder: bool = True
+    inplace: bool = True
     donate: tuple[str, ...] = ()
 
 
 def options(
     *, numerics: str = "standard", memory_limit: int | str | None = None,
-    threads: int | None = None, donate: Sequence[str] = (),
+    threads: int | None = None, reorder: bool = True, inplace: bool = True,
+    donate: Sequence[str] = (),
 ) -> Options:  # fmt: skip
-    """Arguments and environment together. Raises OptionError for a value that makes no sense."""
+    """Arguments and environment together. Raises OptionError for a value that makes no sense.
+
+    reorder, inplace: whether the memory plan may change the order of kernels, and let results take
+    the place of operands; to see what that saves.
+    """
     if numerics not in NUMERICS:
         raise OptionError(f"numerics={numerics!r}: expected one of {', '.join(NUMERICS)}")
     if threads is not None and (not isinstance(threads, int) or threads < 1):
@@ -58,6 +65,8 @@ def options(
         _number("TILEWRIGHT_FUEL"),
         os.environ.get("TILEWRIGHT_DUMP", ""),
         os.environ.get("TILEWRIGHT_POISON", "") == "1",
+        reorder,
+        inplace,
         tuple(dict.fromkeys(donate)),
     )
 

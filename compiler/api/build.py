@@ -5,9 +5,11 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 from ..codegen.cpu.target import CpuTarget
 from ..graph.ir import Graph
+from ..inspect.alternatives import alternatives
 from ..inspect.views import Compilation
 from ..kernels.device import Device
 from ..kernels.select import select
@@ -21,6 +23,7 @@ from ..runtime.program import Program, plan_memory
 from ..runtime.threads import default_threads
 from ..store import Store
 from .executable import CompileStats, Executable
+from .fit import fit
 
 Progress = Callable[[str, int, int], None]
 
@@ -53,9 +56,14 @@ def optimise(graph: Graph, target: CpuTarget, chosen: Options, read: float) -> t
 
 def choose(stages: Sequence[Stage], target: CpuTarget, chosen: Options) -> Compilation:
     """Kernels and memory for the last of the stages. Raises LoweringError, MemoryLimitError."""
-    final = stages[-1].graph
-    launches = select(final, device_of(target, chosen))
-    plan = plan_memory(final, launches, chosen.memory_limit, chosen.donate)
+    final, device = stages[-1].graph, device_of(target, chosen)
+    launches = select(final, device)
+    plan = plan_memory(final, launches, reorder=chosen.reorder, inplace=chosen.inplace,
+                       donate=chosen.donate)  # fmt: skip
+    launches = tuple(launches[k] for k in plan.order)
+    if chosen.memory_limit is not None and plan.arena_bytes > chosen.memory_limit:
+        launches, plan = fit(final, launches, device, chosen, chosen.memory_limit)
+    plan = replace(plan, alternatives=alternatives(final, launches, chosen))
     return Compilation(stages[0].graph, final, stages, launches, plan, target, chosen)
 
 

@@ -33,6 +33,8 @@ def compile(
     shapes: Shapes | None = None,
     outputs: Sequence[str] | None = None,
     threads: int | None = None,
+    reorder: bool = True,
+    inplace: bool = True,
     donate: Sequence[str] = (),
     progress: Progress | None = None,
 ) -> Executable | DeferredExecutable:
@@ -50,6 +52,8 @@ def compile(
         Without them the program is built at the first call, once for every new set of shapes.
     outputs: names of values to compute instead of the model's outputs.
     threads: threads that run kernels (default TILEWRIGHT_THREADS, else this process's CPUs).
+    reorder, inplace: False keeps kernels in the model's order, and gives results no operand's
+        memory; to see what those save.
     donate: names of inputs whose memory calls may use as soon as they have read it, so that the
         arena is smaller; what such an array holds after a call is undefined. One that is strided,
         read-only, not aligned to 16 bytes or shares memory with another input is copied instead.
@@ -58,7 +62,8 @@ def compile(
     Raises ModelError, UnsupportedOperator or GraphError for a bad model, OptionError and
     TargetError for bad arguments, MemoryLimitError, LoweringError.
     """
-    chosen = options(numerics=numerics, memory_limit=memory_limit, threads=threads, donate=donate)
+    chosen = options(numerics=numerics, memory_limit=memory_limit, threads=threads,
+                     reorder=reorder, inplace=inplace, donate=donate)  # fmt: skip
     if tune is not None:
         raise OptionError(f"tune={tune!r}: only tune=None is available; kernels run with defaults")
     machine = cpu_target(target)

@@ -14,6 +14,7 @@ import numpy.typing as npt
 from ..errors import InputError
 from ..graph.ir import Graph
 from ..inspect.machine import call_seconds, limits
+from ..inspect.memory import MemoryUse, memory_use
 from ..inspect.profile import Profile, profile
 from ..inspect.views import Compilation, kernel_name, view
 from ..kernels.access import element_by_element
@@ -127,8 +128,16 @@ class Executable:
 
     @property
     def plan(self) -> MemoryPlan:
-        """The memory plan: arena_bytes, lower_bound_bytes, unshared_bytes, check()."""
+        """The memory plan: arena_bytes, lower_bound_bytes, unshared_bytes, levers(), check().
+
+        Printed, it says what no less would do for, and what every decision saved.
+        """
         return self._compilation.plan
+
+    def memory_use(self) -> MemoryUse:
+        """Bytes of results, scratch and constants by type of operator; prints as a table."""
+        c = self._compilation
+        return memory_use(c.graph, c.launches, c.plan)
 
     @property
     def stages(self) -> tuple[Stage, ...]:
@@ -144,8 +153,9 @@ class Executable:
         k = launch.kernel
         ops = self.graph.ops
         nodes = dict.fromkeys(s for j in launch.ops for s in ops[j].source)
+        notes = (*element_by_element(k), *([launch.note] if launch.note else []))
         return KernelInfo(kernel_name(launch), k.template, dict(k.config), tuple(nodes), k.flops,
-                          k.bytes, kernel_text(k), element_by_element(k))  # fmt: skip
+                          k.bytes, kernel_text(k), notes)  # fmt: skip
 
     def ir(self, level: str = "graph") -> str:
         """The program as text: "graph", "fused", "memory", "kernels", "source", "llvm" or "asm".

@@ -34,6 +34,8 @@ def load(
     *,
     threads: int | None = None,
     memory_limit: int | str | None = None,
+    reorder: bool = True,
+    inplace: bool = True,
     progress: Progress | None = None,
 ) -> Executable:
     """A program that `exe.save` wrote, ready to run.
@@ -43,7 +45,8 @@ def load(
     which is mapped: several processes that load it share its pages. Replace such a file, do not
     write into it while a program uses it.
 
-    threads, memory_limit, progress: as for `compile`; None is what the program was compiled with.
+    threads, memory_limit: as for `compile`; None is what the program was compiled with. reorder,
+    inplace, progress: as for `compile`.
     A saved program contains native code: load only files that you would also run.
 
     Raises ArtifactError for a damaged or foreign file, or one whose layout this machine cannot run;
@@ -55,6 +58,8 @@ def load(
         numerics=saved.numerics,
         memory_limit=saved.memory_limit if memory_limit is None else memory_limit,
         threads=saved.threads if threads is None else threads,
+        reorder=reorder,
+        inplace=inplace,
         donate=saved.donate,
     )
     target = host()

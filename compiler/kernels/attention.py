@@ -245,6 +245,20 @@ class Attend:
         p = _require(graph, ops, outputs)
         return _default(p, device, _shapes(p, device)[0])
 
+    def lean(
+        self, graph: Graph, ops: Sequence[Op], outputs: Sequence[str], device: Device
+    ) -> list[Config]:
+        """One sheet per thread, keys and values where they lie, low sheets, one sheet in all, and
+        at last one row."""
+        shapes = _shapes(_require(graph, ops, outputs), device)
+        first = self.default(graph, ops, outputs, device)
+        few = {**first, "items": min(first["items"], device.threads)}
+        loose = {**few, "pack": False}
+        low = {**loose, **min(shapes, key=lambda s: s["mr"])}
+        found = [few, loose, low, {**few, "items": 1}, {**loose, "items": 1}, {**low, "items": 1},
+                 {**low, "items": 1, "mr": 1}]  # fmt: skip
+        return [c for k, c in enumerate(found) if c not in (first, *found[:k])]
+
     def instantiate(
         self, graph: Graph, ops: Sequence[Op], outputs: Sequence[str], device: Device,
         config: Config,

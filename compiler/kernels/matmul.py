@@ -253,6 +253,17 @@ class Gemm:
     ) -> Config:
         return _default(_require(graph, ops, outputs), device)
 
+    def lean(
+        self, graph: Graph, ops: Sequence[Op], outputs: Sequence[str], device: Device
+    ) -> list[Config]:
+        """Without blocks of K results may take the place of operands; without panels of a right
+        operand that changes no memory is needed for them."""
+        first = self.default(graph, ops, outputs, device)
+        found = [{**first, "kc": 0}] if first["kc"] else []
+        if first["pack"]:
+            found += [{**c, "pack": False} for c in (first, *found)]
+        return found
+
     def instantiate(
         self, graph: Graph, ops: Sequence[Op], outputs: Sequence[str], device: Device,
         config: Config,

@@ -47,7 +47,7 @@ from .ir import (
 )
 from .microkernel import Level, MicroKernel, Panel, Rows, Segment, bind
 from .template import Config, required
-from .winograd_configs import Tiles, ranked, vectors_of
+from .winograd_configs import Tiles, lean, ranked, shares, steps, vectors_of
 from .winograd_transforms import applied, transformed_weights, transforms
 
 Array = npt.NDArray[Any]
@@ -94,11 +94,8 @@ class _Writer:
         assert found is not None
         self.stores = lowered(self.params, found, p.result, operands)
         self.acc = load(p.result, self.form.at, p.dtype)
-        # Places in V and M lie an odd number of vectors apart: distances of powers of two would put
-        # all places of a tile into a few sets of the caches.
         self.v_block = self.tiles * self.in_block
-        self.v_step = (self.in_blocks * self.tiles | 1) * self.in_block
-        self.m_step = (self.tiles | 1) * lanes
+        self.v_step, self.m_step = steps(p, lanes, self.tiles)
         self.m_vector = self.points * self.m_step
         self.v_each = self.points * self.v_step
         self.m_each = self.share * self.m_vector
@@ -257,8 +254,7 @@ class _Writer:
     @property
     def shares(self) -> int:
         """Items of the one phase, each with a V and an M of its own."""
-        each = -(-self.batches // self.config["items"])
-        return -(-self.batches // each)
+        return shares(self.p, self.config)
 
     def together(self) -> list[Phase]:
         """One phase: an item takes its tiles, batch by batch, through all steps."""
@@ -425,6 +421,11 @@ class Winograd:
         self, graph: Graph, ops: Sequence[Op], outputs: Sequence[str], device: Device
     ) -> Config:
         return ranked(_require(graph, ops, outputs), device)[0]
+
+    def lean(
+        self, graph: Graph, ops: Sequence[Op], outputs: Sequence[str], device: Device
+    ) -> list[Config]:
+        return lean(_require(graph, ops, outputs), device)
 
     def instantiate(
         self, graph: Graph, ops: Sequence[Op], outputs: Sequence[str], device: Device,

@@ -21,33 +21,36 @@ def plan_donated(
     steps: Sequence[Step],
     buffers: Iterable[BufferSpec],
     donated: Mapping[str, int],
-    limit: int | None = None,
     *,
     keep: Collection[str] = (),
     alignment: int = ALIGNMENT,
+    reorder: bool = True,
+    inplace: bool = True,
 ) -> MemoryPlan:
     """A plan that uses the memory of external buffers which the steps may destroy.
 
-    `donated` has their bytes by name. Otherwise as `plan`, which it never does worse than. Blocks
-    in regions start at multiples of `alignment` from the region's start, whatever that is aligned
-    to. Raises as `plan`.
+    `donated` has their bytes by name. Otherwise as `plan`, which it never does worse than, and
+    whose order of steps it keeps. Blocks in regions start at multiples of `alignment` from the
+    region's start, whatever that is aligned to. Raises as `plan`.
     """
-    steps, buffers = tuple(steps), tuple(buffers)
-    plain = plan(steps, buffers, keep=keep, alignment=alignment)
-    regions = choose_regions(steps, buffers, donated, keep, alignment)
+    buffers = tuple(buffers)
+    plain = plan(steps, buffers, keep=keep, alignment=alignment, reorder=reorder, inplace=inplace)
+    if not donated:
+        return plain
+    regions = choose_regions(plain.steps, buffers, donated, keep, alignment, inplace)
     moved = {spec.name for region in regions for spec in region.buffers}
     rest = [spec for spec in buffers if spec.name not in moved]
-    smaller = plan(steps, rest, keep=keep, alignment=alignment)
-    best, chosen = (smaller, rest) if smaller.arena_bytes < plain.arena_bytes else (plain, buffers)
-    if limit is not None and best.arena_bytes > limit:
-        best = plan(steps, chosen, limit, keep=keep, alignment=alignment)
-    if chosen is buffers:
-        return best
+    best = plan(plain.steps, rest, keep=keep, alignment=alignment, reorder=False, inplace=inplace)
+    if best.arena_bytes >= plain.arena_bytes:
+        return plain
     result = replace(
         best,
-        regions=regions,
+        order=plain.order,
+        given_bound_bytes=plain.given_bound_bytes,
+        may_reorder=plain.may_reorder,
         unshared_bytes=plain.unshared_bytes,
-        donation_saved_bytes=plain.arena_bytes - best.arena_bytes,
+        regions=regions,
+        undonated=plain,
     )
     result.check()
     return result
@@ -80,13 +83,14 @@ def choose_regions(
     donated: Mapping[str, int],
     keep: Collection[str],
     alignment: int,
+    inplace: bool = True,
 ) -> tuple[Region, ...]:
     """The regions of all donated inputs, each with what was moved into it."""
     specs = (*(BufferSpec(name, size) for name, size in donated.items()), *buffers)
     caller = Step("the caller", (), tuple(donated))
     blocks = [
         replace(b, first=b.first - 1, last=b.last - 1)  # the caller's step is number -1
-        for b in live_ranges((caller, *steps), specs, keep)
+        for b in live_ranges((caller, *steps), specs, keep, None if inplace else ())
     ]
     rooms = {b.name: _Room(b.bytes, [(b, 0)]) for b in blocks if b.name in donated}
     kept = set(keep)

@@ -7,7 +7,8 @@ chosen for a region (`donate.py` does that): it says what lies where, and checks
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import Any
 
 from ..errors import PlanError
 from .buffers import BufferSpec, LiveRange, Step
@@ -29,6 +30,10 @@ class Region:
     buffers: tuple[BufferSpec, ...]
     ranges: tuple[LiveRange, ...]
     offsets: Mapping[str, int]
+
+    def as_json(self) -> dict[str, Any]:
+        blocks = [{"offset": self.offsets[block.name], **asdict(block)} for block in self.ranges]
+        return {"name": self.name, "bytes": self.bytes, "blocks": blocks}
 
     def __str__(self) -> str:
         lines = [f"in the {self.bytes} bytes of the donated input {self.name!r}:"]

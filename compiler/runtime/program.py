@@ -17,7 +17,7 @@ from ..graph.storage import aliases
 from ..kernels.ir import Launch, Prepared
 from ..memory.buffers import BufferSpec, Step
 from ..memory.donate import plan_donated
-from ..memory.plan import MemoryPlan, plan
+from ..memory.plan import MemoryPlan
 from .address import address
 from .arrays import (
     Stretches,
@@ -51,39 +51,45 @@ def _round(n: int) -> int:
 
 
 def plan_memory(
-    graph: Graph, launches: Sequence[Launch], limit: int | None = None, donate: Sequence[str] = ()
-) -> MemoryPlan:
+    graph: Graph, launches: Sequence[Launch], *, reorder: bool = True, inplace: bool = True,
+    donate: Sequence[str] = (),
+) -> MemoryPlan:  # fmt: skip
     """One arena for everything that is neither input, output nor constant.
 
-    donate: inputs whose memory may be used as well. Raises MemoryLimitError when `limit` bytes do
-    not suffice.
+    The plan is for the launches in its own `order`. reorder, inplace: as for `plan`. donate: inputs
+    whose memory may be used as well.
     """
+    steps = [memory_step(launch) for launch in launches]
+    donated = {n: graph.type(n).nbytes for n in donate}
+    return plan_donated(steps, memory_buffers(graph), donated, reorder=reorder, inplace=inplace)
+
+
+def memory_buffers(graph: Graph) -> list[BufferSpec]:
+    """What the arena may have to hold, and views of that."""
     shared = aliases(graph)
     external = {*graph.inputs, *graph.outputs, *graph.constants}
-    specs = [
+    return [
         BufferSpec(n, a.bytes, a.of, a.offset, a.rows, a.pitch)
         if (a := shared.get(n)) is not None else BufferSpec(n, b.type.nbytes)
         for n, b in graph.blobs.items() if n not in external
     ]  # fmt: skip
-    steps = []
-    for k, launch in enumerate(launches):
-        named = [(a, b) for a, b in zip(launch.args, launch.kernel.params, strict=True)
-                 if isinstance(a, str)]  # fmt: skip
-        pairs = tuple(
-            (str(launch.args[y]), str(launch.args[x]))
-            for y, x in launch.kernel.inplace
-            if isinstance(launch.args[y], str) and isinstance(launch.args[x], str)
-        )
-        steps.append(Step(
-            f"{k}: {launch.label}",
-            tuple(a for a, b in named if b.role != "out"),
-            tuple(a for a, b in named if b.role == "out"),
-            scratch_bytes(launch),
-            pairs,
-        ))  # fmt: skip
-    if donate:
-        return plan_donated(steps, specs, {n: graph.type(n).nbytes for n in donate}, limit)
-    return plan(steps, specs, limit)
+
+
+def memory_step(launch: Launch) -> Step:
+    """A launch as the memory planner sees it."""
+    args = launch.args
+    named = [(a, b) for a, b in zip(args, launch.kernel.params, strict=True) if isinstance(a, str)]
+    pairs = tuple(
+        (y, x) for j, k in launch.kernel.inplace
+        if isinstance(y := args[j], str) and isinstance(x := args[k], str)
+    )  # fmt: skip
+    return Step(
+        launch.label,
+        tuple(a for a, b in named if b.role != "out"),
+        tuple(a for a, b in named if b.role == "out"),
+        scratch_bytes(launch),
+        pairs,
+    )
 
 
 class Program:

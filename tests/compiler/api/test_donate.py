@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import tilewright as tw
-from tilewright.compiler.errors import InputError, OptionError
+from tilewright.compiler.errors import InputError, MemoryLimitError, OptionError
 
 N = 48
 rng = np.random.default_rng(11)
@@ -152,10 +152,14 @@ def test_what_are_no_names(donate: Any) -> None:
 
 
 def test_the_memory_limit_counts_what_is_left() -> None:
-    need = compiled(["x"]).plan.arena_bytes
-    with pytest.raises(tw.TilewrightError, match="memory limit"):
-        compiled(memory_limit=need)
-    assert compiled(["x"], memory_limit=need).plan.arena_bytes == need
+    def least(*donate: str) -> int:
+        with pytest.raises(MemoryLimitError) as caught:
+            compiled(donate, memory_limit=0)
+        assert caught.value.least_bytes is not None
+        return caught.value.least_bytes
+
+    assert least("x") < least()
+    assert compiled(["x"], memory_limit=least("x")).plan.arena_bytes == least("x")
 
 
 def test_saved_programs_keep_it(tmp_path: Path, want: Any) -> None:

@@ -8,10 +8,10 @@ from types import MappingProxyType
 
 import pytest
 
-from tilewright.compiler.errors import MemoryLimitError, PlanError
+from tilewright.compiler.errors import PlanError
 from tilewright.compiler.memory.buffers import BufferSpec, Step
 from tilewright.compiler.memory.donate import plan_donated
-from tilewright.compiler.memory.plan import MemoryPlan, plan
+from tilewright.compiler.memory.plan import Lever, MemoryPlan, plan
 
 
 def line(*sizes: int) -> tuple[list[Step], list[BufferSpec]]:
@@ -92,13 +92,38 @@ def test_an_input_that_nobody_reads_is_free_from_the_start() -> None:
     assert places(result) == {"unused": 0, "b0": 0}
 
 
-def test_the_limit_counts_the_arena() -> None:
+def test_what_donation_saves_is_told_last() -> None:
     steps, buffers = line(640, 640, 640)
-    assert plan_donated(steps, buffers, {"x": 640}, 640).arena_bytes == 640
-    with pytest.raises(MemoryLimitError, match="the arena takes 640"):
-        plan_donated(steps, buffers, {"x": 640}, 639)
-    with pytest.raises(MemoryLimitError, match="the arena takes 1280"):
-        plan_donated(steps, buffers, {"x": 63}, 639)
+    result = plan_donated(steps, buffers, {"x": 640})
+    *others, donation = result.levers()
+    assert donation == Lever("donation", 1280, 640, 0)
+    assert tuple(others) == plan(steps, buffers).levers()
+    assert "donation" in result.certificate()
+    facts = result.as_json()["regions"]
+    assert facts[0]["name"] == "x" and len(facts[0]["blocks"]) == len(result.regions[0].ranges)
+
+
+def test_the_order_is_that_of_the_plan_without() -> None:
+    """Two branches that are best run one after the other; a small result moves into x."""
+    steps = [
+        Step("a", ("x",), ("b0",)), Step("b", ("x",), ("b1",)),
+        Step("c", ("b0",), ("b2",)), Step("d", ("b1",), ("b3",)), Step("e", ("b2", "b3"), ("y",)),
+    ]  # fmt: skip
+    buffers = [BufferSpec("b0", 640), BufferSpec("b1", 640), BufferSpec("b2", 64),
+               BufferSpec("b3", 64)]  # fmt: skip
+    plain, result = plan(steps, buffers), plan_donated(steps, buffers, {"x": 64})
+    assert plain.order != tuple(range(5))
+    assert result.order == plain.order and result.steps == plain.steps
+    assert result.arena_bytes < plain.arena_bytes
+    assert result.given_bound_bytes == plain.given_bound_bytes
+    given = plan_donated(steps, buffers, {"x": 64}, reorder=False)
+    assert given.order == tuple(range(5))
+
+
+def test_results_stay_apart_in_regions_too() -> None:
+    steps, buffers = line(640)
+    allowed = [replace(steps[0], inplace=(("b0", "x"),)), steps[1]]
+    assert plan_donated(allowed, buffers, {"x": 640}, inplace=False).regions == ()
 
 
 def moved(result: MemoryPlan, name: str, at: int) -> MemoryPlan:
