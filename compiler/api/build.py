@@ -12,7 +12,9 @@ from ..graph.ir import Graph
 from ..inspect.alternatives import alternatives
 from ..inspect.views import Compilation
 from ..kernels.device import Device
+from ..kernels.ir import Launch
 from ..kernels.select import select
+from ..memory.plan import MemoryPlan
 from ..options import Options
 from ..passes.base import Fuel, Stage, run_pipeline
 from ..passes.pipeline import cpu_pipeline
@@ -57,12 +59,18 @@ def optimise(graph: Graph, target: CpuTarget, chosen: Options, read: float) -> t
 def choose(stages: Sequence[Stage], target: CpuTarget, chosen: Options) -> Compilation:
     """Kernels and memory for the last of the stages. Raises LoweringError, MemoryLimitError."""
     final, device = stages[-1].graph, device_of(target, chosen)
-    launches = select(final, device)
-    plan = plan_memory(final, launches, reorder=chosen.reorder, inplace=chosen.inplace,
-                       donate=chosen.donate)  # fmt: skip
+
+    def planned(
+        launches: Sequence[Launch], reorder: bool, capacity: int | None = None
+    ) -> MemoryPlan:  # fmt: skip
+        return plan_memory(final, launches, reorder=reorder, inplace=chosen.inplace,
+                           donate=chosen.donate, capacity=capacity)  # fmt: skip
+
+    launches, limit = select(final, device), chosen.memory_limit
+    plan = planned(launches, chosen.reorder)
     launches = tuple(launches[k] for k in plan.order)
-    if chosen.memory_limit is not None and plan.arena_bytes > chosen.memory_limit:
-        launches, plan = fit(final, launches, device, chosen, chosen.memory_limit)
+    if limit is not None and plan.arena_bytes > limit:
+        launches, plan = fit(final, launches, plan, planned, device, chosen, limit)
     plan = replace(plan, alternatives=alternatives(final, launches, chosen))
     return Compilation(stages[0].graph, final, stages, launches, plan, target, chosen)
 

@@ -47,7 +47,9 @@ def compile(
     numerics: "reproducible", "standard" or "reduced". On the CPU all three compute in the model's
         own precision, in an order that does not depend on the number of threads; only
         "reproducible" keeps every convolution a plain sum.
-    memory_limit: the arena's bytes, a number or text like "512MiB".
+    memory_limit: the most bytes that the arena may have, a number or text like "512MiB". Weights,
+        inputs and outputs are not in it. Kernels that need less memory take the place of faster
+        ones as far as that is needed; their `notes` in `exe.kernels` say so.
     shapes: sizes for inputs whose dimensions the model leaves open, e.g. {"x": (1, 3, 224, 224)}.
         Without them the program is built at the first call, once for every new set of shapes.
     outputs: names of values to compute instead of the model's outputs.
@@ -60,7 +62,8 @@ def compile(
     progress: called as progress(station, done, total) while compiling.
 
     Raises ModelError, UnsupportedOperator or GraphError for a bad model, OptionError and
-    TargetError for bad arguments, MemoryLimitError, LoweringError.
+    TargetError for bad arguments, LoweringError, and MemoryLimitError for a limit that cannot be
+    met: it says where and why, and its `least_bytes` can.
     """
     chosen = options(numerics=numerics, memory_limit=memory_limit, threads=threads,
                      reorder=reorder, inplace=inplace, donate=donate)  # fmt: skip
@@ -88,6 +91,8 @@ def analyse(
     source: Any,
     *,
     target: str = "cpu",
+    numerics: str = "standard",
+    memory_limit: int | str | None = None,
     shapes: Shapes | None = None,
     outputs: Sequence[str] | None = None,
     threads: int | None = None,
@@ -96,7 +101,7 @@ def analyse(
 
     Raises as `compile` does, and OptionError when the model leaves shapes open.
     """
-    chosen = options(threads=threads)
+    chosen = options(numerics=numerics, memory_limit=memory_limit, threads=threads)
     machine = cpu_target(target)
     start = time.perf_counter()
     graph, model = _read(source, shapes, outputs)

@@ -2,15 +2,16 @@
 
 Of a launch at which more is alive than the limit allows, the other kernels for the same ops are
 tried, the fastest first: configs with less scratch, then other templates. All other launches stay
-as they are. If that does not suffice, the launches are put into the order that is best for the
-leanest kernels there are. What cannot be made to fit is refused with the smallest program found,
-whose size is a limit that can be met.
+as they are. If packing is all that fails, it is tried again with the limit as its aim. If that is
+not enough, the launches are put into the order that is best for the leanest kernels there are. What
+cannot be made to fit is refused with the smallest program found, whose size is a limit that can be
+met.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import count, islice
 
@@ -19,38 +20,43 @@ from ..kernels.alternatives import alternatives
 from ..kernels.device import Device
 from ..kernels.ir import Launch
 from ..kernels.select import Names, live_outputs, rebound, shape_of
-from ..memory.buffers import Step
-from ..memory.limit import Change, least_bound, lowered, refusal
+from ..memory.buffers import BufferSpec, Step
+from ..memory.limit import least_bound, lowered, refusal
 from ..memory.plan import MemoryPlan
 from ..options import Options
-from ..runtime.program import memory_buffers, memory_step, plan_memory, scratch_bytes
+from ..runtime.program import memory_step, scratch_bytes
 
 logger = logging.getLogger("tilewright")
 
 Program = tuple[tuple[Launch, ...], MemoryPlan]
+Planner = Callable[[Sequence[Launch], bool, int | None], MemoryPlan]
+"""The plan for launches; whether they may be put into another order; bytes of arena that will do,
+None for as few as can be."""
 
 
 def fit(
-    graph: Graph, launches: Sequence[Launch], device: Device, options: Options, limit: int
-) -> Program:
+    graph: Graph, launches: Sequence[Launch], plan: MemoryPlan, planner: Planner, device: Device,
+    options: Options, limit: int,
+) -> Program:  # fmt: skip
     """The launches with as few replaced as `limit` bytes of arena ask for, and their plan.
 
-    Raises MemoryLimitError when neither kernels nor the order of execution can meet the limit.
+    launches: the default kernels in the order of `plan`, which is too large. Raises
+    MemoryLimitError when neither kernels nor the order of execution can meet the limit.
     """
-    search = _Search(_Choices(graph, launches, device, options), options)
+    search = _Search(_Choices(graph, launches, device, options), plan.buffers, planner, options)
     smallest: Program | None = None
-    for chosen, plan in search.programs(launches, limit):
-        if plan.arena_bytes <= limit:
+    for chosen, made in search.programs(tuple(launches), limit):
+        if made.arena_bytes <= limit:
             for launch in chosen:
                 if launch.note:
                     logger.info("%s: %s", launch.label, launch.note)
-            return chosen, plan
-        if smallest is None or plan.arena_bytes < smallest[1].arena_bytes:
-            smallest = chosen, plan
+            return chosen, made
+        if smallest is None or made.arena_bytes < smallest[1].arena_bytes:
+            smallest = chosen, made
     assert smallest is not None
-    chosen, plan = smallest
-    described = [search.choices.described(chosen[plan.peak_step])]
-    raise refusal(plan, limit, described, plan.arena_bytes == search.floor)
+    chosen, made = smallest
+    described = [search.choices.described(chosen[made.peak_step])]
+    raise refusal(made, limit, described, made.arena_bytes == search.floor)
 
 
 class _Choices:
@@ -105,66 +111,51 @@ def _shared(launch: Launch) -> frozenset[tuple[object, object]]:
     return frozenset((launch.args[y], launch.args[x]) for y, x in launch.kernel.inplace)
 
 
+@dataclass
 class _Search:
     """Programs for the same graph, from the fastest to the one with the smallest arena.
 
     floor: a bound that is proved for all of them, 0 if there is none.
     """
 
-    def __init__(self, choices: _Choices, options: Options) -> None:
-        self.choices, self.options = choices, options
-        self.floor = 0
-
-    def programs(self, launches: Sequence[Launch], limit: int) -> Iterator[Program]:
-        given = _Order(tuple(launches), self.choices, self.options)
-        yield from given.programs(limit)
-        other = self.reordered(given) if self.options.reorder else None
-        if other is not None:
-            yield from other.programs(limit)
-
-    def reordered(self, given: _Order) -> _Order | None:
-        """The order that suits the leanest kernels; None if it is the given one."""
-        lean, complete = zip(*map(self.choices.leanest, given.launches), strict=True)
-        plan = plan_memory(self.choices.graph, lean, inplace=self.options.inplace)
-        if plan.order_proved and all(complete):
-            self.floor = plan.lower_bound_bytes
-        launches = tuple(given.launches[k] for k in plan.order)
-        return None if launches == given.launches else replace(given, launches=launches)
-
-
-@dataclass(frozen=True)
-class _Order:
-    """Launches with their default kernels in an order that stays."""
-
-    launches: tuple[Launch, ...]
     choices: _Choices
+    buffers: Sequence[BufferSpec]
+    planner: Planner
     options: Options
+    floor: int = 0
 
-    def programs(self, limit: int) -> Iterator[Program]:
+    def programs(self, launches: tuple[Launch, ...], limit: int) -> Iterator[Program]:
+        yield from self.in_order(launches, limit)
+        other = self.reordered(launches) if self.options.reorder else launches
+        if other != launches:
+            yield from self.in_order(other, limit)
+
+    def reordered(self, launches: tuple[Launch, ...]) -> tuple[Launch, ...]:
+        """The launches in the order that suits the leanest kernels."""
+        lean, complete = zip(*map(self.choices.leanest, launches), strict=True)
+        plan = self.planner(lean, True, None)
+        if plan.order_proved and all(complete) and not plan.regions:
+            self.floor = plan.lower_bound_bytes
+        return tuple(launches[k] for k in plan.order)
+
+    def in_order(self, launches: tuple[Launch, ...], limit: int) -> Iterator[Program]:
         """The program that changes no more than the limit asks for; and the smallest one, which
         does not depend on the limit, so that what it needs can always be met."""
-        steps = list(map(self._step, self.launches))
-        buffers = memory_buffers(self.choices.graph)
-        least = least_bound(steps, buffers, self._ways)
+        steps = list(map(self._step, launches))
+
+        def ways(number: int) -> Iterator[Step]:
+            return map(self._step, self.choices.others(launches[number]))
+
+        least = least_bound(steps, self.buffers, ways)
         for bound in dict.fromkeys((max(limit, least), least)):
-            yield self._changed(lowered(steps, buffers, self._ways, bound))
-
-    def _changed(self, changes: Mapping[int, Change]) -> Program:
-        chosen = list(self.launches)
-        for number, change in changes.items():
-            old = self.launches[number]
-            new = next(islice(self.choices.others(old), change.way, None))
-            chosen[number] = _noted(old, new, change.saved)
-        return tuple(chosen), plan_memory(
-            self.choices.graph,
-            chosen,
-            reorder=False,
-            inplace=self.options.inplace,
-            donate=self.options.donate,
-        )
-
-    def _ways(self, number: int) -> Iterator[Step]:
-        return map(self._step, self.choices.others(self.launches[number]))
+            chosen = list(launches)
+            for number, change in lowered(steps, self.buffers, ways, bound).items():
+                new = next(islice(self.choices.others(launches[number]), change.way, None))
+                chosen[number] = _noted(launches[number], new, change.saved)
+            plan = self.planner(chosen, False, None)
+            yield tuple(chosen), plan
+            if plan.lower_bound_bytes <= limit < plan.arena_bytes:
+                yield tuple(chosen), self.planner(chosen, False, limit)
 
     def _step(self, launch: Launch) -> Step:
         step = memory_step(launch)

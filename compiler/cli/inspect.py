@@ -111,7 +111,8 @@ def _summary(exe: Executable, model: str, as_json: bool) -> None:
                        "lower_bound_bytes": plan.lower_bound_bytes,
                        "unshared_bytes": plan.unshared_bytes},
             "kernels": [{"name": k.name, "template": k.template, "config": k.config,
-                         "ops": list(k.ops), "flops": k.flops, "bytes": k.bytes}
+                         "ops": list(k.ops), "flops": k.flops, "bytes": k.bytes,
+                         "notes": list(k.notes)}
                         for k in kernels],
         })  # fmt: skip
         return
@@ -127,6 +128,9 @@ def _summary(exe: Executable, model: str, as_json: bool) -> None:
         rows.append((f"k{number}", k.name, f"{k.flops / 1e6:.2f}", f"{k.bytes / 1e6:.2f}", config,
                      " + ".join(k.ops) or "-"))  # fmt: skip
     show_table(rows, ("", "kernel", "MFLOP", "MB", "config", "model nodes"), "llrr")
+    for number, k in enumerate(kernels):
+        for note in k.notes:
+            show(f"k{number}: {note}")
 
 
 def _spec(spec: Any) -> dict[str, Any]:

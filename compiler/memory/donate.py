@@ -26,6 +26,7 @@ def plan_donated(
     alignment: int = ALIGNMENT,
     reorder: bool = True,
     inplace: bool = True,
+    capacity: int | None = None,
 ) -> MemoryPlan:
     """A plan that uses the memory of external buffers which the steps may destroy.
 
@@ -34,13 +35,15 @@ def plan_donated(
     region's start, whatever that is aligned to. Raises as `plan`.
     """
     buffers = tuple(buffers)
-    plain = plan(steps, buffers, keep=keep, alignment=alignment, reorder=reorder, inplace=inplace)
+    plain = plan(steps, buffers, keep=keep, alignment=alignment, reorder=reorder, inplace=inplace,
+                 capacity=capacity)  # fmt: skip
     if not donated:
         return plain
     regions = choose_regions(plain.steps, buffers, donated, keep, alignment, inplace)
     moved = {spec.name for region in regions for spec in region.buffers}
     rest = [spec for spec in buffers if spec.name not in moved]
-    best = plan(plain.steps, rest, keep=keep, alignment=alignment, reorder=False, inplace=inplace)
+    best = plan(plain.steps, rest, keep=keep, alignment=alignment, reorder=False, inplace=inplace,
+                capacity=capacity)  # fmt: skip
     if best.arena_bytes >= plain.arena_bytes:
         return plain
     result = replace(

@@ -246,8 +246,9 @@ class _Lives(NamedTuple):
     def bound(self, alignment: int) -> int:
         return max(_heights(self.ranges, len(self.steps), alignment), default=0)
 
-    def packed(self, alignment: int) -> Packing:
-        return pack([(r.first, r.last + 1, r.bytes) for r in self.ranges], alignment=alignment)
+    def packed(self, alignment: int, capacity: int | None) -> Packing:
+        ranges = [(r.first, r.last + 1, r.bytes) for r in self.ranges]
+        return pack(ranges, capacity, alignment=alignment)
 
 
 def plan(
@@ -258,11 +259,13 @@ def plan(
     alignment: int = ALIGNMENT,
     reorder: bool = True,
     inplace: bool = True,
+    capacity: int | None = None,
 ) -> MemoryPlan:
     """Place the buffers and the scratch of the steps in one arena, verified.
 
     `keep` names buffers that must survive the last step. `reorder` lets the plan run the steps in
-    another order if that lowers the bound, `inplace` lets results take the place of operands.
+    another order if that lowers the bound, `inplace` lets results take the place of operands. An
+    arena of `capacity` bytes will do, so that the packing is searched for there, not at the bound.
     Raises PlanError if the description is malformed (or, which would be a bug here, the plan is
     wrong).
     """
@@ -276,9 +279,9 @@ def plan(
         if other != steps:
             lives = _Lives.of(other, buffers, keep, inplace)
         order, proved = found.order, found.proved
-    packing = lives.packed(alignment)
+    packing = lives.packed(alignment, capacity)
     if lives is not given and packing.height > given_bound:
-        before = given.packed(alignment)
+        before = given.packed(alignment, capacity)
         if before.height <= packing.height:  # the lower bound does not help if it is not met
             lives, packing, order, proved = given, before, tuple(range(len(steps))), False
     result = _placed(lives, packing, buffers, keep, alignment, order, given_bound, proved)

@@ -52,16 +52,17 @@ def _round(n: int) -> int:
 
 def plan_memory(
     graph: Graph, launches: Sequence[Launch], *, reorder: bool = True, inplace: bool = True,
-    donate: Sequence[str] = (),
+    donate: Sequence[str] = (), capacity: int | None = None,
 ) -> MemoryPlan:  # fmt: skip
     """One arena for everything that is neither input, output nor constant.
 
-    The plan is for the launches in its own `order`. reorder, inplace: as for `plan`. donate: inputs
-    whose memory may be used as well.
+    The plan is for the launches in its own `order`. reorder, inplace, capacity: as for `plan`.
+    donate: inputs whose memory may be used as well.
     """
     steps = [memory_step(launch) for launch in launches]
     donated = {n: graph.type(n).nbytes for n in donate}
-    return plan_donated(steps, memory_buffers(graph), donated, reorder=reorder, inplace=inplace)
+    return plan_donated(steps, memory_buffers(graph), donated, reorder=reorder, inplace=inplace,
+                        capacity=capacity)  # fmt: skip
 
 
 def memory_buffers(graph: Graph) -> list[BufferSpec]:

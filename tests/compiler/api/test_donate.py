@@ -177,7 +177,12 @@ def test_the_memory_limit_counts_what_is_left() -> None:
         assert caught.value.least_bytes is not None
         return caught.value.least_bytes
 
-    assert least("x") < least()
+    need = compiled(["x"]).plan.arena_bytes
+    within = compiled(["x"], memory_limit=need)
+    assert need < compiled().plan.arena_bytes and within.plan.arena_bytes == need
+    assert not any(k.notes for k in within.kernels), "nothing has to change"
+    assert any(k.notes for k in compiled(memory_limit=need).kernels)
+    assert least("x") <= least()
     assert compiled(["x"], memory_limit=least("x")).plan.arena_bytes == least("x")
 
 

@@ -5,19 +5,24 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 import tilewright as tw
 from tests.fuzz.graphs import random_feeds, random_graph
+from tilewright.compiler.cli.main import main
 from tilewright.compiler.errors import MemoryLimitError
 from tilewright.compiler.graph.evaluate import evaluate
 from tilewright.compiler.graph.ir import Graph
+from tilewright.compiler.memory import plan as plan_module
+from tilewright.compiler.memory.packer import Packing, pack
 
 Feeds = dict[str, np.ndarray]
 
@@ -145,7 +150,54 @@ def test_only_what_needs_too_much_is_changed_and_everybody_is_told(
     assert same.count(False) == 1 and same.index(False) == algorithms.index("winograd")
 
 
-@pytest.mark.parametrize("name", ["attention", "deep_product"])
+def test_leaner_kernels_may_want_another_order() -> None:
+    """A convolution's scratch is above all else, whatever the order. Without it a wide product
+    should not run while the result of the first softmax waits."""
+    g = tw.Graph("orders")
+    x, y, z = g.input("x", (1, 32, 28, 28)), g.input("y", (128, 128)), g.input("z", (128, 128))
+    g.output(g.global_average_pool(g.conv(x, weights(32, 32, 3, 3), pads=1)), "a")
+    early = g.softmax(y, axis=0)
+    wide = g.tanh(g.matmul(z, weights(128, 512)))
+    g.output(g.softmax(g.matmul(g.matmul(wide, weights(512, 128)), early), axis=0), "b")
+    free, low = tw.compile(g), least(g)
+    assert low == (128 * 512 + 128 * 128) * 4
+    exe = tw.compile(g, memory_limit=low)
+    steps = [s.name for s in exe.plan.steps]
+    assert exe.plan.arena_bytes == low and steps != [s.name for s in free.plan.steps]
+    feeds = random_feeds(g.build(), 1)
+    for n, wanted in evaluate(g.build(), feeds).items():
+        np.testing.assert_allclose(exe.run(feeds)[n], wanted, 1e-4, 1e-5)
+
+
+def test_equal_layers_keep_their_own_weights_and_names() -> None:
+    g = tw.Graph("blocks")
+    h = g.input("x", (1, 32, 20, 20))
+    for k in range(3):
+        h = g.relu(g.conv(h, weights(32, 32, 3, 3) * (k + 1), pads=1, name=f"layer{k}"))
+    g.output(h, "y")
+    free, exe = tw.compile(g), tw.compile(g, memory_limit=least(g))
+    assert len(changes(exe)) == 3
+    assert [k.ops for k in exe.kernels] == [k.ops for k in free.kernels]
+    feeds = random_feeds(g.build(), 0)
+    wanted = evaluate(g.build(), feeds)["y"]
+    assert np.abs(exe.run(feeds)["y"] - wanted).max() <= 2e-5 * np.abs(wanted).max()
+
+
+def test_packing_is_tried_again_with_the_limit_as_its_aim(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a packer that leaves a gap unless it is told what will do."""
+
+    def loose(buffers: Any, capacity: int | None = None, **options: Any) -> Packing:
+        found = pack(buffers, capacity, **options)
+        return found if capacity else replace(found, height=found.height + 640, optimal=False)
+
+    monkeypatch.setattr(plan_module, "pack", loose)
+    free = tw.compile(truth("deep_product")[0])
+    assert free.plan.gap_bytes == 640
+    exe = checked("deep_product", free.plan.lower_bound_bytes)
+    assert exe.plan.optimal and not changes(exe)
+
+
+@pytest.mark.parametrize("name", ["attention", "products", "deep_product"])
 def test_reproducible_programs_have_the_same_bits_under_any_limit(name: str) -> None:
     graph, feeds, _ = truth(name)
     free = tw.compile(graph, numerics="reproducible")
@@ -173,25 +225,48 @@ def test_saved_programs_come_back_with_the_kernels_of_their_limit(tmp_path: Path
         tw.load(tmp_path / "p", memory_limit=low - 1)
 
 
-def test_open_programs_meet_the_limit_at_every_shape() -> None:
+def two_convolutions(batch: int | str) -> onnx.ModelProto:
     nodes = [
         helper.make_node("Conv", ["x", "w"], ["c"], pads=[1, 1, 1, 1]),
         helper.make_node("Conv", ["c", "v"], ["y"], pads=[1, 1, 1, 1]),
     ]
     graph = helper.make_graph(
-        nodes, "open",
-        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", 32, 20, 20])],
-        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["n", 32, 20, 20])],
+        nodes, "two",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, [batch, 32, 20, 20])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, [batch, 32, 20, 20])],
         [numpy_helper.from_array(weights(32, 32, 3, 3), "w"),
          numpy_helper.from_array(weights(32, 32, 3, 3)[::-1].copy(), "v")],
     )  # fmt: skip
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)])
-    small = least(model, shapes={"x": (1, 32, 20, 20)})
-    exe = tw.compile(model, memory_limit=small)
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)])
+
+
+def test_open_programs_meet_the_limit_at_every_shape() -> None:
+    small = least(two_convolutions(1))
+    exe = tw.compile(two_convolutions("n"), memory_limit=small)
     assert exe(np.zeros((1, 32, 20, 20), np.float32)).shape == (1, 32, 20, 20)
     assert exe.plan.arena_bytes <= small and changes(exe)
     with pytest.raises(MemoryLimitError):
         exe(np.zeros((2, 32, 20, 20), np.float32))
+
+
+def test_every_command_that_compiles_takes_a_limit(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model, saved = str(tmp_path / "two.onnx"), str(tmp_path / "two.tw")
+    onnx.save(two_convolutions(1), model)
+    low = least(model)
+    for command in (
+        ["run", model], ["inspect", model], ["compile", model, "-o", saved],
+        ["cache", "explain", model], ["bench", model, "--rounds", "1"], ["run", saved],
+    ):  # fmt: skip
+        assert main([*command, "--memory-limit", str(low)]) == 0, command
+        out = capsys.readouterr().out
+        if command[0] == "inspect":
+            assert "memory limit: direct_conv instead of winograd saves" in out
+        if command[0] == "cache":
+            assert "3 of 3 kernels are stored" in out
+        assert main([*command, "--memory-limit", str(low - 1)]) == 2
+        assert f"Raise the limit to {low}," in capsys.readouterr().err
 
 
 def test_what_is_said_of_a_hostile_model(golden: Callable[[str, str], None]) -> None:

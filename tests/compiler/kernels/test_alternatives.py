@@ -23,11 +23,13 @@ from tilewright.compiler.options import Numerics
 from .support import AVX512, DEVICES, check_launch
 from .test_attention import CASES as ATTENTIONS
 from .test_attention import graph_of as attention_of
+from .test_matmul import CASES as PRODUCTS
 from .test_matmul import Maker
 from .test_matmul import graph_of as product_of
 from .test_winograd import CASES, winograd_graph
 
 LARGE = dict(x_shape=(1, 64, 56, 56), w_shape=(64, 64, 3, 3), pads=1)
+SMALL = dict(x_shape=(1, 256, 4, 4), w_shape=(64, 256, 3, 3), pads=1)
 
 
 def scratch(launch: Launch) -> int:
@@ -43,7 +45,7 @@ def test_falling_keeps_what_is_faster_or_smaller_than_all_else() -> None:
 
 @pytest.mark.parametrize("machine", DEVICES)
 @pytest.mark.parametrize("m", [2, 4])
-@pytest.mark.parametrize("case", [LARGE, *CASES.values()])
+@pytest.mark.parametrize("case", [LARGE, SMALL, CASES["channel tails"], CASES["batch"]])
 def test_winograd_knows_its_scratch_and_its_lean_configs_have_less(
     case: dict[str, Any], m: int, machine: str
 ) -> None:
@@ -59,6 +61,7 @@ def test_winograd_knows_its_scratch_and_its_lean_configs_have_less(
         assert sizes[-1] == 4 * scratch_elements(p, device, config)
     assert sizes == sorted(set(sizes), reverse=True)
     assert lean or case is not LARGE
+    assert not lean or case is not SMALL, "a direct sum is as fast"
 
 
 def launch_of(graph: Graph) -> Launch:
@@ -82,8 +85,31 @@ def test_lean_attention_agrees_and_ends_with_one_row_of_scores(name: str) -> Non
     for launch in launches:
         check_launch(graph, launch, feeds)
     last = dict(launches[-1].kernel.config)
-    assert (last["items"], last["mr"], last["pack"]) == (1, 1, False)
+    assert (last["items"], last["mr"], last["pack"]) == (1, 1, "item")
     assert scratch(launches[-1]) == min(map(scratch, launches))
+
+
+@pytest.mark.parametrize("items", [1, 3])
+@pytest.mark.parametrize("name", ATTENTIONS)
+def test_items_that_pack_keys_and_values_agree(name: str, items: int) -> None:
+    graph, feeds = attention_of(ATTENTIONS[name])
+    problem = graph, graph.ops, graph.outputs
+    config = Attend().default(*problem, AVX512) | {"pack": "item", "items": items, "mr": 2}
+    check_launch(graph, Attend().instantiate(*problem, AVX512, config), feeds)
+
+
+@pytest.mark.parametrize("order", ["n", "m"])
+@pytest.mark.parametrize("items", [1, 3])
+@pytest.mark.parametrize("name", PRODUCTS)
+def test_items_that_pack_panels_agree(name: str, items: int, order: str) -> None:
+    graph, feeds = product_of(PRODUCTS[name])
+    problem = graph, graph.ops, graph.outputs
+    config = Gemm().default(*problem, AVX512) | {"pack": "item", "items": items, "order": order}
+    launch = Gemm().instantiate(*problem, AVX512, config)
+    check_launch(graph, launch, feeds)
+    packed = Gemm().instantiate(*problem, AVX512, config | {"pack": False})
+    if items == 1:
+        assert scratch(launch) <= scratch(packed)
 
 
 def test_lean_products_pack_nothing_and_share_what_blocks_of_k_keep_apart() -> None:
@@ -95,10 +121,10 @@ def test_lean_products_pack_nothing_and_share_what_blocks_of_k_keep_apart() -> N
     default = Gemm().default(*problem, AVX512)
     assert default["kc"] and default["pack"]
     lean = Gemm().lean(*problem, AVX512)
-    assert [(bool(c["kc"]), c["pack"]) for c in lean] == [
-        (False, True), (True, False), (False, False)
+    assert [(bool(c["kc"]), c["pack"]) for c in lean[:3]] == [
+        (False, True), (True, False), (False, "item")
     ]  # fmt: skip
-    launches = [Gemm().instantiate(*problem, AVX512, c) for c in (default, *lean)]
+    launches = [Gemm().instantiate(*problem, AVX512, c) for c in (default, *lean[:3])]
     assert [scratch(x) > 0 for x in launches] == [True, True, False, False]
     assert [len(x.kernel.inplace) for x in launches] == [0, 1, 0, 1]
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from tilewright.compiler.memory import plan as plan_module
 from tilewright.compiler.memory.buffers import BufferSpec, Step
-from tilewright.compiler.memory.limit import least_bound, lowered, refusal
+from tilewright.compiler.memory.limit import Change, least_bound, lowered, refusal
 from tilewright.compiler.memory.packer import pack
 from tilewright.compiler.memory.plan import plan, step_bytes
 
@@ -95,6 +95,14 @@ def test_steps_that_cannot_matter_are_not_asked() -> None:
     assert least_bound(steps, buffers, ways) == 1280
     assert lowered(steps, buffers, ways, 1280) == {}
     assert set(asked) == {1}
+
+
+def test_the_first_way_that_fits_is_taken_even_if_a_later_one_takes_less() -> None:
+    steps, buffers = [Step("0", (), ("a",), 640)], [BufferSpec("a", 64)]
+    others = [replace(steps[0], scratch=size) for size in (512, 320, 128, 256)]
+    for limit, way in ((640, 0), (400, 1), (384, 1), (383, 2), (192, 2), (100, 2)):
+        found = lowered(steps, buffers, lambda _: others, limit)
+        assert found == {0: Change(way, 640 - others[way].scratch)}
 
 
 def test_refusal_names_step_buffers_and_bytes_and_nothing_in_names_can_break_it() -> None:
