@@ -275,8 +275,8 @@ def plan(
     order, proved = tuple(range(len(steps))), False
     if reorder:
         found = lower_order(steps, buffers, keep, alignment=alignment, inplace=inplace)
-        other = tuple(steps[number] for number in found.order)
-        if other != steps:
+        if found.order != order:
+            other = tuple(steps[number] for number in found.order)
             lives = _Lives.of(other, buffers, keep, inplace)
         order, proved = found.order, found.proved
     packing = lives.packed(alignment, capacity)

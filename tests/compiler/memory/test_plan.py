@@ -228,6 +228,9 @@ def test_mobilenet_v2_without() -> None:
     made = plan(*mobilenet_v2(inplace=False))
     assert made.lower_bound_bytes == 2 * 96 * 112 * 112 * 4 == 9_633_792
     assert made.optimal
+    allowed = plan(*mobilenet_v2(inplace=True))
+    assert allowed.apart_bound_bytes == made.lower_bound_bytes
+    assert plan(*mobilenet_v2(inplace=True), inplace=False).arena_bytes == made.arena_bytes
     assert made.inplace == ()
 
 
