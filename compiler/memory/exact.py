@@ -28,7 +28,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -36,15 +36,19 @@ import numpy.typing as npt
 from .sections import FAR, Ints, Problem
 
 _Floats = npt.NDArray[np.float64]
+_Conflict = tuple[int, int] | None
 
-_FIRST_BUDGET = 3
+_FIRST_BUDGET = 2
 """Placements of the first searches, per buffer."""
 
-_GROWTH = 1.3
+_GROWTH = 1.2
 """From one round of preferences to the next, of the budget."""
 
 _NOISE = 0.1
 """By how much of all buffers a rank may move up or down, from the second round on."""
+
+_LOW_FIRST = 4
+"""How much a section at the capacity counts as having more options than one on the ground."""
 
 _REFRESH = 0.75
 """Tables are made anew when this share of their buffers is left."""
@@ -108,8 +112,9 @@ def _preferences(problem: Problem) -> Iterator[tuple[_Floats, bool]]:
 class _Table:
     """Who is alive where: one entry per section and buffer in it, row by row.
 
-    `sections` has the section of each row, `begin` its first entry; of entries, `buffer` is the
-    buffer, `size` its size and `row` the row. Placed buffers may still be listed.
+    `sections` has the section of each row, `begin` its first entry and, at the end, the number of
+    entries; of entries, `buffer` is the buffer, `size` its size and `row` the row. Buffers that are
+    placed may still be listed.
     """
 
     sections: Ints
@@ -125,10 +130,26 @@ class _Table:
         buffer = np.repeat(buffers, life)
         within = np.arange(len(buffer)) - np.repeat(np.cumsum(life) - life, life)
         section = np.repeat(start, life) + within
-        order = np.argsort(section, kind="stable")
-        sections, begin, row = np.unique(section[order], return_index=True, return_inverse=True)
-        buffer = buffer[order]
-        return cls(sections, begin, buffer, problem.size[buffer], row.reshape(-1), len(buffers))
+        buffer = buffer[np.argsort(section, kind="stable")]
+        count = np.bincount(section)
+        sections = np.flatnonzero(count)
+        count = count[sections]
+        begin = np.concatenate(([0], np.cumsum(count)))
+        row = np.repeat(np.arange(len(sections)), count)
+        return cls(sections, begin, buffer, problem.size[buffer], row, len(buffers))
+
+    def part(self, begin: int, end: int) -> _Table:
+        """The rows of the sections from `begin` up to `end`."""
+        low, high = np.searchsorted(self.sections, (begin, end))
+        first, last = self.begin[low], self.begin[high]
+        return _Table(
+            self.sections[low:high],
+            self.begin[low : high + 1] - first,
+            self.buffer[first:last],
+            self.size[first:last],
+            self.row[first:last] - low,
+            self.buffers,
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,8 +157,9 @@ class _State:
     """A partial packing. Its arrays are never modified, so taking back is dropping it.
 
     `release` is the lowest offset of each buffer (FAR once placed), explained by what was decided
-    in the sections from `low` up to `high`. Per section, `rest` is the bytes still to place and
-    `touched` the level of the last decision in it, -1 for none.
+    in the sections from `low` up to `high`. Per section, `rest` is the bytes still to place,
+    `floor` the least release, `options` the number of buffers that have it, and `touched` the level
+    of the last decision in it, -1 for none.
     """
 
     table: _Table
@@ -145,6 +167,8 @@ class _State:
     low: Ints
     high: Ints
     rest: Ints
+    floor: Ints
+    options: Ints
     touched: Ints
     left: int
 
@@ -177,24 +201,13 @@ class _Search:
         self.fit = fit
         self.offsets = np.zeros(len(problem.size), np.int64)
         self.dead_ends = np.zeros(len(problem.load))
-        bytes_each = 8 * (3 * len(problem.size) + 2 * len(problem.load))
+        bytes_each = 8 * (3 * len(problem.size) + 4 * len(problem.load))
         self.depth = max(64, _MEMORY // bytes_each)
 
     def run(self, tries: int, deadline: float) -> Outcome:
-        problem = self.problem
-        everyone = np.arange(len(problem.size))
-        state = _State(
-            _Table.of(problem, everyone),
-            np.zeros(len(everyone), np.int64),
-            problem.start,
-            problem.end,
-            problem.load,
-            np.full(len(problem.load), -1),
-            len(everyone),
-        )
         nodes: dict[int, _Node] = {}
         level = used = 0
-        conflict, state = self._bounded(state)
+        conflict, state = self._start()
         while True:
             if conflict is None:
                 if not state.left:
@@ -220,162 +233,200 @@ class _Search:
             used += 1
             node = nodes[level - 1]
             choice = node.choices.pop()
-            conflict, state = self._bounded(
-                self._placed(node, choice, level - 1)
-                if choice >= 0
-                else self._lifted(node, level - 1)
-            )
+            if choice >= 0:
+                conflict, state = self._placed(node, choice, level - 1)
+            else:
+                conflict, state = self._lifted(node, level - 1)
 
-    def _placed(self, node: _Node, i: int, level: int) -> _State:
+    def _start(self) -> tuple[_Conflict, _State]:
+        problem = self.problem
+        everyone, sections = np.arange(len(problem.size)), len(problem.load)
+        state = _State(
+            table=_Table.of(problem, everyone),
+            release=np.zeros(len(everyone), np.int64),
+            low=problem.start,
+            high=problem.end,
+            rest=problem.load,
+            floor=np.zeros(sections, np.int64),
+            options=np.zeros(sections, np.int64),
+            touched=np.full(sections, -1),
+            left=len(everyone),
+        )
+        return self._bounded(state, 0, sections)
+
+    def _placed(self, node: _Node, i: int, level: int) -> tuple[_Conflict, _State]:
         """With buffer i on the floor."""
         state, problem = node.state, self.problem
         start, end, size = problem.start[i], problem.end[i], problem.size[i]
         self.offsets[i] = node.floor
+        release, rest = state.release.copy(), state.rest.copy()
+        floor, touched = state.floor.copy(), state.touched.copy()
         meets = (problem.start < end) & (problem.end > start)
-        release = state.release.copy()
         np.maximum(release, node.floor + size, out=release, where=meets)
         release[i] = FAR
-        rest, touched = state.rest.copy(), state.touched.copy()
         rest[start:end] -= size
+        floor[start:end][rest[start:end] == 0] = FAR
         touched[start:end] = level
         table, left = state.table, state.left - 1
-        if left and left < _REFRESH * table.buffers:
+        if left < _REFRESH * table.buffers:
             table = _Table.of(problem, np.flatnonzero(release < FAR))
-        return _State(table, release, state.low, state.high, rest, touched, left)
+        after = _State(
+            table, release, state.low, state.high, rest, floor, state.options, touched, left
+        )
+        return self._bounded(after, *self._reach(release != state.release))
 
-    def _lifted(self, node: _Node, level: int) -> _State:
+    def _lifted(self, node: _Node, level: int) -> tuple[_Conflict, _State]:
         """With nothing on the floor."""
         state, problem = node.state, self.problem
         here = (problem.start <= node.section) & (problem.end > node.section)
         release = np.maximum(state.release, np.where(here, node.lifted, 0))
         touched = state.touched.copy()
         touched[node.section] = level
-        return _State(
-            state.table, release, state.low, state.high, state.rest, touched, state.left
-        )  # fmt: skip
+        after = replace(state, release=release, floor=state.floor.copy(), touched=touched)
+        return self._bounded(after, *self._reach(release != state.release))
 
-    def _bounded(self, state: _State) -> tuple[tuple[int, int] | None, _State]:
-        """The state with releases as late as they must be; or the sections that explain why no
-        packing within the capacity has it."""
+    def _reach(self, buffers: npt.NDArray[np.bool_]) -> tuple[int, int]:
+        """The sections that these buffers reach, at least from the first one up to the last."""
+        return int(self.problem.start[buffers].min()), int(self.problem.end[buffers].max())
+
+    def _bounded(self, state: _State, begin: int, end: int) -> tuple[_Conflict, _State]:
+        """The state with releases as late as they must be, after a change between the sections; or
+        a conflict if no packing within the capacity has it.
+
+        The arrays of the state given may be filled in, those that explain it are copied.
+        """
         if not state.left:
             return None, state
-        table = state.table
-        release, low, high = state.release, state.low, state.high
-        rest = state.rest[table.sections]
-        latest = self.capacity - rest
-        latest_each = latest[table.row]
+        release, low, high, full = state.release, state.low, state.high, state.table
+        tight = np.zeros(len(state.floor), np.bool_)
+        first, last = begin, end
         while True:
-            released = release[table.buffer]
-            floor = np.minimum.reduceat(released, table.begin)
-            over = np.flatnonzero((floor > latest) & (floor < FAR))
-            if len(over):
+            table = full.part(begin, end)
+            rows = table.begin[:-1]
+            if not len(rows):
                 break
-            late = (released > latest_each) & (released < FAR)
+            latest = self.capacity - state.rest[table.sections]
+            released = release[table.buffer]
+            floor = np.minimum.reduceat(released, rows)
+            state.floor[table.sections] = floor
+            over = (floor > latest) & (floor < FAR)
+            if over.any():
+                return self._conflict(state, int(table.sections[over.argmax()])), state
+            late = (released > latest[table.row]) & (released < FAR)
             if not late.any():
-                return None, state
-            # Not first: such a buffer comes after the top of another one in the section.
-            top = released + table.size
-            first = np.minimum.reduceat(top, table.begin)[table.row]
-            itself = top == first
-            if (itself & late).any():
-                lone = np.add.reduceat(itself, table.begin, dtype=np.int64) == 1
-                others = np.minimum.reduceat(np.where(itself, 2 * FAR, top), table.begin)
-                first = np.where(itself & lone[table.row], others[table.row], first)
-            raised = np.flatnonzero(late & (first > released))
+                break
+            tight[table.sections] |= np.logical_or.reduceat(late, rows)
+            first_top = self._tops(table, released, late)
+            raised = np.flatnonzero(late & (first_top > released))
             if not len(raised):
                 break
-            if release is state.release:
-                release, low, high = release.copy(), low.copy(), high.copy()
+            if low is state.low:
+                low, high = low.copy(), high.copy()
+                state = replace(state, low=low, high=high)
             who, row = table.buffer[raised], table.row[raised]
-            np.maximum.at(release, who, np.minimum(first[raised], FAR - 1))
             listed = released < FAR
-            lows = np.where(listed, low[table.buffer], FAR)
-            highs = np.where(listed, high[table.buffer], 0)
-            np.minimum.at(low, who, np.minimum.reduceat(lows, table.begin)[row])
-            np.maximum.at(high, who, np.maximum.reduceat(highs, table.begin)[row])
-            state = _State(table, release, low, high, state.rest, state.touched, state.left)
-        if not len(over):
-            over = self._overfull(state, np.unique(table.row[late]))
-        if not len(over):
-            return None, state
-        row = over[0]
-        self.dead_ends[table.sections[row]] += 1
-        return self._explained(state, int(table.sections[row])), state
+            lows = np.minimum.reduceat(np.where(listed, low[table.buffer], FAR), rows)
+            highs = np.maximum.reduceat(np.where(listed, high[table.buffer], 0), rows)
+            np.minimum.at(low, who, lows[row])
+            np.maximum.at(high, who, highs[row])
+            np.maximum.at(release, who, first_top[raised])
+            begin, end = int(self.problem.start[who].min()), int(self.problem.end[who].max())
+            first, last = min(first, begin), max(last, end)
+        over = self._overfull(state, np.flatnonzero(tight))
+        if len(over):
+            return self._conflict(state, int(over[0])), state
+        table = full.part(first, last)
+        if len(table.sections):
+            lowest = release[table.buffer] == state.floor[table.sections][table.row]
+            options = state.options.copy()
+            options[table.sections] = np.add.reduceat(lowest, table.begin[:-1], dtype=np.int64)
+            state = replace(state, options=options)
+        return None, state
 
-    def _overfull(self, state: _State, rows: Ints) -> Ints:
-        """The first of the rows whose buffers end above the capacity, each as early as it can."""
+    def _tops(self, table: _Table, released: Ints, late: npt.NDArray[np.bool_]) -> Ints:
+        """Per entry, the least top that another buffer of the section can have: what can't come
+        first comes after that."""
+        rows = table.begin[:-1]
+        top = released + table.size
+        least = np.minimum.reduceat(top, rows)[table.row]
+        own = top == least
+        if (own & late).any():
+            lone = np.add.reduceat(own, rows, dtype=np.int64) == 1
+            second = np.minimum.reduceat(np.where(own, FAR - 1, top), rows)
+            least = np.where(own & lone[table.row], second[table.row], least)
+        return np.minimum(least, FAR - 1)
+
+    def _overfull(self, state: _State, sections: Ints) -> Ints:
+        """Those sections whose buffers end above the capacity, each as early as it can."""
         problem = self.problem
-        order = np.flatnonzero(state.release < FAR)
-        order = order[np.argsort(state.release[order], kind="stable")]
-        sections = state.table.sections[rows][:, None]
-        alive = (problem.start[order] <= sections) & (problem.end[order] > sections)
-        after = np.cumsum((alive * problem.size[order])[:, ::-1], axis=1)[:, ::-1]
-        ends = np.where(alive, after + state.release[order], 0).max(axis=1)
-        return rows[np.flatnonzero(ends > self.capacity)[:1]]
+        if not len(sections):
+            return sections
+        near = (problem.start <= sections[-1]) & (problem.end > sections[0])
+        order = np.flatnonzero(near & (state.release < FAR))
+        order = order[np.argsort(state.release[order], kind="stable")[::-1]]
+        within = sections[:, None]
+        alive = (problem.start[order] <= within) & (problem.end[order] > within)
+        ends = np.cumsum(alive * problem.size[order], axis=1)
+        ends += state.release[order]
+        ends *= alive
+        return sections[ends.max(axis=1) > self.capacity]
 
-    def _explained(self, state: _State, section: int) -> tuple[int, int]:
-        """The sections in which all was decided that holds in this one."""
+    def _conflict(self, state: _State, section: int) -> tuple[int, int]:
+        """The sections in which all was decided that makes this one a dead end."""
+        self.dead_ends[section] += 1
         problem = self.problem
         here = (problem.start <= section) & (problem.end > section) & (state.release < FAR)
         return int(state.low[here].min()), int(state.high[here].max())
 
     def _branch(self, state: _State) -> _Node:
         """The decision with the fewest options, and these in order."""
-        problem, table, release = self.problem, state.table, state.release
-        released = release[table.buffer]
-        floors = np.minimum.reduceat(released, table.begin)
-        floor = np.full(len(problem.load), FAR)
-        floor[table.sections] = floors
-        steps = np.flatnonzero(floor[1:] != floor[:-1]) + 1
+        problem, release, floors = self.problem, state.release, state.floor
+        steps = np.flatnonzero(floors[1:] != floors[:-1]) + 1
         begin = np.concatenate(([0], steps))
-        end = np.concatenate((steps, [len(floor)]))
-        walls = np.concatenate(([FAR], floor[begin], [FAR]))
+        end = np.concatenate((steps, [len(floors)]))
+        walls = np.concatenate(([FAR], floors[begin], [FAR]))
         valley = (walls[1:-1] < walls[:-2]) & (walls[1:-1] < walls[2:])
-        run = np.repeat(np.arange(len(begin)), end - begin)[table.sections]
-        count = np.add.reduceat(released == floors[table.row], table.begin, dtype=np.int64)
-        slack = self.capacity - state.rest[table.sections] - floors
-        options = count + (slack > 0)
-        weight = 1 + self.dead_ends[table.sections]
-        value = np.where(options > 1, options / weight, -1 / weight)
-        row = int(np.argmin(np.where(valley[run], value, np.inf)))
-        section, height = int(table.sections[row]), int(floors[row])
+        slack = self.capacity - state.rest - floors
+        options = state.options + (slack > 0)
+        value = options * (1 + _LOW_FIRST * floors / self.capacity)
+        value = np.where(options > 1, value, -1) / (1 + self.dead_ends)
+        section = int(np.argmin(np.where(np.repeat(valley, end - begin), value, np.inf)))
+        floor, room = int(floors[section]), int(slack[section])
 
         here = (problem.start <= section) & (problem.end > section) & (release < FAR)
         low, high = int(state.low[here].min()), int(state.high[here].max())
-        lowest = np.flatnonzero(here & (release == height))
-        choices = self._ordered(lowest, height, run[row], begin, end, walls)
-        lifted = int(release[here & (release > height)].min(initial=FAR))
-        if slack[row] > 0:
+        lowest = np.flatnonzero(here & (release == floor))
+        run = int(np.searchsorted(end, section, side="right"))
+        choices = self._ordered(lowest, floor, begin[run], end[run], walls[run], walls[run + 2])
+        lifted = int(release[here & (release > floor)].min(initial=FAR))
+        if room > 0:
             # What does not rest on the floor rests on something that doesn't reach this section.
             reach = problem.start[lowest].min(), problem.end[lowest].max()
             near = (problem.start < reach[1]) & (problem.end > reach[0]) & ~here & (release < FAR)
             low = min(low, int(state.low[near].min(initial=low)))
             high = max(high, int(state.high[near].max(initial=high)))
             lifted = min(lifted, int((release + problem.size)[near].min(initial=FAR)))
-            if lifted - height <= slack[row]:
+            if lifted - floor <= room:
                 choices.insert(0, -1)
-        return _Node(state, section, height, lifted, choices, low, high)
+        return _Node(state, section, floor, lifted, choices, low, high)
 
     def _ordered(
-        self, lowest: Ints, height: int, run: int, begin: Ints, end: Ints, walls: Ints
+        self, buffers: Ints, floor: int, begin: int, end: int, left: int, right: int
     ) -> list[int]:
-        """Buffers to try on the floor of a valley, the preferred one last; of equals only one."""
-        problem, count = self.problem, len(self.rank)
-        rank = self.rank[lowest]
+        """Buffers to try on the floor of a valley, the preferred one last; of equals only one.
+
+        The valley has the sections from `begin` up to `end`, and walls of height `left` and `right`
+        where time goes on.
+        """
+        problem = self.problem
+        start, stop, size = problem.start[buffers], problem.end[buffers], problem.size[buffers]
+        rank = self.rank[buffers]
         if self.fit:
-            start, stop = problem.start[lowest] == begin[run], problem.end[lowest] == end[run]
-            top = problem.size[lowest] + height
-            left = start & (top == walls[run]) & (begin[run] > 0)
-            right = stop & (top == walls[run + 2]) & (end[run] < len(problem.load))
-            level = 2 * left + 2 * right
-            rank = rank + 2 * count * np.where(level > 0, level + (start & stop), 0)
-        shapes = zip(
-            problem.start[lowest].tolist(),
-            problem.end[lowest].tolist(),
-            problem.size[lowest].tolist(),
-            strict=True,
-        )
-        distinct = list({shape: k for k, shape in enumerate(shapes)}.values())
-        order = np.argsort(rank[distinct], kind="stable")
-        chosen: list[int] = lowest[np.array(distinct)[order]].tolist()
+            top, at_begin, at_end = floor + size, start == begin, stop == end
+            level = 2 * (at_begin & (top == left)) + 2 * (at_end & (top == right))
+            level += (level > 0) & at_begin & at_end
+            rank = rank + 2 * len(self.rank) * level
+        shapes = zip(start.tolist(), stop.tolist(), size.tolist(), strict=True)
+        distinct = np.array(list({shape: k for k, shape in enumerate(shapes)}.values()))
+        chosen: list[int] = buffers[distinct[np.argsort(rank[distinct], kind="stable")]].tolist()
         return chosen
