@@ -20,13 +20,14 @@ from ...ops.expr import Expr, bounds, linear
 from ...ops.traverse import walk
 from .ir import Buffer, For, If, Phase, Stmt, Store, expressions
 
-Trail = tuple[tuple[int, Stmt], ...]
+Trail = tuple[tuple[int, object], ...]
+"""The way to a statement, as (position in its body, statement), the outermost first. What is only
+done otherwise stands under that branch instead of the `If`."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Access:
-    """A load or a store: at which offset, in which phase, and the way to the statement, as
-    (position in its body, statement), the outermost first."""
+    """A load or a store: at which offset, in which phase, in which statement."""
 
     at: Expr
     phase: int
@@ -50,8 +51,7 @@ def overwritable(
     stores: dict[Buffer, list[_Access]] = {params[j]: [] for j, _ in pairs}
     read_back: set[Buffer] = set()
     for number, phase in enumerate(phases):
-        for trail in _trails(phase.body):
-            statement = trail[-1][1]
+        for statement, trail in _statements(phase.body):
             for e in walk(*expressions(statement)):
                 if e.op == "load" and e.payload in loads:
                     loads[e.payload].append(_Access(e.args[0], number, trail))
@@ -68,14 +68,15 @@ def overwritable(
     )  # fmt: skip
 
 
-def _trails(body: Iterable[Stmt], way: Trail = ()) -> Iterator[Trail]:
+def _statements(body: Iterable[Stmt], way: Trail = ()) -> Iterator[tuple[Stmt, Trail]]:
     for position, s in enumerate(body):
         here = (*way, (position, s))
-        yield here
+        yield s, here
         if isinstance(s, For):
-            yield from _trails(s.body, here)
+            yield from _statements(s.body, here)
         elif isinstance(s, If):
-            yield from _trails((*s.then, *s.otherwise), here)
+            yield from _statements(s.then, here)
+            yield from _statements(s.otherwise, (*way, (position, s.otherwise)))
 
 
 def _in_time(load: _Access, stores: Sequence[_Access], items: Sequence[Expr]) -> bool:
@@ -99,19 +100,19 @@ def _is_row_of(load: _Access, store: _Access, item: Expr) -> bool:
             break
         depth += 1
     together = depth == len(load.trail) == len(store.trail)
-    if depth < len(load.trail) and load.trail[depth][0] > store.trail[depth][0]:
-        return False  # what encloses the store reads bounds and conditions before
-    common = {item, *(s.var for _, s in store.trail[:depth] if isinstance(s, For))}
-    if load.at is store.at and (together or (load.at.free <= common and not _reads(load.at))):
+    if depth < len(load.trail) and load.trail[depth][0] >= store.trail[depth][0]:
+        return False  # behind the store, in it, or only done where it is not
+    if together and load.at is store.at:
         return True
-    mine, first = linear(load.at)
-    theirs, other_first = linear(store.at)
-    if first != other_first or _reads(load.at) or _reads(store.at):
-        return False
     inner = [s for _, s in store.trail[depth:-1]]
     whole = [s for s in inner if isinstance(s, For) and _is_whole(s)]
-    if len(whole) != len(inner):
+    if len(whole) != len(inner) or _reads(load.at) or _reads(store.at):
         return False
+    mine, first = linear(load.at)
+    theirs, other_first = linear(store.at)
+    if first != other_first:
+        return False
+    common = {item, *(s.var for _, s in store.trail[:depth] if isinstance(s, For))}
     row = sorted((c, s.var.payload[1:]) for s in whole for v, c in theirs.items() if v is s.var)
     read = sorted((c, v.payload[1:]) for v, c in mine.items() if v.op == "var" and v not in common)
     rest = {v: c for v, c in theirs.items() if v.free <= common}

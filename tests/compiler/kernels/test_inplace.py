@@ -12,9 +12,9 @@ from tilewright.compiler.graph.builder import GraphBuilder, Value
 from tilewright.compiler.graph.ir import Graph
 from tilewright.compiler.kernels import nest
 from tilewright.compiler.kernels.inplace import overwritable
-from tilewright.compiler.kernels.ir import Buffer, Launch, Phase, Stmt, Store, loop
+from tilewright.compiler.kernels.ir import Buffer, If, Launch, Phase, Stmt, Store, loop
 from tilewright.compiler.kernels.winograd import Winograd
-from tilewright.ops.expr import var
+from tilewright.ops.expr import compare, var
 from tilewright.ops.types import Layout, f32
 
 from .support import AVX512, DEVICES, check_launch, graph_of, with_layouts
@@ -168,3 +168,15 @@ def test_a_row_must_be_stored_whole_by_the_round_that_read_it() -> None:
     assert kernel(row(whole, read)) == ()
     assert kernel(row(read, half)) == ()
     assert kernel(row(read, other)) == ()
+
+
+def test_a_round_that_does_not_store_may_come_too_late() -> None:
+    """Every row is read in the round of the other one."""
+    total = Buffer("s", f32, 8, "scratch")
+    keep = loop(J, (Store(total, ROW * 4 + J, X[ROW * 4 + J]),))
+    copy = loop(J, (Store(Y, ROW * 4 + J, total[ROW * 4 + J]),))
+    first = compare("lt", ROW, 1)
+    assert kernel(row(keep, If(first, (copy,)))) == ()
+    assert kernel(row(If(first, (keep, copy)))) == ((1, 0),)
+    assert kernel(row(If(first, (keep,), (copy,)))) == ()
+    assert kernel(row(If(first, (copy,), (keep,)))) == ()
