@@ -347,7 +347,7 @@ def _unpack(members: _Members, label: str) -> Saved:
             key = tuple(map(str, item["blobs"])), str(item["recipe"])
             ready[key] = _array(members[item["file"]])
     elif forms:
-        _log.info("%s: other code packed its %d weights; they are packed again", label, len(forms))
+        _log.info("%s was packed by other code than this, which reads weights anew", label)
     options = manifest["options"]
     donate = tuple(options["donate"])
     if not set(donate) <= set(graph.inputs):

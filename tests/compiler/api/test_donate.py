@@ -186,6 +186,12 @@ def test_the_memory_limit_counts_what_is_left() -> None:
     assert compiled(["x"], memory_limit=least("x")).plan.arena_bytes == least("x")
 
 
+def test_profiling_leaves_donated_arrays_alone() -> None:
+    exe, x = compiled(["x"]), X.copy()
+    assert exe.profile(x, Z, rounds=2).rows
+    np.testing.assert_array_equal(x, X)
+
+
 def test_saved_programs_keep_it(tmp_path: Path, want: Any) -> None:
     exe = compiled(["x"])
     exe.save(tmp_path / "p.tw")
