@@ -114,7 +114,7 @@ def _key(donated: bool) -> Iterator[str]:
         yield element("rect", "", class_="box", x=x, y=62.0, width=12, height=12, fill=color)
         yield label(x + 17, 72, kind)
         x += 38 + 1.1 * CHARACTER * len(kind)
-    for css, words in (("alive", "bytes alive"), ("bound", "the step that sets the bound")):
+    for css, words in (("alive", "bytes alive"), ("bound", "the step that needs most")):
         yield line(x, 68, x + 22, 68, class_=css)
         yield label(x + 28, 72, words)
         x += 48 + CHARACTER * len(words)
@@ -246,7 +246,7 @@ def _limits(axes: _Axes, plan: MemoryPlan) -> Iterator[str]:
     yield line(x, float(HEIGHT - BOTTOM), x, TOP - 8.0, class_="bound")
     right = x > (LEFT + far) / 2
     step = _cut(printable(plan.steps[plan.peak_step].name), 60)
-    words = f"bound {human_bytes(plan.lower_bound_bytes)}: step {plan.peak_step} '{step}'"
+    words = f"{human_bytes(plan.alive_bytes)} alive in step {plan.peak_step} '{step}'"
     yield label(x - 5 if right else x + 5, TOP - 5.0, words,
                 text_anchor="end" if right else "start")  # fmt: skip
 

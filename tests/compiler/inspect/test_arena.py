@@ -91,7 +91,7 @@ def test_the_bound_is_marked_and_reached() -> None:
     left = [c[0] for c in corners if c[1] == highest]
     assert left[0] < x < left[-1]
     text = words(made)
-    assert "optimal" in text and "bound 7.0 KiB: step 1 'conv'" in text and "KiB" in text
+    assert "optimal" in text and "7.0 KiB alive in step 1 'conv'" in text and "KiB" in text
 
 
 def test_donated_inputs_stand_above_the_arena() -> None:
