@@ -109,6 +109,14 @@ def test_donated_inputs_stand_above_the_arena() -> None:
     assert b[3] - b[1] == pytest.approx(a[3] - a[1], abs=0.2)
     assert "640 bytes at 0" in title(found["b"])
     assert len({found[n].get("fill") for n in "xa"}) == 2
+    twice = plan_donated(
+        [*steps[:2], Step("third", ("b", "z"), ("c",)), Step("fourth", ("c",), ("d",))],
+        [BufferSpec(n, 640) for n in "abcd"],
+        {"x": 640, "z": 640},
+    )
+    assert len(twice.regions) == 2
+    tops = sorted({place(b)[1] for b in boxes(twice).values()})
+    assert len(tops) == 3 and tops[0] >= 80, "two inputs and the arena, all on the page"
     assert "donated" in words(made) and "donated" not in words(small())
 
 
