@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from functools import cache
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tilewright.compiler.memory import order as order_module
+from tilewright.compiler.memory import plan as plan_module
 from tilewright.compiler.memory.buffers import BufferSpec, Step, live_ranges, resolve
 from tilewright.compiler.memory.dependencies import predecessors
 from tilewright.compiler.memory.order import Ordering, reorder
+from tilewright.compiler.memory.packer import Packing, pack
 from tilewright.compiler.memory.plan import plan
 
 Program = tuple[list[Step], list[BufferSpec], tuple[str, ...]]
@@ -369,3 +373,22 @@ def test_a_budget_that_does_not_suffice_still_helps(monkeypatch: pytest.MonkeyPa
     assert any(f.bound < f.given for f in found)
     assert sum(f.bound for f in found) > sum(m.bound for m in more)
     assert not all(f.proved for f in found)
+
+
+def test_an_order_whose_packing_is_no_smaller_is_not_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A lower bound is worth nothing if the arena does not come down to it."""
+    packed: list[Packing] = []
+
+    def poor_at_first(*args: Any, **options: Any) -> Packing:
+        found = pack(*args, **options)
+        packed.append(found if packed else replace(found, height=found.height + 4000))
+        return packed[-1]
+
+    program = branches(WIDE)
+    assert plan(*program[:2]).order != tuple(range(9))
+    monkeypatch.setattr(plan_module, "pack", poor_at_first)
+    made = plan(*program[:2])
+    assert len(packed) == 2
+    assert (made.order, made.order_proved) == (tuple(range(9)), False)
+    assert made.arena_bytes == packed[1].height < packed[0].height
+    assert made.lower_bound_bytes == made.given_bound_bytes
