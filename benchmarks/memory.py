@@ -69,7 +69,7 @@ def measure(made: MemoryPlan, rounds: int) -> dict[str, Any]:
     align = made.alignment
     blocks = [(b.first, b.last, -(-b.bytes // align) * align) for b in made.ranges]
     bound = planners.lower_bound(blocks)
-    assert bound == made.lower_bound_bytes, "the plan's bound is not that of its live ranges"
+    assert bound == made.alive_bytes, "the plan's bound is not that of its live ranges"
     contestants: dict[str, planners.Planner] = {**planners.PLANNERS, "ours": ours}
     found: dict[str, Any] = {}
     for name, planner in contestants.items():

@@ -25,6 +25,8 @@ HEIGHT: Final = 640
 LEFT, RIGHT, TOP, BOTTOM = 84, 24, 100, 58
 THINNEST: Final = 0.6
 """Pixels that a box is drawn with at least, however short it lives."""
+EDGED: Final = 2.0
+"""Pixels that a box with edges must be more than, both ways: they would hide a thinner one."""
 CHARACTER: Final = 6.2
 """Pixels across of a letter in a box; names are cut to what fits."""
 LINE: Final = 13.0
@@ -49,6 +51,7 @@ STYLE: Final = (
     ".page{fill:var(--page)}text{font-size:12px;fill:var(--ink)}"
     ".title{font-size:17px;font-weight:bold}.grid{stroke:var(--grid)}"
     ".box{fill-opacity:.72;stroke:var(--page);stroke-width:.5}.box:hover{fill-opacity:1}"
+    ".thin{stroke:none;fill-opacity:1}"
     ".name{font-size:11px;fill:var(--name);pointer-events:none}.seam{stroke:var(--page);stroke-width:1;"
     "stroke-dasharray:3 2;pointer-events:none}"
     ".alive{stroke:var(--line);stroke-width:1.2;stroke-opacity:.75;fill:none;pointer-events:none}"
@@ -110,8 +113,8 @@ def _key(donated: bool) -> Iterator[str]:
             continue
         yield element("rect", "", class_="box", x=x, y=62.0, width=12, height=12, fill=color)
         yield label(x + 17, 72, kind)
-        x += 36 + CHARACTER * len(kind)
-    for css, words in (("alive", "bytes alive"), ("bound", "the step that sets the bound")):
+        x += 38 + 1.1 * CHARACTER * len(kind)
+    for css, words in (("alive", "bytes alive"), ("bound", "the step that needs most")):
         yield line(x, 68, x + 22, 68, class_=css)
         yield label(x + 28, 72, words)
         x += 48 + CHARACTER * len(words)
@@ -194,8 +197,9 @@ def _block(
     members = block.members or (block.name,)
     left, right = axes.x(block.first), axes.x(block.last + 1)
     low, top = axes.y(offset), axes.y(offset + block.bytes)
-    yield box(left, top, max(right - left, THINNEST), max(low - top, THINNEST), title,
-              class_="box", fill=KINDS[kind])  # fmt: skip
+    wide, high = max(right - left, THINNEST), max(low - top, THINNEST)
+    css = "box" if min(wide, high) > EDGED else "box thin"
+    yield box(left, top, wide, high, title, class_=css, fill=KINDS[kind])
     starts = [block.first, *(births[m] for m in members[1:])]
     ends = [*starts[1:], block.last + 1]
     for start in starts[1:]:
@@ -212,10 +216,11 @@ def _span(plan: MemoryPlan, block: LiveRange) -> str:
 def _words(
     left: float, right: float, top: float, low: float, name: str, size: int
 ) -> Iterator[str]:  # fmt: skip
-    """A name, cut if need be, and its bytes in a box, as far as there is room."""
+    """A name, its end if need be, and its bytes in a box, as far as there is room."""
     room = int((right - left - 6) / CHARACTER)
     name, amount = printable(name), human_bytes(size)
-    texts = [_cut(name, room)] if min(len(name), LEAST) <= room else []
+    short = name if len(name) <= room else f"..{name[2 - room :]}"
+    texts = [short] if min(len(name), LEAST) <= room else []
     texts += [amount] if texts and len(amount) <= room else []
     for k, text in enumerate(texts[: int((low - top - 2) / LINE)]):
         yield label(left + 4, top + LINE * (k + 0.85), text, class_="name")
@@ -241,7 +246,7 @@ def _limits(axes: _Axes, plan: MemoryPlan) -> Iterator[str]:
     yield line(x, float(HEIGHT - BOTTOM), x, TOP - 8.0, class_="bound")
     right = x > (LEFT + far) / 2
     step = _cut(printable(plan.steps[plan.peak_step].name), 60)
-    words = f"bound {human_bytes(plan.lower_bound_bytes)}: step {plan.peak_step} '{step}'"
+    words = f"{human_bytes(plan.alive_bytes)} alive in step {plan.peak_step} '{step}'"
     yield label(x - 5 if right else x + 5, TOP - 5.0, words,
                 text_anchor="end" if right else "start")  # fmt: skip
 

@@ -313,12 +313,14 @@ class _Writer:
         return 2 * self.points * self.all.count * self.p.depth * self.p.channels
 
     def launch(self) -> Launch:
-        phases = self.together() if self.config["phases"] == 1 else self.apart()
+        together = self.config["phases"] == 1
+        phases = self.together() if together else self.apart()
         params = self.params
+        busy, early = ((self.x,), ()) if together else ((), (self.x,))
         kernel = Kernel(
             Winograd.name, Winograd.version, tuple(sorted(self.config.items())),
             params.buffers, tuple(phases), self.p.flops, params.traffic,
-            inplace(params, self.stores, (self.x,)), self.products,
+            inplace(params, self.stores, busy, early), self.products,
         )  # fmt: skip
         return Launch(kernel, params.args, ())
 

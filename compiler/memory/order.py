@@ -7,16 +7,16 @@ order of the steps. Finding the best order is NP-hard; what networks need is mos
   parts whose orders do not affect each other. Only a part that holds the peak is looked at, then
   the one with the next highest. One whose highest step needs what it needs in any order is done.
 * A part is searched set by set: what is alive, and what a step costs, depends on which steps have
-  run and not on their order. Sets of equal count form a level; the next one keeps the best way to
-  each. The first attempt keeps one set per level (greedy), the second all of them (exact, if the
-  budget suffices), the third as many as the budget allows (beam search).
+  run and not on their order. Sets of equal count form a level, and only the best way to each is
+  kept. The first attempt keeps one set of a level, each further one four times as many, until none
+  had to be left out: then the result is exact. Larger parts end as a beam search, within a budget.
 * A run of steps that fits below a height which will be reached anyway, and that leaves no more
   alive than it found, may as well be done at once. This is the valley of Liu ("An application of
   generalized tree pebbling to sparse matrix factorization", 1987; for series-parallel graphs see
   Kayaaslan et al., "Scheduling series-parallel task graphs to minimize peak memory", 2018). It
   holds in any graph: if more has run before, such steps free as much or more, and take up no more.
-* The given order is good for caches. So an order is taken only if it lowers the bound, only in the
-  parts where it does, and of the orders with that bound the one with the fewest inversions.
+* The given order is good for caches. So another one is taken only if it lowers the bound, and only
+  in the parts where it does; there, neighbours are put back as far as the bound allows.
 
 The budget counts steps tried, not seconds: the same steps get the same order everywhere.
 """
@@ -31,8 +31,14 @@ from typing import NamedTuple
 from .buffers import BufferSpec, Step, resolve, shareable
 from .dependencies import predecessors
 
-_BUDGET = 30_000
-"""Steps that one attempt on one part may try: about 0.1 s, and enough for any part of 12 steps."""
+_BUDGET = 20_000
+"""Steps that one attempt on one part may try, if the last one foretells it: about 0.05 s."""
+
+_WIDER = 4
+"""How many times as many sets the next attempt keeps."""
+
+_SMALL = 12
+"""Steps of a part that is searched to the end in any case; no level has more than 924 sets."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +66,8 @@ def reorder(
     results will share memory with operands as `buffers.choose_inplace` has it.
     """
     program = _Program.of(steps, tuple(buffers), keep, alignment, inplace)
-    heights = program.part(0, len(steps)).heights(range(len(steps)))
+    whole = program.part(0, len(steps))
+    heights = whole.heights(range(len(steps)))
     order = list(range(len(steps)))
     reached = low = 0
     changed: list[tuple[int, _Part]] = []
@@ -79,10 +86,12 @@ def reorder(
         low = max(low, height if exact and height > floor else least)
         reached = max(reached, height)
     for first, part in changed:
-        near = part.nearest(reached)
-        if near is not None:
-            order[first : first + len(near)] = [first + t for t in near]
-    return Ordering(tuple(order), reached, max(heights, default=0), low >= reached)
+        end = first + len(part.before)
+        low_enough = max(heights[first:end]) <= reached  # now that all parts are known
+        near = [] if low_enough else part.nearer([t - first for t in order[first:end]], reached)
+        order[first:end] = [first + t for t in near] or range(first, end)
+    bound = max(whole.heights(order), default=0)
+    return Ordering(tuple(order), bound, max(heights, default=0), low >= bound)
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,6 +158,7 @@ class _Program:
         steps = range(first, end)
         uses = {
             r: _Use(
+                r,
                 self.sizes[r],
                 self.users[r] >> first & inner,
                 not self.users[r] & earlier,
@@ -171,11 +181,11 @@ class _Program:
         )
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class _Use:
+class _Use(NamedTuple):
     """A root as one part of the program sees it: its users there, and whether the first of them
     brings it into being and the last one ends it."""
 
+    root: int
     size: int
     users: int
     begins: bool
@@ -235,19 +245,19 @@ class _Part:
         during = alive + self.scratch[t]
         behind = alive
         left = ~done & ~(1 << t)
-        for use in self.uses[t]:
-            if use.begins and not use.users & done:
-                during += use.size
-                behind += use.size
-            if use.ends and not use.users & left:
-                behind -= use.size
+        for _, size, users, begins, ends in self.uses[t]:
+            if begins and not users & done:
+                during += size
+                behind += size
+            if ends and not users & left:
+                behind -= size
         if self.pairs[t]:
-            taken: list[_Use] = []
+            taken: set[int] = set()
             for new, old in self.pairs[t]:
                 born = new.begins and not new.users & done
                 dies = old.ends and not old.users & left
-                if born and dies and new not in taken and old not in taken:
-                    taken += (new, old)
+                if born and dies and not {new.root, old.root} & taken:
+                    taken |= {new.root, old.root}
                     during -= new.size
         return during, behind
 
@@ -273,7 +283,7 @@ class _Part:
                 descendants[u] |= 1 << t
         everyone = (1 << len(ancestors)) - 1
         needs = [self.base + scratch for scratch in self.scratch]
-        for use in {id(u): u for uses in self.uses for u in uses}.values():
+        for use in {use for uses in self.uses for use in uses}:
             since = until = use.users
             for t in _members(use.users):
                 since |= descendants[t]
@@ -294,28 +304,21 @@ class _Part:
     def best(self, floor: int, ceiling: int) -> tuple[list[int] | None, bool]:
         """The lowest order found below `ceiling`, where `floor` is low enough; None if there is
         none. And whether that is proved: nothing lower, or nothing but what the floor hides."""
-        best, tried, complete = self.search(floor, ceiling, 1)
-        for width in (None, max(2, _BUDGET // tried)):
+        best: _State | None = None
+        width = 1
+        while True:
+            found, tried, complete = self.search(floor, best.height if best else ceiling, width)
+            best = found or best
             if complete or (best is not None and best.height <= floor):
                 return best and best.order(), True
-            found, _, complete = self.search(floor, best.height if best else ceiling, width)
-            best = found or best
-        return best and best.order(), complete or (best is not None and best.height <= floor)
+            if _WIDER * tried > _BUDGET and len(self.before) > _SMALL:
+                return best and best.order(), False
+            width *= _WIDER
 
-    def nearest(self, height: int) -> list[int] | None:
-        """Of the orders that stay within `height`, the one with the fewest inversions; None if the
-        budget does not suffice to find it."""
-        found, _, complete = self.search(height, height + 1, None, free=False)
-        return found.order() if found is not None and complete else None
-
-    def search(
-        self, floor: int, ceiling: int, width: int | None, *, free: bool = True
-    ) -> tuple[_State | None, int, bool]:
+    def search(self, floor: int, ceiling: int, width: int) -> tuple[_State | None, int, bool]:
         """The lowest way through all steps below `ceiling` that keeps `width` sets of a level.
 
-        Also the number of steps tried, and whether no set was left out. Without a width all sets
-        are kept, until the budget is spent. `free` takes runs of steps that cost nothing at once,
-        which is as low as any other way but may have more inversions.
+        Also the number of steps tried, and whether no set was left out.
         """
         levels: list[dict[int, _State]] = [{} for _ in range(len(self.before) + 1)]
         ready = sum(1 << t for t, mask in enumerate(self.before) if not mask)
@@ -324,28 +327,28 @@ class _Part:
         for level in levels[:-1]:
             states = list(level.values())
             level.clear()
-            if width is not None and len(states) > width:
+            if len(states) > width:
                 states, complete = sorted(states, key=lambda state: state.rank)[:width], False
             for state in states:
                 tried += state.ready.bit_count()
-                for new in self.moves(state, free):
+                for new in self.moves(state):
                     known = levels[new.done.bit_count()]
                     if new.height < ceiling and (
                         new.done not in known or new.rank < known[new.done].rank
                     ):
                         known[new.done] = new
-            if width is None and tried > _BUDGET:
+            if tried > _WIDER * _BUDGET:
                 return None, tried, False
         return next(iter(levels[-1].values()), None), tried, complete
 
-    def moves(self, state: _State, free: bool) -> list[_State]:
+    def moves(self, state: _State) -> list[_State]:
         """What can follow a state; one run of steps alone if that is free."""
         found = []
         for t in _members(state.ready):
             during, behind = self.run(state.done, state.alive, t)
             new = self.moved(state, t, during, behind)
             found.append(new)
-            if free and new.height == state.height:
+            if new.height == state.height:
                 end = self.valley(state, new)
                 if end is not None:
                     return [end]
@@ -376,6 +379,34 @@ class _Part:
         return _State(
             done, ready, behind, max(state.height, during), state.inversions + skipped, state, (t,)
         )
+
+    # ---------------------------------------------------------------- back to the given order
+
+    def nearer(self, order: Sequence[int], height: int) -> list[int]:
+        """Neighbours change places as long as that takes away an inversion and stays within the
+        height. What was given in front does not wait for what was given behind it."""
+        order, budget = list(order), _BUDGET
+        done, alive = [0], [self.base]
+        for t in order:
+            alive.append(self.run(done[-1], alive[-1], t)[1])
+            done.append(done[-1] | 1 << t)
+        changed = True
+        while changed and budget > 0:
+            changed = False
+            for end in range(1, len(order)):
+                for k in range(end, 0, -1):
+                    late, early = order[k - 1 : k + 1]
+                    if late < early or budget <= 0:
+                        break
+                    first, between = self.run(done[k - 1], alive[k - 1], early)
+                    second, _ = self.run(done[k - 1] | 1 << early, between, late)
+                    if max(first, second) > height:
+                        break
+                    budget -= 1
+                    order[k - 1 : k + 1] = early, late
+                    done[k], alive[k] = done[k - 1] | 1 << early, between
+                    changed = True
+        return order
 
 
 def _closure(before: Sequence[int]) -> list[int]:

@@ -34,8 +34,8 @@ class Needs:
 
 @dataclass(frozen=True, slots=True)
 class Lever:
-    """What one decision saved, in bytes: `saved` of the arena's lower bound, which would be
-    `without` if all other decisions stood; `avoided` of all buffers together. Negative where it
+    """What one decision saved, in bytes: `saved` of the most that is alive in one step, which would
+    be `without` if all other decisions stood; `avoided` of all buffers together. Negative where it
     costs."""
 
     name: str
@@ -99,6 +99,12 @@ class MemoryPlan:
         return 0 if self.undonated is None else self.undonated.arena_bytes - self.arena_bytes
 
     @property
+    def alive_bytes(self) -> int:
+        """The largest sum alive in one step, which anybody can add up. The lower bound may be above
+        it, if the packer proved that by search."""
+        return sum(size for _, size in self.peak)
+
+    @property
     def gap_bytes(self) -> int:
         """How much smaller an arena might be in this order: nothing if the plan is optimal."""
         return self.arena_bytes - self.lower_bound_bytes
@@ -154,19 +160,22 @@ class MemoryPlan:
         return tuple(found)
 
     def _lever(self, name: str, without: int, avoided: int) -> Lever:
-        return Lever(name, without, without - self.lower_bound_bytes, avoided)
+        return Lever(name, without, without - self.alive_bytes, avoided)
 
     def certificate(self) -> str:
         """Totals, the step that sets the bound, what each decision saved, who is alive there."""
         share = 100 * self.arena_bytes / self.unshared_bytes if self.unshared_bytes else 100.0
         how = "optimal" if self.optimal else "above the bound"
+        proof = _moment(self.steps, self.peak_step)
+        if self.lower_bound_bytes > self.alive_bytes:
+            proof = f"proved by search; {self.alive_bytes} B are alive in {proof}"
         packed = "no packing is smaller" if self.optimal else "no smaller packing was found"
         order = "no other order needs less" if self.order_proved else "other orders might need less"
         lines = [
             f"memory plan: {len(self.steps)} steps, {len(self.ranges)} blocks,"
             f" {len(self.inplace)} in place, aligned to {self.alignment}",
             f"  arena     {_size(self.arena_bytes)}   {how}, {share:.1f} % of unshared",
-            f"  bound     {_size(self.lower_bound_bytes)}   {_moment(self.steps, self.peak_step)}",
+            f"  bound     {_size(self.lower_bound_bytes)}   {proof}",
             f"  gap       {_size(self.gap_bytes)}   {packed}; {order}",
             f"  unshared  {_size(self.unshared_bytes)}",
             f"saved:      {'of the arena':>27}   {'of all buffers':>27}",
@@ -275,8 +284,8 @@ def plan(
     order, proved = tuple(range(len(steps))), False
     if reorder:
         found = lower_order(steps, buffers, keep, alignment=alignment, inplace=inplace)
-        other = tuple(steps[number] for number in found.order)
-        if other != steps:
+        if found.order != order:
+            other = tuple(steps[number] for number in found.order)
             lives = _Lives.of(other, buffers, keep, inplace)
         order, proved = found.order, found.proved
     packing = lives.packed(alignment, capacity)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
@@ -25,6 +26,8 @@ Array = npt.NDArray[Any]
 Constant = str | Prepared
 Ready = Mapping[str | tuple[tuple[str, ...], str], Array]
 """Constants as kernels read them, by blob, or by blobs and recipe."""
+
+_log: Final = logging.getLogger("tilewright")
 
 _LARGE: Final = 1 << 25
 """Bytes from which a constant is prepared alone: what it is made from and what is made of it are in
@@ -68,6 +71,11 @@ def prepare(
     """
     distinct = constants_of(graph, launches)
     found = _fitting(launches, ready or {}, graph)
+    packed = [what for what in distinct if isinstance(what, Prepared)]
+    missing = sum(what not in found for what in packed)
+    if ready is not None and missing:
+        _log.info("%d of %d weights are not in the file as kernels of this machine read them;"
+                  " they are packed now", missing, len(packed))  # fmt: skip
     return found | _made(graph, [what for what in distinct if what not in found], threads)
 
 

@@ -189,17 +189,12 @@ class Program:
         if self._poison is not None:
             return self._stepwise(arrays, out)[0]
         _kept, results, at = self._bound(arrays, out)
-        contexts = self.contexts
-        context = contexts.take()
+        context = self.contexts.take()
         try:
-            entries = context.entries
-            for slot, k, inner in self._slots:
-                entries[slot] = at[k] + inner
-            if self._shares:
-                self.pool.start()
+            self._point(context, at)
             self._run(context.whole)
         finally:
-            contexts.give(context)
+            self.contexts.give(context)
         return results
 
     def timed(self, arrays: Sequence[Array], clock: Any) -> tuple[list[Array], list[int]]:

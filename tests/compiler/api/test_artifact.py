@@ -8,6 +8,7 @@ import json
 import mmap
 import os
 import zipfile
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -53,11 +54,16 @@ def reseal(path: Path, members: dict[str, bytes], compress: bool = False) -> Pat
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED if compress else 0) as z:
         for name, data in members.items():
             z.writestr(name, data)
-        z.comment = b"tilewright artifact sha256 of MiB:" + b"0" * 64
+        z.comment = b"tilewright artifact sha256 of MiB's crc32:" + b"0" * 64
+    return signed(path)
+
+
+def signed(path: Path) -> Path:
+    """The archive with its checksum set right."""
     data = path.read_bytes()[:-64]
-    signed = data[: -len(b"tilewright artifact sha256 of MiB:")]
-    parts = (signed[k : k + (1 << 20)] for k in range(0, len(signed), 1 << 20))
-    leaves = b"".join(hashlib.sha256(part).digest() for part in parts)
+    whole = data[: -len(b"tilewright artifact sha256 of MiB's crc32:")]
+    parts = (whole[k : k + (1 << 20)] for k in range(0, len(whole), 1 << 20))
+    leaves = b"".join(zlib.crc32(part).to_bytes(4, "little") for part in parts)
     path.write_bytes(data + hashlib.sha256(leaves).hexdigest().encode())
     return path
 

@@ -145,6 +145,25 @@ def test_unknown_names(donate: list[str]) -> None:
         compiled(donate)
 
 
+def test_open_dimensions() -> None:
+    onnx = pytest.importorskip("onnx")
+    info, node = onnx.helper.make_tensor_value_info, onnx.helper.make_node
+    chain = [node("MatMul", [f"h{k}", "w"], [f"h{k + 1}"]) for k in range(4)]
+    graph = onnx.helper.make_graph(
+        chain, "net", [info("h0", 1, ["n", N])], [info("h4", 1, ["n", N])],
+        [onnx.numpy_helper.from_array(TURN, "w")],
+    )  # fmt: skip
+    opset = onnx.helper.make_opsetid("", 17)
+    model = onnx.helper.make_model(graph, opset_imports=[opset], ir_version=8)
+    with pytest.raises(OptionError, match=r"no input \['x'\]; the inputs are \['h0'\]"):
+        tw.compile(model, donate=["x"])
+    exe = tw.compile(model, donate=["h0"], threads=1)
+    x = X.copy()
+    np.testing.assert_array_equal(exe(x), tw.compile(model)(X))
+    assert exe.plan.donation_saved_bytes == N * N * 4
+    assert (x != X).any()
+
+
 @pytest.mark.parametrize("donate", ["x", 3, [1], {"x": 1}, None])
 def test_what_are_no_names(donate: Any) -> None:
     with pytest.raises(OptionError, match="expected the names of inputs"):
@@ -165,6 +184,12 @@ def test_the_memory_limit_counts_what_is_left() -> None:
     assert any(k.notes for k in compiled(memory_limit=need).kernels)
     assert least("x") <= least()
     assert compiled(["x"], memory_limit=least("x")).plan.arena_bytes == least("x")
+
+
+def test_profiling_leaves_donated_arrays_alone() -> None:
+    exe, x = compiled(["x"]), X.copy()
+    assert exe.profile(x, Z, rounds=2).rows
+    np.testing.assert_array_equal(x, X)
 
 
 def test_saved_programs_keep_it(tmp_path: Path, want: Any) -> None:

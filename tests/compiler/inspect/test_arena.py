@@ -91,7 +91,7 @@ def test_the_bound_is_marked_and_reached() -> None:
     left = [c[0] for c in corners if c[1] == highest]
     assert left[0] < x < left[-1]
     text = words(made)
-    assert "optimal" in text and "bound 7.0 KiB: step 1 'conv'" in text and "KiB" in text
+    assert "optimal" in text and "7.0 KiB alive in step 1 'conv'" in text and "KiB" in text
 
 
 def test_donated_inputs_stand_above_the_arena() -> None:
@@ -109,6 +109,14 @@ def test_donated_inputs_stand_above_the_arena() -> None:
     assert b[3] - b[1] == pytest.approx(a[3] - a[1], abs=0.2)
     assert "640 bytes at 0" in title(found["b"])
     assert len({found[n].get("fill") for n in "xa"}) == 2
+    twice = plan_donated(
+        [*steps[:2], Step("third", ("b", "z"), ("c",)), Step("fourth", ("c",), ("d",))],
+        [BufferSpec(n, 640) for n in "abcd"],
+        {"x": 640, "z": 640},
+    )
+    assert len(twice.regions) == 2
+    tops = sorted({place(b)[1] for b in boxes(twice).values()})
+    assert len(tops) == 3 and tops[0] >= 80, "two inputs and the arena, all on the page"
     assert "donated" in words(made) and "donated" not in words(small())
 
 

@@ -47,7 +47,9 @@ def test_rows_by_hand() -> None:
     assert rows["concat"] == OperatorMemory("concat", 1, results=32 * KIB, at_bound=32 * KIB)
     assert rows["div"] == OperatorMemory("div", 2, views=32 * KIB)
     assert rows["mul"] == OperatorMemory("mul", 1, fused=16 * KIB, weights=256)
-    assert rows["reduce_sum"].results == 0, "outputs are the caller's"
+    sums = rows["reduce_sum"]
+    assert (sums.ops, sums.results) == (3, 0), "outputs are the caller's"
+    assert sums.fused == 2 * 64 * 4, "of the softmaxes; outputs are in memory"
     assert next(iter(rows)) == "concat", "those that take most come first"
 
 
@@ -56,8 +58,25 @@ def test_sums_are_those_of_the_plan(graph: Callable[[], tw.Graph]) -> None:
     c = analyse(graph(), threads=1)
     total = use(c).total
     assert total.results + total.scratch == c.plan.unshared_bytes
-    assert total.at_bound == c.plan.lower_bound_bytes
+    assert total.at_bound == c.plan.alive_bytes
     assert total.ops == len(c.graph.ops)
+
+
+def test_what_lies_in_donated_inputs_counts() -> None:
+    """Two products by a constant, one of them in the input's memory."""
+    g = tw.Graph("net")
+    turn = g.constant(np.roll(np.eye(64, dtype=np.float32), 1, axis=1))
+    h = g.input("x", (64, 64))
+    for _ in range(4):
+        h = g.matmul(h, turn)
+    g.output(h, "y")
+    exe, plain = (tw.compile(g, threads=1, donate=names) for names in (["x"], []))
+    assert isinstance(exe, tw.Executable) and isinstance(plain, tw.Executable)
+    assert exe.plan.regions and not plain.plan.regions
+    total, before = exe.memory_use().total, plain.memory_use().total
+    assert total.results + total.scratch == exe.plan.unshared_bytes
+    assert (total.results, total.fused) == (before.results, before.fused)
+    assert total.at_bound == exe.plan.alive_bytes < before.at_bound
 
 
 def test_scratch_belongs_to_the_sum_of_products() -> None:

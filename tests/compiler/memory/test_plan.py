@@ -228,6 +228,9 @@ def test_mobilenet_v2_without() -> None:
     made = plan(*mobilenet_v2(inplace=False))
     assert made.lower_bound_bytes == 2 * 96 * 112 * 112 * 4 == 9_633_792
     assert made.optimal
+    allowed = plan(*mobilenet_v2(inplace=True))
+    assert allowed.apart_bound_bytes == made.lower_bound_bytes
+    assert plan(*mobilenet_v2(inplace=True), inplace=False).arena_bytes == made.arena_bytes
     assert made.inplace == ()
 
 
@@ -285,6 +288,18 @@ def test_the_certificate_as_a_whole(golden: Callable[[str, str], None]) -> None:
     made = plan(*two_branches())
     made = replace(made, alternatives={"fusion": lambda: Needs(made.lower_bound_bytes - 64, 20000)})
     golden(f"{made}\n", "memory_certificate.txt")
+
+
+def test_a_bound_that_a_search_proved() -> None:
+    """What is alive in one step does not show it, and decisions are measured by what does."""
+    made = plan(*two_branches())
+    proved = replace(
+        made, lower_bound_bytes=made.alive_bytes + 64, arena_bytes=made.alive_bytes + 64
+    )
+    assert proved.optimal and proved.gap_bytes == 0
+    line = proved.certificate().splitlines()[2]
+    assert line.endswith("proved by search; 4096 B are alive in step 1 'c'")
+    assert proved.levers()[1:] == made.levers()[1:]
 
 
 def test_levers_by_hand() -> None:

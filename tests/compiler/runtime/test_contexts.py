@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import gc
+import os
+import signal
 import threading
+import time
 import weakref
 from collections.abc import Callable
 
@@ -159,3 +162,42 @@ def test_a_context_dies_with_its_program() -> None:
     del exe
     gc.collect()
     assert arena() is None
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+@pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
+@pytest.mark.parametrize("threads", [1, 2])
+def test_a_child_forked_between_calls_of_others_calls_too(threads: int) -> None:
+    """The contexts of calls that the fork cut off belong to nobody in the child."""
+    exe = chain(threads)
+    x = np.ones((N, N), np.float32)
+    over = threading.Event()
+
+    def call() -> None:
+        while not over.is_set():
+            exe(x)
+
+    callers = [threading.Thread(target=call) for _ in range(2)]
+    for c in callers:
+        c.start()
+    try:
+        for _ in range(5):
+            child = os.fork()
+            if child == 0:
+                code = 2
+                try:
+                    code = (
+                        0 if all(np.array_equal(exe(k * x), want(k * x)) for k in range(5)) else 1
+                    )
+                finally:
+                    os._exit(code)
+            deadline = time.monotonic() + 60
+            while (found := os.waitpid(child, os.WNOHANG))[0] == 0:
+                if time.monotonic() > deadline:
+                    os.kill(child, signal.SIGKILL)
+                time.sleep(0.005)
+            assert os.waitstatus_to_exitcode(found[1]) == 0
+    finally:
+        over.set()
+        for c in callers:
+            c.join()

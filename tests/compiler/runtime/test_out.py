@@ -70,6 +70,30 @@ def test_one_output_takes_one_array() -> None:
     np.testing.assert_array_equal(row[0], np.maximum(X, 0))
 
 
+@pytest.mark.parametrize("offset", [4, 16, 60])
+def test_results_may_begin_at_any_element(offset: int) -> None:
+    """Kernels that write whole vectors: convolution, products, transposes, softmax."""
+    g = tw.Graph("net")
+    x = g.input("x", (2, 24, 9, 9))
+    w = rng.standard_normal((40, 24, 3, 3)).astype(np.float32)
+    y = g.conv(x, g.constant(w), pads=1)
+    g.output(y, name="conv")
+    flat = g.reshape(y, shape=(80, 81))
+    g.output(g.matmul(flat, g.transpose(flat)), name="product")
+    g.output(g.softmax(g.transpose(flat)), name="turned")
+    exe = tw.compile(g, threads=2)
+    a = rng.standard_normal((2, 24, 9, 9)).astype(np.float32)
+    given = []
+    for s in exe.outputs:
+        raw = np.full(s.dtype.itemsize * int(np.prod(s.shape)) + 128, 0x7F, np.uint8)
+        start = -raw.ctypes.data % 64 + offset
+        given.append((raw, start, raw[start : -128 + start].view(s.dtype).reshape(s.shape)))
+    exe(a, out=tuple(g for *_, g in given))
+    for (raw, start, y), want in zip(given, exe(a), strict=True):
+        np.testing.assert_array_equal(y, want)
+        assert (raw[:start] == 0x7F).all() and (raw[start + y.nbytes :] == 0x7F).all()
+
+
 def test_a_mapped_file_receives_results(exe: tw.Executable, tmp_path: Any) -> None:
     file = np.lib.format.open_memmap(tmp_path / "h.npy", "w+", np.float32, (6, 8))
     exe(X, out=(file, None))
