@@ -26,6 +26,7 @@ ROOM = 0.7  # of a cache for what is read again; what is read and written once p
 # of the input that a tile reads lie in many places.
 INPUT_NEAR, INPUT_FAR = 1.5, 8.0  # from the second cache, from beyond
 WEIGHTS_NEAR, WEIGHTS_FAR = 0.8, 1.5
+ITEM = 500.0  # to take an item, and to get going
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,11 +80,12 @@ def units_of(p: ConvGroup, tile: Config) -> tuple[int, int]:
 class Costs:
     """Estimates for one problem and one register tile.
 
-    panels, units: how many there are. tiles: in all units. weights, input: bytes of all. unit:
-    bytes of the input that a unit of places reads.
+    slots: multiply-adds of vectors. panels, units: how many there are. tiles: in all units.
+    weights, input: bytes of all. unit: bytes of the input that a unit of places reads.
     """
 
     device: Device
+    slots: float
     panels: int
     units: int
     tiles: int
@@ -106,19 +108,19 @@ class Costs:
             unit = touched[-1] * min(touched[-2], (tile["th"] - 1) * down.stride + down.kernel)
         place = p.depth * p.group * p.dtype.bytes
         return cls(
-            device, -(-vectors // tile["nb"]), units, units * across,
+            device, p.flops / 2 / lanes, -(-vectors // tile["nb"]), units, units * across,
             vectors * lanes * p.depth * p.window.taps * p.dtype.bytes,
             p.x.dims[0] * prod(touched) * place, unit * place,
         )  # fmt: skip
 
     def best(self, wanted: int) -> Cut:
         """Of the cuts into `wanted` items or more, the first of those that cost least."""
-        return min(self.cuts(wanted), key=self.lines)
+        return min(self.cuts(wanted), key=self.cost)
 
     def some(self, wanted: int) -> list[Cut]:
         """The best cut with either order of the loops, and the two that share out evenly."""
         found = list(self.cuts(wanted))
-        best = [min((c for c in found if c.order == o), key=self.lines) for o in ("oc", "sp")]
+        best = [min((c for c in found if c.order == o), key=self.cost) for o in ("oc", "sp")]
         even = [evenly(o, self.panels, self.units, wanted) for o in ("oc", "sp")]
         return list(dict.fromkeys((*best, *even)))
 
@@ -138,6 +140,19 @@ class Costs:
             if shares >= self.units:
                 return
             shares *= 2
+
+    def cost(self, cut: Cut) -> float:
+        """Slots until the last thread is done."""
+        taken = ITEM * cut.parts * cut.shares / self.device.threads
+        return self.slots * self.longest(cut) + self.lines(cut) + taken
+
+    def longest(self, cut: Cut) -> float:
+        """The part of the work that the busiest thread does, where threads are equally fast."""
+        threads = self.device.threads
+        panels, units = shared(self.panels, cut.parts)[0], shared(self.units, cut.shares)[0]
+        item = panels * units / (self.panels * self.units)
+        rounds = -(-cut.parts * cut.shares // threads)
+        return max(1 / threads, min(item * rounds, (1 + item * (threads - 1)) / threads))
 
     def lines(self, cut: Cut) -> float:
         """Slots that one thread waits for lines from beyond the first cache."""
