@@ -80,7 +80,8 @@ def units_of(p: ConvGroup, tile: Config) -> tuple[int, int]:
 class Costs:
     """Estimates for one problem and one register tile.
 
-    slots: multiply-adds of vectors. panels, units: how many there are. tiles: in all units.
+    slots: multiply-adds of vectors. panels, units: how many there are; as the last ones may be
+    smaller, they make no more than `whole` (panels, units) of full size. tiles: in all units.
     weights, input: bytes of all. unit: bytes of the input that a unit of places reads.
     """
 
@@ -88,6 +89,7 @@ class Costs:
     slots: float
     panels: int
     units: int
+    whole: tuple[float, float]
     tiles: int
     weights: int
     input: int
@@ -99,16 +101,19 @@ class Costs:
         units, across = units_of(p, tile)
         down, right = p.axes[-2:]
         vectors = -(-p.channels // p.block) * (p.block // lanes)
+        outer, rows, columns = p.places
+        along = columns / tile["tw"] if rows == 1 else rows / tile["th"]
         # Between strided places along a row, lines come along that nobody asked for.
         touched = [min(a.input, a.output * a.kernel) for a in p.axes]
         touched[-1] = right.input
-        if p.places[1] == 1:
+        if rows == 1:
             unit = min(touched[-1], (tile["tw"] - 1) * right.stride + right.kernel)
         else:
             unit = touched[-1] * min(touched[-2], (tile["th"] - 1) * down.stride + down.kernel)
         place = p.depth * p.group * p.dtype.bytes
         return cls(
-            device, p.flops / 2 / lanes, -(-vectors // tile["nb"]), units, units * across,
+            device, p.flops / 2 / lanes, -(-vectors // tile["nb"]), units,
+            (vectors / tile["nb"], prod(outer) * along), units * across,
             vectors * lanes * p.depth * p.window.taps * p.dtype.bytes,
             p.x.dims[0] * prod(touched) * place, unit * place,
         )  # fmt: skip
@@ -149,8 +154,9 @@ class Costs:
     def longest(self, cut: Cut) -> float:
         """The part of the work that the busiest thread does, where threads are equally fast."""
         threads = self.device.threads
-        panels, units = shared(self.panels, cut.parts)[0], shared(self.units, cut.shares)[0]
-        item = panels * units / (self.panels * self.units)
+        panels, units = self.whole
+        part, share = shared(self.panels, cut.parts)[0], shared(self.units, cut.shares)[0]
+        item = min(part / panels, 1) * min(share / units, 1)
         rounds = -(-cut.parts * cut.shares // threads)
         return max(1 / threads, min(item * rounds, (1 + item * (threads - 1)) / threads))
 

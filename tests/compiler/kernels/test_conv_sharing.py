@@ -18,7 +18,7 @@ TWO = replace(ONE, threads=2)
 def costs(**sizes: int) -> Costs:
     """A pointwise convolution of 32 panels and 1024 units, one tile each, in KiB."""
     kib = {k: v * KIB for k, v in sizes.items()}
-    return Costs(ONE, 0, 32, 1024, 1024, kib["weights"], kib["input"], kib["input"] // 1024)
+    return Costs(ONE, 0, 32, 1024, (32, 1024), 1024, kib["weights"], kib["input"], kib["input"] // 1024)
 
 
 def test_shares_cover_everything() -> None:
@@ -36,7 +36,7 @@ def test_even_cuts() -> None:
 @pytest.mark.parametrize("wanted", [1, 3, 16])
 def test_cuts_are_what_kernels_make_of_them(panels: int, units: int, wanted: int) -> None:
     """Every cut names the parts and shares that there really are, and most make enough items."""
-    c = Costs(ONE, 0, panels, units, units, 64 * KIB, 64 * KIB, KIB)
+    c = Costs(ONE, 0, panels, units, (panels, units), units, 64 * KIB, 64 * KIB, KIB)
     found = list(c.cuts(wanted))
     assert len(set(found)) == len(found)
     for cut in found:
@@ -86,10 +86,13 @@ def test_lines_from_far_away() -> None:
 
 
 def test_the_longest_share() -> None:
-    c = replace(costs(weights=256, input=4096), device=TWO, panels=11, units=56)
+    c = replace(costs(weights=256, input=4096), device=TWO, panels=11, units=56, whole=(11, 56))
     assert c.longest(Cut(11, 1, "oc", "oc")) == 6 / 11, "six panels for one, five for the other"
     assert c.longest(Cut(11, 2, "oc", "oc")) == 1 / 2
     assert c.longest(Cut(1, 1, "sp", "oc")) == 1
     assert c.longest(Cut(2, 16, "sp", "oc")) == 0.5 + 6 / 11 * 4 / 56 / 2, "a smaller item is last"
+    uneven = replace(c, panels=4, units=4, whole=(4, 3.5))
+    assert uneven.longest(Cut(4, 1, "oc", "oc")) == 1 / 2
+    assert uneven.longest(Cut(1, 4, "sp", "oc")) == 4 / 7, "of seven rows, the last is alone"
     busy = replace(c, slots=1e9)
     assert busy.longest(busy.best(8)) == 0.5, "an even number of items, if work is what matters"
