@@ -54,7 +54,9 @@ _REFRESH = 0.75
 """Tables are made anew when this share of their buffers is left."""
 
 _MEMORY = 64 * 2**20
-"""Bytes of states that can be gone back to."""
+"""Bytes of states that can be gone back to; in any case as many as `_DEPTH`."""
+
+_DEPTH = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -207,7 +209,7 @@ class _Search:
         self.offsets = np.zeros(len(problem.size), np.int64)
         self.dead_ends = np.zeros(len(problem.load))
         bytes_each = 8 * (3 * len(problem.size) + 4 * len(problem.load))
-        self.depth = max(64, _MEMORY // bytes_each)
+        self.depth = max(_DEPTH, _MEMORY // bytes_each)
 
     def run(self, tries: int, deadline: float) -> Outcome:
         nodes: dict[int, _Node] = {}
