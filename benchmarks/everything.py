@@ -20,11 +20,12 @@ from sheet import RESULTS
 SCRIPTS: Final = (
     ("inference.py",),
     ("kernels.py", "--output", str(RESULTS / "kernels.json")),
+    ("memory.py",),
     ("overhead.py",),
     ("compile_time.py", "--rounds", "2"),
     ("report.py",),
 )
-FILES: Final = ("inference", "kernels", "overhead", "compile_time")
+FILES: Final = ("inference", "kernels", "memory", "overhead", "compile_time")
 
 
 def main() -> int:

@@ -3,8 +3,8 @@
 python benchmarks/report.py                     from benchmarks/results
 python benchmarks/report.py folder --print
 
-Of the files in the folder, inference.json is needed; kernels.json, overhead.json and
-compile_time.json each make a section.
+Of the files in the folder, inference.json is needed; kernels.json, memory.json,
+overhead.json and compile_time.json each make a section.
 """
 
 from __future__ import annotations
@@ -331,8 +331,66 @@ def compile_section(found: Sequence[Result]) -> str:
     )
 
 
+def memory_section(found: Sequence[Result]) -> str:
+    """Planners beside the bound, what each decision saves, and resident memory of processes."""
+    rows = sorted(found, key=lambda r: (r["name"] in HELD_OUT, r["name"]))
+    titles = {r["name"]: r["name"] + (r"\*" if r["name"] in HELD_OUT else "") for r in rows}
+    names = list(rows[0]["planners"])
+    planners = []
+    for r in rows:
+        cells = [titles[r["name"]], str(r["blocks"]), mib(r["bound_bytes"])]
+        for n in names:
+            x = r["planners"][n]
+            over = x["bytes"] / max(r["bound_bytes"], 1)
+            cells.append(f"{over:.3f}; {ms(x['seconds'])}")
+        planners.append([*cells, ms(r["plan_seconds"])])
+    shares = [[x["planners"][n]["bytes"] / max(x["bound_bytes"], 1) for x in rows] for n in names]
+    planners.append(["*mean*", "", "", *(f"{mean(s):.3f}" for s in shares), ""])
+    levers = list(rows[0]["levers"])
+    saved = [
+        [titles[r["name"]], mib(r["unshared_bytes"]), mib(r["planners"]["ours"]["bytes"]),
+         *(mib(r["levers"][n]) if r["levers"].get(n) else "-" for n in levers)]
+        for r in rows
+    ]  # fmt: skip
+    resident = []
+    for r in rows:
+        cells = [titles[r["name"]]]
+        for x in r.get("processes", {}).values():
+            cells.append("-" if "error" in x else
+                         f"{mib(x['peak_bytes'])} ({mib(x['import_bytes'])})")  # fmt: skip
+        resident.append(cells)
+    contestants = [TITLES[c] for c in rows[0].get("processes", {})]
+    threads = rows[0]["about"]["threads"]
+    return (
+        f"## Memory\n\nThe memory of activations, batch 1 ({origin(found)}): planners on the same "
+        "live ranges, those of our plan, with the order chosen and results in place of operands "
+        "already. The bound, in MiB, is the largest sum of bytes alive in one step. For each "
+        "planner: its arena as a multiple of the bound, and the milliseconds it takes; last what "
+        "all of our planning takes, choosing and verifying included. `recycling` and `nearest "
+        "size` are in the manner of Caffe2's memonger, `shared objects` and `offsets by size` are "
+        "the greedy ones of Pisarchyk and Lee (2020), `best fit online` is an allocator at run "
+        "time. The others run in Python, one thread all of them.\n\n"
+        + markdown(["model", "blocks", "bound, MiB", *names, "our plan, ms"], planners)
+        + "\nWhat the decisions save, in MiB, as `print(exe.plan)` says: the difference that it "
+        "makes for the arena when nothing is shared, for the bound when one other decision alone "
+        "is not taken.\n\n"
+        + markdown(["model", "unshared", "arena", *levers], saved)
+        + "\nThe peak of resident memory, in MiB, of a process that loads the model and runs it on "
+        f"{threads} thread{'s' if threads > 1 else ''}; in brackets, what was resident after the "
+        "imports.\n\n"
+        + markdown(["model", *contestants], resident)
+    )  # fmt: skip
+
+
+def mib(count: float) -> str:
+    """Bytes in MiB, three digits."""
+    x = count / 2**20
+    return f"{x:.0f}" if abs(x) >= 100 else f"{x:.1f}" if abs(x) >= 10 else f"{x:.2f}"
+
+
 SECTIONS: Final[dict[str, Callable[[Sequence[Result]], str]]] = {
     "kernels": kernel_section,
+    "memory": memory_section,
     "overhead": overhead_section,
     "compile_time": compile_section,
 }

@@ -41,7 +41,14 @@ class InputError(TilewrightError, ValueError):
 
 
 class MemoryLimitError(TilewrightError):
-    """`memory_limit` cannot be met; names the op and the bytes alive there."""
+    """`memory_limit` cannot be met; names the op and the bytes alive there.
+
+    least_bytes: a limit that can be met, the least known; None where there is no memory at all.
+    """
+
+    def __init__(self, message: str, least_bytes: int | None = None) -> None:
+        super().__init__(message)
+        self.least_bytes = least_bytes
 
 
 class PlanError(TilewrightError):

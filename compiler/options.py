@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final, Literal
 
@@ -20,7 +21,7 @@ ENVIRONMENT: Final[dict[str, str]] = {
     "TILEWRIGHT_CPU": "build for a lesser CPU: x86-64-avx512, x86-64-avx2 or x86-64-sse",
     "TILEWRIGHT_FUEL": "do only the first n rewrites of the graph, to bisect a miscompile",
     "TILEWRIGHT_DUMP": "directory that receives every stage of every compilation as text",
-    "TILEWRIGHT_POISON": "1: fill the arena with NaN before every call, to expose stale reads",
+    "TILEWRIGHT_POISON": "1: fill memory with NaN before a call and wherever it was last used",
     "TILEWRIGHT_DEBUG": "1 to 4: how much the logger `tilewright` reports on stderr",
 }
 
@@ -35,17 +36,27 @@ class Options:
     fuel: int | None = None
     dump: str = ""
     poison: bool = False
+    reorder: bool = True
+    inplace: bool = True
+    donate: tuple[str, ...] = ()
 
 
 def options(
     *, numerics: str = "standard", memory_limit: int | str | None = None,
-    threads: int | None = None,
+    threads: int | None = None, reorder: bool = True, inplace: bool = True,
+    donate: Sequence[str] = (),
 ) -> Options:  # fmt: skip
-    """Arguments and environment together. Raises OptionError for a value that makes no sense."""
+    """Arguments and environment together. Raises OptionError for a value that makes no sense.
+
+    reorder, inplace: whether the memory plan may change the order of kernels, and let results take
+    the place of operands; to see what that saves.
+    """
     if numerics not in NUMERICS:
         raise OptionError(f"numerics={numerics!r}: expected one of {', '.join(NUMERICS)}")
     if threads is not None and (not isinstance(threads, int) or threads < 1):
         raise OptionError(f"threads={threads!r}: expected a positive number")
+    if not isinstance(donate, (list, tuple)) or not all(isinstance(n, str) for n in donate):
+        raise OptionError(f"donate={donate!r}: expected the names of inputs, such as ['x']")
     limit = None if memory_limit is None else parse_bytes(memory_limit)
     return Options(
         numerics,  # type: ignore[arg-type]
@@ -54,7 +65,17 @@ def options(
         _number("TILEWRIGHT_FUEL"),
         os.environ.get("TILEWRIGHT_DUMP", ""),
         os.environ.get("TILEWRIGHT_POISON", "") == "1",
+        reorder,
+        inplace,
+        tuple(dict.fromkeys(donate)),
     )
+
+
+def check_donated(donate: Sequence[str], inputs: Sequence[str]) -> None:
+    """Raise OptionError unless all names are those of inputs."""
+    unknown = [n for n in donate if n not in inputs]
+    if unknown:
+        raise OptionError(f"donate: there is no input {unknown}; the inputs are {list(inputs)}")
 
 
 def _number(variable: str) -> int | None:

@@ -52,6 +52,12 @@ def format_type(t: TensorType) -> str:
 # --------------------------------------------------------------------------- for people
 
 
+def printable(name: str) -> str:
+    """A name as it is, but that nothing in it can break a line or steer a terminal: names come from
+    models."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in name)
+
+
 def human_bytes(count: int) -> str:
     """`640 B`, `3.1 MiB`."""
     size = float(count)

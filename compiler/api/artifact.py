@@ -5,11 +5,14 @@ A zip archive, stored without compression, that any zip tool opens:
     manifest.json          format, versions, options, target, and what the other members hold
     graph.txt              the graph after all passes, in its text form
     constants/00000.npy    its arrays, in numpy's own format, each from a cache line on
+    packed/00000.npy       the same weights as kernels read them
     objects/<symbol>.o     native code, one object file per distinct kernel
 
-Reading maps the file; constants stay there until they are packed. The archive's comment carries a
-BLAKE2b of the BLAKE2b of every MiB before it: damage anywhere is noticed, and threads share out the
-work.
+Reading maps the file, and programs read their constants there: all processes that load a file share
+its pages, and nothing is packed. Where this version or machine packs otherwise, it does so anew,
+from `constants`, which takes memory of its own. The archive's comment carries a SHA-256 of the
+CRC-32 of every MiB before it: damage anywhere is noticed, and threads share out the work, which is
+most of what loading costs.
 Nothing is ever unpickled. But native code is native code: a checksum says that a file is whole, not
 who made it. Load what you would also run.
 """
@@ -19,14 +22,17 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import logging
 import os
 import re
 import struct
 import zipfile
+import zlib
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import IO, Any, Final
 
 import numpy as np
@@ -41,8 +47,10 @@ from ..graph.mapped import MappedFile, contents
 from ..graph.text import parse, to_text
 from ..graph.verify import verify
 from ..inspect.views import Compilation
+from ..kernels.ir import Prepared
 from ..kernels.printer import kernel_text, symbol
 from ..options import VERSION
+from ..runtime.constants import Constant, Ready, constants_of, packing_fingerprint
 from ..runtime.objects import object_key
 from ..runtime.threads import available_processors
 from ..store import Key, Store
@@ -50,8 +58,8 @@ from ..store import Key, Store
 Array = npt.NDArray[Any]
 Buffer = bytes | memoryview
 
-FORMAT: Final = 2
-_COMMENT: Final = b"tilewright artifact blake2b of MiB:"
+FORMAT: Final = 3
+_COMMENT: Final = b"tilewright artifact sha256 of MiB's crc32:"
 _COMMENT_BYTES: Final = len(_COMMENT) + 64
 _EPOCH: Final = (1980, 1, 1, 0, 0, 0)  # equal programs make equal files
 _CHUNK: Final = 1 << 20
@@ -60,6 +68,8 @@ _ZIP64_FIELD: Final = 20  # what zipfile adds to the header when asked for zip64
 _FIELD_HEAD: Final = 4  # id and length of an extra field
 _ALIGNING: Final = 0xD935  # id of the extra field that other tools align members with
 _NUMPY_HEADER: Final = 10 + 0xFFFF  # most bytes before the data of an array
+_NOTHING: Final[Mapping[Constant, Array]] = MappingProxyType({})
+_log: Final = logging.getLogger("tilewright")
 _BROKEN: Final = (
     zipfile.BadZipFile, struct.error, ValueError, TypeError, LookupError, AttributeError,
     ArithmeticError, EOFError, RuntimeError, MemoryError, GraphError,
@@ -69,15 +79,18 @@ _BROKEN: Final = (
 
 @dataclass(frozen=True, slots=True)
 class Saved:
-    """What a file held, verified. objects: by the digest of the key that they were built for."""
+    """What a file held, verified. objects: by the digest of the key that they were built for.
+    ready: constants as kernels read them, in the file; none that other code than this packed."""
 
     graph: Graph
     version: str
     numerics: str
     memory_limit: int | None
     threads: int | None
+    donate: tuple[str, ...]
     target: Mapping[str, str | int]
     objects: Mapping[str, bytes]
+    ready: Ready
 
 
 def key_digest(key: Key) -> str:
@@ -97,11 +110,14 @@ def is_artifact(path: str | os.PathLike[str]) -> bool:
 # --------------------------------------------------------------------------- writing
 
 
-def write(path: str | os.PathLike[str], c: Compilation) -> None:
+def write(
+    path: str | os.PathLike[str], c: Compilation, packed: Mapping[Constant, Array] = _NOTHING
+) -> None:
     """Save a compilation. The file appears whole or not at all; an older one is replaced.
 
-    Raises ArtifactError when it cannot be written, ModelError when the model's file changed since,
-    LoweringError when code has to be built again and does not build.
+    packed: constants as its kernels read them, to be in the file as well. Raises ArtifactError when
+    it cannot be written, ModelError when the model's file changed since, LoweringError when code
+    has to be built again and does not build.
     """
     for blob in c.graph.blobs.values():
         blob.check()
@@ -110,7 +126,7 @@ def write(path: str | os.PathLike[str], c: Compilation) -> None:
     try:
         try:
             with open(partial, "xb+") as f:
-                _archive(f, c)
+                _archive(f, c, packed)
                 f.flush()
                 os.fsync(f.fileno())
             os.replace(partial, target)
@@ -122,8 +138,12 @@ def write(path: str | os.PathLike[str], c: Compilation) -> None:
         raise ArtifactError(f"cannot save to {str(target)!r}: {reason}") from e
 
 
-def _archive(f: IO[bytes], c: Compilation) -> None:
+def _archive(f: IO[bytes], c: Compilation, packed: Mapping[Constant, Array]) -> None:
     with zipfile.ZipFile(f, "w", zipfile.ZIP_STORED) as z:
+        needed = constants_of(c.graph, c.launches)
+        direct = {what for what in needed if isinstance(what, str)}
+        prepared = [what for what in needed if isinstance(what, Prepared) and what in packed]
+        behind = {blob for what in prepared for blob in what.blobs} - direct
         constants = []
         for k, name in enumerate(n for n, b in c.graph.blobs.items() if b.is_constant):
             file = f"constants/{k:05d}.npy"
@@ -132,8 +152,15 @@ def _archive(f: IO[bytes], c: Compilation) -> None:
             splat = _is_splat(value)
             _add_array(z, file, value.reshape(-1)[:1] if splat else value)
             constants.append({"name": name, "file": file,
-                              "splat": list(value.shape) if splat else None})  # fmt: skip
+                              "splat": list(value.shape) if splat else None,
+                              "digest": content_digest(value) if name in behind else None,
+                              })  # fmt: skip
             c.graph.blobs[name].release()
+        forms = []
+        for k, what in enumerate(prepared):
+            file = f"packed/{k:05d}.npy"
+            _add_array(z, file, packed[what])
+            forms.append({"blobs": list(what.blobs), "recipe": what.recipe, "file": file})
         objects = []
         for name, key, code in _objects(c):
             file = f"objects/{name}.o"
@@ -147,9 +174,12 @@ def _archive(f: IO[bytes], c: Compilation) -> None:
                 "numerics": c.options.numerics,
                 "memory_limit": c.options.memory_limit,
                 "threads": c.options.threads,
+                "donate": list(c.options.donate),
             },
             "target": c.target.fingerprint,
             "constants": constants,
+            "packing": packing_fingerprint(),
+            "packed": forms,
             "objects": objects,
         }
         _add(z, "manifest.json", json.dumps(manifest, indent=1).encode())
@@ -213,11 +243,11 @@ def _digest(part: Callable[[int, int], Buffer], size: int, threads: int) -> str:
         data = part(start, stop)
         if len(data) != stop - start:
             raise EOFError
-        return hashlib.blake2b(data, digest_size=32).digest()  # without the interpreter's lock
+        return zlib.crc32(data).to_bytes(4, "little")  # without the interpreter's lock
 
     with ThreadPoolExecutor(threads) as pool:
         leaves = b"".join(pool.map(leaf, range(0, size, _CHUNK)))
-    return hashlib.blake2b(leaves, digest_size=32).hexdigest()
+    return hashlib.sha256(leaves).hexdigest()
 
 
 # --------------------------------------------------------------------------- reading
@@ -296,17 +326,36 @@ def _unpack(members: _Members, label: str) -> Saved:
         )
     text = bytes(members["graph.txt"]).decode()
     arrays: dict[str, Array] = {}
+    ready: dict[str | tuple[tuple[str, ...], str], Array] = {}
+    digests: dict[str, str] = {}
     for item in manifest["constants"]:
-        array, splat = _array(members[item["file"]]), item["splat"]
-        arrays[item["name"]] = array if splat is None else np.broadcast_to(array[0], splat)
+        name, array, splat = item["name"], _array(members[item["file"]]), item["splat"]
+        arrays[name] = array if splat is None else np.broadcast_to(array[0], splat)
+        if splat is None:
+            ready[name] = array
+        if item["digest"] is not None:  # only what is packed of it is needed: do not touch it
+            digests[name] = str(item["digest"])
+    rest = [name for name in arrays if name not in digests]
     with ThreadPoolExecutor(available_processors()) as pool:
-        digests = dict(zip(arrays, pool.map(content_digest, arrays.values()), strict=True))
+        found = pool.map(content_digest, (arrays[name] for name in rest))
+        digests |= zip(rest, found, strict=True)
     graph = parse(text, arrays, digests)
     verify(graph)
+    forms = manifest["packed"]
+    if manifest["packing"] == packing_fingerprint():
+        for item in forms:
+            key = tuple(map(str, item["blobs"])), str(item["recipe"])
+            ready[key] = _array(members[item["file"]])
+    elif forms:
+        _log.info("%s was packed by other code than this, which reads weights anew", label)
     options = manifest["options"]
+    donate = tuple(options["donate"])
+    if not set(donate) <= set(graph.inputs):
+        raise ValueError(f"inputs {donate} are donated, but the graph has {graph.inputs}")
     objects = {str(o["key"]): bytes(members[o["file"]]) for o in manifest["objects"]}
     return Saved(graph, str(manifest["tilewright"]), options["numerics"], options["memory_limit"],
-                 options["threads"], dict(manifest["target"]), objects)  # fmt: skip
+                 options["threads"], donate, dict(manifest["target"]), objects,
+                 ready)  # fmt: skip
 
 
 def _array(data: memoryview) -> Array:

@@ -5,22 +5,27 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 from ..codegen.cpu.target import CpuTarget
 from ..graph.ir import Graph
+from ..inspect.alternatives import alternatives
 from ..inspect.views import Compilation
 from ..kernels.device import Device
+from ..kernels.ir import Launch
 from ..kernels.select import select
+from ..memory.plan import MemoryPlan
 from ..options import Options
 from ..passes.base import Fuel, Stage, run_pipeline
 from ..passes.pipeline import cpu_pipeline
-from ..runtime.constants import prepare
+from ..runtime.constants import Ready, prepare
 from ..runtime.linux import first_cache_ways
 from ..runtime.objects import load as load_objects
 from ..runtime.program import Program, plan_memory
 from ..runtime.threads import default_threads
 from ..store import Store
 from .executable import CompileStats, Executable
+from .fit import fit
 
 Progress = Callable[[str, int, int], None]
 
@@ -53,17 +58,29 @@ def optimise(graph: Graph, target: CpuTarget, chosen: Options, read: float) -> t
 
 def choose(stages: Sequence[Stage], target: CpuTarget, chosen: Options) -> Compilation:
     """Kernels and memory for the last of the stages. Raises LoweringError, MemoryLimitError."""
-    final = stages[-1].graph
-    launches = select(final, device_of(target, chosen))
-    plan = plan_memory(final, launches, chosen.memory_limit)
+    final, device = stages[-1].graph, device_of(target, chosen)
+
+    def planned(
+        launches: Sequence[Launch], reorder: bool, capacity: int | None = None
+    ) -> MemoryPlan:  # fmt: skip
+        return plan_memory(final, launches, reorder=reorder, inplace=chosen.inplace,
+                           donate=chosen.donate, capacity=capacity)  # fmt: skip
+
+    launches, limit = select(final, device), chosen.memory_limit
+    plan = planned(launches, chosen.reorder)
+    launches = tuple(launches[k] for k in plan.order)
+    if limit is not None and plan.arena_bytes > limit:
+        launches, plan = fit(final, launches, plan, planned, device, chosen, limit)
+    plan = replace(plan, alternatives=alternatives(final, launches, chosen))
     return Compilation(stages[0].graph, final, stages, launches, plan, target, chosen)
 
 
 def link(
     c: Compilation, store: Store, progress: Progress | None,
-    *, read: float, passes: float, kernels: float,
+    *, read: float, passes: float, kernels: float, ready: Ready | None = None,
 ) -> Executable:  # fmt: skip
-    """Native code from the store or built now. read, passes, kernels: the seconds spent before."""
+    """Native code from the store or built now. read, passes, kernels: the seconds spent before.
+    ready: constants that need no packing."""
     watch = Stopwatch()
 
     def report(done: int, total: int) -> None:
@@ -72,7 +89,7 @@ def link(
 
     threads = device_of(c.target, c.options).threads
     with ThreadPoolExecutor(1) as beside:  # neither side holds the interpreter for long
-        constants = beside.submit(prepare, c.graph, c.launches, threads)
+        constants = beside.submit(prepare, c.graph, c.launches, threads, ready)
         objects = load_objects((x.kernel for x in c.launches), c.target, store, report)
         t_objects = watch.lap()
         program = Program(

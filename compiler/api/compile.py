@@ -15,7 +15,7 @@ from ..graph.builder import GraphBuilder
 from ..graph.ir import Graph
 from ..graph.text import parse, to_text
 from ..inspect.views import Compilation
-from ..options import Options, options
+from ..options import Options, check_donated, options
 from ..store import Store
 from .build import Progress, Stopwatch, choose, link, optimise
 from .collector import paused_collector
@@ -33,6 +33,9 @@ def compile(
     shapes: Shapes | None = None,
     outputs: Sequence[str] | None = None,
     threads: int | None = None,
+    reorder: bool = True,
+    inplace: bool = True,
+    donate: Sequence[str] = (),
     progress: Progress | None = None,
 ) -> Executable | DeferredExecutable:
     """Compile a model for this machine.
@@ -44,17 +47,26 @@ def compile(
     numerics: "reproducible", "standard" or "reduced". On the CPU all three compute in the model's
         own precision, in an order that does not depend on the number of threads; only
         "reproducible" keeps every convolution a plain sum.
-    memory_limit: the arena's bytes, a number or text like "512MiB".
+    memory_limit: the most bytes that the arena may have, a number or text like "512MiB". Weights,
+        inputs and outputs are not in it. Kernels that need less memory take the place of faster
+        ones as far as that is needed; their `notes` in `exe.kernels` say so.
     shapes: sizes for inputs whose dimensions the model leaves open, e.g. {"x": (1, 3, 224, 224)}.
         Without them the program is built at the first call, once for every new set of shapes.
     outputs: names of values to compute instead of the model's outputs.
     threads: threads that run kernels (default TILEWRIGHT_THREADS, else this process's CPUs).
+    reorder, inplace: False keeps kernels in the model's order, and gives results no operand's
+        memory; to see what those save.
+    donate: names of inputs whose memory calls may use as soon as they have read it, so that the
+        arena is smaller; what such an array holds after a call is undefined. One that is strided,
+        read-only, not aligned to 16 bytes or shares memory with another input is copied instead.
     progress: called as progress(station, done, total) while compiling.
 
     Raises ModelError, UnsupportedOperator or GraphError for a bad model, OptionError and
-    TargetError for bad arguments, MemoryLimitError, LoweringError.
+    TargetError for bad arguments, LoweringError, and MemoryLimitError for a limit that cannot be
+    met: it says where and why, and its `least_bytes` can.
     """
-    chosen = options(numerics=numerics, memory_limit=memory_limit, threads=threads)
+    chosen = options(numerics=numerics, memory_limit=memory_limit, threads=threads,
+                     reorder=reorder, inplace=inplace, donate=donate)  # fmt: skip
     if tune is not None:
         raise OptionError(f"tune={tune!r}: only tune=None is available; kernels run with defaults")
     machine = cpu_target(target)
@@ -68,6 +80,8 @@ def compile(
     with paused_collector():
         start = time.perf_counter()
         graph, model = _read(source, shapes, outputs)
+        names = [v.name for v in model.inputs] if graph is None else graph.inputs
+        check_donated(chosen.donate, names)
         if graph is None:
             return DeferredExecutable(model.inputs, build)
         return _build(graph, machine, chosen, time.perf_counter() - start, progress)
@@ -77,6 +91,8 @@ def analyse(
     source: Any,
     *,
     target: str = "cpu",
+    numerics: str = "standard",
+    memory_limit: int | str | None = None,
     shapes: Shapes | None = None,
     outputs: Sequence[str] | None = None,
     threads: int | None = None,
@@ -85,7 +101,7 @@ def analyse(
 
     Raises as `compile` does, and OptionError when the model leaves shapes open.
     """
-    chosen = options(threads=threads)
+    chosen = options(numerics=numerics, memory_limit=memory_limit, threads=threads)
     machine = cpu_target(target)
     start = time.perf_counter()
     graph, model = _read(source, shapes, outputs)

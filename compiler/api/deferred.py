@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from ...ops.types import SymDim
 from ..errors import InputError, OptionError
-from ..runtime.program import TensorSpec, as_array, by_name
+from ..runtime.arrays import TensorSpec, as_array, by_name
 from .executable import Executable
 
 Array = npt.NDArray[Any]
@@ -95,14 +95,16 @@ class DeferredExecutable:
             shapes[spec.name] = shape
         return self.specialise(shapes)
 
-    def __call__(self, /, *arrays: Any, **named: Any) -> Any:
-        """Run once. Raises InputError when arrays do not fit the inputs."""
+    def __call__(self, /, *arrays: Any, out: Any = None, **named: Any) -> Any:
+        """Run once. Raises InputError when arrays do not fit the inputs or outputs."""
         given = [*arrays, *by_name(self.inputs[len(arrays) :], named)] if named else list(arrays)
-        return self._for(given)(*given)
+        return self._for(given)(*given, out=out)
 
-    def run(self, feeds: Mapping[str, Any]) -> dict[str, Array]:
-        """Run once, by names. Raises InputError when arrays do not fit the inputs."""
-        return self._for(by_name(self.inputs, feeds)).run(feeds)
+    def run(
+        self, feeds: Mapping[str, Any], out: Mapping[str, Array] | None = None
+    ) -> dict[str, Array]:
+        """Run once, by names. Raises InputError when arrays do not fit the inputs or outputs."""
+        return self._for(by_name(self.inputs, feeds)).run(feeds, out)
 
     def __repr__(self) -> str:
         return f"<tilewright.DeferredExecutable ({', '.join(map(str, self.inputs))})>"

@@ -34,14 +34,19 @@ def load(
     *,
     threads: int | None = None,
     memory_limit: int | str | None = None,
+    reorder: bool = True,
+    inplace: bool = True,
     progress: Progress | None = None,
 ) -> Executable:
     """A program that `exe.save` wrote, ready to run.
 
     Its passes are not run again. Native code comes from the file where it was built for this very
-    machine type and version, else from the store, else it is built now.
+    machine type and version, else from the store, else it is built now. Weights stay in the file,
+    which is mapped: several processes that load it share its pages. Replace such a file, do not
+    write into it while a program uses it.
 
-    threads, memory_limit, progress: as for `compile`; None is what the program was compiled with.
+    threads, memory_limit: as for `compile`; None is what the program was compiled with. reorder,
+    inplace, progress: as for `compile`.
     A saved program contains native code: load only files that you would also run.
 
     Raises ArtifactError for a damaged or foreign file, or one whose layout this machine cannot run;
@@ -53,6 +58,9 @@ def load(
         numerics=saved.numerics,
         memory_limit=saved.memory_limit if memory_limit is None else memory_limit,
         threads=saved.threads if threads is None else threads,
+        reorder=reorder,
+        inplace=inplace,
+        donate=saved.donate,
     )
     target = host()
     reading = watch.lap()
@@ -61,7 +69,7 @@ def load(
         compilation = choose((stage,), target, chosen)
         kernels = watch.lap()
         return link(compilation, _Bundled(saved.objects), progress,
-                    read=reading, passes=0.0, kernels=kernels)  # fmt: skip
+                    read=reading, passes=0.0, kernels=kernels, ready=saved.ready)  # fmt: skip
     except LoweringError as e:
         if _same_machine(saved, target.fingerprint):
             raise

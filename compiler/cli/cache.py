@@ -78,8 +78,10 @@ def explain_model(args: argparse.Namespace) -> int:
     store = Store()
     if store.directory is None:
         raise OptionError("the cache is switched off (TILEWRIGHT_CACHE): every kernel is a miss")
-    compiled = analyse(args.model, target=args.target, shapes=parse_shapes(args.shapes),
-                       outputs=split(args.outputs), threads=args.threads)  # fmt: skip
+    compiled = analyse(
+        args.model, target=args.target, numerics=args.numerics, memory_limit=args.memory_limit,
+        shapes=parse_shapes(args.shapes), outputs=split(args.outputs), threads=args.threads,
+    )  # fmt: skip
     found: dict[str, tuple[str, Any]] = {}
     for launch in compiled.launches:
         name = symbol(launch.kernel)

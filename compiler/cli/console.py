@@ -14,12 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ..api.build import Progress as Callback
-from ..text import table
-
-
-def printable(text: str) -> str:
-    """Text in which nothing can break a line or steer a terminal: names come from models."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+from ..text import printable, table
 
 
 def emit_json(data: Any) -> None:

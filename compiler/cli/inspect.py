@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 from typing import Any
 
 from ..api.executable import Executable
 from ..errors import OptionError
 from ..graph.text import to_text
+from ..inspect.arena import draw
 from ..inspect.views import VIEWS
 from ..text import human_bytes
 from .console import emit_json, show, show_table
@@ -27,6 +29,24 @@ def add_to(commands: Any) -> None:
         metavar="NAME",
         help=f"print one level: {', '.join(VIEWS)}, or the graph after a pass",
     )
+    p.add_argument(
+        "--svg",
+        metavar="FILE",
+        type=Path,
+        help="with --stage memory: draw who lies where in the arena, and when",
+    )
+    p.add_argument(
+        "--no-inplace",
+        dest="inplace",
+        action="store_false",
+        help="what if no result took the memory of an operand?",
+    )
+    p.add_argument(
+        "--no-reorder",
+        dest="reorder",
+        action="store_false",
+        help="what if kernels ran in the model's order?",
+    )
     p.add_argument("--stages", action="store_true", help="list the passes with milliseconds")
     add_json_argument(p)
     p.set_defaults(handler=run)  # fmt: skip
@@ -34,13 +54,20 @@ def add_to(commands: Any) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Run the command."""
+    if args.svg and args.stage != "memory":
+        raise OptionError("--svg draws the memory plan; give --stage memory with it")
     exe = open_executable(args)
+    if args.svg:
+        args.svg.write_text(draw(exe.plan, Path(args.model).stem), encoding="utf-8")
     if args.stages:
         _stages(exe, args.json)
     elif args.stage:
         text = stage_text(exe, args.stage)
         if args.json:
-            emit_json({"model": args.model, "stage": args.stage, "text": text})
+            facts = {"model": args.model, "stage": args.stage, "text": text}
+            if args.stage == "memory":
+                facts["memory"] = exe.plan.as_json() | {"operators": exe.memory_use().as_json()}
+            emit_json(facts)
         else:
             # names stand quoted and escaped in every level
             print(text, end="" if text.endswith("\n") else "\n")
@@ -84,7 +111,8 @@ def _summary(exe: Executable, model: str, as_json: bool) -> None:
                        "lower_bound_bytes": plan.lower_bound_bytes,
                        "unshared_bytes": plan.unshared_bytes},
             "kernels": [{"name": k.name, "template": k.template, "config": k.config,
-                         "ops": list(k.ops), "flops": k.flops, "bytes": k.bytes}
+                         "ops": list(k.ops), "flops": k.flops, "bytes": k.bytes,
+                         "notes": list(k.notes)}
                         for k in kernels],
         })  # fmt: skip
         return
@@ -100,6 +128,9 @@ def _summary(exe: Executable, model: str, as_json: bool) -> None:
         rows.append((f"k{number}", k.name, f"{k.flops / 1e6:.2f}", f"{k.bytes / 1e6:.2f}", config,
                      " + ".join(k.ops) or "-"))  # fmt: skip
     show_table(rows, ("", "kernel", "MFLOP", "MB", "config", "model nodes"), "llrr")
+    for number, k in enumerate(kernels):
+        for note in k.notes:
+            show(f"k{number}: {note}")
 
 
 def _spec(spec: Any) -> dict[str, Any]:

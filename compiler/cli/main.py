@@ -13,8 +13,8 @@ from typing import Final
 
 from ..errors import OptionError, TilewrightError
 from ..options import VERSION
+from ..text import printable
 from . import bench, cache, compile, doctor, env, inspect, run
-from .console import printable
 
 COMMANDS: Final = (run, bench, compile, inspect, cache, doctor, env)
 

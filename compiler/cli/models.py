@@ -62,6 +62,7 @@ def open_program(args: argparse.Namespace, shapes: Mapping[str, Any] | None = No
     """Compile, or load, what the arguments say. shapes: in addition to those of the arguments."""
     given = {**(shapes or {}), **(parse_shapes(args.shapes) or {})}
     quiet = bool(getattr(args, "json", False))
+    planning = {word: getattr(args, word) for word in ("reorder", "inplace") if word in args}
     with progress(Path(args.model).name, quiet) as report:
         if is_artifact(args.model):
             if given or args.outputs:
@@ -70,11 +71,11 @@ def open_program(args: argparse.Namespace, shapes: Mapping[str, Any] | None = No
                     "give --shapes and --outputs when you compile it"
                 )
             return load(args.model, threads=args.threads, memory_limit=args.memory_limit,
-                        progress=report)  # fmt: skip
+                        progress=report, **planning)  # fmt: skip
         return compile(
             args.model, target=args.target, numerics=args.numerics,
             memory_limit=args.memory_limit, shapes=given or None, threads=args.threads,
-            outputs=split(args.outputs), progress=report,
+            outputs=split(args.outputs), progress=report, **planning,
         )  # fmt: skip
 
 

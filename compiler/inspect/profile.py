@@ -20,7 +20,7 @@ from typing import Any
 from ..graph.ir import Graph
 from ..graph.storage import aliases
 from ..kernels.ir import Launch, Prepared
-from ..text import human_time, table
+from ..text import human_time, printable, table
 from .machine import Limits, MemoryLevel
 from .views import kernel_name
 
@@ -169,7 +169,7 @@ class Profile:
             [
                 (f"{r.seconds * 1e6:.1f}", f"{r.share:.1%}", f"{r.gflops:.1f}", f"{r.of_peak:.0%}",
                  f"{r.gbytes:.1f}", f"{r.of_bandwidth:.0%}",
-                 "peak" if r.bound == "compute" else r.level, r.kernel, _visible(r.label))
+                 "peak" if r.bound == "compute" else r.level, r.kernel, printable(r.label))
                 for r in sorted(self.rows, key=lambda r: -r.seconds)
             ],
             ("us", "share", "GFLOP/s", "of peak", "GB/s", "of mem", "bound", "kernel", "nodes"),
@@ -289,11 +289,6 @@ def of_limit(rows: Iterable[ProfileRow]) -> float:
     """Share of the limits of several launches: least time over time."""
     rows = tuple(rows)
     return sum(r.least_seconds for r in rows) / max(sum(r.seconds for r in rows), 1e-12)
-
-
-def _visible(name: str) -> str:
-    """A name of the model on one line, harmless to a terminal."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in name)
 
 
 def _clipped(line: str) -> str:

@@ -37,6 +37,14 @@ def circle(x: float, y: float, radius: float, title: str, **attributes: object) 
     return element("circle", inner, cx=x, cy=y, r=radius, **attributes)
 
 
+def box(
+    x: float, y: float, width: float, height: float, title: str, **attributes: object
+) -> str:  # fmt: skip
+    """A rectangle from its upper left corner that shows `title` under the pointer."""
+    inner = element("title", escape(title, quote=False))
+    return element("rect", inner, x=x, y=y, width=width, height=height, **attributes)
+
+
 def document(width: int, height: int, style: str, parts: Iterable[str]) -> str:
     """The whole file. style: CSS, not escaped."""
     body = "\n".join(parts)

@@ -17,6 +17,7 @@ from ..memory.plan import MemoryPlan
 from ..options import Options
 from ..passes.base import Stage
 from ..text import quote
+from .memory import memory_use
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +55,8 @@ def kernels_view(c: Compilation) -> str:
             for a, b in zip(launch.args, launch.kernel.params, strict=True)
         )
         out.append(f"k{k} {kernel_name(launch)}({args})  # model: {quote(launch.label)}")
+        if launch.note:
+            out.append(f"  # {launch.note}")
         digest = kernel_digest(launch.kernel)
         if digest not in seen:
             seen.add(digest)
@@ -77,10 +80,16 @@ def _native(c: Compilation, show: Callable[[str], str]) -> str:
     return "\n".join(parts)
 
 
+def memory_view(c: Compilation) -> str:
+    """The plan's certificate, memory by type of operator, and every block."""
+    use = memory_use(c.graph, c.launches, c.plan)
+    return f"{c.plan.certificate()}\n\n{use}\n\n{c.plan.blocks()}\n"
+
+
 VIEWS: Mapping[str, Callable[[Compilation], str]] = {
     "graph": lambda c: to_text(c.source),
     "fused": lambda c: to_text(c.graph),
-    "memory": lambda c: str(c.plan) + "\n",
+    "memory": memory_view,
     "kernels": kernels_view,
     "source": kernels_view,
     "llvm": lambda c: _native(c, str),

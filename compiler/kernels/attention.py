@@ -12,7 +12,19 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from math import prod
 
-from ...ops.expr import Expr, apply, binary, const, floordiv, index, load, minimum, unary, var
+from ...ops.expr import (
+    Expr,
+    apply,
+    binary,
+    const,
+    floordiv,
+    index,
+    load,
+    maximum,
+    minimum,
+    unary,
+    var,
+)
 from ...ops.expr import compare as compared
 from ...ops.operator import Contraction
 from ...ops.traverse import substitute
@@ -22,7 +34,7 @@ from .compose import Indices
 from .device import Device
 from .epilogue import Params, lowered, place, results
 from .ir import Declare, For, If, Kernel, Launch, Local, Phase, Set, Stmt, Store, loop, seq
-from .matmul_group import MatmulGroup, matmul_group, matmul_results
+from .matmul_group import MatmulGroup, matmul_group, matmul_results, variable
 from .matmul_operands import Left, Operands
 from .microkernel import Level, MicroKernel, Panel, Rows, Segment, issue_slots, most_rows
 from .template import Config, required
@@ -87,9 +99,15 @@ class _Writer:
         self.sheet_rows = min(self.rows, p.mix.m)
         items = self.item.payload[2]
         self.sheet = self.params.scratch(self.dtype, items * self.sheet_rows * self.stride)
-        self.scores = Operands(p.scores, device, config, self.params)
+        self.scores = Operands(p.scores, device, config, self.params, item=self.item, whole=True)
         self.mix = Operands(p.mix, device, {**config, "nb": config["mix"]}, self.params,
-                            Left(self.sheet, index(0), self.stride, 1))  # fmt: skip
+                            Left(self.sheet, index(0), self.stride, 1), item=self.item,
+                            whole=True)  # fmt: skip
+        self.own = self.scores.fill is not None or self.mix.fill is not None
+        self.at = (
+            (variable("b", prod(p.mix.batch)), variable("s", self.tiles)) if self.own
+            else (floordiv(self.tile, self.tiles), self.tile % self.tiles)
+        )  # fmt: skip
         self.score = self._score()
         found = matmul_results(p.mix)
         assert found is not None
@@ -195,9 +213,27 @@ class _Writer:
 
     # ---------------------------------------------------------------- loops around it
 
+    def by_matrix(self, lo: Expr, hi: Expr, body: tuple[Stmt, ...]) -> tuple[Stmt, ...]:
+        """body for an item's tiles lo..hi, matrix by matrix; in front of each matrix what the item
+        packs of its keys and values."""
+        matrix, s = self.at
+        first = matrix * self.tiles
+        packing: list[Stmt] = []
+        for x in (self.scores, self.mix):
+            if x.fill is not None:
+                g = var("g", x.panels + (x.rest_blocks > 0))
+                packing.append(loop(g, x.fill(matrix, g)))
+        tiles = body
+        if s.op == "var":
+            tiles = (loop(s, body, lo=maximum(lo - first, 0), hi=minimum(hi - first, self.tiles)),)
+        if matrix.op != "var":
+            return seq(packing, tiles)
+        return (loop(matrix, seq(packing, tiles), lo=lo // self.tiles,
+                     hi=(hi + (self.tiles - 1)) // self.tiles),)  # fmt: skip
+
     def launch(self) -> Launch:
         m = self.p.mix.m
-        matrix, s = floordiv(self.tile, self.tiles), self.tile % self.tiles
+        matrix, s = self.at
         whole, rest = divmod(m, self.rows)
         full = self.body(matrix, s * self.rows, self.rows) if whole else ()
         body = full
@@ -206,7 +242,8 @@ class _Writer:
             body = (If(compared("lt", s, whole), full, less),) if whole else less
         lo = self.item * self.share
         total = self.tile.payload[2] if self.tile.op == "var" else 1
-        body = (loop(self.tile, body, lo=lo, hi=minimum(lo + self.share, total)),)
+        hi = minimum(lo + self.share, total)
+        body = self.by_matrix(lo, hi, body) if self.own else (loop(self.tile, body, lo=lo, hi=hi),)
         phase = Phase(self.item.payload[2], self.item, body)
         phases = (*self.scores.packing, *self.mix.packing, phase)
         kernel = Kernel(
@@ -220,7 +257,7 @@ class Attend:
     """softmax(q @ k) @ v with the ops around it.
 
     Config: mr (rows at a time), nb and mix (vectors per tile of the first and the second product),
-    items, pack (copy keys and values that are not constant into panels).
+    items, pack (of keys and values that are not constant, as in `Operands`).
     """
 
     name = "attention"
@@ -244,6 +281,20 @@ class Attend:
     ) -> Config:
         p = _require(graph, ops, outputs)
         return _default(p, device, _shapes(p, device)[0])
+
+    def lean(
+        self, graph: Graph, ops: Sequence[Op], outputs: Sequence[str], device: Device
+    ) -> list[Config]:
+        """One sheet per thread, keys and values where they lie or one matrix of them at a time, low
+        sheets, one sheet in all, and at last one row."""
+        shapes = _shapes(_require(graph, ops, outputs), device)
+        first = self.default(graph, ops, outputs, device)
+        few = {**first, "items": min(first["items"], device.threads)}
+        loose = {**few, "pack": "item"}
+        low = {**loose, **min(shapes, key=lambda s: s["mr"])}
+        found = [few, loose, low, {**loose, "items": 1}, {**low, "items": 1},
+                 {**low, "items": 1, "mr": 1}]  # fmt: skip
+        return [c for k, c in enumerate(found) if c not in (first, *found[:k])]
 
     def instantiate(
         self, graph: Graph, ops: Sequence[Op], outputs: Sequence[str], device: Device,

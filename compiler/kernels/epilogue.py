@@ -203,10 +203,11 @@ def place(store: Store, where: dict[Expr, Expr]) -> Store:
 
 
 def inplace(
-    params: Params, stores: Sequence[Store], busy: Sequence[Buffer]
+    params: Params, stores: Sequence[Store], busy: Sequence[Buffer], early: Sequence[Buffer] = ()
 ) -> tuple[tuple[int, int], ...]:
     """Pairs (output, input) that may share memory: the input is read only by the one store, at the
-    place stored to. busy: inputs that the contraction itself reads."""
+    place stored to. busy: inputs that the contraction itself reads. early: those that it reads in a
+    phase before the one that stores, and the store perhaps."""
     if len(stores) != 1:
         return ()
     target = stores[0]
@@ -215,7 +216,7 @@ def inplace(
     for k, x in enumerate(order):
         reads = [n for n in walk(target.value) if n.op == "load" and n.payload == x]
         fits = x.nbytes == target.buffer.nbytes and x.dtype.bytes == target.buffer.dtype.bytes
-        same = bool(reads) and all(n.args[0] is target.offset for n in reads)
+        same = bool(reads or x in early) and all(n.args[0] is target.offset for n in reads)
         if x.role == "in" and x not in busy and fits and same:
             pairs.append((order.index(target.buffer), k))
     return tuple(pairs)

@@ -216,12 +216,14 @@ class Kernel:
 @dataclass(frozen=True, slots=True, eq=False)
 class Launch:
     """A kernel applied to blobs. args: per parameter a blob name, a `Prepared`, or None (scratch).
-    ops: indices of the graph's ops it computes."""
+    ops: indices of the graph's ops it computes. note: why it is this kernel where another would be
+    faster."""
 
     kernel: Kernel
     args: tuple[str | Prepared | None, ...]
     ops: tuple[int, ...]
     label: str = ""
+    note: str = ""
 
 
 # --------------------------------------------------------------------------- building and walking

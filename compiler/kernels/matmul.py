@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from math import prod
 from typing import Any
 
@@ -56,11 +57,41 @@ PAGE, LINE = 4096, 64  # bytes between addresses that share a cache set; bytes p
 OTHER_WAYS = 2  # lines of a set that are left to what is not the left operand
 
 
+@dataclass(frozen=True, slots=True)
+class _Shares:
+    """An item takes one of `outer` parts of the batches, one of `parts` of the panels and one of
+    `shares` of the tiles; the field in front of each says how many that are."""
+
+    per_batch: int
+    outer: int
+    per_part: int
+    parts: int
+    per_share: int
+    shares: int
+
+    @classmethod
+    def of(cls, p: MatmulGroup, config: Config, lanes: int) -> _Shares:
+        batches, tiles = prod(p.batch), -(-p.m // config["mr"])
+        panels = -(-p.n // (config["nb"] * lanes))
+        wanted = config["items"]
+        outer = min(batches, wanted)
+        left = -(-wanted // outer)
+        by_panel = config["order"] == "n"
+        first = min(panels if by_panel else tiles, left)
+        second = min(tiles if by_panel else panels, -(-left // first))
+        parts, shares = (first, second) if by_panel else (second, first)
+        each = -(-batches // outer), -(-panels // parts), -(-tiles // shares)
+        return cls(each[0], -(-batches // each[0]), each[1], -(-panels // each[1]),
+                   each[2], -(-tiles // each[2]))  # fmt: skip
+
+
 class _Writer(Operands):
     """Writes the kernel of one problem for one config."""
 
     def __init__(self, p: MatmulGroup, device: Device, config: Config) -> None:
-        super().__init__(p, device, config, Params(p.graph))
+        self.shares = _Shares.of(p, config, device.lanes(p.dtype))
+        items = self.shares.outer * self.shares.parts * self.shares.shares
+        super().__init__(p, device, config, Params(p.graph), item=var("item", items))
         self.mr = config["mr"]
         self.chains = _chains(p, device)
         self.count = 0
@@ -92,7 +123,8 @@ class _Writer(Operands):
         first = g * self.width
         if self.right.packed:
             step = blocks * self.lanes
-            at = self.right.base + first * self.p.k + k0 * step
+            panel = index(0) if self.fill else first * self.p.k
+            at = self.right.base + panel + k0 * step
             b = Panel(self.right.buffer, at, step)
         else:
             at = self.right.base + first + k0 * self.right.step
@@ -128,7 +160,7 @@ class _Writer(Operands):
         """What a tile brings into the caches: its part of the next panel, or, where one tile is all
         that a panel is read for, what comes a little later in the same."""
         tiles = -(-self.p.m // self.mr)
-        if not self.right.packed or (tiles > 1 and self.config["order"] != "n"):
+        if not self.right.packed or self.fill or (tiles > 1 and self.config["order"] != "n"):
             return None
         if tiles == 1:
             ahead = AHEAD_ONE_ROW if self.p.m == 1 else AHEAD
@@ -153,34 +185,25 @@ class _Writer(Operands):
     # ---------------------------------------------------------------- loops around it
 
     def phase(self) -> Phase:
-        p = self.p
-        batches, tiles = prod(p.batch), -(-p.m // self.mr)
+        each = self.shares
+        batches, tiles = prod(self.p.batch), -(-self.p.m // self.mr)
         panels = self.panels + (self.rest_blocks > 0)
-        wanted = self.config["items"]
-        outer = min(batches, wanted)
-        left = -(-wanted // outer)
-        by_panel = self.config["order"] == "n"
-        first = min(panels if by_panel else tiles, left)
-        second = min(tiles if by_panel else panels, -(-left // first))
-        parts, shares = (first, second) if by_panel else (second, first)
-        per_batch, per_part = -(-batches // outer), -(-panels // parts)
-        per_share = -(-tiles // shares)
-        outer, parts, shares = (-(-batches // per_batch), -(-panels // per_part),
-                                -(-tiles // per_share))  # fmt: skip
-        item = var("item", outer * parts * shares)
+        item = self.item
         g, s = var("g", panels), var("t", tiles)
-        g_lo = floordiv(item, shares) % parts * per_part
-        s_lo = item % shares * per_share
-        q_lo = floordiv(item, shares * parts) * per_batch
+        g_lo = floordiv(item, each.shares) % each.parts * each.per_part
+        s_lo = item % each.shares * each.per_share
+        q_lo = floordiv(item, each.shares * each.parts) * each.per_batch
 
         def sweep(k0: Expr, depth: int, last: bool) -> tuple[Stmt, ...]:
             def columns(body: tuple[Stmt, ...]) -> tuple[Stmt, ...]:
-                return (loop(g, body, lo=g_lo, hi=minimum(g_lo + per_part, panels)),)
+                packing = self.fill(self.q, g) if self.fill else ()
+                return (loop(g, seq(packing, body), lo=g_lo,
+                             hi=minimum(g_lo + each.per_part, panels)),)  # fmt: skip
 
             def down(body: tuple[Stmt, ...]) -> tuple[Stmt, ...]:
-                return (loop(s, body, lo=s_lo, hi=minimum(s_lo + per_share, tiles)),)
+                return (loop(s, body, lo=s_lo, hi=minimum(s_lo + each.per_share, tiles)),)
 
-            if by_panel:
+            if self.config["order"] == "n":
                 return columns(self.either(g, lambda panel, blocks, tail: down(
                     self.rows(panel, blocks, tail, s, k0, depth, last))))  # fmt: skip
             return down(columns(self.either(g, lambda panel, blocks, tail: self.rows(
@@ -188,7 +211,7 @@ class _Writer(Operands):
 
         body = self._blocks_of_k(sweep)
         if self.q.op == "var":
-            hi = minimum(q_lo + per_batch, batches)
+            hi = minimum(q_lo + each.per_batch, batches)
             body = (loop(self.q, body, lo=q_lo, hi=hi),)
         return Phase(item.payload[2], item, body)
 
@@ -220,8 +243,8 @@ class Gemm:
     """Matrix products with the ops around them.
 
     Config: mr, nb (rows and vectors per tile), kc (steps of the reduction per block, 0 for all),
-    order ("n": panels outermost; "m": rows outermost), items, pack (copy a right operand that is
-    not constant into panels, even where it could be read in place).
+    order ("n": panels outermost; "m": rows outermost), items, pack (of a right operand that is not
+    constant, as in `Operands`).
     """
 
     name = "gemm"
@@ -252,6 +275,21 @@ class Gemm:
         self, graph: Graph, ops: Sequence[Op], outputs: Sequence[str], device: Device
     ) -> Config:
         return _default(_require(graph, ops, outputs), device)
+
+    def lean(
+        self, graph: Graph, ops: Sequence[Op], outputs: Sequence[str], device: Device
+    ) -> list[Config]:
+        """Without blocks of K results may take the place of operands. Of a right operand that
+        changes, items pack one panel at a time, one item per thread, one in all; at last a narrow
+        panel."""
+        first = self.default(graph, ops, outputs, device)
+        whole = {**first, "kc": 0}
+        found = [whole]
+        if first["pack"]:
+            own = {**whole, "pack": "item", "items": min(first["items"], device.threads)}
+            found += [{**first, "pack": False}, own, {**own, "items": 1},
+                      {**own, "items": 1, "nb": 1}]  # fmt: skip
+        return [c for k, c in enumerate(found) if c not in (first, *found[:k])]
 
     def instantiate(
         self, graph: Graph, ops: Sequence[Op], outputs: Sequence[str], device: Device,

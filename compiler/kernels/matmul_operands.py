@@ -2,7 +2,8 @@
 
 The left one is read where it lies when its offset is affine in row and column, and copied to
 scratch in a phase of its own when not. The right one is packed into panels as wide as the register
-tile: at link time when it is constant, in a phase when it is not and enough rows read it.
+tile: at link time when it is constant, in a phase when it is not and enough rows read it; or, to
+save memory, by every item for itself, a part at a time.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from ...ops.traverse import substitute
 from ...ops.types import DType, row_major_strides
 from ..graph.evaluate import evaluate_op
 from ..graph.ir import Op
-from .compose import broadcast
+from .compose import Indices, broadcast
 from .device import Device
 from .epilogue import Params
 from .ir import Buffer, If, Local, Phase, Prepared, Stmt, Store, loop, seq
@@ -56,12 +57,19 @@ class Right:
 
 
 class Operands:
-    """Both operands of one product for one config. left: the left one, if it is there already."""
+    """Both operands of one product for one config. left: the left one, if it is there already.
+
+    Of the config, `pack` says what happens to a right operand that is not constant. True: panels of
+    it are made in a phase before. False: it is read where it lies if that is possible. "item": the
+    same, but if it is not, items pack what they need for themselves (`fill`), one part after the
+    other into the same place. item: its variable. whole: these parts are matrices, else panels.
+    """
 
     def __init__(
         self, p: MatmulGroup, device: Device, config: Config, params: Params,
-        left: Left | None = None,
+        left: Left | None = None, *, item: Expr, whole: bool = False,
     ) -> None:  # fmt: skip
+        self.item, self.whole = item, whole
         self.p, self.config, self.params = p, config, params
         self.lanes = device.lanes(p.dtype)
         self.blocks = config["nb"]
@@ -71,6 +79,7 @@ class Operands:
         self.q, self.m, self.n = formal(p)
         self.packing: list[Phase] = []
         self.left = left or self._left()
+        self.fill: Callable[[Expr, Expr], tuple[Stmt, ...]] | None = None
         self.right = self._right()
 
     @property
@@ -110,14 +119,31 @@ class Operands:
         total = prod(own) * self.panel_elements
         if p.constant:
             return Right(self.params.prepared(self._prepared(), p.dtype, total), base, True, 0)
-        if not self.config["pack"]:
+        if self.config["pack"] is not True:
             k = variable("k", p.k)
             value = self.params.lower(p.b_element(at, k, self.n))
             found = affine(value, (k, self.n))
             if found is not None and found[1][self.n] == 1:
                 return Right(found[0], found[2], False, found[1][k])
+        if self.config["pack"] == "item":
+            return self._packed_by_items(at)
         scratch = self.params.scratch(p.dtype, total)
         self.packing.append(self._pack(scratch))
+        return Right(scratch, base, True, 0)
+
+    def _packed_by_items(self, at: Indices) -> Right:
+        """at: indices of the matrix in terms of `self.q`."""
+        item = self.item
+        each = self.panel_elements if self.whole else self.p.k * self.width
+        scratch = self.params.scratch(self.p.dtype, item.payload[2] * each)
+        base = item * each
+
+        def fill(matrix: Expr, g: Expr) -> tuple[Stmt, ...]:
+            own = tuple(substitute(i, {self.q: matrix} if self.q.op == "var" else {}) for i in at)
+            to = base + g * (self.p.k * self.width) if self.whole else base
+            return self.panel(scratch, own, g, to)
+
+        self.fill = fill
         return Right(scratch, base, True, 0)
 
     def _prepared(self) -> Prepared:
@@ -157,8 +183,7 @@ class Operands:
         return Prepared(tuple(order), recipe, make)
 
     def _pack(self, scratch: Buffer) -> Phase:
-        """Panels of a right operand that changes from call to call. Lanes past the last column are
-        set to zero: what they would hold by chance can be slow to compute with."""
+        """All panels of a right operand that changes from call to call."""
         p = self.p
         matrices = prod(p.own_batch)
         panels = self.panels + (self.rest_blocks > 0)
@@ -168,6 +193,13 @@ class Operands:
         own = unflatten(floordiv(t, panels), p.own_batch)
         g = t % panels
         base = floordiv(t, panels) * self.panel_elements + g * (p.k * self.width)
+        body = self.panel(scratch, own, g, base)
+        return Phase(item.payload[2], item, share_out(t, item, share, total, body))
+
+    def panel(self, scratch: Buffer, own: Indices, g: Expr, base: Expr) -> tuple[Stmt, ...]:
+        """Pack panel g of one matrix. own: its indices, base: where the panel goes. Lanes past the
+        last column are set to zero: what they would hold by chance can be slow to compute with."""
+        p = self.p
         k = variable("k", p.k)
         first = self.params.lower(p.b_element(own, k, self.n))
         along = affine(first, (k, self.n))
@@ -231,8 +263,7 @@ class Operands:
 
         transposed = by_column and p.dtype.bytes in (4, 8)
         write = squares if transposed else columns
-        body = self.either(g, lambda _, blocks, tail: write(blocks, tail))
-        return Phase(item.payload[2], item, share_out(t, item, share, total, body))
+        return self.either(g, lambda _, blocks, tail: write(blocks, tail))
 
     def either(
         self, g: Expr, body: Callable[[Expr, int, int], tuple[Stmt, ...]]

@@ -30,11 +30,10 @@ from ...ops.traverse import rebuild, substitute, walk
 from ...ops.types import DType, boolean, f64, i64
 from ..graph.ir import Graph, Op
 from .device import Device
+from .inplace import overwritable
 from .ir import (
     Buffer,
     Declare,
-    For,
-    If,
     Kernel,
     Launch,
     Local,
@@ -42,7 +41,6 @@ from .ir import (
     Set,
     Stmt,
     Store,
-    loads,
     loop,
     seq,
 )
@@ -528,35 +526,6 @@ class Nest:
         flops = sum(map(operations, found))
         kernel = Kernel(
             self.name, VERSION, (), (*params, *scratch), phases, flops,
-            traffic(graph, params, args), _inplace(params, phases),
+            traffic(graph, params, args), overwritable(params, phases),
         )  # fmt: skip
         return Launch(kernel, (*args, *(None for _ in scratch)), ())
-
-
-def _inplace(params: tuple[Buffer, ...], phases: tuple[Phase, ...]) -> tuple[tuple[int, int], ...]:
-    """An input may share the output's memory if every load of it is at the index being stored."""
-    if len(phases) != 1:
-        return ()
-    stores = [s for s in _stores(phases[0].body)]
-    found = []
-    for j, y in enumerate(params):
-        mine = [s for s in stores if s.buffer == y]
-        if y.role != "out" or len(mine) != 1 or len(stores) != 1:
-            continue
-        for k, x in enumerate(params):
-            same_size = x.nbytes == y.nbytes and x.dtype.bytes == y.dtype.bytes
-            at = mine[0].offset
-            if x.role == "in" and same_size and all(n.args[0] is at for n in loads(phases[0], x)):
-                found.append((j, k))
-    return tuple(found)
-
-
-def _stores(body: Iterable[Stmt]) -> Iterable[Store]:
-    for s in body:
-        if isinstance(s, Store):
-            yield s
-        elif isinstance(s, For):
-            yield from _stores(s.body)
-        elif isinstance(s, If):
-            yield from _stores(s.then)
-            yield from _stores(s.otherwise)

@@ -59,10 +59,10 @@ def select(graph: Graph, device: Device) -> tuple[Launch, ...]:
         if needs_no_code(graph, ops):
             continue
         outputs = live_outputs(graph, ops)
-        shape, names = _shape(graph, ops, outputs)
+        shape, names = shape_of(graph, ops, outputs)
         if shape not in seen:
             seen[shape] = _make(graph, ops, outputs, device), names
-        made = _rebound(*seen[shape], names)
+        made = rebound(*seen[shape], names)
         launches.append(replace(made, ops=tuple(positions[id(op)] for op in ops),
                                 label=label(ops)))  # fmt: skip
     return tuple(launches)
@@ -88,7 +88,7 @@ def _make(graph: Graph, ops: Sequence[Op], outputs: tuple[str, ...], device: Dev
 Names = tuple[str, ...]
 
 
-def _shape(graph: Graph, ops: Sequence[Op], outputs: Names) -> tuple[object, Names]:
+def shape_of(graph: Graph, ops: Sequence[Op], outputs: Names) -> tuple[object, Names]:
     """All that templates may look at, with blobs numbered in order of appearance; and their names.
 
     Of constants that is whether they are there, and the value of those that kernels write out.
@@ -113,7 +113,7 @@ def _shape(graph: Graph, ops: Sequence[Op], outputs: Names) -> tuple[object, Nam
     return (body, tuple(map(number, outputs)), tuple(facts)), tuple(numbers)
 
 
-def _rebound(launch: Launch, old: Names, new: Names) -> Launch:
+def rebound(launch: Launch, old: Names, new: Names) -> Launch:
     """The launch with other blobs in the same places."""
     if old == new:
         return launch

@@ -6,8 +6,8 @@ of the space computes the same function.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any, Protocol, TypeVar
+from collections.abc import Iterable, Sequence
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
 from ..errors import LoweringError
 from ..graph.ir import Graph, Op
@@ -46,6 +46,29 @@ class KernelTemplate(Protocol):
         config: Config,
     ) -> Launch:  # fmt: skip
         """The kernel for one config, bound to blobs. The caller fills in `ops` of the launch."""
+
+
+@runtime_checkable
+class Frugal(Protocol):
+    """A template whose configs differ in the memory that a launch needs beside its blobs."""
+
+    def lean(
+        self, graph: Graph, ops: Sequence[Op], outputs: Sequence[str], device: Device
+    ) -> list[Config]:
+        """Configs that need less memory than the default one, the fastest first: less scratch, or
+        results in place of operands. They need not be in the space."""
+
+
+def falling(found: Iterable[tuple[float, int, Config]]) -> list[Config]:
+    """Of configs given as (estimated time, bytes of scratch, config): the fastest, then every one
+    with less scratch than all faster ones."""
+    kept: list[Config] = []
+    least: int | None = None
+    for _, size, config in sorted(found, key=lambda f: f[:2]):
+        if least is None or size < least:
+            kept.append(config)
+            least = size
+    return kept
 
 
 def required(problem: Problem | None, kernel: str, ops: Sequence[Op]) -> Problem:

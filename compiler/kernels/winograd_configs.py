@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from ...ops.expr import Expr, index
@@ -10,7 +10,7 @@ from .conv_group import ConvGroup
 from .device import Device
 from .ir import Stmt
 from .microkernel import LINE, PIPELINE, bind, most_rows
-from .template import Config
+from .template import Config, falling
 
 MOST_BLOCKS = 4  # vectors of results per register tile
 BATCH_ROUNDS = (1, 2, 4, 8)  # register tiles of tiles that go through the steps together
@@ -64,6 +64,29 @@ class Tiles:
 def vectors_of(p: ConvGroup, lanes: int) -> int:
     """Vectors of results, those of a last block past the last channel included."""
     return -(-p.channels // p.block) * (p.block // lanes)
+
+
+def steps(p: ConvGroup, lanes: int, tiles: int) -> tuple[int, int]:
+    """Elements between the points of V and between those of M, for so many tiles. They are an odd
+    number of vectors: distances of powers of two would put all places of a tile into a few sets of
+    the caches."""
+    block = p.x.layout.block
+    return (-(-p.depth // block) * tiles | 1) * block, (tiles | 1) * lanes
+
+
+def shares(p: ConvGroup, config: Config) -> int:
+    """Items of the one phase, each with a V and an M of its own."""
+    batches = -(-Tiles.of(p, p.anchor.attr("winograd")).count // config["tiles"])
+    each = -(-batches // config["items"])
+    return -(-batches // each)
+
+
+def scratch_elements(p: ConvGroup, device: Device, config: Config) -> int:
+    """Elements of all V and M."""
+    v_step, m_step = steps(p, device.lanes(p.dtype), config["tiles"])
+    points = (p.anchor.attr("winograd") + 2) ** 2
+    workers = shares(p, config) if config["phases"] == 1 else 1
+    return workers * points * (v_step + config["vectors"] * m_step)
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,27 +164,47 @@ class _Costs:
 
 def ranked(p: ConvGroup, device: Device) -> list[Config]:
     """Configs worth trying, the one with the least estimate first, both schedules among them."""
+    threads = device.threads
+    items = [1] if threads == 1 else [threads * k for k in ITEMS_PER_THREAD]
+    found = sorted(_candidates(p, device, items), key=_estimate)
+    best = [f for n in (1, 3) for f in [f for f in found if f[1]["phases"] == n][:KEPT]]
+    return [c for _, c in sorted(best, key=_estimate)]
+
+
+def lean(p: ConvGroup, device: Device) -> list[Config]:
+    """Configs with less scratch than the first of `ranked`, by their estimates. Those that take
+    longer than a direct sum, which needs no scratch, are left out."""
+    lanes, threads = device.lanes(p.dtype), device.threads
+    direct = p.flops / 2 / lanes / threads
+    items = sorted({1, threads, *(threads * k for k in ITEMS_PER_THREAD)})
+    most = scratch_elements(p, device, ranked(p, device)[0])
+    return falling(
+        (cost, size, config)
+        for cost, config in _candidates(p, device, items)
+        if cost < direct and (size := scratch_elements(p, device, config)) < most
+    )
+
+
+def _candidates(
+    p: ConvGroup, device: Device, items: Sequence[int]
+) -> Iterator[tuple[float, Config]]:
+    """(estimate, config), both schedules. items: how many the one phase may have."""
     costs = _Costs(p, device, Tiles.of(p, p.anchor.attr("winograd")))
     count, vectors, threads = costs.tiles.count, costs.vectors, device.threads
-    one: list[tuple[float, Config]] = []
-    three: list[tuple[float, Config]] = []
     for mr, nb in _register_tiles(count, vectors, device):
         rounds = -(-count // mr)
         worth = max(1, int(costs.products(count, mr, nb) / ITEM_SLOTS))
         config = {"tiles": rounds * mr, "mr": mr, "nb": nb, "vectors": vectors, "phases": 3,
                   "items": min(threads * PHASE_ITEMS, worth)}  # fmt: skip
-        three.append((costs.apart(config), config))
+        yield costs.apart(config), config
         for n in dict.fromkeys((*(r for r in BATCH_ROUNDS if r < rounds), rounds)):
             batches = -(-rounds // n)
-            items = [1] if threads == 1 else [threads * k for k in ITEMS_PER_THREAD]
             for wanted in dict.fromkeys(min(i, batches, worth) for i in items):
                 for share in dict.fromkeys((nb, 4 * nb, vectors)):
                     if vectors % share == 0:
                         config = {"tiles": n * mr, "mr": mr, "nb": nb, "vectors": share,
                                   "phases": 1, "items": wanted}  # fmt: skip
-                        one.append((costs.together(config), config))
-    best = sorted(one, key=_estimate)[:KEPT] + sorted(three, key=_estimate)[:KEPT]
-    return [c for _, c in sorted(best, key=_estimate)]
+                        yield costs.together(config), config
 
 
 def _estimate(found: tuple[float, Config]) -> float:

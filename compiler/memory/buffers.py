@@ -10,7 +10,7 @@ it to the last one, both included, or to the end of the run if it is kept.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from ..errors import PlanError
@@ -185,29 +185,38 @@ def choose_inplace(
     kept = {places[name].root for name in keep if name in places}
     chosen: list[tuple[str, str]] = []
     for index, step in enumerate(steps):
-        names = set(step.reads) | set(step.writes)
         taken: set[str] = set()
-        for written, read in step.inplace:
-            if written not in step.writes or read not in step.reads:
-                raise PlanError(
-                    f"step {step.name!r} (number {index}) allows {written!r} in place of {read!r},"
-                    " but does not write the one and read the other"
-                )
-            new, old = places.get(written), places.get(read)
-            if new is None or old is None or new.root == old.root or {new.root, old.root} & taken:
-                continue
-            whole = new.bytes == old.bytes == places[new.root].bytes == places[old.root].bytes
-            whole = whole and new.rows == old.rows == 1
-            dies = spans[old.root][1] == index and old.root not in kept
-            born = spans[new.root][0] == index
-            others = (places.get(name) for name in names - {written, read})
-            if not (whole and new.bytes and dies and born):
-                continue
-            if any(other and other.root in (new.root, old.root) for other in others):
-                continue
-            taken |= {new.root, old.root}
-            chosen.append((written, read))
+        for written, read in shareable(step, index, places):
+            new, old = places[written].root, places[read].root
+            dies = spans[old][1] == index and old not in kept
+            born = spans[new][0] == index
+            if dies and born and not {new, old} & taken:
+                taken |= {new, old}
+                chosen.append((written, read))
     return tuple(chosen)
+
+
+def shareable(
+    step: Step, number: int, places: Mapping[str, Place]
+) -> Iterator[tuple[str, str]]:  # fmt: skip
+    """The pairs of a step that its kernel and their sizes allow to share memory, whatever runs
+    before and after. Raises PlanError for a pair that the step does not write and read."""
+    names = set(step.reads) | set(step.writes)
+    for written, read in step.inplace:
+        if written not in step.writes or read not in step.reads:
+            raise PlanError(
+                f"step {step.name!r} (number {number}) allows {written!r} in place of {read!r},"
+                " but does not write the one and read the other"
+            )
+        new, old = places.get(written), places.get(read)
+        if new is None or old is None or new.root == old.root:
+            continue
+        whole = new.bytes == old.bytes == places[new.root].bytes == places[old.root].bytes
+        if not (whole and new.rows == old.rows == 1 and new.bytes):
+            continue
+        others = (places.get(name) for name in names - {written, read})
+        if not any(other and other.root in (new.root, old.root) for other in others):
+            yield written, read
 
 
 def _spans(

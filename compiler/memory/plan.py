@@ -7,20 +7,41 @@ does for whole blobs. Every plan is run through the verifier of `verify` before 
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from itertools import accumulate
 from types import MappingProxyType
+from typing import Any, NamedTuple
 
-from ..errors import MemoryLimitError
+from ..text import printable
 from .buffers import BufferSpec, LiveRange, Place, Step, choose_inplace, live_ranges, resolve
-from .packer import pack
-from .verify import verify
+from .order import reorder as lower_order
+from .packer import Packing, pack
+from .regions import Region, verify_all
 
 ALIGNMENT = 64
 """Bytes: a cache line, and the widest vector register."""
 
-_SHOWN = 12
-"""Buffers that an error message lists."""
+
+@dataclass(frozen=True, slots=True)
+class Needs:
+    """Bytes that a program asks for: the least of an arena in its order, and the sum of all buffers
+    and scratch."""
+
+    bound: int
+    unshared: int
+
+
+@dataclass(frozen=True, slots=True)
+class Lever:
+    """What one decision saved, in bytes: `saved` of the most that is alive in one step, which would
+    be `without` if all other decisions stood; `avoided` of all buffers together. Negative where it
+    costs."""
+
+    name: str
+    without: int
+    saved: int
+    avoided: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +57,17 @@ class MemoryPlan:
     alive in one step: no arena for this order and these in-place pairs is smaller), in
     `unshared_bytes` (every buffer and scratch on its own) and in `peak`, the (name, bytes) alive in
     step number `peak_step` (-1 if there are no steps), which sum to the lower bound.
+
+    `steps` stand in the order of execution, `order` has the number of each in the order that was
+    given, and `given_bound_bytes` is the lower bound of that one. `order_proved` says that no order
+    has a lower bound than this; False where nobody knows, or where none was looked for because the
+    plan may not reorder (`may_reorder`).
+
+    `alternatives` tell the needs of the same program without a decision that was taken before
+    planning, by its name. They are asked when `levers` is.
+
+    `regions` are donated inputs that hold blocks as well, which none of the other fields but
+    `steps` and `unshared_bytes` count; `undonated` is the plan without them.
     """
 
     steps: tuple[Step, ...]
@@ -51,74 +83,253 @@ class MemoryPlan:
     unshared_bytes: int
     peak_step: int
     peak: tuple[tuple[str, int], ...]
+    order: tuple[int, ...]
+    given_bound_bytes: int
+    order_proved: bool
+    may_reorder: bool = True
+    alternatives: Mapping[str, Callable[[], Needs]] = field(
+        default_factory=dict, repr=False, compare=False
+    )
+    regions: tuple[Region, ...] = ()
+    undonated: MemoryPlan | None = None
+
+    @property
+    def donation_saved_bytes(self) -> int:
+        """By how much donated inputs make the arena smaller."""
+        return 0 if self.undonated is None else self.undonated.arena_bytes - self.arena_bytes
+
+    @property
+    def alive_bytes(self) -> int:
+        """The largest sum alive in one step, which anybody can add up. The lower bound may be above
+        it, if the packer proved that by search."""
+        return sum(size for _, size in self.peak)
+
+    @property
+    def gap_bytes(self) -> int:
+        """How much smaller an arena might be in this order: nothing if the plan is optimal."""
+        return self.arena_bytes - self.lower_bound_bytes
 
     @property
     def optimal(self) -> bool:
         """True if no packing is smaller, which is proved by the lower bound being met."""
         return self.arena_bytes == self.lower_bound_bytes
 
+    @property
+    def given(self) -> tuple[Step, ...]:
+        """The steps in the order in which they were given."""
+        found = dict(zip(self.order, self.steps, strict=True))
+        return tuple(found[number] for number in range(len(found)))
+
+    @property
+    def apart_bound_bytes(self) -> int:
+        """What the lower bound would be if no result took an operand's place."""
+        found = needs(self.given, self.buffers, self.keep, alignment=self.alignment,
+                      reorder=self.may_reorder, inplace=False)  # fmt: skip
+        return found.bound
+
     def check(self) -> None:
         """Verify the plan again, independently of how it was made; raises PlanError."""
-        verify(
+        verify_all(
             self.steps,
             self.buffers,
             self.offsets,
             self.scratch,
             self.arena_bytes,
+            self.regions,
             self.keep,
             alignment=self.alignment,
         )
 
-    def __str__(self) -> str:
-        """A certificate: totals, the step that sets the bound, then every block by offset."""
-        how = "optimal" if self.optimal else "above the bound"
+    def levers(self) -> tuple[Lever, ...]:
+        """What every decision saved; sharing and donation, of the arena itself. Donation comes
+        last: the others count without it."""
+        if self.undonated is not None:
+            plain = replace(self.undonated, alternatives=self.alternatives)
+            donation = Lever("donation", plain.arena_bytes, self.donation_saved_bytes, 0)
+            return (*plain.levers(), donation)
+        joined = {member: block.bytes for block in self.ranges for member in block.members[1:]}
+        replaced = sum(_round(size, self.alignment) for size in joined.values())
+        found = [
+            Lever("sharing", self.unshared_bytes, self.unshared_bytes - self.arena_bytes, 0),
+            self._lever("in place", self.apart_bound_bytes, replaced),
+            self._lever("reordering", self.given_bound_bytes, 0),
+        ]
+        for name, alternative in self.alternatives.items():
+            needs = alternative()
+            found.append(self._lever(name, needs.bound, needs.unshared - self.unshared_bytes))
+        return tuple(found)
+
+    def _lever(self, name: str, without: int, avoided: int) -> Lever:
+        return Lever(name, without, without - self.alive_bytes, avoided)
+
+    def certificate(self) -> str:
+        """Totals, the step that sets the bound, what each decision saved, who is alive there."""
         share = 100 * self.arena_bytes / self.unshared_bytes if self.unshared_bytes else 100.0
+        how = "optimal" if self.optimal else "above the bound"
+        proof = _moment(self.steps, self.peak_step)
+        if self.lower_bound_bytes > self.alive_bytes:
+            proof = f"proved by search; {self.alive_bytes} B are alive in {proof}"
+        packed = "no packing is smaller" if self.optimal else "no smaller packing was found"
+        order = "no other order needs less" if self.order_proved else "other orders might need less"
         lines = [
             f"memory plan: {len(self.steps)} steps, {len(self.ranges)} blocks,"
             f" {len(self.inplace)} in place, aligned to {self.alignment}",
             f"  arena     {_size(self.arena_bytes)}   {how}, {share:.1f} % of unshared",
-            f"  bound     {_size(self.lower_bound_bytes)}   {_moment(self.steps, self.peak_step)}",
+            f"  bound     {_size(self.lower_bound_bytes)}   {proof}",
+            f"  gap       {_size(self.gap_bytes)}   {packed}; {order}",
             f"  unshared  {_size(self.unshared_bytes)}",
+            f"saved:      {'of the arena':>27}   {'of all buffers':>27}",
+            *(
+                f"  {x.name:<10}{_size(x.saved)}   {_size(x.avoided) if x.avoided else ''}".rstrip()
+                for x in self.levers()
+            ),
         ]
         if self.peak:
             lines.append("alive at the bound:")
-            lines += [f"  {_size(size)}  {_plain(name)}" for name, size in self.peak]
-        if self.ranges:
-            lines.append(f"blocks: {'offset':>14} {'bytes':>14}  {'steps':>11}  buffers")
+            lines += [f"  {_size(size)}  {printable(name)}" for name, size in self.peak]
+        return "\n".join(lines)
+
+    def blocks(self) -> str:
+        """A line per block, by offset: where it lies, when it is alive, who lives there."""
+        lines = [f"blocks: {'offset':>14} {'bytes':>14}  {'steps':>11}  buffers"]
         for block in sorted(self.ranges, key=lambda block: (self.offsets[block.name], block.first)):
-            who = " = ".join(_plain(member) for member in block.members or (block.name,))
+            who = " = ".join(printable(member) for member in block.members or (block.name,))
             alive, offset = f"{block.first}..{block.last}", self.offsets[block.name]
             lines.append(f"        {offset:>14} {block.bytes:>14}  {alive:>11}  {who}")
+        lines += [str(region) for region in self.regions]
         return "\n".join(lines)
+
+    def __str__(self) -> str:
+        """The certificate, and all blocks."""
+        return "\n".join([self.certificate(), *([self.blocks()] if self.ranges else [])])
+
+    def as_json(self) -> dict[str, Any]:
+        """All of it, as what JSON has forms for."""
+        bound = {"step": self.peak_step, "name": "", "alive": []}
+        if self.peak_step >= 0:
+            bound["name"] = self.steps[self.peak_step].name
+            bound["alive"] = [{"name": name, "bytes": size} for name, size in self.peak]
+        return {
+            "arena_bytes": self.arena_bytes,
+            "lower_bound_bytes": self.lower_bound_bytes,
+            "gap_bytes": self.gap_bytes,
+            "unshared_bytes": self.unshared_bytes,
+            "order_proved": self.order_proved,
+            "alignment": self.alignment,
+            "bound": bound,
+            "levers": [asdict(lever) for lever in self.levers()],
+            "steps": [step.name for step in self.steps],
+            "blocks": [
+                {"offset": self.offsets[block.name], **asdict(block)} for block in self.ranges
+            ],
+            "regions": [region.as_json() for region in self.regions],
+        }
+
+
+class _Lives(NamedTuple):
+    """What has to be packed for the steps in one order: blocks of buffers, and private scratch."""
+
+    steps: tuple[Step, ...]
+    pairs: tuple[tuple[str, str], ...]
+    blocks: tuple[LiveRange, ...]
+    private: tuple[LiveRange, ...]
+
+    @classmethod
+    def of(
+        cls, steps: tuple[Step, ...], buffers: tuple[BufferSpec, ...], keep: tuple[str, ...],
+        inplace: bool,
+    ) -> _Lives:  # fmt: skip
+        pairs = choose_inplace(steps, buffers, keep) if inplace else ()
+        blocks = live_ranges(steps, buffers, keep, pairs)
+        numbers = [number for number, step in enumerate(steps) if step.scratch]
+        labels = _scratch_labels(steps, numbers, {spec.name for spec in buffers})
+        return cls(steps, pairs, blocks, tuple(
+            LiveRange(label, number, number, steps[number].scratch)
+            for label, number in zip(labels, numbers, strict=True)
+        ))  # fmt: skip
+
+    @property
+    def ranges(self) -> tuple[LiveRange, ...]:
+        return (*self.blocks, *self.private)
+
+    def bound(self, alignment: int) -> int:
+        return max(_heights(self.ranges, len(self.steps), alignment), default=0)
+
+    def packed(self, alignment: int, capacity: int | None) -> Packing:
+        ranges = [(r.first, r.last + 1, r.bytes) for r in self.ranges]
+        return pack(ranges, capacity, alignment=alignment)
 
 
 def plan(
     steps: Sequence[Step],
     buffers: Iterable[BufferSpec],
-    limit: int | None = None,
     *,
     keep: Collection[str] = (),
     alignment: int = ALIGNMENT,
+    reorder: bool = True,
+    inplace: bool = True,
+    capacity: int | None = None,
 ) -> MemoryPlan:
     """Place the buffers and the scratch of the steps in one arena, verified.
 
-    `limit` is the largest arena in bytes that will do, `keep` names buffers that must survive the
-    last step. Raises MemoryLimitError if the arena would be larger than the limit, and PlanError if
-    the description is malformed (or, which would be a bug here, the plan is wrong).
+    `keep` names buffers that must survive the last step. `reorder` lets the plan run the steps in
+    another order if that lowers the bound, `inplace` lets results take the place of operands. An
+    arena of `capacity` bytes will do, so that the packing is searched for there, not at the bound.
+    Raises PlanError if the description is malformed (or, which would be a bug here, the plan is
+    wrong).
     """
     steps, buffers, keep = tuple(steps), tuple(buffers), tuple(keep)
-    pairs = choose_inplace(steps, buffers, keep)
-    blocks = live_ranges(steps, buffers, keep, pairs)
-    places = resolve(buffers)
-    numbers = [number for number, step in enumerate(steps) if step.scratch]
-    labels = _scratch_labels(steps, numbers, {spec.name for spec in buffers})
-    private = [
-        LiveRange(label, number, number, steps[number].scratch)
-        for label, number in zip(labels, numbers, strict=True)
-    ]
-    ranges = (*blocks, *private)
-    packing = pack([(r.first, r.last + 1, r.bytes) for r in ranges], alignment=alignment)
+    lives = given = _Lives.of(steps, buffers, keep, inplace)
+    given_bound = given.bound(alignment)
+    order, proved = tuple(range(len(steps))), False
+    if reorder:
+        found = lower_order(steps, buffers, keep, alignment=alignment, inplace=inplace)
+        if found.order != order:
+            other = tuple(steps[number] for number in found.order)
+            lives = _Lives.of(other, buffers, keep, inplace)
+        order, proved = found.order, found.proved
+    packing = lives.packed(alignment, capacity)
+    if lives is not given and packing.height > given_bound:
+        before = given.packed(alignment, capacity)
+        if before.height <= packing.height:  # the lower bound does not help if it is not met
+            lives, packing, order, proved = given, before, tuple(range(len(steps))), False
+    result = _placed(lives, packing, buffers, keep, alignment, order, given_bound, proved)
+    result = replace(result, may_reorder=reorder)
+    result.check()
+    return result
 
+
+def needs(
+    steps: Sequence[Step],
+    buffers: Iterable[BufferSpec],
+    keep: Collection[str] = (),
+    *,
+    alignment: int = ALIGNMENT,
+    reorder: bool = True,
+    inplace: bool = True,
+) -> Needs:
+    """What `plan` would have to place, without placing it."""
+    steps, buffers, keep = tuple(steps), tuple(buffers), tuple(keep)
+    found = lower_order(steps, buffers, keep, alignment=alignment, inplace=inplace)
+    apart = _Lives.of(steps, buffers, keep, False)
+    unshared = sum(_round(block.bytes, alignment) for block in apart.ranges)
+    return Needs(found.bound if reorder else found.given, unshared)
+
+
+def step_bytes(
+    steps: Sequence[Step], buffers: Iterable[BufferSpec], *, alignment: int = ALIGNMENT
+) -> list[int]:
+    """The bytes alive in each step; the largest is the lower bound of this order."""
+    lives = _Lives.of(tuple(steps), tuple(buffers), (), True)
+    return _heights(lives.ranges, len(steps), alignment)
+
+
+def _placed(
+    lives: _Lives, packing: Packing, buffers: tuple[BufferSpec, ...], keep: tuple[str, ...],
+    alignment: int, order: tuple[int, ...], given_bound: int, proved: bool,
+) -> MemoryPlan:  # fmt: skip
+    """The plan of one packing."""
+    steps, ranges, places = lives.steps, lives.ranges, resolve(buffers)
     base = {
         member: offset
         for block, offset in zip(ranges, packing.offsets, strict=True)
@@ -129,19 +340,18 @@ def plan(
         for name, place in places.items()
         if place.root in base
     }
-    offsets.update((label, base[label]) for label in labels)
-    by_number = dict(zip(numbers, labels, strict=True))
+    scratch: list[int | None] = [None] * len(steps)
+    for own in lives.private:
+        offsets[own.name] = scratch[own.first] = base[own.name]
     peak_step, peak = _peak(steps, ranges, places, alignment)
-    result = MemoryPlan(
+    return MemoryPlan(
         steps=steps,
         buffers=buffers,
         keep=keep,
         alignment=alignment,
         offsets=MappingProxyType(offsets),
-        scratch=tuple(
-            base[by_number[number]] if number in by_number else None for number in range(len(steps))
-        ),
-        inplace=pairs,
+        scratch=tuple(scratch),
+        inplace=lives.pairs,
         ranges=ranges,
         arena_bytes=packing.height,
         lower_bound_bytes=packing.lower_bound,
@@ -150,11 +360,10 @@ def plan(
         ),
         peak_step=peak_step,
         peak=peak,
+        order=order,
+        given_bound_bytes=given_bound,
+        order_proved=proved,
     )
-    result.check()
-    if limit is not None and result.arena_bytes > limit:
-        raise MemoryLimitError(_over_limit(result, limit))
-    return result
 
 
 def _scratch_labels(steps: Sequence[Step], numbers: Sequence[int], taken: set[str]) -> list[str]:
@@ -175,15 +384,8 @@ def _peak(
     alignment: int,
 ) -> tuple[int, tuple[tuple[str, int], ...]]:
     """The first step with the most bytes alive, and what is alive in it, largest first."""
-    change = [0] * (len(steps) + 1)
-    for block in ranges:
-        change[block.first] += _round(block.bytes, alignment)
-        change[block.last + 1] -= _round(block.bytes, alignment)
-    alive, most, peak_step = 0, -1, -1
-    for number in range(len(steps)):
-        alive += change[number]
-        if alive > most:
-            most, peak_step = alive, number
+    heights = _heights(ranges, len(steps), alignment)
+    peak_step = heights.index(max(heights)) if heights else -1
     born: dict[str, int] = {}
     for number, step in enumerate(steps):
         for name in step.writes:
@@ -197,6 +399,15 @@ def _peak(
     return peak_step, tuple(sorted(peak, key=lambda entry: -entry[1]))
 
 
+def _heights(ranges: Iterable[LiveRange], steps: int, alignment: int) -> list[int]:
+    """Bytes alive in each step."""
+    change = [0] * (steps + 1)
+    for block in ranges:
+        change[block.first] += _round(block.bytes, alignment)
+        change[block.last + 1] -= _round(block.bytes, alignment)
+    return list(accumulate(change[:-1]))
+
+
 def _tenant(block: LiveRange, born: Mapping[str, int], number: int) -> str:
     """The buffer that lives in the block once step `number` has run."""
     name = block.name
@@ -206,38 +417,12 @@ def _tenant(block: LiveRange, born: Mapping[str, int], number: int) -> str:
     return name
 
 
-def _over_limit(result: MemoryPlan, limit: int) -> str:
-    moment, excess = _moment(result.steps, result.peak_step), result.lower_bound_bytes - limit
-    if excess > 0:
-        why = f"By itself {moment} needs {excess} bytes more than the limit"
-    else:
-        why = f"No packing that small was found, though {moment}, which needs most, would fit"
-    alive = [f"  {size:>14}  {_plain(name)}" for name, size in result.peak[:_SHOWN]]
-    if len(result.peak) > _SHOWN:
-        rest = sum(size for _, size in result.peak[_SHOWN:])
-        alive.append(f"  {rest:>14}  in {len(result.peak) - _SHOWN} smaller ones")
-    return "\n".join(
-        [
-            f"memory limit of {limit} bytes can't be met: the arena takes {result.arena_bytes}"
-            f" bytes, the lower bound for this order of execution is {result.lower_bound_bytes}.",
-            f"{why}. Alive there, in bytes:",
-            *alive,
-            f"Raise the limit to {result.arena_bytes}, or lower the batch size.",
-        ]
-    )
-
-
 def _moment(steps: Sequence[Step], number: int) -> str:
-    return f"step {number} '{_plain(steps[number].name)}'" if number >= 0 else "no steps"
+    return f"step {number} '{printable(steps[number].name)}'" if number >= 0 else "no steps"
 
 
 def _size(size: int) -> str:
     return f"{size:>14} B {size / 2**20:>10.3f} MiB"
-
-
-def _plain(name: str) -> str:
-    """Names come from models: nothing in them may break a line or steer a terminal."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in name)
 
 
 def _round(size: int, alignment: int) -> int:

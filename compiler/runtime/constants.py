@@ -2,22 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import hashlib
+import logging
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import cache
+from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
 
+from ...ops import expr
 from ..errors import MemoryLimitError
 from ..graph.arrays import ALIGNMENT, aligned_empty
 from ..graph.ir import Graph
 from ..graph.mapped import file_of
 from ..graph.storage import aliases
+from ..kernels import ir
 from ..kernels.ir import Launch, Prepared
 
 Array = npt.NDArray[Any]
 Constant = str | Prepared
+Ready = Mapping[str | tuple[tuple[str, ...], str], Array]
+"""Constants as kernels read them, by blob, or by blobs and recipe."""
+
+_log: Final = logging.getLogger("tilewright")
 
 _LARGE: Final = 1 << 25
 """Bytes from which a constant is prepared alone: what it is made from and what is made of it are in
@@ -40,11 +50,56 @@ def constants_of(graph: Graph, launches: Sequence[Launch]) -> tuple[Constant, ..
     return tuple(found)
 
 
-def prepare(graph: Graph, launches: Sequence[Launch], threads: int) -> dict[Constant, Array]:
+@cache
+def packing_fingerprint() -> str:
+    """A hash of the source that decides what a recipe makes of arrays: the templates, and the
+    operators that some recipes apply."""
+    h = hashlib.sha256()
+    for folder in (Path(ir.__file__).parent, Path(expr.__file__).parent):
+        for file in sorted(folder.glob("*.py")):
+            h.update(file.read_bytes())
+    return h.hexdigest()[:16]
+
+
+def prepare(
+    graph: Graph, launches: Sequence[Launch], threads: int, ready: Ready | None = None
+) -> dict[Constant, Array]:
     """Every constant that kernels read, packed as they want it, dense and on cache lines.
 
-    What was read of files for one is given back before the next. Raises MemoryLimitError.
+    Those that are `ready`, and fit, are used where they are. What was read of files for one of the
+    others is given back before the next. Raises MemoryLimitError.
     """
+    distinct = constants_of(graph, launches)
+    found = _fitting(launches, ready or {}, graph)
+    packed = [what for what in distinct if isinstance(what, Prepared)]
+    missing = sum(what not in found for what in packed)
+    if ready is not None and missing:
+        _log.info("%d of %d weights are not in the file as kernels of this machine read them;"
+                  " they are packed now", missing, len(packed))  # fmt: skip
+    return found | _made(graph, [what for what in distinct if what not in found], threads)
+
+
+def _fitting(launches: Sequence[Launch], ready: Ready, graph: Graph) -> dict[Constant, Array]:
+    """The constants that are ready, and are what kernels expect."""
+    found: dict[Constant, Array] = {}
+    for launch in launches:
+        for arg, buffer in zip(launch.args, launch.kernel.params, strict=True):
+            if arg is None or arg in found:
+                continue
+            array = ready.get((arg.blobs, arg.recipe) if isinstance(arg, Prepared) else arg)
+            if (
+                array is not None
+                and array.dtype == buffer.dtype.numpy
+                and array.size == buffer.elements
+                and array.ctypes.data % ALIGNMENT == 0
+                and (isinstance(arg, Prepared) or graph.blobs[arg].is_constant)
+            ):
+                found[arg] = array
+    return found
+
+
+def _made(graph: Graph, distinct: Sequence[Constant], threads: int) -> dict[Constant, Array]:
+    """Constants prepared now."""
 
     def make(what: Constant) -> Array:
         blobs = [graph.blobs[n] for n in ((what,) if isinstance(what, str) else what.blobs)]
@@ -60,7 +115,6 @@ def prepare(graph: Graph, launches: Sequence[Launch], threads: int) -> dict[Cons
         names = (what,) if isinstance(what, str) else what.blobs
         return sum(graph.type(n).nbytes for n in names)
 
-    distinct = constants_of(graph, launches)
     made = {what: make(what) for what in distinct if size(what) >= _LARGE}
     rest = [what for what in distinct if what not in made]
     if threads == 1 or sum(map(size, rest)) < _LARGE:

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import ctypes
-import threading
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from time import perf_counter_ns
 from typing import Any
 
 import numpy as np
@@ -17,11 +16,26 @@ from ..graph.ir import Graph
 from ..graph.storage import aliases
 from ..kernels.ir import Launch, Prepared
 from ..memory.buffers import BufferSpec, Step
-from ..memory.plan import MemoryPlan, plan
+from ..memory.donate import plan_donated
+from ..memory.plan import MemoryPlan
 from .address import address
-from .constants import Constant, allocated
-from .driver import Frame, driver
+from .arrays import (
+    Stretches,
+    TensorSpec,
+    aligned_copy,
+    as_array,
+    bounds,
+    check_result,
+    meet,
+    misfit,
+    reusable,
+    shared_result,
+)
+from .constants import Constant
+from .contexts import Bindings, Context, Contexts
+from .driver import driver
 from .objects import Objects
+from .poison import Poison
 from .threads import thread_pool
 
 Array = npt.NDArray[Any]
@@ -36,51 +50,55 @@ def _round(n: int) -> int:
     return -(-n // ALIGNMENT) * ALIGNMENT
 
 
-def plan_memory(graph: Graph, launches: Sequence[Launch], limit: int | None = None) -> MemoryPlan:
+def plan_memory(
+    graph: Graph, launches: Sequence[Launch], *, reorder: bool = True, inplace: bool = True,
+    donate: Sequence[str] = (), capacity: int | None = None,
+) -> MemoryPlan:  # fmt: skip
     """One arena for everything that is neither input, output nor constant.
 
-    Raises MemoryLimitError when `limit` bytes do not suffice.
+    The plan is for the launches in its own `order`. reorder, inplace, capacity: as for `plan`.
+    donate: inputs whose memory may be used as well.
     """
+    steps = [memory_step(launch) for launch in launches]
+    donated = {n: graph.type(n).nbytes for n in donate}
+    return plan_donated(steps, memory_buffers(graph), donated, reorder=reorder, inplace=inplace,
+                        capacity=capacity)  # fmt: skip
+
+
+def memory_buffers(graph: Graph) -> list[BufferSpec]:
+    """What the arena may have to hold, and views of that."""
     shared = aliases(graph)
     external = {*graph.inputs, *graph.outputs, *graph.constants}
-    specs = [
+    return [
         BufferSpec(n, a.bytes, a.of, a.offset, a.rows, a.pitch)
         if (a := shared.get(n)) is not None else BufferSpec(n, b.type.nbytes)
         for n, b in graph.blobs.items() if n not in external
     ]  # fmt: skip
-    steps = []
-    for k, launch in enumerate(launches):
-        named = [(a, b) for a, b in zip(launch.args, launch.kernel.params, strict=True)
-                 if isinstance(a, str)]  # fmt: skip
-        pairs = tuple(
-            (str(launch.args[y]), str(launch.args[x]))
-            for y, x in launch.kernel.inplace
-            if isinstance(launch.args[y], str) and isinstance(launch.args[x], str)
-        )
-        steps.append(Step(
-            f"{k}: {launch.label}",
-            tuple(a for a, b in named if b.role != "out"),
-            tuple(a for a, b in named if b.role == "out"),
-            scratch_bytes(launch),
-            pairs,
-        ))  # fmt: skip
-    return plan(steps, specs, limit)
 
 
-@dataclass(frozen=True, slots=True)
-class TensorSpec:
-    """An input or output of an executable."""
-
-    name: str
-    shape: tuple[Any, ...]
-    dtype: np.dtype
-
-    def __str__(self) -> str:
-        return f"{self.name}: {self.dtype}{list(map(str, self.shape))}".replace("'", "")
+def memory_step(launch: Launch) -> Step:
+    """A launch as the memory planner sees it."""
+    args = launch.args
+    named = [(a, b) for a, b in zip(args, launch.kernel.params, strict=True) if isinstance(a, str)]
+    pairs = tuple(
+        (y, x) for j, k in launch.kernel.inplace
+        if isinstance(y := args[j], str) and isinstance(x := args[k], str)
+    )  # fmt: skip
+    return Step(
+        launch.label,
+        tuple(a for a, b in named if b.role != "out"),
+        tuple(a for a, b in named if b.role == "out"),
+        scratch_bytes(launch),
+        pairs,
+    )
 
 
 class Program:
-    """Native code, constants and an arena. Calls from several threads are served one by one."""
+    """Native code, constants and arenas.
+
+    Calls from several threads run at once, each in a context of its own (`contexts`); where steps
+    are shared among the threads of the pool, one caller at a time has the helpers.
+    """
 
     def __init__(
         self, graph: Graph, launches: Sequence[Launch], memory: MemoryPlan, objects: Objects,
@@ -89,162 +107,188 @@ class Program:
         self.graph = graph
         self.launches = tuple(launches)
         self.memory = memory
-        self.poison = poison
         self.inputs = tuple(_spec(graph, n) for n in graph.inputs)
         self.outputs = tuple(_spec(graph, n) for n in graph.outputs)
+        self._wanted = tuple((s.dtype, s.shape) for s in self.inputs)
+        self._made = tuple((s.dtype, s.shape) for s in self.outputs)
         self.pool = thread_pool(threads)
-        self._alias = aliases(graph)
         self.constants = constants
-        self._lock = threading.Lock()
-        self._arena = allocated((memory.arena_bytes,), np.uint8)
-        # (slot of the table, number of input or output, bytes from its start)
-        self._slots: list[tuple[int, int, int]] = []
-        width = sum(len(launch.args) for launch in launches)
-        self._table = np.zeros(max(width, 1), np.uint64)
-        steps: list[tuple[int, int, int]] = []
+        self._fixed = Stretches(constants.values())
         self.spans: list[tuple[int, int]] = []  # the steps of each launch
+        self._alias = aliases(graph)
+        # (entry of the table, number of input or output, bytes from its start)
+        self._slots: list[tuple[int, int, int]] = []
+        # what lies in a donated input: the input's number, and bytes from its start
+        self._donated = {
+            name: (graph.inputs.index(region.name), at)
+            for region in memory.regions for name, at in region.offsets.items()
+        }  # fmt: skip
+        self._destroyed = tuple(graph.inputs.index(r.name) for r in memory.regions)
+        self._poison = Poison(memory, graph.inputs) if poison else None
+        self._keep = objects
+        self._run = driver().run
+        bound = self._bindings(objects)
+        self._shares = any(items > 1 for *_, items in bound.steps)
+        self.contexts = Contexts(bound, self.pool)
+
+    def _bindings(self, objects: Objects) -> Bindings:
+        table = np.zeros(max(sum(len(launch.args) for launch in self.launches), 1), np.uint64)
+        in_arena: dict[int, int] = {}
+        steps: list[tuple[int, int, int]] = []
         slot = 0
-        for k, launch in enumerate(launches):
-            base = self._table.ctypes.data + slot * 8
+        for k, launch in enumerate(self.launches):
             first = len(steps)
             for entry, phase in zip(
                 objects.addresses(launch.kernel), launch.kernel.phases, strict=True
             ):
-                steps.append((entry, base, phase.items))
+                steps.append((entry, slot, phase.items))
             self.spans.append((first, len(steps)))
-            self._bind(k, launch, slot)
+            self._bind(k, launch, slot, table, in_arena)
             slot += len(launch.args)
-        self._steps = np.array(steps or [(0, 0, 0)], np.uint64)
-        self._keep = objects
-        self._run = driver().run
-        self._shares = any(items > 1 for *_, items in steps)
-        self._frame = self._framed(0, len(steps))
-        self._whole = ctypes.addressof(self._frame)
+        where = np.fromiter(in_arena, np.intp, len(in_arena))
+        offsets = np.fromiter(in_arena.values(), np.uint64, len(in_arena))
+        return Bindings(table, (where, offsets), steps, self.memory.arena_bytes)
 
-    def _framed(self, first: int, end: int) -> Frame:
-        """Steps first..end as the driver takes them. Without shared steps no worker is woken."""
-        pool = self.pool
-        return Frame(
-            pool.address, pool.run_address, pool.wake_address if self._shares else None,
-            self._steps.ctypes.data + first * 24, end - first,
-        )  # fmt: skip
-
-    def _bind(self, number: int, launch: Launch, slot: int) -> None:
+    def _bind(
+        self, number: int, launch: Launch, slot: int, table: Array, in_arena: dict[int, int]
+    ) -> None:
         g = self.graph
         scratch = self.memory.scratch[number] or 0
         for j, (arg, buffer) in enumerate(zip(launch.args, launch.kernel.params, strict=True)):
             at = slot + j
             if arg is None:
-                self._table[at] = self._arena.ctypes.data + scratch
+                in_arena[at] = scratch
                 scratch += _round(buffer.nbytes)
             elif isinstance(arg, Prepared):
-                self._table[at] = self.constants[arg].ctypes.data
+                table[at] = self.constants[arg].ctypes.data
             else:
                 root, inner = arg, 0
                 while root in self._alias:
                     alias = self._alias[root]
                     root, inner = alias.of, inner + alias.offset
                 if root in self.constants:
-                    self._table[at] = self.constants[root].ctypes.data + inner
+                    table[at] = self.constants[root].ctypes.data + inner
+                elif root in self._donated:
+                    k, at_input = self._donated[root]
+                    self._slots.append((at, k, at_input + inner))
                 elif root in g.inputs:
                     self._slots.append((at, g.inputs.index(root), inner))
                 elif root in g.outputs:
                     self._slots.append((at, len(g.inputs) + g.outputs.index(root), inner))
                 else:
-                    self._table[at] = self._arena.ctypes.data + self.memory.offsets[root] + inner
+                    in_arena[at] = self.memory.offsets[root] + inner
 
     # ---------------------------------------------------------------- calls
 
-    def __call__(self, arrays: Sequence[Array]) -> list[Array]:
-        """Run once. arrays: one per input, in order, any strides. Returns new arrays."""
-        _kept, results, at = self._bound(arrays)
-        with self._lock:
-            self._point(at)
-            self._run(self._whole)
+    def __call__(self, arrays: Sequence[Array], out: Sequence[Array | None] = ()) -> list[Array]:
+        """Run once. arrays: one per input, in order, any strides. out: one per output, an array to
+        write it into or None; by default all are new. Returns the outputs.
+
+        Raises InputError, MemoryLimitError.
+        """
+        if self._poison is not None:
+            return self._stepwise(arrays, out)[0]
+        _kept, results, at = self._bound(arrays, out)
+        context = self.contexts.take()
+        try:
+            self._point(context, at)
+            self._run(context.whole)
+        finally:
+            self.contexts.give(context)
         return results
 
     def timed(self, arrays: Sequence[Array], clock: Any) -> tuple[list[Array], list[int]]:
         """Run once, launch by launch; also returns what `clock` (in ns) measured for each."""
-        _kept, results, at = self._bound(arrays)
+        return self._stepwise(arrays, (), clock)
+
+    def _stepwise(
+        self, arrays: Sequence[Array], out: Sequence[Array | None],
+        clock: Callable[[], int] = perf_counter_ns,
+    ) -> tuple[list[Array], list[int]]:  # fmt: skip
+        ready, results, at = self._bound(arrays, out)
+        context = self.contexts.take()
         times = []
-        with self._lock:
-            self._point(at)
-            for first, end in self.spans:
-                frame = self._framed(first, end)
+        try:
+            self._point(context, at)
+            if self._poison is not None:
+                self._poison.before(context.arena, results)
+            for k, (first, end) in enumerate(self.spans):
+                frame = context.frame(first, end)
                 start = clock()
                 self._run(ctypes.addressof(frame))
                 times.append(clock() - start)
+                if self._poison is not None:
+                    self._poison.after(k, context.arena, ready)
+        finally:
+            self.contexts.give(context)
         return results, times
 
-    def _bound(self, arrays: Sequence[Array]) -> tuple[list[Array], list[Array], list[int]]:
-        """(inputs as kernels can read them, new outputs, the addresses of all of them)."""
+    def _bound(
+        self, arrays: Sequence[Array], out: Sequence[Array | None]
+    ) -> tuple[list[Array], list[Array], list[int]]:
+        """(inputs as kernels can read them, outputs, the addresses of all of them)."""
         if len(arrays) != len(self.inputs):
             listed = ", ".join(map(str, self.inputs))
             raise InputError(f"{len(arrays)} arrays for {len(self.inputs)} inputs: {listed}")
-        ready, results, at = [], [], []
-        for k, spec in enumerate(self.inputs):
+        ready: list[Array] = []
+        results: list[Array] = []
+        at: list[int] = []
+        for k, (dtype, shape) in enumerate(self._wanted):
             a = arrays[k]
             if type(a) is not np.ndarray:
-                a = as_array(spec.name, a)
-            if a.dtype != spec.dtype or a.shape != spec.shape:
-                raise _misfit(spec, a)
+                a = as_array(self.inputs[k].name, a)
+            if a.dtype != dtype or a.shape != shape:
+                raise misfit(self.inputs[k], a)
             flags = a.flags
             if not (flags.c_contiguous and flags.aligned):
                 a = np.require(np.array(a, order="C", copy=True), requirements=("C", "A"))
             ready.append(a)
             at.append(address(a))
-        for spec in self.outputs:
-            try:
-                a = np.empty(spec.shape, spec.dtype)
-            except MemoryError as e:
-                raise MemoryLimitError(f"no memory for output {spec.name!r}: {e}") from e
-            results.append(a)
+        for k in self._destroyed:
+            if not reusable(ready, k):
+                ready[k] = aligned_copy(ready[k])
+                at[k] = address(ready[k])
+        try:
+            if out:
+                results = self._given(out, ready)
+            else:
+                for dtype, shape in self._made:
+                    results.append(np.empty(shape, dtype))
+        except MemoryError as e:
+            raise MemoryLimitError(f"no memory for an output: {e}") from e
+        for a in results:
             at.append(address(a))
         return ready, results, at
 
-    def _point(self, at: Sequence[int]) -> None:
+    def _given(self, out: Sequence[Array | None], ready: Sequence[Array]) -> list[Array]:
+        """The outputs of a call that brings some. Raises InputError unless they fit, and each has
+        its memory to itself: kernels write outputs while they still read inputs."""
+        taken = [(bounds(a), "an input") for a in ready]
+        results = []
+        for spec, a in zip(self.outputs, out, strict=True):
+            if a is None:
+                a = np.empty(spec.shape, spec.dtype)
+            else:
+                check_result(spec, a)
+                own = bounds(a)
+                for other, what in taken:
+                    if meet(own, other):
+                        raise shared_result(spec, what)
+                if self._fixed.meet(own):
+                    raise shared_result(spec, "a constant of the program")
+                taken.append((own, "another output's"))
+            results.append(a)
+        return results
+
+    def _point(self, context: Context, at: Sequence[int]) -> None:
         """Write the addresses of this call's arrays where kernels look for them."""
-        table = self._table
+        entries = context.entries
         for slot, k, inner in self._slots:
-            table[slot] = at[k] + inner
+            entries[slot] = at[k] + inner
         if self._shares:
             self.pool.start()
-        if self.poison:
-            self._arena.fill(0xFF)  # every float that no kernel wrote is NaN
-
-
-def as_array(name: str, given: Any) -> Array:
-    """What was given for an input, as numpy sees it. Raises InputError."""
-    try:
-        return np.asarray(given)
-    except Exception as e:  # whatever the object's own conversion raises
-        raise InputError(
-            f"input {name!r}: a {type(given).__name__} cannot be read as an array: {e}"
-        ) from e
-
-
-def _misfit(spec: TensorSpec, a: Array) -> InputError:
-    if a.dtype != spec.dtype:
-        return InputError(
-            f"input {spec.name!r} must be {spec.dtype}, got {a.dtype}{list(a.shape)}; "
-            f"convert it with .astype({str(spec.dtype)!r})"
-        )
-    return InputError(
-        f"input {spec.name!r} must have shape {list(spec.shape)}, got {list(a.shape)}"
-    )
 
 
 def _spec(graph: Graph, name: str) -> TensorSpec:
     t = graph.type(name)
     return TensorSpec(name, t.dims, t.dtype.numpy)
-
-
-def by_name(specs: Sequence[TensorSpec], feeds: Mapping[str, Any]) -> list[Any]:
-    """Arrays in input order. Raises InputError for a missing or an unknown name."""
-    known = [s.name for s in specs]
-    missing = [n for n in known if n not in feeds]
-    if missing or len(feeds) != len(known):
-        unknown = [n for n in feeds if n not in known]
-        what = f"no array for {missing}" if missing else f"there is no input {unknown}"
-        raise InputError(f"{what}; the inputs are {known}")
-    return [feeds[n] for n in known]

@@ -148,6 +148,30 @@ def test_calls_and_compiling() -> None:
     assert row(text, "b")[1] == "failed"
 
 
+def test_memory() -> None:
+    def planned(size: int) -> dict[str, Any]:
+        return {"bytes": size << 20, "seconds": 1e-3}
+
+    cost = {"peak_bytes": 200 << 20, "import_bytes": 50 << 20}
+    found = [
+        {"name": "segnet", "about": ABOUT | {"threads": 1}, "steps": 3, "blocks": 5,
+         "bound_bytes": 4 << 20, "unshared_bytes": 40 << 20, "plan_seconds": 0.0125,
+         "planners": {"unshared": planned(40), "ours": planned(4)},
+         "levers": {"sharing": 36 << 20, "in place": 0, "views": -(1 << 19)},
+         "processes": {"tilewright": cost, "onnxruntime": {"error": "broke"}}},
+    ]  # fmt: skip
+    text = report.page({"latency": [], "processes": []}, {"memory": found})
+    text = text[text.index("## Memory") :]
+    rows = [line for line in text.splitlines() if line.startswith(r"| segnet\* |")]
+    assert rows == [
+        r"| segnet\* | 5 | 4.00 | 10.000; 1.00 | 1.000; 1.00 | 12.5 |",
+        r"| segnet\* | 40.0 | 4.00 | 36.0 | - | -0.50 |",
+        r"| segnet\* | 200 (50.0) | - |",
+    ]
+    assert row(text, "*mean*")[3:5] == ["10.000", "1.000"]
+    assert "on 1 thread;" in text and "M, 2026-01-01, abc" in text
+
+
 @pytest.mark.parametrize(
     ("seconds", "text"), [(0.1234567, "123"), (0.01234, "12.3"), (0.001, "1.00"), (1e-5, "0.010")]
 )

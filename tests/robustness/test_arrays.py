@@ -268,6 +268,9 @@ def test_open_dimensions_are_as_strict() -> None:
         a = np.full((n, 3), 2, np.float32)
         for y in (exe(a, a[::-1]), exe(a, b=a), exe.run({"b": a, "a": a})["y"]):
             np.testing.assert_array_equal(y, a + a)
+        y = np.zeros((n, 3), np.float32)
+        assert exe(a, a, out=y) is y and exe.run({"a": a, "b": a}, out={"y": y})["y"] is y
+        np.testing.assert_array_equal(y, a + a)
     a = np.ones((2, 3), np.float32)
     wrong: list[Any] = [
         a[0], a[:, :2], a[:1], a.astype("f8"), None, [[1], [2, 3]], "text", a.astype(">f4"),

@@ -8,6 +8,7 @@ import json
 import mmap
 import os
 import zipfile
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -53,12 +54,17 @@ def reseal(path: Path, members: dict[str, bytes], compress: bool = False) -> Pat
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED if compress else 0) as z:
         for name, data in members.items():
             z.writestr(name, data)
-        z.comment = b"tilewright artifact blake2b of MiB:" + b"0" * 64
+        z.comment = b"tilewright artifact sha256 of MiB's crc32:" + b"0" * 64
+    return signed(path)
+
+
+def signed(path: Path) -> Path:
+    """The archive with its checksum set right."""
     data = path.read_bytes()[:-64]
-    signed = data[: -len(b"tilewright artifact blake2b of MiB:")]
-    parts = (signed[k : k + (1 << 20)] for k in range(0, len(signed), 1 << 20))
-    leaves = b"".join(hashlib.blake2b(part, digest_size=32).digest() for part in parts)
-    path.write_bytes(data + hashlib.blake2b(leaves, digest_size=32).hexdigest().encode())
+    whole = data[: -len(b"tilewright artifact sha256 of MiB's crc32:")]
+    parts = (whole[k : k + (1 << 20)] for k in range(0, len(whole), 1 << 20))
+    leaves = b"".join(zlib.crc32(part).to_bytes(4, "little") for part in parts)
+    path.write_bytes(data + hashlib.sha256(leaves).hexdigest().encode())
     return path
 
 
@@ -219,8 +225,8 @@ def test_a_missing_file_and_a_folder_are_reported(tmp_path: Path) -> None:
 
 
 def test_a_later_format_names_both_versions(saved: Path, tmp_path: Path) -> None:
-    with pytest.raises(ArtifactError, match=r"format 3, written by Tilewright '0\.1\.0'"):
-        tw.load(edited(saved, tmp_path / "p", format=3))
+    with pytest.raises(ArtifactError, match=r"format 4, written by Tilewright '0\.1\.0'"):
+        tw.load(edited(saved, tmp_path / "p", format=4))
 
 
 @pytest.mark.parametrize(

@@ -187,6 +187,59 @@ def test_inspect_sums_up(model: str, capsys: Capture) -> None:
     assert "project + shift + activate" in out
 
 
+def test_inspect_tells_what_memory_is_for(model: str, tmp_path: Path, capsys: Capture) -> None:
+    drawing = tmp_path / "out.svg"
+    facts = answer(capsys, "inspect", model, "--stage", "memory", "--svg", str(drawing))
+    assert drawing.read_text().startswith("<svg ")
+    assert facts["memory"]["gap_bytes"] == 0
+    assert {x["name"] for x in facts["memory"]["levers"]} == {
+        "sharing", "in place", "reordering", "fusion", "views"
+    }  # fmt: skip
+    assert {x["operator"] for x in facts["memory"]["operators"]} >= {"matmul", "relu"}
+    tilewright("inspect", model, "--stage", "memory")
+    out = capsys.readouterr().out
+    assert out == facts["text"]
+    for part in ("memory plan:", "saved:", "operator", "total", "blocks:"):
+        assert part in out
+
+
+def test_inspect_shows_what_memory_would_be(tmp_path: Path, capsys: Capture) -> None:
+    """A residual addition in place, and two branches that are best computed one after the other."""
+    rng = np.random.default_rng(0)
+    g = tw.Graph()
+    x = g.input("x", (64, 64))
+    a, b = (g.softmax(g.softmax(y, axis=0), axis=1) for y in (x, x + rng.random(64, np.float32)))
+    sums = [g.reduce_sum(g.softmax(y, axis=0), axes=(0,)) for y in (a, b)]
+    g.output(g.softmax(sums[0] * sums[1], axis=1), "y")
+    program = str(tmp_path / "p.tw")
+    tw.compile(g).save(program)
+
+    def memory(*flags: str) -> Any:
+        return answer(capsys, "inspect", program, "--stage", "memory", *flags)["memory"]
+
+    found, apart, given = memory(), memory("--no-inplace"), memory("--no-reorder")
+    saved = {x["name"]: x["saved"] for x in found["levers"]}
+    assert given["arena_bytes"] == found["arena_bytes"] + saved["reordering"]
+    assert saved["reordering"] > 0
+    assert apart["arena_bytes"] == found["arena_bytes"] + saved["in place"]
+    assert {len(b["members"]) for b in apart["blocks"]} <= {0, 1}
+    assert 2 in {len(b["members"]) for b in found["blocks"]}
+
+
+def test_inspect_draws_the_memory_plan_alone(
+    model: str, tmp_path: Path, capsys: Capture
+) -> None:  # fmt: skip
+    drawing = tmp_path / "out.svg"
+    for options in ((), ("--stage", "kernels"), ("--stages",)):
+        assert main.main(["inspect", model, "--svg", str(drawing), *options]) == 2
+        assert "--stage memory" in capsys.readouterr().err
+    nowhere = tmp_path / "no" / "out.svg"
+    assert main.main(["inspect", model, "--stage", "memory", "--svg", str(nowhere)]) == 2
+    printed = capsys.readouterr()
+    assert f"{nowhere}: No such file or directory" in printed.err and not printed.out
+    assert not drawing.exists()
+
+
 # ----------------------------------------------------------------------------- bench
 
 

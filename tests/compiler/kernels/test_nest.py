@@ -262,12 +262,10 @@ def test_inputs_read_only_where_they_are_written_may_be_the_output() -> None:
     [
         lambda g: g.transpose(g.input("y", (4, 4)), perm=(1, 0)),
         lambda g: g.slice(g.input("y", (9,)), starts=(8,), ends=(-10,), axes=(0,), steps=(-1,)),
-        lambda g: softmax(g, g.input("y", (3, 20)), 1),
         lambda g: g.cast(g.input("y", (8,)), to="f16"),
-        lambda g: g.input("x", (3, 5)) + g.reduce_sum(g.input("y", (3, 5)), axes=(1,), keepdims=1),
         lambda g: g.input("x", (3, 3)) + g.transpose(g.input("y", (3, 3)), perm=(1, 0)),
     ],
-    ids=["transpose", "flip", "softmax", "narrower", "row_sum", "transposed_add"],
+    ids=["transpose", "flip", "narrower", "transposed_add"],
 )
 def test_what_is_still_needed_is_not_overwritten(make: Callable[[GraphBuilder], Value]) -> None:
     """y is read elsewhere than it is written, or does not fit."""

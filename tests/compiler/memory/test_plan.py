@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from functools import partial
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from zlib import crc32
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tilewright.compiler.errors import MemoryLimitError, PlanError
-from tilewright.compiler.memory import plan as plan_module
+from tilewright.compiler.errors import PlanError
 from tilewright.compiler.memory.buffers import BufferSpec, Step
-from tilewright.compiler.memory.packer import pack
-from tilewright.compiler.memory.plan import MemoryPlan, plan
+from tilewright.compiler.memory.plan import Lever, MemoryPlan, Needs, needs, plan
 from tilewright.compiler.memory.verify import verify
 
 Program = tuple[list[Step], list[BufferSpec], tuple[str, ...]]
@@ -229,6 +228,9 @@ def test_mobilenet_v2_without() -> None:
     made = plan(*mobilenet_v2(inplace=False))
     assert made.lower_bound_bytes == 2 * 96 * 112 * 112 * 4 == 9_633_792
     assert made.optimal
+    allowed = plan(*mobilenet_v2(inplace=True))
+    assert allowed.apart_bound_bytes == made.lower_bound_bytes
+    assert plan(*mobilenet_v2(inplace=True), inplace=False).arena_bytes == made.arena_bytes
     assert made.inplace == ()
 
 
@@ -242,17 +244,6 @@ def small() -> tuple[list[Step], list[BufferSpec]]:
     return steps, [BufferSpec("a", 1000), BufferSpec("b", 300), BufferSpec("c", 300)]
 
 
-def test_limit_that_fits_and_one_that_does_not() -> None:
-    steps, buffers = small()
-    need = 1024 + 320 + 128
-    assert plan(steps, buffers, limit=need).arena_bytes == need
-    with pytest.raises(MemoryLimitError) as caught:
-        plan(steps, buffers, limit=need - 1)
-    text = str(caught.value)
-    for part in (str(need), str(need - 1), "'conv'", "1024  a", "320  b", "128  conv.scratch"):
-        assert part in text
-
-
 def test_peak_names_who_lives_there_after_the_step() -> None:
     steps, buffers = small()
     steps[2] = Step("relu", ("b",), ("c",), 5000, (("c", "b"),))
@@ -261,28 +252,6 @@ def test_peak_names_who_lives_there_after_the_step() -> None:
     assert made.peak == (("relu.scratch", 5056), ("c", 320))
     assert made.inplace == (("c", "b"),)
     assert made.offsets["c"] == made.offsets["b"]
-
-
-def test_limit_between_bound_and_packing(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Four buffers whose bound is 6 units; with no time to search, greedy by size needs 7."""
-    monkeypatch.setattr(plan_module, "pack", partial(pack, time_limit=0.0))
-    steps = [
-        Step("0", (), ("a", "b")),
-        Step("1", ("b",), ("d",)),
-        Step("2", ("d",), ()),
-        Step("3", ("a",), ("c",)),
-        Step("4", (), ()),
-        Step("5", ("c",), ()),
-    ]
-    buffers = [BufferSpec(n, 64 * units) for n, units in zip("abcd", (2, 2, 3, 2), strict=True)]
-    made = plan(steps, buffers)
-    assert (made.arena_bytes, made.lower_bound_bytes) == (7 * 64, 6 * 64)
-    assert not made.optimal
-    assert "above the bound" in str(made)
-    with pytest.raises(MemoryLimitError, match="No packing that small"):
-        plan(steps, buffers, limit=6 * 64)
-    monkeypatch.undo()
-    assert plan(steps, buffers, limit=6 * 64).optimal
 
 
 def test_certificate_reads_well_and_names_cannot_break_it() -> None:
@@ -299,6 +268,98 @@ def test_certificate_reads_well_and_names_cannot_break_it() -> None:
     assert "\x1b" not in text
     assert "optimal" in text
     assert made.offsets[evil] >= 0
+
+
+def two_branches() -> tuple[list[Step], list[BufferSpec]]:
+    """Both branches make something large first, then something small; the second one in place."""
+    steps = [
+        Step("a", (), ("large",)),
+        Step("b", (), ("long",), scratch=100),
+        Step("c", ("large",), ("small",)),
+        Step("d", ("long",), ("longer",), inplace=(("longer", "long"),)),
+        Step("e", ("longer",), ("short",)),
+        Step("f", ("small", "short"), ("result",)),
+    ]
+    sizes = {"large": 4000, "long": 3000, "longer": 3000, "small": 50, "short": 60}
+    return steps, [BufferSpec(name, size) for name, size in sizes.items()]
+
+
+def test_the_certificate_as_a_whole(golden: Callable[[str, str], None]) -> None:
+    made = plan(*two_branches())
+    made = replace(made, alternatives={"fusion": lambda: Needs(made.lower_bound_bytes - 64, 20000)})
+    golden(f"{made}\n", "memory_certificate.txt")
+
+
+def test_a_bound_that_a_search_proved() -> None:
+    """What is alive in one step does not show it, and decisions are measured by what does."""
+    made = plan(*two_branches())
+    proved = replace(
+        made, lower_bound_bytes=made.alive_bytes + 64, arena_bytes=made.alive_bytes + 64
+    )
+    assert proved.optimal and proved.gap_bytes == 0
+    line = proved.certificate().splitlines()[2]
+    assert line.endswith("proved by search; 4096 B are alive in step 1 'c'")
+    assert proved.levers()[1:] == made.levers()[1:]
+
+
+def test_levers_by_hand() -> None:
+    made = plan(*two_branches())
+    found = {lever.name: lever for lever in made.levers()}
+    large, long, little = 4032, 3008, 64
+    total = large + 2 * long + 2 * little + 128
+    assert made.arena_bytes == max(large + little, 2 * little + long)
+    assert made.gap_bytes == 0
+    assert found == {
+        "sharing": Lever("sharing", total, total - made.arena_bytes, 0),
+        "in place": Lever("in place", 2 * long, 2 * long - made.arena_bytes, long),
+        "reordering": Lever("reordering", large + long + 128, long + 128 - little, 0),
+    }
+    without = plan(*two_branches(), inplace=False)
+    assert without.lower_bound_bytes == found["in place"].without
+    assert plan(*two_branches(), reorder=False).lower_bound_bytes == found["reordering"].without
+
+
+def test_what_is_needed_without_placing_it() -> None:
+    made = plan(*two_branches())
+    assert needs(*two_branches()) == Needs(made.lower_bound_bytes, made.unshared_bytes)
+    assert needs(*two_branches(), reorder=False).bound == made.given_bound_bytes
+    apart = plan(*two_branches(), inplace=False)
+    assert needs(*two_branches(), inplace=False).bound == apart.lower_bound_bytes
+    kept = needs(*two_branches(), keep=["large"])
+    assert kept.bound == plan(*two_branches(), keep=["large"]).lower_bound_bytes > made.arena_bytes
+
+
+def test_levers_keep_to_what_the_plan_may() -> None:
+    """In the order given, results in place save nothing: the peak is elsewhere."""
+    made = plan(*two_branches(), reorder=False)
+    assert {x.name: x.saved for x in made.levers() if x.saved} == {
+        "sharing": made.unshared_bytes - made.arena_bytes
+    }
+    assert made.given == made.steps == plan(*two_branches()).given
+
+
+def test_alternatives_are_computed_when_they_are_asked_for() -> None:
+    def fail() -> Needs:
+        raise AssertionError
+
+    made = replace(plan(*two_branches()), alternatives={"fusion": fail})
+    assert made == plan(*two_branches()), "they say nothing of the plan itself"
+    made.check()
+    with pytest.raises(AssertionError):
+        made.levers()
+
+
+def test_facts_for_json() -> None:
+    made = plan(*two_branches())
+    facts = json.loads(json.dumps(made.as_json()))
+    assert facts["arena_bytes"] == made.arena_bytes and facts["gap_bytes"] == 0
+    assert facts["bound"]["name"] == made.steps[made.peak_step].name
+    assert sum(x["bytes"] for x in facts["bound"]["alive"]) == made.lower_bound_bytes
+    assert [x["name"] for x in facts["levers"]] == ["sharing", "in place", "reordering"]
+    assert {x["name"]: x["offset"] for x in facts["blocks"]} == {
+        block.name: made.offsets[block.name] for block in made.ranges
+    }
+    assert plan([], []).as_json()["bound"] == {"step": -1, "name": "", "alive": []}
 
 
 def test_scratch_names_give_way_to_buffers() -> None:

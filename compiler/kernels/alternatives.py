@@ -1,0 +1,44 @@
+"""Other kernels for a launch, for programs that must get by with less memory than the default."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+from ..graph.ir import Graph
+from ..options import Numerics
+from .device import Device
+from .ir import Launch
+from .select import TEMPLATES, live_outputs
+from .template import Frugal
+
+
+def alternatives(
+    graph: Graph, launch: Launch, device: Device, numerics: Numerics
+) -> Iterator[Launch]:
+    """Launches that compute the same ops, the fastest first, made as they are asked for.
+
+    First come lean configs of the launch's own template, then the templates behind it in the order
+    of preference, as long as none was free of scratch. Templates may differ in the order in which
+    they add, so that numerics "reproducible" keeps to one.
+    """
+    ops = [graph.ops[k] for k in launch.ops]
+    outputs = live_outputs(graph, ops)
+    own = next(k for k, t in enumerate(TEMPLATES) if t.name == launch.kernel.template)
+    last = len(TEMPLATES) if numerics != "reproducible" else own + 1
+    free = not _scratch(launch)
+    for template in TEMPLATES[own:last]:
+        first = template is TEMPLATES[own]
+        if not first and (free or not template.matches(graph, ops, outputs)):
+            continue
+        configs = [] if first else [template.default(graph, ops, outputs, device)]
+        if isinstance(template, Frugal):
+            configs += template.lean(graph, ops, outputs, device)
+        for config in configs:
+            made = template.instantiate(graph, ops, outputs, device, config)
+            free = free or not _scratch(made)
+            yield replace(made, ops=launch.ops, label=launch.label)
+
+
+def _scratch(launch: Launch) -> int:
+    return sum(b.nbytes for b in launch.kernel.params if b.role == "scratch")
