@@ -136,7 +136,7 @@ class _Search:
         lean, complete = zip(*map(self.choices.leanest, launches), strict=True)
         plan = self.planner(lean, True, None)
         if plan.order_proved and all(complete) and not plan.regions:
-            self.floor = plan.lower_bound_bytes
+            self.floor = plan.alive_bytes
         return tuple(launches[k] for k in plan.order)
 
     def in_order(self, launches: tuple[Launch, ...], limit: int) -> Iterator[Program]:
