@@ -6,6 +6,7 @@ A zip archive, stored without compression, that any zip tool opens:
     graph.txt              the graph after all passes, in its text form
     constants/00000.npy    its arrays, in numpy's own format, each from a cache line on
     objects/<symbol>.o     native code, one object file per distinct kernel
+    kernels.json           which kernels run, in case they are chosen again
 
 Reading maps the file; constants stay there until they are packed. The archive's comment carries a
 BLAKE2b of the BLAKE2b of every MiB before it: damage anywhere is noticed, and threads share out the
@@ -41,7 +42,7 @@ from ..graph.mapped import MappedFile, contents
 from ..graph.text import parse, to_text
 from ..graph.verify import verify
 from ..inspect.views import Compilation
-from ..kernels.printer import kernel_text, symbol
+from ..kernels.printer import symbol
 from ..options import VERSION
 from ..runtime.objects import object_key
 from ..runtime.threads import available_processors
@@ -50,7 +51,7 @@ from ..store import Key, Store
 Array = npt.NDArray[Any]
 Buffer = bytes | memoryview
 
-FORMAT: Final = 2
+FORMAT: Final = 3
 _COMMENT: Final = b"tilewright artifact blake2b of MiB:"
 _COMMENT_BYTES: Final = len(_COMMENT) + 64
 _EPOCH: Final = (1980, 1, 1, 0, 0, 0)  # equal programs make equal files
@@ -69,7 +70,7 @@ _BROKEN: Final = (
 
 @dataclass(frozen=True, slots=True)
 class Saved:
-    """What a file held, verified. objects: by the digest of the key that they were built for."""
+    """What a file held, verified. entries: of the store, by the digest of their key."""
 
     graph: Graph
     version: str
@@ -77,11 +78,11 @@ class Saved:
     memory_limit: int | None
     threads: int | None
     target: Mapping[str, str | int]
-    objects: Mapping[str, bytes]
+    entries: Mapping[str, bytes]
 
 
 def key_digest(key: Key) -> str:
-    """What decides whether an object fits: the hash of everything that decides its bytes."""
+    """What decides whether an entry fits: the hash of everything that decides its bytes."""
     return hashlib.sha256(json.dumps(list(key)).encode()).hexdigest()
 
 
@@ -139,6 +140,11 @@ def _archive(f: IO[bytes], c: Compilation) -> None:
             file = f"objects/{name}.o"
             _add(z, file, code)
             objects.append({"symbol": name, "file": file, "key": key_digest(key)})
+        kept = {"file": "kernels.json", "key": ""}
+        if c.kept is not None:
+            key, records = c.kept
+            kept["key"] = key_digest(key)
+            _add(z, kept["file"], records)
         _add(z, "graph.txt", to_text(c.graph).encode())
         manifest = {
             "format": FORMAT,
@@ -151,6 +157,7 @@ def _archive(f: IO[bytes], c: Compilation) -> None:
             "target": c.target.fingerprint,
             "constants": constants,
             "objects": objects,
+            "kernels": kept,
         }
         _add(z, "manifest.json", json.dumps(manifest, indent=1).encode())
         z.comment = _COMMENT + b"0" * 64
@@ -177,7 +184,7 @@ def _objects(c: Compilation) -> list[tuple[str, Key, bytes]]:
     for kernel in (launch.kernel for launch in c.launches):
         name = symbol(kernel)
         if name not in found:
-            key = object_key(kernel_text(kernel), name, c.target)
+            key = object_key(kernel, c.target)
             code = store.get(key)
             if code is None:
                 code = build_object(lower.module_text(kernel, c.target.has_fma), c.target)
@@ -304,9 +311,13 @@ def _unpack(members: _Members, label: str) -> Saved:
     graph = parse(text, arrays, digests)
     verify(graph)
     options = manifest["options"]
-    objects = {str(o["key"]): bytes(members[o["file"]]) for o in manifest["objects"]}
+    kept = manifest["kernels"]
+    entries = {
+        str(e["key"]): bytes(members[e["file"]])
+        for e in (*manifest["objects"], *([kept] if kept["key"] else ()))
+    }
     return Saved(graph, str(manifest["tilewright"]), options["numerics"], options["memory_limit"],
-                 options["threads"], dict(manifest["target"]), objects)  # fmt: skip
+                 options["threads"], dict(manifest["target"]), entries)  # fmt: skip
 
 
 def _array(data: memoryview) -> Array:

@@ -21,6 +21,7 @@ from ..runtime.program import Program, plan_memory
 from ..runtime.threads import default_threads
 from ..store import Store
 from .executable import CompileStats, Executable
+from .recall import recalled
 
 Progress = Callable[[str, int, int], None]
 
@@ -51,12 +52,18 @@ def optimise(graph: Graph, target: CpuTarget, chosen: Options, read: float) -> t
     return (Stage("import", graph, read * 1e3, True), *stages)
 
 
-def choose(stages: Sequence[Stage], target: CpuTarget, chosen: Options) -> Compilation:
-    """Kernels and memory for the last of the stages. Raises LoweringError, MemoryLimitError."""
-    final = stages[-1].graph
-    launches = select(final, device_of(target, chosen))
+def choose(
+    stages: Sequence[Stage], target: CpuTarget, chosen: Options, store: Store | None = None
+) -> Compilation:
+    """Kernels and memory for the last of the stages. store: where kernels are looked up.
+
+    Raises LoweringError, MemoryLimitError.
+    """
+    final, device = stages[-1].graph, device_of(target, chosen)
+    launches, kept = (select(final, device), None) if store is None else recalled(
+        final, device, store)  # fmt: skip
     plan = plan_memory(final, launches, chosen.memory_limit)
-    return Compilation(stages[0].graph, final, stages, launches, plan, target, chosen)
+    return Compilation(stages[0].graph, final, stages, launches, plan, target, chosen, kept)
 
 
 def link(

@@ -8,7 +8,7 @@ from typing import Any
 from ..api.compile import analyse
 from ..errors import OptionError
 from ..inspect.views import kernel_name
-from ..kernels.printer import kernel_text, symbol
+from ..kernels.printer import symbol
 from ..runtime.objects import object_key
 from ..store import Entry, Store
 from ..text import human_bytes
@@ -84,7 +84,7 @@ def explain_model(args: argparse.Namespace) -> int:
     for launch in compiled.launches:
         name = symbol(launch.kernel)
         if name not in found:
-            key = object_key(kernel_text(launch.kernel), name, compiled.target)
+            key = object_key(launch.kernel, compiled.target)
             found[name] = f"{kernel_name(launch)} ({launch.label})", store.explain(key)
     hits = sum(e.hit for _, e in found.values())
     if args.json:

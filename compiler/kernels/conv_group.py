@@ -23,7 +23,8 @@ from .address import offset
 from .compose import Indices
 from .edges import Axis, axes
 from .epilogue import Params, Result, results
-from .ir import Buffer, Prepared
+from .ir import Buffer
+from .recipe import prepared, recipe
 
 Array = npt.NDArray[Any]
 
@@ -237,10 +238,17 @@ class Operands:
         if self.padded == self.p.channels:
             return self.params.read(blob)
         more = self.padded - self.p.channels
-        made = Prepared((blob,), f"channels+{more}", lambda v: np.pad(v.reshape(-1), (0, more)))
+        made = prepared((blob,), "channels", more=more)
         return self.params.prepared(made, self.p.graph.type(blob).dtype, self.padded)
 
 
+@recipe("channels")
+def _padded(v: Array, more: int) -> Array:
+    """One value per channel, `more` zeros behind the last."""
+    return np.pad(v.reshape(-1), (0, more))
+
+
+@recipe("conv")
 def pack_weights(w: Array, lanes: int, blocks: int, vectors: int, block: int) -> Array:
     """Weights [O, C, taps...] as panels of `blocks` vectors of output channels, then one of the
     vectors that remain; in each, steps of the reduction in the micro-kernel's order. block: input

@@ -38,7 +38,6 @@ from .ir import (
     Launch,
     Local,
     Phase,
-    Prepared,
     Set,
     Stmt,
     Store,
@@ -46,6 +45,7 @@ from .ir import (
     seq,
 )
 from .microkernel import Level, MicroKernel, Panel, Rows, Segment, bind
+from .recipe import prepared, recipe
 from .template import Config, required
 from .winograd_configs import Tiles, ranked, vectors_of
 from .winograd_transforms import applied, transformed_weights, transforms
@@ -81,11 +81,8 @@ class _Writer:
         operands = Operands(p, self.params, self.form.channel)
         self.x = self.params.read(p.anchor.reads[0])
         m, lanes, nb, share = self.m, self.lanes, self.nb, self.share
-        weights = Prepared(
-            (p.anchor.reads[1],),
-            f"winograd m={m} lanes={lanes} blocks={nb} share={share} vectors={self.vectors}",
-            lambda w: pack_transformed(w, m, lanes, nb, share, self.vectors),
-        )
+        weights = prepared((p.anchor.reads[1],), "winograd", m=m, lanes=lanes, blocks=nb,
+                           share=share, vectors=self.vectors)  # fmt: skip
         self.u = self.params.prepared(
             weights, p.dtype, self.points * p.depth * self.vectors * lanes
         )
@@ -373,6 +370,7 @@ def _shared(outer: Expr, inner: Expr, wanted: int, body: Sequence[Stmt]) -> Phas
     ))  # fmt: skip
 
 
+@recipe("winograd")
 def pack_transformed(w: Array, m: int, lanes: int, blocks: int, share: int, vectors: int) -> Array:
     """Transformed weights U of w [O, C, 3, 3] in the order in which they are read: groups of
     `share` vectors of results, in each the points, in each panels of `blocks` vectors (the last may

@@ -107,10 +107,10 @@ class Program:
         for k, launch in enumerate(launches):
             base = self._table.ctypes.data + slot * 8
             first = len(steps)
-            for entry, phase in zip(
-                objects.addresses(launch.kernel), launch.kernel.phases, strict=True
+            for entry, items in zip(
+                objects.addresses(launch.kernel), launch.kernel.items, strict=True
             ):
-                steps.append((entry, base, phase.items))
+                steps.append((entry, base, items))
             self.spans.append((first, len(steps)))
             self._bind(k, launch, slot)
             slot += len(launch.args)
