@@ -38,7 +38,7 @@ def shape_digest(shape: object) -> str:
 
 
 def record_of(launch: Launch, names: Names) -> Record | None:
-    """A launch as JSON values, its blobs by their place in `names`; None where that cannot say all."""
+    """A launch as JSON values, blobs by their place in `names`; None where that cannot say all."""
     number = {n: k for k, n in enumerate(names)}
     kernel = launch.kernel
     args: list[object] = []

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Final
 
+from ...ops.library import BUILT_IN
 from ...ops.operator import Contraction
 from ..errors import LoweringError
 from ..graph.ir import Graph, Op
@@ -59,14 +60,12 @@ def select(graph: Graph, device: Device, recall: Recall | None = None) -> tuple[
     """
     positions = {id(op): k for k, op in enumerate(graph.ops)}
     found = [(ops, *rest) for ops in graph.groups if (rest := _seen(graph, ops)) is not None]
-    shapes = dict.fromkeys(shape for *_, shape, _ in found) if recall else ()
-    digests = {shape: shape_digest(shape) for shape in shapes}
-    known = recall(tuple(digests.values())) if recall else {}
+    known = recall(_digests(found)) if recall else {}
     made: dict[object, tuple[Launch, Names]] = {}
     launches = []
     for ops, outputs, shape, names in found:
         if shape not in made:
-            record = known.get(digests[shape]) if known else None
+            record = known.get(shape_digest(shape)) if known and _is_ours(ops) else None
             launch = record and restored(record, TEMPLATES, graph, ops, outputs, names, device)
             launch = launch or _make(graph, ops, outputs, device)
             _report(graph, ops, launch)
@@ -84,9 +83,20 @@ def records(graph: Graph, launches: Sequence[Launch]) -> dict[str, Record]:
         ops = [graph.ops[k] for k in launch.ops]
         shape, names = _shape(graph, ops, live_outputs(graph, ops))
         record = record_of(launch, names)
-        if record is not None:
+        if record is not None and _is_ours(ops):
             out[shape_digest(shape)] = record
     return out
+
+
+def _digests(found: Iterable[tuple[Sequence[Op], Names, object, Names]]) -> list[str]:
+    """Of the distinct shapes that records can be found for."""
+    ours = dict.fromkeys(shape for ops, _, shape, _ in found if _is_ours(ops))
+    return [shape_digest(shape) for shape in ours]
+
+
+def _is_ours(ops: Sequence[Op]) -> bool:
+    """Whether a group's shape says what it computes: users may declare operators anew."""
+    return all(BUILT_IN.get(op.operator) is op.definition for op in ops)
 
 
 def _make(graph: Graph, ops: Sequence[Op], outputs: tuple[str, ...], device: Device) -> Launch:
