@@ -123,10 +123,11 @@ class _Problem:
 
     @classmethod
     def of(cls, buffers: Sequence[tuple[int, int, int]]) -> _Problem:
-        first = np.array([buffer[0] for buffer in buffers], np.int64)
+        steps = [buffer[0] for buffer in buffers]
+        first = np.array(steps, np.int64)
         last = np.array([buffer[1] for buffer in buffers], np.int64)
         size = np.array([buffer[2] for buffer in buffers], np.int64)
-        opens = np.unique(first)
+        opens = np.array(sorted(set(steps)), np.int64)  # np.unique would import numpy.ma
         start = np.searchsorted(opens, first).astype(np.int64)
         end = np.searchsorted(opens, last).astype(np.int64)
         change = np.zeros(len(opens) + 1, np.int64)
