@@ -124,7 +124,7 @@ class Op:
 
     inputs: blob names, None for an absent optional input. attrs: complete, values hashable.
     name: the model node's name. source: the model nodes it stands for (several after rewrites).
-    group: the fusion group, None before fusion.
+    group: the fusion group, None before fusion. reads: the blobs read, without the absent ones.
     """
 
     operator: str
@@ -134,6 +134,12 @@ class Op:
     name: str = ""
     source: tuple[str, ...] = ()
     group: int | None = None
+    reads: tuple[str, ...] = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        ins = self.inputs
+        reads = tuple(n for n in ins if n is not None) if None in ins else ins
+        object.__setattr__(self, "reads", reads)
 
     @property
     def definition(self) -> Operator:
@@ -148,11 +154,6 @@ class Op:
 
     def has(self, trait: type[Trait]) -> bool:
         return self.definition.has(trait)
-
-    @property
-    def reads(self) -> tuple[str, ...]:
-        """The blobs read, without the absent ones."""
-        return tuple(n for n in self.inputs if n is not None)
 
     def with_group(self, group: int | None) -> Op:
         return replace(self, group=group)
