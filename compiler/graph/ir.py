@@ -20,7 +20,7 @@ import numpy.typing as npt
 from ...ops.operator import Operator, Trait
 from ...ops.operator import get as get_operator
 from ...ops.types import TensorType
-from .arrays import freeze
+from .arrays import aligned_empty, freeze
 from .mapped import file_of
 
 Array = npt.NDArray[Any]
@@ -51,13 +51,20 @@ class Deferred:
 
     Weights are nearly all of a model's memory. A pass that changes them says how, so that they are
     read, changed and packed for their kernel one at a time. sources: the constants that it reads.
-    make: its array, row-major.
+    write: write(out, where) puts the part that slices along the first axes choose into an array of
+    its shape.
     """
 
     dtype: np.dtype[Any]
     shape: tuple[int, ...]
     sources: tuple[Blob, ...]
-    make: Callable[[], Array] = field(repr=False)
+    write: Callable[[Array, tuple[slice, ...]], None] = field(repr=False)
+
+    def make(self) -> Array:
+        """All of it, row-major."""
+        out = aligned_empty(self.shape, self.dtype)
+        self.write(out, ())
+        return out
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -12,21 +12,27 @@ from typing import Any, Final, TypeVar
 
 import numpy.typing as npt
 
+from ..graph.ir import Deferred
 from .ir import Prepared
+from .packing import Weights
 
 Array = npt.NDArray[Any]
 Argument = int | str | None | tuple["Argument", ...]
 Function = TypeVar("Function", bound=Callable[..., Array])
 
 RECIPES: Final[dict[str, Callable[..., Array]]] = {}
+_IN_PARTS: Final[set[str]] = set()
 
 
-def recipe(name: str) -> Callable[[Function], Function]:
-    """Function decorator: arrays in, then arguments by name; the packed array out."""
+def recipe(name: str, *, in_parts: bool = False) -> Callable[[Function], Function]:
+    """Function decorator: arrays in, then arguments by name; the packed array out. in_parts: it
+    takes constants that are computed as they are and has them computed part by part."""
 
     def register(function: Function) -> Function:
         assert name not in RECIPES, name
         RECIPES[name] = function
+        if in_parts:
+            _IN_PARTS.add(name)
         return function
 
     return register
@@ -39,8 +45,10 @@ class Recipe:
     name: str
     arguments: tuple[tuple[str, Argument], ...]
 
-    def __call__(self, *arrays: Array) -> Array:
-        return RECIPES[self.name](*arrays, **dict(self.arguments))
+    def __call__(self, *given: Weights) -> Array:
+        if self.name not in _IN_PARTS:
+            given = tuple(w.make() if isinstance(w, Deferred) else w for w in given)
+        return RECIPES[self.name](*given, **dict(self.arguments))
 
     def __str__(self) -> str:
         return " ".join((self.name, *(f"{k}={v}" for k, v in self.arguments)))

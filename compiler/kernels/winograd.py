@@ -45,6 +45,7 @@ from .ir import (
     seq,
 )
 from .microkernel import Level, MicroKernel, Panel, Rows, Segment, bind
+from .packing import Stage, Weights, write
 from .recipe import prepared, recipe
 from .template import Config, required
 from .winograd_configs import Tiles, ranked, vectors_of
@@ -52,6 +53,7 @@ from .winograd_transforms import applied, transformed_weights, transforms
 
 Array = npt.NDArray[Any]
 
+TAPS: Final = 9
 PACKED_TOGETHER: Final = 768
 """3x3 weights transformed in one matrix product: they stay in the cache, and the product is too
 small for numpy's library to share it out among threads, of which packing has its own."""
@@ -370,8 +372,10 @@ def _shared(outer: Expr, inner: Expr, wanted: int, body: Sequence[Stmt]) -> Phas
     ))  # fmt: skip
 
 
-@recipe("winograd")
-def pack_transformed(w: Array, m: int, lanes: int, blocks: int, share: int, vectors: int) -> Array:
+@recipe("winograd", in_parts=True)
+def pack_transformed(
+    w: Weights, m: int, lanes: int, blocks: int, share: int, vectors: int
+) -> Array:
     """Transformed weights U of w [O, C, 3, 3] in the order in which they are read: groups of
     `share` vectors of results, in each the points, in each panels of `blocks` vectors (the last may
     have fewer), in each C steps. vectors: how many there are in all; lanes past the last channel
@@ -387,9 +391,11 @@ def pack_transformed(w: Array, m: int, lanes: int, blocks: int, share: int, vect
             at, n = first * lanes * c, min(max(o - start, 0), width)
             into = whole[g, :, at : at + c * width].reshape(points, c, width)
             step = max(1, PACKED_TOGETHER // max(n, 1))
+            stage = Stage(n, step * TAPS, w.dtype)
             for k in range(0, c if n else 0, step):
-                part = w[start : start + n, k : k + step].swapaxes(0, 1)
-                into[:, k : k + step, :n] = transformed_weights(part, m)
+                part = stage.rows(n, min(step, c - k), 3, 3)
+                write(w, part, slice(start, start + n), slice(k, k + step))
+                into[:, k : k + step, :n] = transformed_weights(part.swapaxes(0, 1), m)
             into[:, :, n:] = 0
     return out
 
