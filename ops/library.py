@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Final
+
 from . import (
     activations,
     convolution,
@@ -26,8 +30,13 @@ from . import (
     sorting,
     unfolding,
 )
+from .operator import REGISTRY, Operator
+
+BUILT_IN: Final[Mapping[str, Operator]] = MappingProxyType(dict(REGISTRY))
+"""The operators that are declared here; others are their users' own."""
 
 __all__ = [
+    "BUILT_IN",
     "activations",
     "convolution",
     "creation",

@@ -201,8 +201,8 @@ class Operator:
 
         Raises OperatorError for an unknown or a missing attribute.
         """
-        unknown = sorted(set(attrs) - set(self.attrs))
-        if unknown:
+        if not attrs.keys() <= self.attrs.keys():
+            unknown = sorted(set(attrs) - set(self.attrs))
             known = ", ".join(self.attrs) or "none"
             raise OperatorError(f"{self.name} has no attribute {unknown[0]!r} (it has: {known})")
         out = {}
@@ -248,9 +248,15 @@ class Operator:
         return out if isinstance(out, tuple) else (out,)
 
 
+_PLAIN: Final = frozenset((int, float, bool, str, type(None)))
+
+
 def normalise(value: Any) -> Any:
     """Attribute values as plain hashable Python: lists and arrays to tuples, numpy scalars to ints
     and floats. Arrays of rank > 1 belong in constants and are refused."""
+    kind = type(value)
+    if kind in _PLAIN or (kind is tuple and all(type(v) in _PLAIN for v in value)):
+        return value
     if isinstance(value, np.ndarray):
         if value.ndim > 1:
             raise OperatorError("an attribute cannot be an array of rank > 1; make it a constant")

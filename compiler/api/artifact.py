@@ -7,6 +7,7 @@ A zip archive, stored without compression, that any zip tool opens:
     constants/00000.npy    its arrays, in numpy's own format, each from a cache line on
     packed/00000.npy       the same weights as kernels read them
     objects/<symbol>.o     native code, one object file per distinct kernel
+    kernels.json           which kernels run, in case they are chosen again
 
 Reading maps the file, and programs read their constants there: all processes that load a file share
 its pages, and nothing is packed. Where this version or machine packs otherwise, it does so anew,
@@ -48,7 +49,7 @@ from ..graph.text import parse, to_text
 from ..graph.verify import verify
 from ..inspect.views import Compilation
 from ..kernels.ir import Prepared
-from ..kernels.printer import kernel_text, symbol
+from ..kernels.printer import symbol
 from ..options import VERSION
 from ..runtime.constants import Constant, Ready, constants_of, packing_fingerprint
 from ..runtime.objects import object_key
@@ -79,8 +80,8 @@ _BROKEN: Final = (
 
 @dataclass(frozen=True, slots=True)
 class Saved:
-    """What a file held, verified. objects: by the digest of the key that they were built for.
-    ready: constants as kernels read them, in the file; none that other code than this packed."""
+    """What a file held, verified. entries: of the store, by the digest of their key. ready:
+    constants as kernels read them, in the file; none that other code than this packed."""
 
     graph: Graph
     version: str
@@ -89,12 +90,12 @@ class Saved:
     threads: int | None
     donate: tuple[str, ...]
     target: Mapping[str, str | int]
-    objects: Mapping[str, bytes]
+    entries: Mapping[str, bytes]
     ready: Ready
 
 
 def key_digest(key: Key) -> str:
-    """What decides whether an object fits: the hash of everything that decides its bytes."""
+    """What decides whether an entry fits: the hash of everything that decides its bytes."""
     return hashlib.sha256(json.dumps(list(key)).encode()).hexdigest()
 
 
@@ -166,6 +167,11 @@ def _archive(f: IO[bytes], c: Compilation, packed: Mapping[Constant, Array]) -> 
             file = f"objects/{name}.o"
             _add(z, file, code)
             objects.append({"symbol": name, "file": file, "key": key_digest(key)})
+        kept = {"file": "kernels.json", "key": ""}
+        if c.kept is not None:
+            key, records = c.kept
+            kept["key"] = key_digest(key)
+            _add(z, kept["file"], records)
         _add(z, "graph.txt", to_text(c.graph).encode())
         manifest = {
             "format": FORMAT,
@@ -181,6 +187,7 @@ def _archive(f: IO[bytes], c: Compilation, packed: Mapping[Constant, Array]) -> 
             "packing": packing_fingerprint(),
             "packed": forms,
             "objects": objects,
+            "kernels": kept,
         }
         _add(z, "manifest.json", json.dumps(manifest, indent=1).encode())
         z.comment = _COMMENT + b"0" * 64
@@ -207,7 +214,7 @@ def _objects(c: Compilation) -> list[tuple[str, Key, bytes]]:
     for kernel in (launch.kernel for launch in c.launches):
         name = symbol(kernel)
         if name not in found:
-            key = object_key(kernel_text(kernel), name, c.target)
+            key = object_key(kernel, c.target)
             code = store.get(key)
             if code is None:
                 code = build_object(lower.module_text(kernel, c.target.has_fma), c.target)
@@ -352,9 +359,13 @@ def _unpack(members: _Members, label: str) -> Saved:
     donate = tuple(options["donate"])
     if not set(donate) <= set(graph.inputs):
         raise ValueError(f"inputs {donate} are donated, but the graph has {graph.inputs}")
-    objects = {str(o["key"]): bytes(members[o["file"]]) for o in manifest["objects"]}
+    kept = manifest["kernels"]
+    entries = {
+        str(e["key"]): bytes(members[e["file"]])
+        for e in (*manifest["objects"], *([kept] if kept["key"] else ()))
+    }
     return Saved(graph, str(manifest["tilewright"]), options["numerics"], options["memory_limit"],
-                 options["threads"], donate, dict(manifest["target"]), objects,
+                 options["threads"], donate, dict(manifest["target"]), entries,
                  ready)  # fmt: skip
 
 

@@ -26,6 +26,7 @@ from ..runtime.threads import default_threads
 from ..store import Store
 from .executable import CompileStats, Executable
 from .fit import fit
+from .recall import recalled
 
 Progress = Callable[[str, int, int], None]
 
@@ -56,8 +57,13 @@ def optimise(graph: Graph, target: CpuTarget, chosen: Options, read: float) -> t
     return (Stage("import", graph, read * 1e3, True), *stages)
 
 
-def choose(stages: Sequence[Stage], target: CpuTarget, chosen: Options) -> Compilation:
-    """Kernels and memory for the last of the stages. Raises LoweringError, MemoryLimitError."""
+def choose(
+    stages: Sequence[Stage], target: CpuTarget, chosen: Options, store: Store | None = None
+) -> Compilation:
+    """Kernels and memory for the last of the stages. store: where kernels are looked up.
+
+    Raises LoweringError, MemoryLimitError.
+    """
     final, device = stages[-1].graph, device_of(target, chosen)
 
     def planned(
@@ -66,13 +72,15 @@ def choose(stages: Sequence[Stage], target: CpuTarget, chosen: Options) -> Compi
         return plan_memory(final, launches, reorder=reorder, inplace=chosen.inplace,
                            donate=chosen.donate, capacity=capacity)  # fmt: skip
 
-    launches, limit = select(final, device), chosen.memory_limit
+    launches, kept = (select(final, device), None) if store is None else recalled(
+        final, device, store)  # fmt: skip
+    limit = chosen.memory_limit
     plan = planned(launches, chosen.reorder)
     launches = tuple(launches[k] for k in plan.order)
     if limit is not None and plan.arena_bytes > limit:
         launches, plan = fit(final, launches, plan, planned, device, chosen, limit)
     plan = replace(plan, alternatives=alternatives(final, launches, chosen))
-    return Compilation(stages[0].graph, final, stages, launches, plan, target, chosen)
+    return Compilation(stages[0].graph, final, stages, launches, plan, target, chosen, kept)
 
 
 def link(

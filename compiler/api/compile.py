@@ -150,11 +150,12 @@ def _build(
     watch = Stopwatch()
     stages = optimise(graph, target, chosen, read)
     passes = watch.lap()
-    compilation = choose(stages, target, chosen)
+    store = Store()
+    compilation = choose(stages, target, chosen, store)
     if chosen.dump:
         _dump(compilation, Path(chosen.dump))
     kernels = watch.lap()
-    return link(compilation, Store(), progress, read=read, passes=passes, kernels=kernels)
+    return link(compilation, store, progress, read=read, passes=passes, kernels=kernels)
 
 
 def _dump(c: Compilation, directory: Path) -> None:

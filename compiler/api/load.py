@@ -17,14 +17,14 @@ from .executable import Executable
 
 
 class _Bundled(Store):
-    """The objects that came with a program, then the user's store."""
+    """The entries that came with a program, then the user's store."""
 
-    def __init__(self, objects: Mapping[str, bytes]) -> None:
+    def __init__(self, entries: Mapping[str, bytes]) -> None:
         super().__init__()
-        self._objects = objects
+        self._entries = entries
 
     def get(self, key: Key) -> bytes | None:
-        found = self._objects.get(key_digest(key))
+        found = self._entries.get(key_digest(key))
         return super().get(key) if found is None else found
 
 
@@ -66,9 +66,10 @@ def load(
     reading = watch.lap()
     stage = Stage("load", saved.graph, reading * 1e3, True)
     try:
-        compilation = choose((stage,), target, chosen)
+        store = _Bundled(saved.entries)
+        compilation = choose((stage,), target, chosen, store)
         kernels = watch.lap()
-        return link(compilation, _Bundled(saved.objects), progress,
+        return link(compilation, store, progress,
                     read=reading, passes=0.0, kernels=kernels, ready=saved.ready)  # fmt: skip
     except LoweringError as e:
         if _same_machine(saved, target.fingerprint):

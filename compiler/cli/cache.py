@@ -8,7 +8,7 @@ from typing import Any
 from ..api.compile import analyse
 from ..errors import OptionError
 from ..inspect.views import kernel_name
-from ..kernels.printer import kernel_text, symbol
+from ..kernels.printer import symbol
 from ..runtime.objects import object_key
 from ..store import Entry, Store
 from ..text import human_bytes
@@ -43,7 +43,7 @@ def list_entries(args: argparse.Namespace) -> int:
         emit_json({
             "directory": _where(store),
             "bytes": store.size,
-            "entries": [{"name": e.name, "bytes": e.size, "symbol": _field(e, "symbol"),
+            "entries": [{"name": e.name, "bytes": e.size, "symbol": _what(e),
                          "cpu": _field(e, "cpu")} for e in entries],
         })  # fmt: skip
         return 0
@@ -51,9 +51,9 @@ def list_entries(args: argparse.Namespace) -> int:
         show("the cache is switched off (TILEWRIGHT_CACHE)")
         return 0
     if entries:
-        rows = [(_field(e, "symbol"), _field(e, "cpu"), human_bytes(e.size), e.name[:12])
+        rows = [(_what(e), _field(e, "cpu"), human_bytes(e.size), e.name[:12])
                 for e in entries]  # fmt: skip
-        show_table(sorted(rows), ("kernel", "built for", "size", "entry"), "llrl")
+        show_table(sorted(rows), ("what", "built for", "size", "entry"), "llrl")
     show(f"{len(entries)} entries, {human_bytes(store.size)} in {store.directory}")
     return 0
 
@@ -86,7 +86,7 @@ def explain_model(args: argparse.Namespace) -> int:
     for launch in compiled.launches:
         name = symbol(launch.kernel)
         if name not in found:
-            key = object_key(kernel_text(launch.kernel), name, compiled.target)
+            key = object_key(launch.kernel, compiled.target)
             found[name] = f"{kernel_name(launch)} ({launch.label})", store.explain(key)
     hits = sum(e.hit for _, e in found.values())
     if args.json:
@@ -112,6 +112,12 @@ def explain_model(args: argparse.Namespace) -> int:
 
 def _where(store: Store) -> str | None:
     return None if store.directory is None else str(store.directory)
+
+
+def _what(entry: Entry) -> str:
+    """A kernel's symbol; what else is stored says what it is."""
+    fields = dict(entry.key)
+    return str(next((fields[f] for f in ("symbol", "what", "kind") if f in fields), "-"))
 
 
 def _field(entry: Entry, field: str) -> str:

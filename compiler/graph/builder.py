@@ -328,10 +328,12 @@ class Rewriter(GraphBuilder):
     def _unchanged(self, op: Op, ins: tuple[Value | None, ...]) -> Any:
         """As `keep`; over inputs of the old types, results have theirs."""
         inputs = tuple(None if v is None else v.name for v in ins)
-        types = tuple(None if n is None else self.blobs[n].type for n in inputs)
-        if types != self.old.input_types(op):
-            return self.keep(op, ins)
-        values = tuple(self.add_blob(Blob(n, self.old.type(n))) for n in op.outputs)
+        old = self.old.blobs
+        if inputs != op.inputs or any(self.blobs[n] is not old[n] for n in op.reads):
+            types = tuple(None if n is None else self.blobs[n].type for n in inputs)
+            if types != self.old.input_types(op):
+                return self.keep(op, ins)
+        values = tuple(self.add_blob(Blob(n, old[n].type)) for n in op.outputs)
         self.ops.append(op if inputs == op.inputs else replace(op, inputs=inputs))
         return values[0] if len(values) == 1 else values
 
@@ -351,7 +353,19 @@ class Rewriter(GraphBuilder):
             for old_name, v in zip(op.outputs, new, strict=True):
                 if v is not None:
                     self._map[old_name] = v
+            self._share(op)
         return self.finish()
+
+    def _share(self, op: Op) -> None:
+        """Where an op was made anew as it was, the new graph has the old objects: what did not
+        change need not be verified again."""
+        if not self.ops or self.ops[-1] != op:
+            return
+        self.ops[-1] = op
+        for n in op.outputs:
+            old = self.old.blobs[n]
+            if self.blobs[n].type == old.type and old.inside is None:
+                self.blobs[n] = old
 
     def finish(self) -> Graph:
         """Mark the outputs, keeping their names; an alias of an input or constant, or a second
@@ -377,16 +391,19 @@ def rename_blobs(g: Graph, names: Mapping[str, str]) -> Graph:
     def new(n: str) -> str:
         return names.get(n, n)
 
-    ops = tuple(
-        Op(op.operator, tuple(None if n is None else new(n) for n in op.inputs),
-           tuple(map(new, op.outputs)), op.attrs, op.name, op.source, op.group)
-        for op in g.ops
-    )  # fmt: skip
+    def renamed(op: Op) -> Op:
+        if names.keys().isdisjoint((*op.reads, *op.outputs)):
+            return op
+        ins = tuple(None if n is None else new(n) for n in op.inputs)
+        return replace(op, inputs=ins, outputs=tuple(map(new, op.outputs)))
 
-    def moved(inside: Inside | None) -> Inside | None:
-        return None if inside is None else Inside(new(inside.blob), inside.start)
+    def moved(b: Blob) -> Blob:
+        inside = b.inside
+        if inside is not None and inside.blob in names:
+            inside = Inside(new(inside.blob), inside.start)
+        same = b.name not in names and inside is b.inside
+        return b if same else replace(b, name=new(b.name), inside=inside)
 
-    blobs = {
-        new(n): Blob(new(n), b.type, b.role, b.content, moved(b.inside)) for n, b in g.blobs.items()
-    }
+    ops = tuple(map(renamed, g.ops))
+    blobs = {new(n): moved(b) for n, b in g.blobs.items()}
     return Graph(g.name, tuple(map(new, g.inputs)), tuple(map(new, g.outputs)), ops, blobs)

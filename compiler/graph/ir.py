@@ -20,7 +20,7 @@ import numpy.typing as npt
 from ...ops.operator import Operator, Trait
 from ...ops.operator import get as get_operator
 from ...ops.types import TensorType
-from .arrays import freeze
+from .arrays import aligned_empty, freeze
 from .mapped import file_of
 
 Array = npt.NDArray[Any]
@@ -51,13 +51,20 @@ class Deferred:
 
     Weights are nearly all of a model's memory. A pass that changes them says how, so that they are
     read, changed and packed for their kernel one at a time. sources: the constants that it reads.
-    make: its array, row-major.
+    write: write(out, where) puts the part that slices along the first axes choose into an array of
+    its shape.
     """
 
     dtype: np.dtype[Any]
     shape: tuple[int, ...]
     sources: tuple[Blob, ...]
-    make: Callable[[], Array] = field(repr=False)
+    write: Callable[[Array, tuple[slice, ...]], None] = field(repr=False)
+
+    def make(self) -> Array:
+        """All of it, row-major."""
+        out = aligned_empty(self.shape, self.dtype)
+        self.write(out, ())
+        return out
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -124,7 +131,7 @@ class Op:
 
     inputs: blob names, None for an absent optional input. attrs: complete, values hashable.
     name: the model node's name. source: the model nodes it stands for (several after rewrites).
-    group: the fusion group, None before fusion.
+    group: the fusion group, None before fusion. reads: the blobs read, without the absent ones.
     """
 
     operator: str
@@ -134,6 +141,12 @@ class Op:
     name: str = ""
     source: tuple[str, ...] = ()
     group: int | None = None
+    reads: tuple[str, ...] = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        ins = self.inputs
+        reads = tuple(n for n in ins if n is not None) if None in ins else ins
+        object.__setattr__(self, "reads", reads)
 
     @property
     def definition(self) -> Operator:
@@ -148,11 +161,6 @@ class Op:
 
     def has(self, trait: type[Trait]) -> bool:
         return self.definition.has(trait)
-
-    @property
-    def reads(self) -> tuple[str, ...]:
-        """The blobs read, without the absent ones."""
-        return tuple(n for n in self.inputs if n is not None)
 
     def with_group(self, group: int | None) -> Op:
         return replace(self, group=group)

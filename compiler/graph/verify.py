@@ -2,20 +2,34 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass
 from itertools import pairwise
+from typing import Final
 
 from ...ops.errors import OperatorError
 from ...ops.operator import REGISTRY, REMEMBERED
 from ...ops.types import SymDim, TensorType
 from ..errors import GraphError
 from ..text import format_value
-from .ir import Blob, Graph, Op, Role
+from .ir import Blob, Graph, Inside, Op, Role
 
 _WITH_VALUE = (Role.CONSTANT, Role.PARAMETER)
 _sound: set[tuple[object, ...]] = set()
 
 
-def verify(graph: Graph) -> None:
+@dataclass(frozen=True, slots=True)
+class Verified:
+    """The parts of a graph that was verified, as they were then."""
+
+    blobs: Mapping[str, Blob]
+    ops: tuple[Op, ...]
+
+
+NOTHING: Final = Verified({}, ())
+
+
+def verify(graph: Graph, after: Verified = NOTHING) -> Verified:
     """Raise GraphError unless all of this holds:
 
     * inputs and outputs exist; inputs are distinct and have the role `input`, and nothing else has;
@@ -30,14 +44,20 @@ def verify(graph: Graph) -> None:
     * no group needs, through other groups, a result of its own, so each can run as one kernel.
 
     Constants that nothing reads are allowed: dead, not wrong.
+
+    after: what was verified before. A blob that is still the same object is not looked at again,
+    and neither is what an op computes where it and its blobs are; how they stand together is.
     """
-    _Verifier(graph).run()
+    _Verifier(graph, after).run()
+    return Verified(dict(graph.blobs), graph.ops)
 
 
 class _Verifier:
-    def __init__(self, graph: Graph) -> None:
+    def __init__(self, graph: Graph, after: Verified) -> None:
         self.graph = graph
         self.blobs = graph.blobs
+        self.new = {n: b for n, b in graph.blobs.items() if after.blobs.get(n) is not b}
+        self.known = set(map(id, after.ops))  # they are alive: no other object has one of these
 
     def fail(self, why: str) -> GraphError:
         return GraphError(f"graph {self.graph.name!r}: {why}")
@@ -51,21 +71,24 @@ class _Verifier:
         return self.fail(f"{op.operator} ({where}) of ({types}): {why}")
 
     def run(self) -> None:
-        for name, blob in self.blobs.items():
+        for name, blob in self.new.items():
             self.check_blob(name, blob)
         self.check_dims()
         self.check_interface()
         written: set[str] = set()
+        new = self.new.keys()
         for k, op in enumerate(self.graph.ops):
             self.check_reads(k, op, written)
             self.check_writes(op, written)
-            self.check_meaning(op)
+            if id(op) not in self.known or not new.isdisjoint((*op.reads, *op.outputs)):
+                self.check_meaning(op)
             written.update(op.outputs)
         for name, blob in self.blobs.items():
             if blob.role is Role.INTERMEDIATE and name not in written:
                 raise self.fail(f"no op writes the blob {name!r}: {blob.type}")
         for blob in self.blobs.values():
-            self.check_place(blob)
+            if blob.inside is not None:
+                self.check_place(blob, blob.inside)
         self.check_groups()
 
     # ---------------------------------------------------------------- blobs
@@ -96,12 +119,10 @@ class _Verifier:
         if x.dtype != blob.type.dtype.numpy or x.shape != blob.type.shape:
             raise self.fail(f"{what()} holds an array {x.dtype}{list(x.shape)}")
 
-    def check_place(self, part: Blob) -> None:
+    def check_place(self, part: Blob, inside: Inside) -> None:
         """Whether a part fits into what it is part of, and belongs there."""
-        if part.inside is None:
-            return
-        where = f"{part.name!r}: {part.type} in {part.inside.blob!r}+{part.inside.start}"
-        whole = self.blobs.get(part.inside.blob)
+        where = f"{part.name!r}: {part.type} in {inside.blob!r}+{inside.start}"
+        whole = self.blobs.get(inside.blob)
         if whole is None:
             raise self.fail(f"{where}: there is no such blob")
         g, t, w = self.graph, part.type, whole.type
@@ -111,7 +132,7 @@ class _Verifier:
         cut = whole.name in g.producer[part.name].reads
         if not (joined or cut) or whole.is_constant:
             raise self.fail(f"{where}: neither is made of the other")
-        a, layout, start = t.layout.along, t.layout, part.inside.start
+        a, layout, start = t.layout.along, t.layout, inside.start
         same = (t.dtype, layout.order, t.rank) == (w.dtype, w.layout.order, w.rank)
         if not same or any(x != y for k, (x, y) in enumerate(zip(t.dims, w.dims, strict=True))
                            if k != a):  # fmt: skip
@@ -183,7 +204,9 @@ class _Verifier:
         """The operator, its attributes and types. Passes keep most ops, so what was found sound is
         remembered; repr tells 1 from 1.0 and True."""
         g = self.graph
-        seen = op.operator, repr(op.attrs), op.group, g.input_types(op), g.output_types(op)
+        if op.group is not None and op.group < 0:
+            raise self.fail_op(op, f"its group {op.group} is negative")
+        seen = op.operator, repr(op.attrs), g.input_types(op), g.output_types(op)
         if seen in _sound:
             return
         self.check_operator(op)
@@ -215,8 +238,6 @@ class _Verifier:
         for n, t, wanted in zip(op.outputs, stored, types, strict=True):
             if _bare(t) != _bare(wanted):
                 raise self.fail_op(op, f"its output {n!r} is stored as {t} but it gives {wanted}")
-        if op.group is not None and op.group < 0:
-            raise self.fail_op(op, f"its group {op.group} is negative")
 
     # ---------------------------------------------------------------- groups
 

@@ -16,6 +16,7 @@ from ..kernels.printer import kernel_digest, kernel_text, symbol
 from ..memory.plan import MemoryPlan
 from ..options import Options
 from ..passes.base import Stage
+from ..store import Key
 from ..text import quote
 from .memory import memory_use
 
@@ -31,6 +32,7 @@ class Compilation:
     plan: MemoryPlan
     target: CpuTarget
     options: Options
+    kept: tuple[Key, bytes] | None = None  # what finds the launches again (`api.recall`)
 
 
 def kernel_name(launch: Launch) -> str:

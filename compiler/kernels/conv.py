@@ -21,7 +21,7 @@ from ...ops.traverse import substitute, walk
 from ...ops.types import row_major_strides
 from ..graph.ir import Graph, Op
 from .compose import Indices
-from .conv_group import ConvGroup, Operands, conv_group, conv_results, formal, pack_weights
+from .conv_group import ConvGroup, Operands, conv_group, conv_results, formal
 from .conv_sharing import Costs, few_items, shared, units_of
 from .device import Device
 from .edges import Axis, Run, Taps, runs
@@ -33,7 +33,6 @@ from .ir import (
     Launch,
     Phase,
     Prefetch,
-    Prepared,
     Stmt,
     Store,
     loop,
@@ -50,6 +49,7 @@ from .microkernel import (
     issue_slots,
     most_rows,
 )
+from .recipe import prepared
 from .template import Config, required
 
 PARTIAL = 300  # terms of a partial sum, about; errors grow with the root of it
@@ -101,12 +101,8 @@ class ConvWriter:
     def weights(self) -> Buffer:
         """The packed weights."""
         p = self.p
-        packed = Prepared(
-            (p.anchor.reads[1],),
-            f"conv lanes={self.lanes} blocks={self.blocks} vectors={self.vectors} "
-            f"block={p.x.layout.block}",
-            lambda w: pack_weights(w, self.lanes, self.blocks, self.vectors, p.x.layout.block),
-        )
+        packed = prepared((p.anchor.reads[1],), "conv", lanes=self.lanes, blocks=self.blocks,
+                          vectors=self.vectors, block=p.x.layout.block)  # fmt: skip
         return self.params.prepared(packed, p.dtype, self.steps * self.vectors * self.lanes)
 
     def is_far(self, device: Device) -> bool:

@@ -23,7 +23,9 @@ from .address import offset
 from .compose import Indices
 from .edges import Axis, axes
 from .epilogue import Params, Result, results
-from .ir import Buffer, Prepared
+from .ir import Buffer
+from .packing import Stage, Weights, staged, write
+from .recipe import prepared, recipe
 
 Array = npt.NDArray[Any]
 
@@ -237,34 +239,44 @@ class Operands:
         if self.padded == self.p.channels:
             return self.params.read(blob)
         more = self.padded - self.p.channels
-        made = Prepared((blob,), f"channels+{more}", lambda v: np.pad(v.reshape(-1), (0, more)))
+        made = prepared((blob,), "channels", more=more)
         return self.params.prepared(made, self.p.graph.type(blob).dtype, self.padded)
 
 
-def pack_weights(w: Array, lanes: int, blocks: int, vectors: int, block: int) -> Array:
+@recipe("channels")
+def _padded(v: Array, more: int) -> Array:
+    """One value per channel, `more` zeros behind the last."""
+    return np.pad(v.reshape(-1), (0, more))
+
+
+@recipe("conv", in_parts=True)
+def pack_weights(w: Weights, lanes: int, blocks: int, vectors: int, block: int) -> Array:
     """Weights [O, C, taps...] as panels of `blocks` vectors of output channels, then one of the
     vectors that remain; in each, steps of the reduction in the micro-kernel's order. block: input
-    channels per block, 0 for row-major inputs. Every weight is moved once."""
-    o, c = w.shape[:2]
-    w = w.reshape(o, c, -1)
-    taps = w.shape[2]
+    channels per block, 0 for row-major inputs."""
+    o, c, *space = w.shape
+    taps, end = prod(space), vectors * lanes
     whole = c // block * block if block else 0
-    out = aligned_empty((vectors * lanes * c * taps,), w.dtype)
-    middle, end = vectors // blocks * blocks * lanes, vectors * lanes
-    for first, last, width in ((0, middle, blocks * lanes), (middle, end, end - middle)):
-        if first == last:
-            continue
-        part = w[first:last]
-        if len(part) < last - first:
-            part = np.pad(part, ((0, last - first - len(part)), (0, 0), (0, 0)))
-        part = part.reshape(-1, width, c, taps)
-        n = len(part)
-        panels = out[first * c * taps : last * c * taps].reshape(n, c * taps, width)
-        if whole:
-            split = part[:, :, :whole].reshape(n, width, whole // block, block, taps)
-            into = panels[:, : whole * taps].reshape(n, whole // block, taps, block, width)
-            into[...] = split.transpose(0, 2, 4, 3, 1)
-        if whole < c:
-            rest = panels[:, whole * taps :].reshape(n, taps, c - whole, width)
-            rest[...] = part[:, :, whole:].transpose(0, 3, 2, 1)
+    out = aligned_empty((end * c * taps,), w.dtype)
+    most = min(blocks, vectors) * lanes
+    together = staged(most, c * taps, w.dtype.itemsize)  # panels
+    step = staged(most, taps, w.dtype.itemsize, block or c)  # channels, if not all of a panel
+    parts = [(k, min(k + step, whole)) for k in range(0, whole, step)]
+    parts += [(whole, c)] if whole < c else []
+    stage = Stage(together * most, max(hi - lo for lo, hi in parts) * taps, w.dtype)
+    first = 0
+    while first < end:
+        width = min(most, end - first)
+        count = min(together, (end - first) // width)
+        last = first + count * width
+        panels = out[first * c * taps : last * c * taps].reshape(count, c * taps, width)
+        n = min(max(o - first, 0), last - first)
+        for lo, hi in parts:
+            rows = stage.rows(last - first, hi - lo, taps)
+            write(w, rows[:n].reshape(n, hi - lo, *space), slice(first, first + n), slice(lo, hi))
+            rows[n:] = 0
+            size = block if lo < whole else hi - lo
+            into = panels[:, lo * taps : hi * taps].reshape(count, -1, taps, size, width)
+            into[...] = rows.reshape(count, width, -1, size, taps).transpose(0, 2, 4, 3, 1)
+        first = last
     return out

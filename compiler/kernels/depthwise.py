@@ -25,8 +25,9 @@ from .conv_group import ConvGroup, Operands, conv_group, conv_results, formal
 from .device import Device
 from .edges import Run, runs
 from .epilogue import Params, inplace, lowered, place
-from .ir import Declare, Kernel, Launch, Local, Phase, Prefetch, Prepared, Set, Stmt, loop, seq
+from .ir import Declare, Kernel, Launch, Local, Phase, Prefetch, Set, Stmt, loop, seq
 from .microkernel import LINE, bind
+from .recipe import prepared, recipe
 from .template import Config, required
 
 WIDEST = 64  # most taps along columns: all of them are written out
@@ -50,7 +51,7 @@ class _Writer:
         self.x = self.params.read(p.source)
         taps, block = p.window.taps, p.block
         self.blocks = -(-p.channels // block)
-        packed = Prepared((p.anchor.reads[1],), f"depthwise block={block}", _Packed(block))
+        packed = prepared((p.anchor.reads[1],), "depthwise", block=block)
         self.w = self.params.prepared(packed, p.dtype, self.blocks * taps * block)
         self.bias = None if p.bias is None else operands.vector(p.bias)
         found = conv_results(p)
@@ -184,16 +185,12 @@ def _products(run: Run) -> Iterator[tuple[range, range]]:
             first = r
 
 
-class _Packed:
+@recipe("depthwise")
+def _packed(w: npt.NDArray[Any], block: int) -> npt.NDArray[Any]:
     """Weights [C, 1, taps...] as [block of channels][tap][channel], zeros behind the last."""
-
-    def __init__(self, block: int) -> None:
-        self.block = block
-
-    def __call__(self, w: npt.NDArray[Any]) -> npt.NDArray[Any]:
-        flat = w.reshape(len(w), -1)
-        flat = np.pad(flat, ((0, -len(w) % self.block), (0, 0)))
-        return np.ascontiguousarray(flat.reshape(-1, self.block, flat.shape[1]).swapaxes(1, 2))
+    flat = w.reshape(len(w), -1)
+    flat = np.pad(flat, ((0, -len(w) % block), (0, 0)))
+    return np.ascontiguousarray(flat.reshape(-1, block, flat.shape[1]).swapaxes(1, 2))
 
 
 # --------------------------------------------------------------------------- the template

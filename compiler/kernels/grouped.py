@@ -27,8 +27,9 @@ from .conv import ConvWriter, Inside, tiles
 from .conv_group import ConvGroup, conv_group
 from .conv_sharing import evenly, few_items, units_of
 from .device import Device
-from .ir import Buffer, Launch, Prepared, Stmt, loop, seq
+from .ir import Buffer, Launch, Stmt, loop, seq
 from .microkernel import Level, MicroKernel, Panel, Rows, bind
+from .recipe import prepared, recipe
 from .template import Config, required
 
 Array = npt.NDArray[Any]
@@ -44,17 +45,17 @@ class Part:
     groups: range
 
 
-def parts(p: ConvGroup, lanes: int, blocks: int) -> list[Part]:
+def parts(channels: int, group: int, block: int, lanes: int, blocks: int) -> list[Part]:
     """The panels: of `blocks` vectors where that adds no groups to those of a single block of
     channels, then the others, of one block each."""
-    each, unit = p.channels // p.group, p.block // lanes
+    each, unit = channels // group, block // lanes
 
     def groups(first: int, count: int) -> range:
-        end = min((first + count) * p.block, p.channels)
-        return range(first * p.block // each, -(-end // each))
+        end = min((first + count) * block, channels)
+        return range(first * block // each, -(-end // each))
 
     wide, narrow = [], []
-    k, total, count = 0, -(-p.channels // p.block), blocks // unit
+    k, total, count = 0, -(-channels // block), blocks // unit
     while k < total:
         union = groups(k, count)
         if k + count <= total and all(groups(k + i, 1) == union for i in range(count)):
@@ -66,6 +67,47 @@ def parts(p: ConvGroup, lanes: int, blocks: int) -> list[Part]:
     return wide + narrow
 
 
+def _parts(p: ConvGroup, lanes: int, blocks: int) -> list[Part]:
+    return parts(p.channels, p.group, p.block, lanes, blocks)
+
+
+@recipe("walk")
+def _walk(
+    *chosen: Array, channels: int, group: int, block: int, lanes: int, blocks: int, depth: int,
+    inputs: int, input_block: int, step: int,
+) -> Array:  # fmt: skip
+    """Where the channels of each panel begin in the list behind; the first block of each; the
+    offsets in x of the channels that they read. chosen: the picked channels, if any are; inputs:
+    channels of x; step: elements between their blocks."""
+    found = parts(channels, group, block, lanes, blocks)
+    order = chosen[0] % inputs if chosen else np.arange(group * depth)
+    offsets = order // input_block * step + order % input_block
+    each = offsets.reshape(group, depth)
+    walks = [each[x.groups.start : x.groups.stop].reshape(-1) for x in found]
+    starts = np.cumsum([0, *map(len, walks)])
+    return np.concatenate([starts, np.array([x.first for x in found]), *walks]).astype(np.int64)
+
+
+@recipe("grouped")
+def _pack(w: Array, group: int, block: int, lanes: int, blocks: int) -> Array:
+    """Weights [O, C / group, taps...] as panels; in each, for every channel that it reads and
+    every tap, one row of output channels."""
+    channels, depth = w.shape[:2]
+    each = channels // group
+    w = w.reshape(channels, depth, -1)
+    found = []
+    for x in parts(channels, group, block, lanes, blocks):
+        first, width = x.first * block, x.vectors * lanes
+        part = np.zeros((len(x.groups), depth, w.shape[2], width), w.dtype)
+        for j, g in enumerate(x.groups):
+            lo, hi = max(first, g * each), min(first + width, (g + 1) * each)
+            part[j, :, :, lo - first : hi - first] = w[lo:hi].transpose(1, 2, 0)
+        found.append(part.reshape(-1))
+    out = aligned_empty((sum(x.size for x in found),), w.dtype)
+    np.concatenate(found, out=out)
+    return out
+
+
 class _Writer(ConvWriter):
     """The direct convolution with another reduction."""
 
@@ -74,54 +116,22 @@ class _Writer(ConvWriter):
 
     def weights(self) -> Buffer:
         p = self.p
-        self.parts = parts(p, self.lanes, self.blocks)
+        self.parts = _parts(p, self.lanes, self.blocks)
         self.panels = sum(x.vectors == self.blocks for x in self.parts)
         self.narrow, self.rest = len(self.parts) - self.panels, p.block // self.lanes
         counts = [len(x.groups) * p.depth for x in self.parts]
         self.starts = [sum(counts[:k]) for k in range(len(counts) + 1)]
-        space = p.x.dims[2:]
-        shape = f"groups={p.group} lanes={self.lanes} blocks={self.blocks} block={p.block}"
-        walk = Prepared(
-            () if p.chosen is None else (p.chosen.reads[1],),
-            f"channels of {shape} depth={p.depth} outputs={p.channels} of {p.x.dims[1]} "
-            f"by {self.input_strides()[1]} of {space}",
-            lambda *chosen: self.walk(chosen[0] if chosen else None),
-        )
+        shape = {"group": p.group, "block": p.block, "lanes": self.lanes, "blocks": self.blocks}
+        walk = prepared(
+            () if p.chosen is None else (p.chosen.reads[1],), "walk", channels=p.channels, **shape,
+            depth=p.depth, inputs=p.x.dims[1], input_block=p.x.layout.block,
+            step=self.input_strides()[1],
+        )  # fmt: skip
         head = len(self.starts) + len(self.parts)
         self.table = self.params.prepared(walk, i64, head + self.starts[-1])
-        packed = Prepared((p.anchor.reads[1],), f"conv {shape}", self.pack)
+        packed = prepared((p.anchor.reads[1],), "grouped", **shape)
         total = sum(c * x.vectors for c, x in zip(counts, self.parts, strict=True))
         return self.params.prepared(packed, p.dtype, total * self.lanes * p.window.taps)
-
-    def walk(self, chosen: Array | None) -> Array:
-        """Where the channels of each panel begin in the list behind; the first block of each; the
-        offsets in x of the channels that they read."""
-        p = self.p
-        order = np.arange(p.group * p.depth) if chosen is None else chosen % p.x.dims[1]
-        block = p.x.layout.block
-        offsets = order // block * self.input_strides()[1] + order % block
-        each = offsets.reshape(p.group, p.depth)
-        found = [each[x.groups.start : x.groups.stop].reshape(-1) for x in self.parts]
-        head = [*self.starts, *(x.first for x in self.parts)]
-        return np.concatenate([np.array(head), *found]).astype(np.int64)
-
-    def pack(self, w: Array) -> Array:
-        """Weights [O, C / group, taps...] as panels; in each, for every channel that it reads and
-        every tap, one row of output channels."""
-        p = self.p
-        each, taps = p.channels // p.group, p.window.taps
-        w = w.reshape(p.channels, p.depth, taps)
-        found = []
-        for x in self.parts:
-            first, width = x.first * p.block, x.vectors * self.lanes
-            part = np.zeros((len(x.groups), p.depth, taps, width), w.dtype)
-            for j, g in enumerate(x.groups):
-                lo, hi = max(first, g * each), min(first + width, (g + 1) * each)
-                part[j, :, :, lo - first : hi - first] = w[lo:hi].transpose(1, 2, 0)
-            found.append(part.reshape(-1))
-        out = aligned_empty((sum(x.size for x in found),), w.dtype)
-        np.concatenate(found, out=out)
-        return out
 
     def first(self, panel: Expr) -> Expr:
         return self.table[panel + len(self.starts)] * self.p.block
@@ -184,7 +194,7 @@ class GroupedConv:
 
 
 def _cut(p: ConvGroup, device: Device, tile: Config, order: str, wanted: int) -> Config:
-    panels = len(parts(p, device.lanes(p.dtype), tile["nb"]))
+    panels = len(_parts(p, device.lanes(p.dtype), tile["nb"]))
     return evenly(order, panels, units_of(p, tile)[0], wanted).config
 
 
@@ -197,7 +207,7 @@ def _tiles(p: ConvGroup, device: Device) -> list[Config]:
     lanes = device.lanes(p.dtype)
 
     def panels(nb: int) -> list[tuple[int, int, int]]:
-        return [(1, x.vectors, len(x.groups) * p.depth) for x in parts(p, lanes, nb)]
+        return [(1, x.vectors, len(x.groups) * p.depth) for x in _parts(p, lanes, nb)]
 
     scattered = 0 if p.chosen is None else -(-p.x.dims[1] // p.block) * p.block * p.dtype.bytes
     return sorted(

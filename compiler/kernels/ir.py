@@ -19,9 +19,9 @@ stores over buffers in the expression language of `ops.expr`:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, overload
 
 import numpy.typing as npt
 
@@ -179,6 +179,40 @@ class Phase:
     body: tuple[Stmt, ...]
 
 
+class Unwritten(Sequence[Phase]):
+    """Phases that are written when someone looks at them. items: of each of them; text: the digest
+    of the kernel's text (`printer.text_digest`). Both are known before."""
+
+    def __init__(
+        self, items: tuple[int, ...], text: str, write: Callable[[], Sequence[Phase]]
+    ) -> None:
+        self.items, self.text = items, text
+        self._write: Callable[[], Sequence[Phase]] | None = write
+        self._phases: Sequence[Phase] = ()
+
+    def _written(self) -> Sequence[Phase]:
+        write = self._write
+        if write is not None:  # two threads may both write: the outcome is the same
+            self._phases = write()
+            self._write = None
+        return self._phases
+
+    @overload
+    def __getitem__(self, k: int) -> Phase: ...
+
+    @overload
+    def __getitem__(self, k: slice) -> Sequence[Phase]: ...
+
+    def __getitem__(self, k: int | slice) -> Phase | Sequence[Phase]:
+        return self._written()[k]
+
+    def __iter__(self) -> Iterator[Phase]:
+        return iter(self._written())
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+
 @dataclass(frozen=True, slots=True)
 class Prepared:
     """A constant brought into the form that a kernel reads, once, when the program is linked.
@@ -206,11 +240,18 @@ class Kernel:
     version: int
     config: tuple[tuple[str, Any], ...]
     params: tuple[Buffer, ...]
-    phases: tuple[Phase, ...]
+    phases: Sequence[Phase]
     flops: int = 0
     bytes: int = 0
     inplace: tuple[tuple[int, int], ...] = ()
     own_flops: int = 0
+
+    @property
+    def items(self) -> tuple[int, ...]:
+        """Of each phase."""
+        if isinstance(self.phases, Unwritten):
+            return self.phases.items
+        return tuple(p.items for p in self.phases)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

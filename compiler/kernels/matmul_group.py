@@ -18,6 +18,7 @@ from ..graph.ir import Graph, Op
 from .compose import Composer, Indices, broadcast
 from .epilogue import Result, results
 from .ir import Buffer
+from .packing import turned
 
 Array = npt.NDArray[Any]
 
@@ -202,8 +203,15 @@ def pack_panels(b: Array, lanes: int, width: int) -> Array:
     rest = -(-(n - middle) // lanes) * lanes
     out = aligned_empty((count, k * (middle + rest)), b.dtype)
     panels = out[:, : k * middle].reshape(count, full, k, width)
-    panels[...] = b[:, :, :middle].reshape(count, k, full, width).transpose(0, 2, 1, 3)
     last = out[:, k * middle :].reshape(count, k, rest)
-    last[:, :, : n - middle] = b[:, :, middle:]
     last[:, :, n - middle :] = 0
+    if b.strides[1] >= b.strides[2]:
+        panels[...] = b[:, :, :middle].reshape(count, k, full, width).transpose(0, 2, 1, 3)
+        last[:, :, : n - middle] = b[:, :, middle:]
+        return out.reshape(-1)
+    for i in range(count):  # columns lie as rows of memory
+        for j in range(full):
+            turned(b[i, :, j * width : (j + 1) * width].T, panels[i, j])
+        if middle < n:
+            turned(b[i, :, middle:].T, last[i, :, : n - middle])
     return out.reshape(-1)

@@ -21,6 +21,7 @@ from ...ops.traverse import substitute
 from ...ops.types import DType, row_major_strides
 from ..graph.evaluate import evaluate_op
 from ..graph.ir import Op
+from ..text import Scanner, format_value
 from .compose import Indices, broadcast
 from .device import Device
 from .epilogue import Params
@@ -28,11 +29,15 @@ from .ir import Buffer, If, Local, Phase, Prepared, Stmt, Store, loop, seq
 from .matmul_group import MatmulGroup, affine, formal, pack_panels, unflatten, variable
 from .microkernel import MicroKernel
 from .pieces import Assignment
+from .recipe import prepared, recipe
 from .template import Config
 from .tiles import square
 
 Array = npt.NDArray[Any]
 PACK_ELEMENTS = 32_768  # elements that one item packs
+
+_Step = tuple[str, tuple[int | None, ...], int, tuple[tuple[str, str], ...]]
+"""An operator, what it reads, how many results it has, its attributes as text."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,23 +169,16 @@ class Operands:
                 steps.append(op)
 
         need(p.b)
-        number = {n: f"%{k}" for k, n in enumerate(order)}
+        number = {n: k for k, n in enumerate(order)}
         for op in steps:
-            number |= {o: f"%{len(number)}" for o in op.outputs}
-        text = "; ".join(
-            f"{op.operator}({','.join('-' if n is None else number[n] for n in op.inputs)})"
-            f"{op.attrs}" for op in steps
+            number |= {o: len(number) + k for k, o in enumerate(op.outputs)}
+        done = tuple(
+            (op.operator, tuple(None if n is None else number[n] for n in op.inputs),
+             len(op.outputs), tuple((k, format_value(v)) for k, v in op.attrs))
+            for op in steps
         )  # fmt: skip
-
-        def make(*arrays: Array) -> Array:
-            values = dict(zip(order, arrays, strict=True))
-            for op in steps:
-                ins = [None if n is None else values[n] for n in op.inputs]
-                values |= zip(op.outputs, evaluate_op(op, ins, wide=False), strict=True)
-            return pack_panels(values[p.b].reshape(-1, p.k, p.n), lanes, width)
-
-        recipe = f"panels lanes={lanes} width={width} {text} {number[p.b]}"
-        return Prepared(tuple(order), recipe, make)
+        return prepared(order, "panels", lanes=lanes, width=width, k=p.k, n=p.n, steps=done,
+                        of=number[p.b])  # fmt: skip
 
     def _pack(self, scratch: Buffer) -> Phase:
         """All panels of a right operand that changes from call to call."""
@@ -275,6 +273,21 @@ class Operands:
         if not self.panels:
             return last
         return (If(compare("lt", g, self.panels), body(g, self.blocks, 0), last),)
+
+
+@recipe("panels")
+def _panels(
+    *arrays: Array, lanes: int, width: int, k: int, n: int, steps: tuple[_Step, ...], of: int
+) -> Array:  # fmt: skip
+    """What a few operators make of constants, as panels of matrices [k, n]. Arrays are numbered:
+    first those given, then results in order; steps say which each operator reads."""
+    values = list(arrays)
+    for operator, reads, results, attrs in steps:
+        given = tuple((name, Scanner(text).value()) for name, text in attrs)
+        op = Op(operator, tuple(map(str, reads)), ("",) * results, given)
+        ins = [None if i is None else values[i] for i in reads]
+        values += evaluate_op(op, ins, wide=False)
+    return pack_panels(values[of].reshape(-1, k, n), lanes, width)
 
 
 def share_out(

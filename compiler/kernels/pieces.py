@@ -18,6 +18,7 @@ from ..graph.ir import Graph, Op
 from .address import offset
 from .compose import Composer, Indices
 from .ir import Buffer, Prepared, Role
+from .recipe import prepared, recipe
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +81,7 @@ class Buffers:
                 return self.read(n.payload)[offset(kind, at)]
             order = (*(k for k in range(kind.rank) if k != axis), axis)
             moved = TensorType(kind.dtype, tuple(kind.dims[k] for k in order))
-            made = Prepared((n.payload,), f"axis {axis} last", _AxisLast(axis))
+            made = prepared((n.payload,), "last", axis=axis)
             return self.read(made)[offset(moved, tuple(at[k] for k in order))]
 
         return transform(value, visit)
@@ -95,12 +96,9 @@ class Buffers:
         return None if prod(b.type.dims[axes[0] + 1 :]) == 1 else axes[0]
 
 
-@dataclass(frozen=True, slots=True)
-class _AxisLast:
-    axis: int
-
-    def __call__(self, value: npt.NDArray[Any]) -> npt.NDArray[Any]:
-        return np.ascontiguousarray(np.moveaxis(value, self.axis, -1))
+@recipe("last")
+def _axis_last(value: npt.NDArray[Any], axis: int) -> npt.NDArray[Any]:
+    return np.ascontiguousarray(np.moveaxis(value, axis, -1))
 
 
 def regions(kind: TensorType) -> Iterable[tuple[Indices, Indices]]:

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from weakref import WeakKeyDictionary
 
 from ...ops.expr import Expr, format_expr
-from .ir import Comment, Declare, For, If, Kernel, Prefetch, Set, Stmt, Store, Transpose
+from .ir import Comment, Declare, For, If, Kernel, Prefetch, Set, Stmt, Store, Transpose, Unwritten
 
 _texts: WeakKeyDictionary[Kernel, str] = WeakKeyDictionary()
 _digests: WeakKeyDictionary[Kernel, str] = WeakKeyDictionary()
@@ -72,13 +72,19 @@ def _kernel_text(kernel: Kernel) -> str:
     return "\n".join(lines) + "\n"
 
 
-def kernel_digest(kernel: Kernel) -> str:
-    """A content hash that names the kernel: equal text, equal name."""
+def text_digest(kernel: Kernel) -> str:
+    """The SHA-256 of the kernel's text, in hexadecimal: its identity."""
+    if isinstance(kernel.phases, Unwritten):
+        return kernel.phases.text
     found = _digests.get(kernel)
     if found is None:
-        text = kernel_text(kernel).encode()
-        found = _digests[kernel] = hashlib.sha256(text).hexdigest()[:12]
+        found = _digests[kernel] = hashlib.sha256(kernel_text(kernel).encode()).hexdigest()
     return found
+
+
+def kernel_digest(kernel: Kernel) -> str:
+    """A content hash that names the kernel: equal text, equal name."""
+    return text_digest(kernel)[:12]
 
 
 def symbol(kernel: Kernel) -> str:

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Any, Final
 
 import numpy as np
@@ -28,7 +27,8 @@ from ...ops.scans import scan_activations
 from ...ops.types import DType, f32, f64, i64
 from ..graph.ir import Graph, Op
 from .device import Device
-from .ir import Buffer, Declare, If, Launch, Local, Phase, Prepared, Set, Stmt, Store, loop, seq
+from .ir import Buffer, Declare, If, Launch, Local, Phase, Set, Stmt, Store, loop, seq
+from .recipe import prepared, recipe
 from .single import Parameters, is_row_major, rows
 from .template import Config
 
@@ -79,12 +79,16 @@ class Product:
         return self.at + self.padded
 
 
-def pack(r: npt.NDArray[Any], p: Product) -> npt.NDArray[Any]:
-    """r [D, gates * H, H] as [D, blocks, H, width]: the product's columns, zeros behind them."""
+@recipe("columns")
+def pack(
+    r: npt.NDArray[Any], first: int, count: int, blocks: int, width: int
+) -> npt.NDArray[Any]:  # fmt: skip
+    """r [D, gates * H, H] as [D, blocks, H, width]: `count` columns of the transposed weights,
+    zeros behind them."""
     d, _, h = r.shape
-    out = np.zeros((d, h, p.padded), r.dtype)
-    out[..., : p.count] = r[:, p.first : p.first + p.count].transpose(0, 2, 1)
-    return np.ascontiguousarray(out.reshape(d, h, p.blocks, p.width).transpose(0, 2, 1, 3))
+    out = np.zeros((d, h, blocks * width), r.dtype)
+    out[..., :count] = r[:, first : first + count].transpose(0, 2, 1)
+    return np.ascontiguousarray(out.reshape(d, h, blocks, width).transpose(0, 2, 1, 3))
 
 
 class Recurrent:
@@ -184,8 +188,8 @@ class _Scan:
         size = self.directions * self.h * p.padded
         if not self.graph.is_constant(self.weights):
             return self.params.scratch(self.dtype, size)
-        recipe = f"columns {p.first}..{p.first + p.count} in {p.blocks} blocks of {p.width}"
-        made = Prepared((self.weights,), recipe, partial(pack, p=p))
+        made = prepared((self.weights,), "columns", first=p.first, count=p.count,
+                        blocks=p.blocks, width=p.width)  # fmt: skip
         return self.params.prepared(made, self.dtype, size)
 
     def inplace(self) -> list[tuple[Buffer, Buffer]]:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Final
 
+from ...ops.library import BUILT_IN
 from ...ops.operator import Contraction
 from ..errors import LoweringError
 from ..graph.ir import Graph, Op
@@ -20,6 +21,7 @@ from .depthwise import Depthwise
 from .device import Device
 from .grouped import GroupedConv
 from .ir import Launch, Prepared
+from .known import Record, record_of, restored, shape_digest
 from .matmul import Gemm
 from .nest import Nest
 from .recurrent import Recurrent
@@ -36,6 +38,9 @@ TEMPLATES: Final[tuple[KernelTemplate, ...]] = (
 )  # fmt: skip
 logger = logging.getLogger("tilewright")
 
+Names = tuple[str, ...]
+Recall = Callable[[Sequence[str]], Mapping[str, Record]]
+
 
 def live_outputs(graph: Graph, ops: Sequence[Op]) -> tuple[str, ...]:
     """The blobs of a group that others read, or the caller. An unused group keeps its last."""
@@ -47,25 +52,51 @@ def live_outputs(graph: Graph, ops: Sequence[Op]) -> tuple[str, ...]:
     return tuple(found) or (ops[-1].outputs[0],)
 
 
-def select(graph: Graph, device: Device) -> tuple[Launch, ...]:
+def select(graph: Graph, device: Device, recall: Recall | None = None) -> tuple[Launch, ...]:
     """One launch for every group that needs code.
 
-    Raises LoweringError naming the ops where no template fits.
+    recall: finds records of kernels that were made before by the digests of the groups' shapes;
+    those are not written again. Raises LoweringError naming the ops where no template fits.
     """
     positions = {id(op): k for k, op in enumerate(graph.ops)}
-    seen: dict[object, tuple[Launch, Names]] = {}
+    found = [(ops, *rest) for ops in graph.groups if (rest := _seen(graph, ops)) is not None]
+    known = recall(_digests(found)) if recall else {}
+    made: dict[object, tuple[Launch, Names]] = {}
     launches = []
-    for ops in graph.groups:
-        if needs_no_code(graph, ops):
-            continue
-        outputs = live_outputs(graph, ops)
-        shape, names = shape_of(graph, ops, outputs)
-        if shape not in seen:
-            seen[shape] = _make(graph, ops, outputs, device), names
-        made = rebound(*seen[shape], names)
-        launches.append(replace(made, ops=tuple(positions[id(op)] for op in ops),
+    for ops, outputs, shape, names in found:
+        if shape not in made:
+            record = known.get(shape_digest(shape)) if known and _is_ours(ops) else None
+            launch = record and restored(record, TEMPLATES, graph, ops, outputs, names, device)
+            launch = launch or _make(graph, ops, outputs, device)
+            _report(graph, ops, launch)
+            made[shape] = launch, names
+        launch = rebound(*made[shape], names)
+        launches.append(replace(launch, ops=tuple(positions[id(op)] for op in ops),
                                 label=label(ops)))  # fmt: skip
     return tuple(launches)
+
+
+def records(graph: Graph, launches: Sequence[Launch]) -> dict[str, Record]:
+    """What `recall` has to know to get the same launches again, as JSON values."""
+    out: dict[str, Record] = {}
+    for launch in {x.kernel: x for x in launches}.values():
+        ops = [graph.ops[k] for k in launch.ops]
+        shape, names = shape_of(graph, ops, live_outputs(graph, ops))
+        record = record_of(launch, names)
+        if record is not None and _is_ours(ops):
+            out[shape_digest(shape)] = record
+    return out
+
+
+def _digests(found: Iterable[tuple[Sequence[Op], Names, object, Names]]) -> list[str]:
+    """Of the distinct shapes that records can be found for."""
+    ours = dict.fromkeys(shape for ops, _, shape, _ in found if _is_ours(ops))
+    return [shape_digest(shape) for shape in ours]
+
+
+def _is_ours(ops: Sequence[Op]) -> bool:
+    """Whether a group's shape says what it computes: users may declare operators anew."""
+    return all(BUILT_IN.get(op.operator) is op.definition for op in ops)
 
 
 def _make(graph: Graph, ops: Sequence[Op], outputs: tuple[str, ...], device: Device) -> Launch:
@@ -74,10 +105,7 @@ def _make(graph: Graph, ops: Sequence[Op], outputs: tuple[str, ...], device: Dev
         what = ", ".join(f"{op.operator} (node {op.name!r})" for op in ops)
         raise LoweringError(f"no CPU kernel computes {what}")
     config = template.default(graph, ops, outputs, device)
-    made = template.instantiate(graph, ops, outputs, device, config)
-    _report_fallback(graph, ops, template)
-    _report_slow_access(ops, made)
-    return made
+    return template.instantiate(graph, ops, outputs, device, config)
 
 
 # --------------------------------------------------------------------------- equal groups
@@ -85,7 +113,13 @@ def _make(graph: Graph, ops: Sequence[Op], outputs: tuple[str, ...], device: Dev
 # Networks repeat their blocks. Groups that differ in the names of blobs only get one kernel object,
 # which saves building, printing and hashing it again.
 
-Names = tuple[str, ...]
+
+def _seen(graph: Graph, ops: Sequence[Op]) -> tuple[Names, object, Names] | None:
+    """Live outputs, shape and blobs of a group; None where it needs no code."""
+    if needs_no_code(graph, ops):
+        return None
+    outputs = live_outputs(graph, ops)
+    return outputs, *shape_of(graph, ops, outputs)
 
 
 def shape_of(graph: Graph, ops: Sequence[Op], outputs: Names) -> tuple[object, Names]:
@@ -127,10 +161,16 @@ def rebound(launch: Launch, old: Names, new: Names) -> Launch:
     return replace(launch, args=args)
 
 
-def _report_fallback(graph: Graph, ops: Sequence[Op], template: KernelTemplate) -> None:
+def _report(graph: Graph, ops: Sequence[Op], launch: Launch) -> None:
+    if logger.isEnabledFor(logging.INFO):
+        _report_fallback(graph, ops, launch)
+        _report_slow_access(ops, launch)
+
+
+def _report_fallback(graph: Graph, ops: Sequence[Op], launch: Launch) -> None:
     """Say when a contraction runs in the general loop nest, which is correct but slow."""
     slow = [op for op in ops if _is_slow_in_a_nest(graph, op)]
-    if isinstance(template, Nest) and slow:
+    if launch.kernel.template == Nest.name and slow:
         op = slow[0]
         types = ", ".join(str(t) for t in graph.input_types(op))
         logger.info("%s (node %r) of (%s) runs as a general loop nest: no contraction kernel fits",
@@ -139,8 +179,6 @@ def _report_fallback(graph: Graph, ops: Sequence[Op], template: KernelTemplate) 
 
 def _report_slow_access(ops: Sequence[Op], launch: Launch) -> None:
     """Say which buffers a kernel reads or writes one element at a time."""
-    if not logger.isEnabledFor(logging.INFO):
-        return
     slow = element_by_element(launch.kernel)
     if slow:
         logger.info("%s: %s element by element; another layout would be faster",

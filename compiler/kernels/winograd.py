@@ -38,7 +38,6 @@ from .ir import (
     Launch,
     Local,
     Phase,
-    Prepared,
     Set,
     Stmt,
     Store,
@@ -46,6 +45,8 @@ from .ir import (
     seq,
 )
 from .microkernel import Level, MicroKernel, Panel, Rows, Segment, bind
+from .packing import Stage, Weights, write
+from .recipe import prepared, recipe
 from .template import Config, required
 from .winograd_configs import Tiles, lean, ranked, shares, steps, vectors_of
 from .winograd_transforms import applied, transformed_weights, transforms
@@ -55,6 +56,7 @@ Array = npt.NDArray[Any]
 REGISTERS: Final = 16
 """Places of a tile that are transformed at once without going through memory."""
 
+TAPS: Final = 9
 PACKED_TOGETHER: Final = 768
 """3x3 weights transformed in one matrix product: they stay in the cache, and the product is too
 small for numpy's library to share it out among threads, of which packing has its own."""
@@ -84,11 +86,8 @@ class _Writer:
         operands = Operands(p, self.params, self.form.channel)
         self.x = self.params.read(p.anchor.reads[0])
         m, lanes, nb, share = self.m, self.lanes, self.nb, self.share
-        weights = Prepared(
-            (p.anchor.reads[1],),
-            f"winograd m={m} lanes={lanes} blocks={nb} share={share} vectors={self.vectors}",
-            lambda w: pack_transformed(w, m, lanes, nb, share, self.vectors),
-        )
+        weights = prepared((p.anchor.reads[1],), "winograd", m=m, lanes=lanes, blocks=nb,
+                           share=share, vectors=self.vectors)  # fmt: skip
         self.u = self.params.prepared(
             weights, p.dtype, self.points * p.depth * self.vectors * lanes
         )
@@ -377,7 +376,10 @@ def _shared(outer: Expr, inner: Expr, wanted: int, body: Sequence[Stmt]) -> Phas
     ))  # fmt: skip
 
 
-def pack_transformed(w: Array, m: int, lanes: int, blocks: int, share: int, vectors: int) -> Array:
+@recipe("winograd", in_parts=True)
+def pack_transformed(
+    w: Weights, m: int, lanes: int, blocks: int, share: int, vectors: int
+) -> Array:
     """Transformed weights U of w [O, C, 3, 3] in the order in which they are read: groups of
     `share` vectors of results, in each the points, in each panels of `blocks` vectors (the last may
     have fewer), in each C steps. vectors: how many there are in all; lanes past the last channel
@@ -393,9 +395,11 @@ def pack_transformed(w: Array, m: int, lanes: int, blocks: int, share: int, vect
             at, n = first * lanes * c, min(max(o - start, 0), width)
             into = whole[g, :, at : at + c * width].reshape(points, c, width)
             step = max(1, PACKED_TOGETHER // max(n, 1))
+            stage = Stage(n, step * TAPS, w.dtype)
             for k in range(0, c if n else 0, step):
-                part = w[start : start + n, k : k + step].swapaxes(0, 1)
-                into[:, k : k + step, :n] = transformed_weights(part, m)
+                part = stage.rows(n, min(step, c - k), 3, 3)
+                write(w, part, slice(start, start + n), slice(k, k + step))
+                into[:, k : k + step, :n] = transformed_weights(part.swapaxes(0, 1), m)
             into[:, :, n:] = 0
     return out
 

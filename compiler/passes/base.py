@@ -79,7 +79,7 @@ def run_pipeline(
     Raises GraphError when the given graph is not well formed, and when a pass breaks one: that is a
     bug of the pass, and is named so.
     """
-    verify(graph)
+    sound = verify(graph)
     stages = []
     for p in passes:
         start = time.perf_counter()
@@ -88,7 +88,7 @@ def run_pipeline(
         changed = not _same(graph, result)
         if changed:
             try:
-                verify(result)
+                sound = verify(result, sound)
             except GraphError as e:
                 raise GraphError(
                     f"the pass {p.name} broke the graph, which is a bug in Tilewright: {e}. "

@@ -11,7 +11,6 @@ import numpy.typing as npt
 
 from ...ops.operator import Contraction
 from ...ops.types import f32, f64
-from ..graph.arrays import aligned_empty
 from ..graph.builder import Value
 from ..graph.ir import Array, Blob, Deferred, Graph, Op, Role
 from .base import UNLIMITED, Fuel, OptionalPass
@@ -220,18 +219,19 @@ def _scaled(weights: Blob, scale: Vector, axis: int) -> Deferred | None:
     kind = weights.type.dtype.numpy
     if not _stays_finite(weights, scale):
         return None
-    factor = scale.reshape(-1, *(1,) * (weights.type.rank - 1 - axis))
+    rank = weights.type.rank
+    factor = scale.reshape(*(1,) * axis, -1, *(1,) * (rank - 1 - axis))
 
-    def make() -> Array:
+    def write(out: Array, where: tuple[slice, ...]) -> None:
         w = weights.value
         assert w is not None
-        out = aligned_empty(weights.type.dims, kind)
+        # along the other axes the factor has one element, which any slice has to keep
+        mine = tuple(s if k == axis else slice(None) for k, s in enumerate(where))
         with np.errstate(all="ignore"):
             # a float64 copy of all would take longer to write than the products to compute
-            np.multiply(w, factor, out=out, dtype=np.float64, casting="same_kind")
-        return out
+            np.multiply(w[where], factor[mine], out=out, dtype=np.float64, casting="same_kind")
 
-    return Deferred(kind, weights.type.dims, (weights,), make)
+    return Deferred(kind, weights.type.dims, (weights,), write)
 
 
 def _stays_finite(weights: Blob, scale: Vector) -> bool:

@@ -63,6 +63,7 @@ class _Fuser:
                 if n in self.at:
                     bits |= self.ancestors[self.at[n]] | 1 << self.at[n]
             self.ancestors.append(bits)
+        self.feeds = [{self.at[n] for n in op.reads if n in self.at} for op in self.ops]
         self.users: dict[str, list[int]] = {}
         for k, op in enumerate(self.ops):
             for n in dict.fromkeys(op.reads):
@@ -221,7 +222,7 @@ class _Fuser:
         return (c for c in range(k + 1, len(self.ops)) if self.group[c] is None)
 
     def touches(self, c: int, members: Sequence[int]) -> bool:
-        return any(self.at.get(n) in members for n in self.ops[c].reads)
+        return not self.feeds[c].isdisjoint(members)
 
     def convex(self, c: int, members: Sequence[int]) -> bool:
         """Whether no path leaves the members and comes back through op c."""

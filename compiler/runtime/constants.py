@@ -103,8 +103,7 @@ def _made(graph: Graph, distinct: Sequence[Constant], threads: int) -> dict[Cons
 
     def make(what: Constant) -> Array:
         blobs = [graph.blobs[n] for n in ((what,) if isinstance(what, str) else what.blobs)]
-        values = [b.value for b in blobs]
-        made = values[0] if isinstance(what, str) else what.make(*values)
+        made = blobs[0].value if isinstance(what, str) else what.make(*(b.content for b in blobs))
         assert made is not None
         settled = _settled(made)
         for b in blobs:

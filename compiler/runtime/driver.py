@@ -8,6 +8,7 @@ from functools import cache
 from ..codegen.cpu.assemble import build_object
 from ..codegen.cpu.link import link
 from ..codegen.cpu.target import host
+from ..store import Store
 
 
 class Frame(ctypes.Structure):
@@ -71,11 +72,14 @@ done:
 
 class _Driver:
     def __init__(self) -> None:
-        self.linked = link([build_object(DRIVER, host())], ["tilewright_run"])
+        target = host()
+        key = [("kind", "driver"), ("llvm text", DRIVER), *target.fingerprint.items()]
+        image = Store().get_or_build(key, lambda: build_object(DRIVER, target))
+        self.linked = link([image], ["tilewright_run"])
         self.run = ctypes.CFUNCTYPE(None, ctypes.c_void_p)(self.linked.address("tilewright_run"))
 
 
 @cache
 def driver() -> _Driver:
-    """The driver, built on first use (a few milliseconds)."""
+    """The driver, built on first use where it is not stored (a few milliseconds)."""
     return _Driver()

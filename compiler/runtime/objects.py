@@ -15,7 +15,7 @@ from ..codegen.cpu.assemble import build_object
 from ..codegen.cpu.link import Linked, link
 from ..codegen.cpu.target import CpuTarget
 from ..kernels.ir import Kernel
-from ..kernels.printer import kernel_text, symbol
+from ..kernels.printer import symbol, text_digest
 from ..store import Store
 
 
@@ -43,9 +43,10 @@ def codegen_fingerprint() -> str:
     return h.hexdigest()[:16]
 
 
-def object_key(source: str, name: str, target: CpuTarget) -> tuple[tuple[str, str], ...]:
-    """Everything that decides the bytes of one kernel's object code."""
-    fields = {"what": "cpu kernel", "symbol": name, "source": source,
+def object_key(kernel: Kernel, target: CpuTarget) -> tuple[tuple[str, str], ...]:
+    """Everything that decides the bytes of one kernel's object code. The kernel's text is in it by
+    its SHA-256, which is known also of kernels that are not written again."""
+    fields = {"what": "cpu kernel", "symbol": symbol(kernel), "text": text_digest(kernel),
               "codegen": codegen_fingerprint()}  # fmt: skip
     fields |= {k: str(v) for k, v in target.fingerprint.items()}
     return tuple(fields.items())
@@ -65,8 +66,8 @@ def load(
     names = {id(k): symbol(k) for k in everything}
     unique = {names[id(k)]: k for k in everything}
     objects, built = [], 0
-    for done, (name, kernel) in enumerate(unique.items(), 1):
-        key = object_key(kernel_text(kernel), name, target)
+    for done, kernel in enumerate(unique.values(), 1):
+        key = object_key(kernel, target)
         found = store.get(key)
         if found is None:
             found = build_object(lower.module_text(kernel, target.has_fma), target)

@@ -138,10 +138,10 @@ class Program:
         slot = 0
         for k, launch in enumerate(self.launches):
             first = len(steps)
-            for entry, phase in zip(
-                objects.addresses(launch.kernel), launch.kernel.phases, strict=True
+            for entry, items in zip(
+                objects.addresses(launch.kernel), launch.kernel.items, strict=True
             ):
-                steps.append((entry, slot, phase.items))
+                steps.append((entry, slot, items))
             self.spans.append((first, len(steps)))
             self._bind(k, launch, slot, table, in_arena)
             slot += len(launch.args)

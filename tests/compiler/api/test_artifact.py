@@ -225,8 +225,8 @@ def test_a_missing_file_and_a_folder_are_reported(tmp_path: Path) -> None:
 
 
 def test_a_later_format_names_both_versions(saved: Path, tmp_path: Path) -> None:
-    with pytest.raises(ArtifactError, match=r"format 4, written by Tilewright '0\.1\.0'"):
-        tw.load(edited(saved, tmp_path / "p", format=4))
+    with pytest.raises(ArtifactError, match=r"format 9, written by Tilewright '0\.1\.0'"):
+        tw.load(edited(saved, tmp_path / "p", format=9))
 
 
 @pytest.mark.parametrize(

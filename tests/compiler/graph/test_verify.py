@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from tilewright.compiler.errors import GraphError
 from tilewright.compiler.graph.builder import GraphBuilder
 from tilewright.compiler.graph.ir import Blob, Graph, Inside, Op, Role
-from tilewright.compiler.graph.verify import verify
+from tilewright.compiler.graph.verify import NOTHING, _Verifier, verify
 from tilewright.ops.types import Layout, SymDim, TensorType, f32, f64
 
 from ...fuzz.graphs import random_graph
@@ -106,10 +106,34 @@ def test_the_graph_that_is_broken_below_is_fine() -> None:
 
 @pytest.mark.parametrize(("edit", "why"), CASES, ids=[w[:40] for _, w in CASES])
 def test_what_is_wrong_is_said(edit: Callable[[Graph], Graph], why: str) -> None:
-    with pytest.raises(GraphError) as e:
-        verify(edit(chain()))
-    assert why in str(e.value)
-    assert str(e.value).startswith("graph 'net': ")
+    good = chain()
+    for after in (NOTHING, verify(good)):
+        with pytest.raises(GraphError) as e:
+            verify(edit(good), after)
+        assert why in str(e.value)
+        assert str(e.value).startswith("graph 'net': ")
+
+
+def test_what_is_the_same_is_not_looked_at_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    good = chain()
+    sound = verify(good)
+    seen: list[str] = []
+    monkeypatch.setattr(_Verifier, "check_blob", lambda self, name, blob: seen.append(name))
+    monkeypatch.setattr(_Verifier, "check_meaning", lambda self, op: seen.append(op.operator))
+    verify(good, sound)
+    assert seen == []
+    verify(change("b", type=TensorType(f32, (3, 2)))(good), sound)
+    assert seen == ["b", "relu", "relu"]
+    verify(with_op(0, name="other")(good), sound)
+    assert seen[3:] == ["add"]
+
+
+def test_a_graph_that_was_changed_in_place_is_noticed() -> None:
+    g = chain()
+    sound = verify(g)
+    g.blobs["b"] = replace(g.blobs["b"], type=TensorType(f64, (2, 3)))  # type: ignore[index]
+    with pytest.raises(GraphError, match="stored as f64"):
+        verify(g, sound)
 
 
 def test_dimensions_of_one_name_have_one_range() -> None:

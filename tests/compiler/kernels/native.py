@@ -16,6 +16,8 @@ from tilewright.compiler.kernels.device import Device
 from tilewright.compiler.kernels.ir import Launch, Prepared
 from tilewright.compiler.kernels.template import Config, KernelTemplate
 
+from .support import remembered
+
 Array = np.ndarray[Any, Any]
 GUARD = 64  # bytes before and behind every buffer that no kernel may change
 
@@ -133,6 +135,7 @@ def check(
     assert template.matches(graph, [op], read)
     chosen = template.default(graph, [op], read, device) if config is None else config
     launch = template.instantiate(graph, [op], read, device, chosen)
+    launch = remembered(launch, template, graph, read, device)
     native = Native(graph, launch)
     expected = evaluate(graph, feeds) if want is None else want
     for alias in (None, *launch.kernel.inplace):

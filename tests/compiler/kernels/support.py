@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import json
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -13,6 +14,8 @@ from tilewright.compiler.graph.evaluate import evaluate
 from tilewright.compiler.graph.ir import Graph
 from tilewright.compiler.kernels.device import Device
 from tilewright.compiler.kernels.ir import Launch, Prepared
+from tilewright.compiler.kernels.known import record_of, restored
+from tilewright.compiler.kernels.printer import symbol
 from tilewright.compiler.kernels.template import Config, KernelTemplate
 from tilewright.ops.types import Layout, TensorType
 
@@ -71,6 +74,22 @@ def logical(flat: Any, kind: TensorType) -> Any:
     return np.take(joined, np.arange(kind.dims[a]), a)
 
 
+def remembered(
+    launch: Launch, template: KernelTemplate, graph: Graph, outputs: Sequence[str], device: Device
+) -> Launch:  # fmt: skip
+    """The launch of all ops of a graph, bound as its record says: nothing is lost on the way."""
+    names = tuple(graph.blobs)
+    record = json.loads(json.dumps(record_of(launch, names)))
+    back = restored(record, (template,), graph, graph.ops, outputs, names, device)
+    assert back is not None
+    assert back.args == launch.args
+    for name in ("template", "version", "config", "params", "items", "inplace", "flops", "bytes",
+                 "own_flops"):  # fmt: skip
+        assert getattr(back.kernel, name) == getattr(launch.kernel, name), name
+    assert symbol(back.kernel) == symbol(launch.kernel)
+    return replace(launch, args=back.args)
+
+
 def check_launch(graph: Graph, launch: Launch, feeds: Feeds, tolerance: float = 0.0) -> None:
     """Run the kernel; every output agrees with the reference, aliased as `inplace` allows, too."""
     expected = evaluate(graph, feeds)
@@ -116,6 +135,7 @@ def check_group(
     launches = []
     for config in chosen[:most] if most else chosen:
         launch = template.instantiate(graph, ops, outputs, device, config)
+        launch = remembered(launch, template, graph, outputs, device)
         check_launch(graph, launch, feeds, tolerance)
         launches.append(launch)
     return launches

@@ -96,8 +96,9 @@ def test_panels_are_wide_where_all_their_vectors_read_the_same_groups() -> None:
     graph, _ = grouped_graph((1, 136, 2, 2), (136, 34, 1, 1), AVX512, group=4)
     p = conv_group(graph, graph.ops, graph.outputs)
     assert p is not None
-    assert [len(x.groups) for x in parts(p, 16, 1)] == [1, 1, 2, 1, 2, 1, 2, 1, 1]
-    wide = [(x.first, x.vectors, *x.groups) for x in parts(p, 16, 2)]
+    shape = p.channels, p.group, p.block, 16
+    assert [len(x.groups) for x in parts(*shape, 1)] == [1, 1, 2, 1, 2, 1, 2, 1, 1]
+    wide = [(x.first, x.vectors, *x.groups) for x in parts(*shape, 2)]
     assert wide == [
         (0, 2, 0), (7, 2, 3),
         (2, 1, 0, 1), (3, 1, 1), (4, 1, 1, 2), (5, 1, 2), (6, 1, 2, 3),

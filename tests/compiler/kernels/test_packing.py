@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 
 from tilewright.compiler.graph.arrays import ALIGNMENT
+from tilewright.compiler.graph.ir import Deferred
+from tilewright.compiler.kernels import packing
 from tilewright.compiler.kernels.conv_group import pack_weights
 from tilewright.compiler.kernels.matmul_group import pack_panels
+from tilewright.compiler.kernels.winograd import pack_transformed
+
+Array = np.ndarray[Any, Any]
+rng = np.random.default_rng(0)
 
 
+@pytest.mark.usefixtures("stage_bytes")
 @pytest.mark.parametrize("outs", [16, 20, 40])
 @pytest.mark.parametrize(("channels", "block"), [(3, 0), (8, 4), (10, 4), (2, 4)])
 @pytest.mark.parametrize("blocks", [1, 2, 3])
@@ -38,6 +47,46 @@ def test_every_weight_lies_at_its_step_and_lane(
                 at += 1
 
 
+@pytest.fixture(params=[64, 1000, packing.STAGE_BYTES])
+def stage_bytes(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A stage for a few columns, for some, and for several panels at once."""
+    monkeypatch.setattr(packing, "STAGE_BYTES", request.param)
+
+
+def scaled(w: Array) -> Deferred:
+    """Twice the weights, computed when they are asked for."""
+
+    def write(out: Array, where: tuple[slice, ...]) -> None:
+        np.multiply(w[where], 2, out=out)
+
+    return Deferred(w.dtype, w.shape, (), write)
+
+
+@pytest.mark.usefixtures("stage_bytes")
+@pytest.mark.parametrize(("outs", "blocks"), [(64, 1), (40, 2), (13, 1), (24, 3)])
+@pytest.mark.parametrize(("channels", "block"), [(3, 0), (16, 4), (10, 4)])
+def test_weights_that_are_computed_in_parts_are_those_computed_as_a_whole(
+    outs: int, blocks: int, channels: int, block: int
+) -> None:
+    w = rng.standard_normal((outs, channels, 2, 3)).astype(np.float32)
+    vectors = -(-outs // 8)
+    whole = scaled(w).make()
+    np.testing.assert_array_equal(whole, 2 * w)
+    want = pack_weights(whole, 8, blocks, vectors, block)
+    np.testing.assert_array_equal(pack_weights(scaled(w), 8, blocks, vectors, block), want)
+    flat = whole.reshape(outs, channels, 6)
+    assert want[0] == flat[0, 0, 0] and want[1] == flat[1, 0, 0]
+    assert np.sort(want)[-1] == flat.max() and (want != 0).sum() == (flat != 0).sum()
+
+
+def test_transformed_weights_that_are_computed_in_parts() -> None:
+    w = rng.standard_normal((20, 5, 3, 3)).astype(np.float32)
+    options = {"m": 4, "lanes": 8, "blocks": 2, "share": 3, "vectors": 3}
+    want = pack_transformed(2 * w, **options)
+    np.testing.assert_array_equal(pack_transformed(scaled(w), **options), want)
+
+
+@pytest.mark.usefixtures("stage_bytes")
 @pytest.mark.parametrize("n", [8, 12, 16, 21])
 def test_panels_of_a_transposed_matrix_are_those_of_its_copy(n: int) -> None:
     stored = np.arange(float(n * 5), dtype=np.float32).reshape(n, 5)

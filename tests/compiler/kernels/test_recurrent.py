@@ -161,7 +161,7 @@ def test_every_activation() -> None:
 def test_packed_columns() -> None:
     r = np.arange(2 * 12 * 4, dtype=np.float32).reshape(2, 12, 4)
     p = Product.of(first=2, count=9, at=0, rows=1, lanes=4, registers=16, tag="")
-    packed = pack(r, p)
+    packed = pack(r, p.first, p.count, p.blocks, p.width)
     assert packed.shape == (2, p.blocks, 4, p.width)
     for d in range(2):
         for column in range(p.padded):

@@ -1,0 +1,85 @@
+"""Kernels that were chosen before, in this process or another: found instead of written again.
+
+One entry of the store holds the records of all fusion groups of a program (`kernels.known`). Its
+key is everything that decides them: the groups, the device, and the source of whatever looks at a
+group. A saved program brings its entry with it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from functools import cache
+from pathlib import Path
+from typing import Final
+
+from ..graph.ir import Graph
+from ..kernels.device import Device
+from ..kernels.ir import Launch, Unwritten
+from ..kernels.known import Record
+from ..kernels.select import records, select
+from ..options import VERSION
+from ..store import Key, Store
+
+_ROOT: Final = Path(__file__).parents[2]
+_DECIDING: Final = ("ops", "compiler/graph", "compiler/kernels", "compiler/passes")
+
+
+@cache
+def templates_fingerprint() -> str:
+    """A hash of the source that decides what kernels come out: a change to it makes new entries."""
+    h = hashlib.sha256()
+    for folder in _DECIDING:
+        for file in sorted((_ROOT / folder).glob("*.py")):
+            h.update(file.read_bytes())
+    return h.hexdigest()[:16]
+
+
+def known_key(shapes: Sequence[str], device: Device) -> Key:
+    """Everything that decides the kernels of a program. shapes: the digests of its groups."""
+    fields: dict[str, str | int] = {
+        "what": "kernels of a program",
+        "groups": hashlib.sha256("".join(shapes).encode()).hexdigest(),
+        "templates": templates_fingerprint(),
+        "tilewright": VERSION,
+    }
+    fields |= {name: getattr(device, name) for name in device.__dataclass_fields__}
+    return tuple(fields.items())
+
+
+def recalled(
+    graph: Graph, device: Device, store: Store
+) -> tuple[tuple[Launch, ...], tuple[Key, bytes]]:  # fmt: skip
+    """As `select`, without writing the kernels that the store describes; and the entry of the
+    store that describes these.
+
+    Raises LoweringError naming the ops where no template fits.
+    """
+    key: Key = ()
+    stored: bytes | None = None
+    found: Mapping[str, Record] = {}
+
+    def recall(shapes: Sequence[str]) -> Mapping[str, Record]:
+        nonlocal key, stored, found
+        key = known_key(shapes, device)
+        stored = store.get(key)
+        found = _decoded(stored)
+        return found
+
+    launches = select(graph, device, recall)
+    if stored is None or not all(isinstance(x.kernel.phases, Unwritten) for x in launches):
+        made = records(graph, launches)
+        if stored is None or made != found:
+            stored = json.dumps(made, separators=(",", ":")).encode()
+            store.put(key, stored)
+    return launches, (key, stored)
+
+
+def _decoded(payload: bytes | None) -> Mapping[str, Record]:
+    """Records by shape. What is no record is found out when one is used."""
+    try:
+        found = json.loads(payload or b"{}")
+    except ValueError:
+        return {}
+    return found if isinstance(found, dict) else {}
