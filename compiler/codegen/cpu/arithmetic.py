@@ -51,7 +51,7 @@ def _float(f: Function, op: str, args: list[Value]) -> Value:
         return f.compare("oeq", size, f.const(float("inf"), x.dtype, x.lanes))
     if op in vector_math.INTRINSIC:
         return f.call(f.intrinsic(vector_math.INTRINSIC[op], x), x.dtype, x.lanes, x)
-    if op in vector_math.VECTOR and x.dtype is f32:
+    if op in vector_math.VECTOR and (x.dtype is f32 or op == "rsqrt"):
         return vector_math.VECTOR[op](f, x)
     if op == "pow" and x.dtype is f32:
         return vector_math.power(f, *args)
