@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -163,14 +163,20 @@ class Program:
             self._run(self._whole)
         return results
 
-    def timed(self, arrays: Sequence[Array], clock: Any) -> tuple[list[Array], list[int]]:
-        """Run once, launch by launch; also returns what `clock` (in ns) measured for each."""
+    def timed(
+        self, arrays: Sequence[Array], clock: Any,
+        before: Callable[[int, int], None] | None = None,
+    ) -> tuple[list[Array], list[int]]:  # fmt: skip
+        """Run once, launch by launch; also returns what `clock` (in ns) measured for each. before:
+        called ahead of each with its number and the address of its table of pointers."""
         _kept, results, at = self._bound(arrays)
         times = []
         with self._lock:
             self._point(at)
-            for first, end in self.spans:
+            for k, (first, end) in enumerate(self.spans):
                 frame = self._framed(first, end)
+                if before is not None:
+                    before(k, int(self._steps[first][1]))
                 start = clock()
                 self._run(ctypes.addressof(frame))
                 times.append(clock() - start)
