@@ -71,7 +71,10 @@ def extremum(f: Function, op: str, a: Value, b: Value) -> Value:
         return a
     a, b = f.match(a, b)
     out = f.select(f.compare("olt" if op == "max" else "ogt", a, b), b, a)
-    return out if _is_number(b) else f.select(f.compare("uno", b, b), b, out)
+    if _is_number(b):
+        return out
+    # b unless ordered: where lanes are masked, the maximum itself leaves b in the others
+    return f.select(f.compare("ord", b, b), out, b)
 
 
 def _is_number(x: Value) -> bool:
