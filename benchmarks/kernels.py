@@ -3,6 +3,7 @@
     python benchmarks/kernels.py resnet50 squeezenet          one thread
     python benchmarks/kernels.py net.onnx --threads 2 --output kernels.json
     python benchmarks/kernels.py --below 0.85                 all models; only kernels below 85 %
+    python benchmarks/kernels.py --moved                      how long would moving the bytes take?
 
 A row per distinct kernel; where it is launched several times, the row is their mean. `of peak` is
 the share of the measured multiply-add peak that the kernel's own multiply-adds reach; `as direct`
@@ -10,6 +11,12 @@ counts those of the problem as it is defined, which Winograd's algorithm needs f
 share may exceed 100 %. `of memory` is the share of the measured bandwidth of the memory that it
 reads and writes, `of limit` the share of whichever binds. On one thread the clock is the thread's
 own, so that others on the machine disturb little; several threads want the machine for themselves.
+
+With --moved, `of moving` is the time of a kernel that does nothing but read the same inputs and
+write the same outputs, in the same place of the inference, over the kernel's own (one thread; not
+where the multiply-adds take twice as long as the traffic). It says what the bandwidths of whole
+levels cannot: where data really are by then, what short streams cost, and who else uses the last
+cache and the memory.
 
 With --output, results go to a JSON file as they come, with the machine, the versions and the
 commit; a second run measures only the models that the file lacks (`--again` measures anew), and
@@ -21,7 +28,7 @@ from __future__ import annotations
 import argparse
 import statistics
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -46,6 +53,7 @@ def main() -> None:
     p.add_argument("--threads", type=int, default=1)
     p.add_argument("--rounds", type=int, default=30)
     p.add_argument("--below", type=float, default=float("inf"), help="show rows below this share")
+    p.add_argument("--moved", action="store_true", help="time also what only moves the bytes")
     p.add_argument("--output", type=Path, help="JSON file")
     p.add_argument("--again", action="store_true", help="measure also what the file holds")
     args = p.parse_args()
@@ -58,7 +66,7 @@ def main() -> None:
             continue
         exe = tw.compile(path, threads=args.threads)
         assert isinstance(exe, tw.Executable)
-        profile = exe.profile(rounds=args.rounds)
+        profile = exe.profile(rounds=args.rounds, moved=args.moved)
         print(f"\n{path.stem}\n{report(profile, args.below)}", flush=True)
         if sheet is not None:
             sheet.put(path.stem, {
@@ -95,9 +103,15 @@ def kernels(profile: Profile) -> list[Row]:
             "seconds": seconds, "of_peak": of_peak, "as_direct": of_peak * direct,
             "of_memory": sum(r.memory_seconds for r in same) / max(seconds, 1e-12),
             "of_limit": of_limit(same), "bound": same[0].bound, "level": same[0].level,
-            "nodes": same[0].label[:WIDTH],
+            "of_moving": of_moving(same), "nodes": same[0].label[:WIDTH],
         })  # fmt: skip
     return sorted(out, key=lambda r: -r["seconds"])
+
+
+def of_moving(rows: Sequence[ProfileRow]) -> float | None:
+    """What only moving the bytes of launches takes, over their time; None if not measured."""
+    moved = [(r.moved_seconds, r.seconds) for r in rows if r.moved_seconds is not None]
+    return sum(m for m, _ in moved) / sum(s for _, s in moved) if moved else None
 
 
 def report(profile: Profile, below: float = float("inf")) -> str:
@@ -107,11 +121,12 @@ def report(profile: Profile, below: float = float("inf")) -> str:
         (f"{r['seconds'] / r['launches'] * 1e6:.1f}", f"x{r['launches']}",
          f"{r['seconds'] / profile.seconds:.1%}", f"{r['of_peak']:.1%}", f"{r['as_direct']:.1%}",
          f"{r['of_memory']:.1%}", f"{r['of_limit']:.1%}",
+         "" if r["of_moving"] is None else f"{r['of_moving']:.0%}",
          "peak" if r["bound"] == "compute" else r["level"], r["kernel"], r["nodes"])
         for r in found if r["of_limit"] < below
     ]  # fmt: skip
-    header = ("us", "", "share", "of peak", "as direct", "of memory", "of limit", "bound", "kernel",
-              "nodes")  # fmt: skip
+    header = ("us", "", "share", "of peak", "as direct", "of memory", "of limit", "of moving",
+              "bound", "kernel", "nodes")  # fmt: skip
     total = [f"{profile.seconds * 1e3:.3f} ms, {profile.of_limit:.1%} of the limits"]
     for bound in ("compute", "memory"):
         some = [r for r in found if r["bound"] == bound]
@@ -119,7 +134,11 @@ def report(profile: Profile, below: float = float("inf")) -> str:
             share = sum(r["seconds"] for r in some) / profile.seconds
             total.append(f"{bound} bound: {share:.1%} of the time, "
                          f"{weighted(some, 'of_limit'):.1%} of the limit")  # fmt: skip
-    return f"{table(rows, header, 'rrrrrrr')}\n{'; '.join(total)}"
+    reached = of_moving([replace(r, moved_seconds=min(r.moved_seconds, r.seconds))
+                         for r in profile.rows if r.moved_seconds is not None])  # fmt: skip
+    if reached is not None:
+        total.append(f"{reached:.1%} of what moving the bytes takes")
+    return f"{table(rows, header, 'rrrrrrrr')}\n{'; '.join(total)}"
 
 
 def weighted(rows: Sequence[Row], field: str) -> float:

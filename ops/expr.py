@@ -203,7 +203,7 @@ def _pair(a: Expr | Scalar, b: Expr | Scalar) -> tuple[Expr, Expr]:
 
 UNARY: Final = frozenset(
     "neg abs exp log sqrt sin cos tan asin acos atan sinh cosh tanh asinh acosh atanh erf floor "
-    "ceil round trunc log1p expm1 not bitnot isnan isinf".split()
+    "ceil round trunc log1p expm1 rsqrt not bitnot isnan isinf".split()
 )
 BINARY: Final = frozenset(
     "add sub mul div truncdiv floordiv mod fmod pow max min and or xor shl shr".split()

@@ -25,7 +25,7 @@ from .operator import (
     require_float,
     require_same_dtype,
 )
-from .pointwise import power_of_positive
+from .pointwise import over_power
 from .samples import Case, Sampler
 from .types import TensorType, broadcast_shapes
 
@@ -146,7 +146,7 @@ class Lrn:
             k = c + tap - (size - 1) // 2
             v = select((k >= 0) & (k < x.shape[1]), x[n, k, *where], 0)
             total = reduce("sum", (tap,), v * v)
-            return x[n, c, *where] / power_of_positive(total * (alpha / size) + bias, beta)
+            return over_power(x[n, c, *where], total * (alpha / size) + bias, beta)
 
         return at
 

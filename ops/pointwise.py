@@ -180,3 +180,12 @@ def power_of_positive(x: Expr, exponent: float) -> Expr:
     if quarters == 2:
         return root
     return unary("sqrt", root) if quarters == 1 else root * unary("sqrt", root)
+
+
+def over_power(x: Expr, base: Expr, exponent: float) -> Expr:
+    """x / base ** exponent for base >= 0. With 3/4 it takes no division, and one square root
+    instead of two: base ** -3/4 is r * sqrt(r) with r = 1 / sqrt(base)."""
+    if exponent != 0.75:
+        return x / power_of_positive(base, exponent)
+    root = unary("rsqrt", base)
+    return x * (root * unary("sqrt", root))

@@ -217,7 +217,7 @@ def _objects(c: Compilation) -> list[tuple[str, Key, bytes]]:
             key = object_key(kernel, c.target)
             code = store.get(key)
             if code is None:
-                code = build_object(lower.module_text(kernel, c.target.has_fma), c.target)
+                code = build_object(lower.module_text(kernel, c.target.arithmetic), c.target)
             found[name] = key, code
     return [(name, *rest) for name, rest in found.items()]
 

@@ -6,6 +6,7 @@ import os
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Final
 
 import numpy as np
@@ -15,6 +16,7 @@ from ..errors import InputError
 from ..graph.ir import Graph
 from ..inspect.machine import call_seconds, limits
 from ..inspect.memory import MemoryUse, memory_use
+from ..inspect.moving import Movers, can_move
 from ..inspect.profile import Profile, profile
 from ..inspect.views import Compilation, kernel_name, view
 from ..kernels.access import element_by_element
@@ -164,25 +166,44 @@ class Executable:
         """
         return view(self._compilation, level)
 
-    def profile(self, *arrays: Any, rounds: int = 20) -> Profile:
+    def profile(self, *arrays: Any, rounds: int = 20, moved: bool = False) -> Profile:
         """Median time of every launch over `rounds` runs, beside the machine's measured limits;
         random inputs when none are given.
 
         A program on one thread is timed by that thread's own clock, which others on the machine do
         not advance. What timing itself costs is taken off. The limits are measured once per
         process, in about half a second.
+
+        moved: run `rounds` times more, and ahead of every launch, unless its multiply-adds take
+        twice as long as its traffic, a kernel that only moves the same bytes: `moved_seconds` of
+        the rows. On one thread only.
         """
+        c = self._compilation
+        made = partial(profile, c.graph, c.launches, c.plan.arena_bytes, limits(self.threads))
         feeds = arrays or tuple(random_input(s) for s in self.inputs)
         clock = time.thread_time_ns if self.threads == 1 else time.perf_counter_ns
         destroys = bool(self.plan.regions)  # what it is given, so that each run takes copies
-        times = np.array([
-            self._program.timed([np.array(a) for a in feeds] if destroys else feeds, clock)[1]
-            for _ in range(max(1, rounds))
-        ])  # fmt: skip
+        movers = None
+        if moved and self.threads == 1:
+            rows = made([1.0] * len(c.launches)).rows
+            some = {k: x for k, (x, r) in enumerate(zip(c.launches, rows, strict=True))
+                    if 2 * r.memory_seconds > r.compute_seconds and can_move(x)}  # fmt: skip
+            movers = Movers(some, c.target, clock)
+        times = []
+        for _ in range(max(1, rounds)):
+            given = [np.array(a) for a in feeds] if destroys else feeds
+            times.append(self._program.timed(given, clock)[1])
+            if movers is not None:
+                given = [np.array(a) for a in feeds] if destroys else feeds
+                self._program.timed(given, clock, movers.before)
+                movers.turn += 1
         call = call_seconds(clock)
-        seconds = [max(float(s) - call, CLOCK_STEP) for s in np.median(times, axis=0) / 1e9]
-        c = self._compilation
-        return profile(c.graph, c.launches, c.plan.arena_bytes, seconds, limits(self.threads))
+
+        def net(nanoseconds: float) -> float:
+            return max(nanoseconds / 1e9 - call, CLOCK_STEP)
+
+        of_movers = {} if movers is None else {k: net(t) for k, t in movers.times().items()}
+        return made([net(t) for t in np.median(times, axis=0)], of_movers)
 
     def save(self, path: str | os.PathLike[str], *, packed: bool = True) -> None:
         """Write the program to a file for `tw.load`: graph, constants and native code.

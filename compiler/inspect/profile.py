@@ -13,9 +13,10 @@ arrays.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from types import MappingProxyType
+from typing import Any, Final
 
 from ..graph.ir import Graph
 from ..graph.storage import aliases
@@ -26,6 +27,8 @@ from .views import kernel_name
 
 WIDTH = 100
 """Columns of a printed profile."""
+
+_NONE: Final[Mapping[int, float]] = MappingProxyType({})
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +56,8 @@ class ProfileRow:
     that the kernel does, fewer with Winograd's algorithm. compute_seconds, memory_seconds: the
     least that the kernel's own multiply-adds and its traffic could take. level, constant_level: the
     memory that its blobs and its constants are taken to come from. operators: what the model's ops
-    are called, in order, each once.
+    are called, in order, each once. moved_seconds: what only moving its bytes took in its place
+    (`moving.py`), where that was measured.
     """
 
     kernel: str
@@ -69,6 +73,7 @@ class ProfileRow:
     memory_seconds: float
     level: str
     constant_level: str
+    moved_seconds: float | None = None
 
     @property
     def gflops(self) -> float:
@@ -95,6 +100,13 @@ class ProfileRow:
         return self.memory_seconds / max(self.seconds, 1e-12)
 
     @property
+    def of_moving(self) -> float | None:
+        """The time of only moving its bytes over its own; more than 1 where the kernel's order of
+        reading suits the machine better."""
+        moved = self.moved_seconds
+        return None if moved is None else moved / max(self.seconds, 1e-12)
+
+    @property
     def least_seconds(self) -> float:
         """What the limits allow; the time itself where that is less. Kernels can need less traffic
         than their problem is counted with: a gather reads part of its table."""
@@ -109,7 +121,7 @@ class ProfileRow:
         return asdict(self) | {
             "gflops": self.gflops, "gbytes": self.gbytes, "bound": self.bound,
             "of_peak": self.of_peak, "of_bandwidth": self.of_bandwidth,
-            "of_limit": self.of_limit,
+            "of_limit": self.of_limit, "of_moving": self.of_moving,
         }  # fmt: skip
 
 
@@ -196,10 +208,11 @@ class Profile:
 
 
 def profile(
-    graph: Graph, launches: Sequence[Launch], arena_bytes: int, seconds: Sequence[float],
-    limits: Limits,
+    graph: Graph, launches: Sequence[Launch], arena_bytes: int, limits: Limits,
+    seconds: Sequence[float], moved: Mapping[int, float] = _NONE,
 ) -> Profile:  # fmt: skip
-    """The profile of a program whose launches took so long."""
+    """The profile of a program whose launches took so long. moved: by launch, the seconds of only
+    moving its bytes."""
     works = [work(graph, x) for x in launches]
     arrays = sum(graph.type(n).nbytes for n in {*graph.inputs, *graph.outputs})
     whole = footprint(launches, works) + arena_bytes + arrays
@@ -207,13 +220,13 @@ def profile(
     total = max(sum(seconds), 1e-12)
     rows = []
     distances = reuse_distances(graph, launches, works, whole)
-    for launch, w, s, d in zip(launches, works, seconds, distances, strict=True):
+    for k, (launch, w, s, d) in enumerate(zip(launches, works, seconds, distances, strict=True)):
         near = limits.level(d)
         operators = dict.fromkeys(graph.ops[k].operator for k in launch.ops)
         rows.append(ProfileRow(
             kernel_name(launch), launch.kernel.template, launch.label, tuple(operators), s,
             s / total, w.flops, w.own_flops, w.bytes, w.own_flops / limits.peak(w.element_bytes),
-            memory_seconds(w, near, held), near.name, held.name,
+            memory_seconds(w, near, held), near.name, held.name, moved.get(k),
         ))  # fmt: skip
     return Profile(tuple(rows), limits)
 

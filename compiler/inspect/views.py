@@ -77,7 +77,7 @@ def _distinct(c: Compilation) -> list[tuple[Launch, Kernel]]:
 def _native(c: Compilation, show: Callable[[str], str]) -> str:
     parts = []
     for launch, kernel in _distinct(c):
-        text = lower.module_text(kernel, c.target.has_fma)
+        text = lower.module_text(kernel, c.target.arithmetic)
         parts.append(f"; {kernel_name(launch)}: {quote(launch.label)}\n{show(text)}")
     return "\n".join(parts)
 

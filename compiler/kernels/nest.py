@@ -67,7 +67,20 @@ ITEM_WORK = 96_000  # and one of many: taking one costs little beside it
 FEW_ITEMS, MAX_ITEMS = 4, 32
 CHAINS = 4  # accumulators of a long reduction in lanes: an addition takes up to 4 cycles
 BORDER = 4  # rounds at either end of a loop that may be split off to free the middle of guards
-LIGHT = {"neg", "abs", "sqrt", "floor", "ceil", "round", "trunc", "not", "bitnot", "isnan", "isinf"}
+LIGHT = {
+    "neg",
+    "abs",
+    "sqrt",
+    "rsqrt",
+    "floor",
+    "ceil",
+    "round",
+    "trunc",
+    "not",
+    "bitnot",
+    "isnan",
+    "isinf",
+}
 HEAVY = (UNARY - LIGHT) | {"pow", "fmod", "mod", "floordiv", "truncdiv"}
 
 

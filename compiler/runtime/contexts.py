@@ -64,6 +64,10 @@ class Context:
             self._steps.ctypes.data + first * _STEP_BYTES, end - first,
         )  # fmt: skip
 
+    def pointers(self, step: int) -> int:
+        """The address of the table that a step's code is called with."""
+        return int(self._steps[step][1])
+
 
 @dataclass(slots=True)
 class Contexts:

@@ -70,7 +70,7 @@ def load(
         key = object_key(kernel, target)
         found = store.get(key)
         if found is None:
-            found = build_object(lower.module_text(kernel, target.has_fma), target)
+            found = build_object(lower.module_text(kernel, target.arithmetic), target)
             store.put(key, found)
             built += 1
         objects.append(found)

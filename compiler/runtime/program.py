@@ -198,13 +198,18 @@ class Program:
             self.contexts.give(context)
         return results
 
-    def timed(self, arrays: Sequence[Array], clock: Any) -> tuple[list[Array], list[int]]:
-        """Run once, launch by launch; also returns what `clock` (in ns) measured for each."""
-        return self._stepwise(arrays, (), clock)
+    def timed(
+        self, arrays: Sequence[Array], clock: Callable[[], int],
+        before: Callable[[int, int], None] | None = None,
+    ) -> tuple[list[Array], list[int]]:  # fmt: skip
+        """Run once, launch by launch; also returns what `clock` (in ns) measured for each. before:
+        called ahead of each with its number and the address of its table of pointers."""
+        return self._stepwise(arrays, (), clock, before)
 
     def _stepwise(
         self, arrays: Sequence[Array], out: Sequence[Array | None],
         clock: Callable[[], int] = perf_counter_ns,
+        before: Callable[[int, int], None] | None = None,
     ) -> tuple[list[Array], list[int]]:  # fmt: skip
         ready, results, at = self._bound(arrays, out)
         context = self.contexts.take()
@@ -215,6 +220,8 @@ class Program:
                 self._poison.before(context.arena, results)
             for k, (first, end) in enumerate(self.spans):
                 frame = context.frame(first, end)
+                if before is not None:
+                    before(k, context.pointers(first))
                 start = clock()
                 self._run(ctypes.addressof(frame))
                 times.append(clock() - start)

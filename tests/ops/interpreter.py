@@ -39,6 +39,7 @@ _CALLS: dict[str, Callable[..., Any]] = {
     "atan": np.arctan, "sinh": np.sinh, "cosh": np.cosh, "tanh": np.tanh, "asinh": np.arcsinh,
     "acosh": np.arccosh, "atanh": np.arctanh, "erf": numpy_erf, "floor": np.floor,
     "ceil": np.ceil, "round": np.rint, "trunc": np.trunc, "log1p": np.log1p, "expm1": np.expm1,
+    "rsqrt": lambda x: 1 / np.sqrt(x),
     "not": np.logical_not, "bitnot": np.invert, "isnan": np.isnan, "isinf": np.isinf,
     "add": np.add, "sub": np.subtract, "mul": np.multiply, "div": np.divide,
     "truncdiv": _truncdiv, "floordiv": np.floor_divide, "mod": np.mod, "fmod": np.fmod,

@@ -51,7 +51,7 @@ def _float(f: Function, op: str, args: list[Value]) -> Value:
         return f.compare("oeq", size, f.const(float("inf"), x.dtype, x.lanes))
     if op in vector_math.INTRINSIC:
         return f.call(f.intrinsic(vector_math.INTRINSIC[op], x), x.dtype, x.lanes, x)
-    if op in vector_math.VECTOR and x.dtype is f32:
+    if op in vector_math.VECTOR and (x.dtype is f32 or op == "rsqrt"):
         return vector_math.VECTOR[op](f, x)
     if op == "pow" and x.dtype is f32:
         return vector_math.power(f, *args)
@@ -71,7 +71,10 @@ def extremum(f: Function, op: str, a: Value, b: Value) -> Value:
         return a
     a, b = f.match(a, b)
     out = f.select(f.compare("olt" if op == "max" else "ogt", a, b), b, a)
-    return out if _is_number(b) else f.select(f.compare("uno", b, b), b, out)
+    if _is_number(b):
+        return out
+    # b unless ordered: where lanes are masked, the maximum itself leaves b in the others
+    return f.select(f.compare("ord", b, b), out, b)
 
 
 def _is_number(x: Value) -> bool:

@@ -113,6 +113,16 @@ class Loop:
     carried: list[Value] = field(default_factory=list)
 
 
+@dataclass(frozen=True, slots=True)
+class Arithmetic:
+    """What a target computes in one instruction. fma: multiply-adds in one rounding; without them
+    they take two, a call per element being the other way. rsqrt14: estimates of reciprocal square
+    roots that are 14 bits right, in vectors of any width and for all numbers."""
+
+    fma: bool = True
+    rsqrt14: bool = False
+
+
 class Function:
     """One function under construction.
 
@@ -120,14 +130,15 @@ class Function:
     that the first dominates (see `scope`) gives its result.
     """
 
-    def __init__(self, name: str, parameters: str, attributes: str, fused: bool = True) -> None:
-        """fused: multiply-adds round once. Without the instruction that is a call per element."""
+    def __init__(
+        self, name: str, parameters: str, attributes: str, target: Arithmetic = Arithmetic()
+    ) -> None:
         self.head = f"define void @{name}({parameters}) {attributes} {{"
         self.entry: list[str] = []
         self.lines: list[str] = []
         self.declarations: set[str] = set()
         self.block = "start"
-        self.fused = fused
+        self.target = target
         self._n = 0
         self._values: dict[str, Value] = {}
         self._pointers: dict[str, str] = {}
@@ -266,7 +277,7 @@ class Function:
 
     def fma(self, a: Value, b: Value, c: Value) -> Value:
         """a * b + c, in one rounding where the target has the instruction."""
-        if not self.fused:
+        if not self.target.fma:
             return self.op("fadd", self.op("fmul", a, b), c)
         a, b, c = self.match(a, b, c)
         return self.call(self.intrinsic("fma", a), a.dtype, a.lanes, a, b, c)

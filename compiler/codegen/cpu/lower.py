@@ -43,7 +43,7 @@ from ...kernels.ir import (
 from ...kernels.printer import symbol
 from . import spread
 from .arithmetic import call, convert, lanes_reduce
-from .llvm_text import LOOP_TAIL, Function, Loop, Value, number
+from .llvm_text import LOOP_TAIL, Arithmetic, Function, Loop, Value, number
 from .registers import Held, Registers
 from .transpose import transposed
 
@@ -61,10 +61,10 @@ class Sum:
 class Lowering:
     """Lowers one phase of a kernel into one function `void f(ptr table, i64 item)`."""
 
-    def __init__(self, kernel: Kernel, phase: Phase, name: str, fma: bool = True) -> None:
+    def __init__(self, kernel: Kernel, phase: Phase, name: str, target: Arithmetic) -> None:
         self.kernel = kernel
         parameters = "ptr noalias nocapture readonly %table, i64 %item"
-        self.f = Function(name, parameters, ATTRIBUTES, fma)
+        self.f = Function(name, parameters, ATTRIBUTES, target)
         self.values: dict[Expr, Value] = {phase.item: Value("%item", i64)}
         self.unrolled: dict[Expr, int] = {}
         self.lanes: spread.Lanes | None = None
@@ -581,18 +581,18 @@ def phase_symbols(kernel: Kernel) -> tuple[str, ...]:
     return tuple(f"{symbol(kernel)}_p{k}" for k in range(len(kernel.phases)))
 
 
-def module_text(kernel: Kernel, fma: bool = True) -> str:
+def module_text(kernel: Kernel, target: Arithmetic) -> str:
     """The LLVM module of one kernel: one function for every phase.
 
-    fma: whether the target has fused multiply-adds (`CpuTarget.has_fma`); without them it takes
-    two roundings. They may differ in the last place, so the text says which.
+    target: what it computes in one instruction (`CpuTarget.arithmetic`): results may differ in the
+    last place.
     Raises LoweringError naming the template where the Kernel IR is not valid.
     """
     functions: list[str] = []
     declarations: set[str] = set()
     for phase, name in zip(kernel.phases, phase_symbols(kernel), strict=True):
         try:
-            made = Lowering(kernel, phase, name, fma).f
+            made = Lowering(kernel, phase, name, target).f
         except LoweringError as e:
             raise LoweringError(f"kernel template {kernel.template}: {e}") from e
         functions.append(made.finish())

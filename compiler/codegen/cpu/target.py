@@ -11,6 +11,7 @@ import llvmlite
 import llvmlite.binding as llvm
 
 from ...errors import TargetError
+from .llvm_text import Arithmetic
 
 CPU_VARIABLE: Final = "TILEWRIGHT_CPU"
 """Names a target of `NAMED` that `host()` uses instead of everything this machine can do."""
@@ -55,6 +56,11 @@ class CpuTarget:
     def has_fma(self) -> bool:
         """Whether multiply-adds in one rounding are instructions, not calls into the C library."""
         return self.architecture == "aarch64" or "fma" in _enabled(self.features)
+
+    @property
+    def arithmetic(self) -> Arithmetic:
+        """What kernels may be written with."""
+        return Arithmetic(self.has_fma, {"avx512f", "avx512vl"} <= _enabled(self.features))
 
     @property
     def runs_here(self) -> bool:

@@ -71,7 +71,7 @@ def run(kernel: Kernel, arrays: Iterable[Array | None], at_end: bool = True) -> 
 
 
 def text_for(kernel: Kernel, target: CpuTarget) -> str:
-    return module_text(kernel, fma=target.has_fma)
+    return module_text(kernel, target.arithmetic)
 
 
 def listing(kernel: Kernel, target: CpuTarget) -> str:

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from tilewright.compiler.codegen.cpu.llvm_text import Arithmetic
 from tilewright.compiler.codegen.cpu.lower import module_text
 from tilewright.compiler.codegen.cpu.target import NAMED
 from tilewright.compiler.errors import LoweringError
@@ -583,4 +584,4 @@ def broken() -> dict[str, tuple[Kernel, str]]:
 @pytest.mark.parametrize(("kernel", "said"), broken().values(), ids=broken().keys())
 def test_invalid_kernels_are_refused_by_name(kernel: Kernel, said: str) -> None:
     with pytest.raises(LoweringError, match=f"kernel template test: .*{said}"):
-        module_text(kernel)
+        module_text(kernel, Arithmetic())

@@ -13,6 +13,7 @@ import pytest
 import tilewright as tw
 from tilewright.compiler.api.build import choose, optimise
 from tilewright.compiler.codegen.cpu.assemble import assembly, build_object
+from tilewright.compiler.codegen.cpu.llvm_text import Arithmetic
 from tilewright.compiler.codegen.cpu.lower import module_text
 from tilewright.compiler.codegen.cpu.target import NAMED, CpuTarget
 from tilewright.compiler.codegen.cpu.vector_math import LIBRARY
@@ -62,7 +63,7 @@ def kernels(graph: tw.Graph, target: CpuTarget) -> list[Kernel]:
 
 
 def listing(kernel: Kernel, target: CpuTarget) -> str:
-    return assembly(module_text(kernel, target.has_fma), target)
+    return assembly(module_text(kernel, target.arithmetic), target)
 
 
 def first_case(name: str) -> Case | None:
@@ -90,7 +91,7 @@ def test_every_operator_compiles_and_calls_only_what_exists(name: str) -> None:
         if case is None:
             continue
         for kernel in kernels(build(operator, case)[0], target):
-            image = build_object(module_text(kernel, target.has_fma), target)
+            image = build_object(module_text(kernel, target.arithmetic), target)
             assert int.from_bytes(image[18:20], "little") == machine
             missing = undefined(image) - known
             if missing:
@@ -119,8 +120,8 @@ def test_undefined_symbols_are_found() -> None:
     """The check above would notice: this kernel is told that there are multiply-adds."""
     target = NAMED["x86-64-sse"]
     kernel = max(kernels(convolution(), target), key=lambda k: k.flops)
-    assert undefined(build_object(module_text(kernel, fma=True), target)) == {"fmaf"}
-    assert not undefined(build_object(module_text(kernel, target.has_fma), target))
+    assert undefined(build_object(module_text(kernel, Arithmetic()), target)) == {"fmaf"}
+    assert not undefined(build_object(module_text(kernel, target.arithmetic), target))
 
 
 def convolution(size: int = 5) -> tw.Graph:

@@ -11,7 +11,8 @@ import pytest
 
 from tilewright.compiler.codegen.cpu import vector_math
 from tilewright.compiler.codegen.cpu.target import host
-from tilewright.ops.expr import Expr, binary, exp, maximum, unary
+from tilewright.ops.expr import Expr, binary, const, exp, maximum, unary
+from tilewright.ops.pointwise import over_power
 from tilewright.ops.types import f16, f32, f64
 
 from .running import apply_native
@@ -21,9 +22,11 @@ Array = np.ndarray[Any, Any]
 erf = np.vectorize(math.erf, otypes=[np.float64])
 TRUTH: dict[str, Callable[[Array], Array]] = {
     "exp": np.exp, "expm1": np.expm1, "log": np.log, "log1p": np.log1p, "tanh": np.tanh, "erf": erf,
+    "rsqrt": lambda x: 1 / np.sqrt(x),
 }  # fmt: skip
-ULPS = {"exp": 1.1, "expm1": 1.6, "log": 0.8, "log1p": 1.5, "tanh": 5.0, "erf": 5.7}
+ULPS = {"exp": 1.1, "expm1": 1.6, "log": 0.8, "log1p": 1.5, "tanh": 5.0, "erf": 5.7, "rsqrt": 1.1}
 WITHOUT_FMA = {"tanh": 6.7, "erf": 6.9}
+WITHOUT_RSQRT14 = {"rsqrt": 1.5}
 
 SPECIAL = np.array(
     [0.0, -0.0, math.inf, -math.inf, math.nan, -math.nan, 1e-45, -1e-45, 1.1754943e-38,
@@ -67,6 +70,8 @@ def test_functions_keep_their_bounds(name: str) -> None:
     with np.errstate(all="ignore"):
         truth = TRUTH[name](x.astype(np.float64))
     bound = ULPS[name] if host().has_fma else WITHOUT_FMA.get(name, ULPS[name])
+    if not host().arithmetic.rsqrt14:
+        bound = WITHOUT_RSQRT14.get(name, bound)
     assert ulps(y, truth).max() <= bound
 
 
@@ -117,6 +122,29 @@ def test_powers_are_accurate_and_their_special_cases_those_of_c() -> None:
     assert ulps(got, want).max() <= 0.6
     there = ~np.isnan(got)
     np.testing.assert_array_equal(np.signbit(got[there]), np.signbit(want[there]))
+
+
+def test_reciprocal_square_roots_of_every_mantissa_are_accurate() -> None:
+    """Two octaves, which stand for all others, and the subnormal numbers, every 31st of them."""
+    bits = np.concatenate([np.arange(126 << 23, 128 << 23, 31), np.arange(1, 1 << 23, 31)])
+    x = bits.astype(np.uint32).view(np.float32)
+    y = native(lambda a: unary("rsqrt", a), x)
+    assert ulps(y, 1 / np.sqrt(x.astype(np.float64))).max() <= (
+        1.1 if host().arithmetic.rsqrt14 else 1.5
+    )
+
+
+def test_division_by_the_power_three_quarters_is_accurate() -> None:
+    """r = 1 / sqrt(x) is off by e, at most 1.5 * 2**-24 of it, and r * sqrt(r) by 1.5 e and two
+    roundings: 4.3 * 2**-24 of the result, which is 4.3 units in the last place at most. Four
+    octaves stand for all others."""
+    x = np.arange(126 << 23, 130 << 23, 61).astype(np.uint32).view(np.float32)
+    y = native(lambda a: over_power(const(1.0, f32), a, 0.75), x)
+    assert ulps(y, x.astype(np.float64) ** -0.75).max() <= 4.3
+    for special in (0.0, math.inf, math.nan):
+        (got,) = native(lambda a: over_power(const(1.0, f32), a, 0.75), np.full(1, special, "f4"))
+        with np.errstate(divide="ignore"):
+            np.testing.assert_equal(got, np.float64(special) ** -0.75)
 
 
 def sigmoid(x: Array) -> Array:

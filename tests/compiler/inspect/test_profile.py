@@ -33,7 +33,7 @@ def program(n: int = 64) -> tw.Executable:
 
 def of(exe: tw.Executable, seconds: list[float], limits: Limits = LIMITS) -> Profile:
     c = exe._compilation
-    return profile(c.graph, c.launches, c.plan.arena_bytes, seconds, limits)
+    return profile(c.graph, c.launches, c.plan.arena_bytes, limits, seconds)
 
 
 def test_traffic_is_split_by_where_it_goes() -> None:
@@ -70,7 +70,7 @@ def test_an_algorithm_that_needs_fewer_multiply_adds_is_not_faster_than_the_mach
     product, softmax = c.launches
     kernel = replace(product.kernel, own_flops=30_000)
     launches = [replace(product, kernel=kernel), softmax]
-    row, _ = profile(c.graph, launches, c.plan.arena_bytes, [50e-6, 20e-6], LIMITS).rows
+    row, _ = profile(c.graph, launches, c.plan.arena_bytes, LIMITS, [50e-6, 20e-6]).rows
     assert row.gflops == pytest.approx(65536 / 50e-6 / 1e9), "more than the peak of 1 GFLOP/s"
     assert row.of_peak == pytest.approx(30e-6 / 50e-6)
 

@@ -322,5 +322,6 @@ _CALLS: dict[str, Callable[..., Any]] = {
     "erf": np.vectorize(math.erf, otypes=[float]),
     "abs": np.abs, "exp": _wide(np.exp), "log": _wide(np.log), "sqrt": _wide(np.sqrt),
     "log1p": _wide(np.log1p), "expm1": _wide(np.expm1), "sin": _wide(np.sin), "cos": _wide(np.cos),
+    "rsqrt": _wide(lambda x: 1 / np.sqrt(x)),
     "tanh": _wide(np.tanh), "trunc": np.trunc, "floor": np.floor, "ceil": np.ceil, "round": np.rint,
 }  # fmt: skip

@@ -52,7 +52,7 @@ class Native:
         kernel = launch.kernel
         names = lower.phase_symbols(kernel)
         cpu = target.host()
-        image = assemble.build_object(lower.module_text(kernel, cpu.has_fma), cpu)
+        image = assemble.build_object(lower.module_text(kernel, cpu.arithmetic), cpu)
         self.linked = link.link([image], names) if names else None
         kind = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_int64)
         self.phases = [

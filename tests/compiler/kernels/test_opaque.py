@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from tilewright.compiler.errors import GraphError
+from tilewright.compiler.kernels.printer import kernel_text
 from tilewright.compiler.kernels.scan import CumulativeSum
 from tilewright.compiler.kernels.scatter import Scatter
 from tilewright.compiler.kernels.sorting import ArgReduce, TopK
@@ -257,19 +258,21 @@ def test_unpool_keeps_the_last_and_drops_what_is_outside() -> None:
     check(Unpool(), graph, feeds)
 
 
-@pytest.mark.parametrize("astray", [False, True])
+@pytest.mark.parametrize("astray", ["", "near", "far"])
 @pytest.mark.parametrize("kernel, strides", [((2, 2), 2), ((3, 2), (2, 2)), ((), 1)], ids=str)
 @pytest.mark.parametrize("blocked", [False, True])
-def test_unpool_in_parts(
-    blocked: bool, kernel: tuple[int, ...], strides: Any, astray: bool
-) -> None:
-    """Indices in their own channel and rows, equal ones among them; and a few elsewhere."""
+def test_unpool_in_parts(blocked: bool, kernel: tuple[int, ...], strides: Any, astray: str) -> None:
+    """Indices in their own windows; a few in others of their channel, or in none of it."""
     n, c, h, w = 2, 11, 6, 5
     shape = (n, c, 14, 11)
     rows = rng.integers(0, 2, (n, c, h, w)) + 2 * np.arange(h).reshape(-1, 1)
     columns = rng.integers(0, 2, (n, c, h, w)) + 2 * np.arange(w)
     indices = (np.arange(n * c).reshape(n, c, 1, 1) * 14 + rows) * 11 + columns // 2 * 2
-    if astray:
+    if astray == "near":
+        indices[0, 3, 2, 1] += 2
+        indices[1, 10, 1, 4] -= 2
+        indices[1, 9, 1, 3] = indices[1, 9, 1, 2]
+    elif astray == "far":
         indices[0, 3, 2, 1:4] = (-1, np.prod(shape), 14 * 11 * c + 5)
         indices[1, 10, 5, 4] = 0
     graph, feeds = graph_of("max_unpool", [rounded(n, c, h, w), indices], kernel_shape=kernel,
@@ -280,4 +283,5 @@ def test_unpool_in_parts(
     graph = with_layouts(graph, dict.fromkeys(graph.blobs, Layout(1, 8)))
     assert Unpool().matches(graph, graph.ops, graph.outputs)
     launch = Unpool().instantiate(graph, graph.ops, graph.outputs, AVX2, {})
+    assert ("missed" in kernel_text(launch.kernel)) == (kernel == (2, 2))
     check_launch(graph, launch, feeds)
