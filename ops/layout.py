@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from .expr import Expr
-from .operator import Elementwise, operator
+from .operator import Elementwise, Relayout, operator
 from .samples import Array, Case, Sampler
 from .types import TensorType
 
 
-@operator("reformat", traits=(Elementwise(),))
+@operator("reformat", traits=(Elementwise(), Relayout()))
 class Reformat:
     """x itself; the result's blob says in which layout it lies. Inserted by layout assignment."""
 

@@ -61,6 +61,12 @@ class View(Trait):
 
 
 @dataclass(frozen=True, slots=True)
+class Relayout(Trait):
+    """The result is input 0, perhaps in another layout: no code is needed where both layouts have
+    the same bytes in the same order."""
+
+
+@dataclass(frozen=True, slots=True)
 class Reduction(Trait):
     """Elements are combined over axes or windows."""
 

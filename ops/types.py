@@ -212,6 +212,15 @@ class TensorType:
         return not self.layout.is_part or self.span == prod(self.physical_shape)
 
     @property
+    def is_in_order(self) -> bool:
+        """Whether elements follow each other as in row-major layout: as they do in whole blocks of
+        channels at a single place."""
+        if not self.layout.is_blocked:
+            return True
+        a, b = self.layout.axis, self.layout.block
+        return self.dims[a] % b == 0 and prod(self.dims[a + 1 :]) == 1
+
+    @property
     def runs(self) -> tuple[int, int, int]:
         """How storage is cut: (how many runs, bytes of one, bytes from one to the next)."""
         a = self.layout.along if self.layout.is_part and not self.is_dense else 0

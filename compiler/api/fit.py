@@ -25,6 +25,7 @@ from ..memory.limit import least_bound, lowered, refusal
 from ..memory.plan import MemoryPlan
 from ..options import Options
 from ..runtime.program import memory_step, scratch_bytes
+from ..text import printable
 
 logger = logging.getLogger("tilewright")
 
@@ -49,7 +50,7 @@ def fit(
         if made.arena_bytes <= limit:
             for launch in chosen:
                 if launch.note:
-                    logger.info("%s: %s", launch.label, launch.note)
+                    logger.info("%s: %s", printable(launch.label), launch.note)
             return chosen, made
         if smallest is None or made.arena_bytes < smallest[1].arena_bytes:
             smallest = chosen, made
@@ -135,7 +136,7 @@ class _Search:
         lean, complete = zip(*map(self.choices.leanest, launches), strict=True)
         plan = self.planner(lean, True, None)
         if plan.order_proved and all(complete) and not plan.regions:
-            self.floor = plan.lower_bound_bytes
+            self.floor = plan.alive_bytes
         return tuple(launches[k] for k in plan.order)
 
     def in_order(self, launches: tuple[Launch, ...], limit: int) -> Iterator[Program]:

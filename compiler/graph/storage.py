@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ...ops.operator import View
+from ...ops.operator import Relayout, View
 from .ir import Graph, Op
 
 
@@ -23,14 +23,14 @@ class Alias:
 
 def is_view(graph: Graph, op: Op) -> bool:
     """Whether the op's result is its input's memory under another shape."""
-    if not op.has(View):
+    if not (op.has(View) or op.has(Relayout)):
         return False
     source, out = op.inputs[0], op.outputs[0]
     if source is None or len(op.outputs) != 1 or out in graph.outputs:
         return False
     old, new = graph.blobs[source], graph.blobs[out]
-    blocked = old.type.layout.is_blocked or new.type.layout.is_blocked
-    return not old.is_constant and old.type.is_dense and not blocked and new.inside is None
+    in_order = old.type.is_in_order and new.type.is_in_order
+    return not old.is_constant and old.type.is_dense and in_order and new.inside is None
 
 
 def needs_no_code(graph: Graph, ops: Sequence[Op]) -> bool:

@@ -26,17 +26,17 @@ def alternatives(
     outputs = live_outputs(graph, ops)
     own = next(k for k, t in enumerate(TEMPLATES) if t.name == launch.kernel.template)
     last = len(TEMPLATES) if numerics != "reproducible" else own + 1
-    frees = not _scratch(launch)
+    free = not _scratch(launch)
     for template in TEMPLATES[own:last]:
         first = template is TEMPLATES[own]
-        if not first and (frees or not template.matches(graph, ops, outputs)):
+        if not first and (free or not template.matches(graph, ops, outputs)):
             continue
         configs = [] if first else [template.default(graph, ops, outputs, device)]
         if isinstance(template, Frugal):
             configs += template.lean(graph, ops, outputs, device)
         for config in configs:
             made = template.instantiate(graph, ops, outputs, device, config)
-            frees = frees or not _scratch(made)
+            free = free or not _scratch(made)
             yield replace(made, ops=launch.ops, label=launch.label)
 
 

@@ -22,12 +22,12 @@ from ...ops.types import row_major_strides
 from ..graph.ir import Graph, Op
 from .compose import Indices
 from .conv_group import ConvGroup, Operands, conv_group, conv_results, formal, pack_weights
+from .conv_sharing import Costs, few_items, shared, units_of
 from .device import Device
 from .edges import Axis, Run, Taps, runs
 from .epilogue import Params, inplace, lowered, place
 from .ir import (
     Buffer,
-    For,
     If,
     Kernel,
     Launch,
@@ -53,8 +53,6 @@ from .microkernel import (
 from .template import Config, required
 
 PARTIAL = 300  # terms of a partial sum, about; errors grow with the root of it
-ITEM_FLOPS = 500_000  # an item takes at least 2 to 5 microseconds
-MAX_ITEMS = 16  # for two threads; more threads get eight each, so that the last ones end together
 MOST_BODIES = 16  # inner loops per kernel: what their code costs to compile, and in the first cache
 FEW_TILES = 32  # tiles per visit of a panel; behind more, asking for it costs more than waiting
 COLD_LINE = 12  # multiply-add slots that one core waits for each cache line of a stream from memory
@@ -69,7 +67,7 @@ class ConvWriter:
     """Writes the kernel of one problem for one config."""
 
     template = "direct_conv"
-    version = 3
+    version = 4
 
     def __init__(self, p: ConvGroup, device: Device, config: Config) -> None:
         self.p, self.config = p, config
@@ -89,7 +87,7 @@ class ConvWriter:
         operands = Operands(p, self.params, self.form.channel)
         self.x = self.params.read(p.source)
         self.far = self.is_far(device)
-        self.next = self.next_tile(device)
+        self.next = self.next_lines(device)
         self.w = self.weights()
         self.bias = None if p.bias is None else operands.vector(p.bias)
         found = conv_results(p)
@@ -114,30 +112,28 @@ class ConvWriter:
     def is_far(self, device: Device) -> bool:
         """Whether a panel does not stay in the first cache, or serves few tiles in it."""
         panel = self.steps * self.blocks * self.lanes * self.p.dtype.bytes
-        *_, per_share, _ = self.shares()
-        visit = per_share * (1 if self.rows == 1 else -(-self.columns // self.tw))
+        _, visit = units_of(self.p, self.config)
+        if self.config["order"] == "oc":
+            visit *= self.shares()[2]
         return panel > device.l1_bytes or visit <= FEW_TILES
 
-    def next_tile(self, device: Device) -> int:
-        """Elements to the same place of the next tile, where its input is to be asked for: it comes
-        from beyond the second cache, a few lines of every channel block, which is more streams than
-        the machine follows by itself. With one vector per place, no load slots are left for it."""
+    def next_lines(self, device: Device) -> int:
+        """Elements from a tile's input to what is asked for meanwhile, where the input comes from
+        beyond the second cache: a few lines of every channel block, which is more streams than the
+        machine follows by itself. Pointwise it is the same lines of the next tile; where windows
+        overlap or leave gaps, those of the next channel block. With one vector per place, no load
+        slots are left for it."""
         large = self.p.x.span * self.p.dtype.bytes > device.l2_bytes
-        blocked = self.p.window.is_pointwise and self.p.x.layout.block
-        if not (large and blocked and self.blocks > 1):
+        if not (large and self.p.x.layout.block and self.blocks > 1):
             return 0
-        return self.tw * self.input_strides()[-1] * self.axes[-1].stride
+        if self.p.window.is_pointwise and {*self.p.window.strides} == {1}:
+            return self.tw * self.input_strides()[-1]
+        return self.input_strides()[1]
 
     def shares(self) -> tuple[int, int, int, int]:
         """(panels per part, parts, units of places per share, shares): an item is one of each."""
-        along = -(-self.columns // self.tw) if self.rows == 1 else -(-self.rows // self.th)
-        units, panels = prod(self.outer) * along, self.panels + self.narrow
-        wanted = self.config["items"]
-        if self.config["order"] == "oc":
-            per_part, parts = _shared(panels, wanted)
-            return per_part, parts, *_shared(units, -(-wanted // parts))
-        per_share, shares = _shared(units, wanted)
-        return *_shared(panels, -(-wanted // shares)), per_share, shares
+        units, panels = units_of(self.p, self.config)[0], self.panels + self.narrow
+        return *shared(panels, self.config["parts"]), *shared(units, self.config["shares"])
 
     def first(self, panel: Expr) -> Expr:
         """The first output channel of a panel."""
@@ -305,7 +301,11 @@ class ConvWriter:
         per_part, parts, per_share, shares = self.shares()
         item = var("item", parts * shares)
         g, u = var("g", panels), var("t", units)
-        g_lo, u_lo = item // shares * per_part, item % shares * per_share
+        if self.config["items"] == "oc":
+            part, share = item // shares, item % shares
+        else:
+            part, share = item % parts, item // parts
+        g_lo, u_lo = part * per_part, share * per_share
         g_hi, u_hi = minimum(g_lo + per_part, panels), minimum(u_lo + per_share, units)
 
         def place_of(body: Callable[[Indices, Expr], tuple[Stmt, ...]]) -> tuple[Stmt, ...]:
@@ -332,7 +332,7 @@ class ConvWriter:
             return (If(compare("lt", g, self.panels), body(g, self.blocks), last),)
 
         if self.config["order"] == "oc":
-            body: For = loop(g, panel_of(lambda panel, blocks: (
+            body = loop(g, panel_of(lambda panel, blocks: (
                 loop(u, place_of(lambda o, s: self.unit(panel, blocks, o, s)), lo=u_lo, hi=u_hi),
             )), lo=g_lo, hi=g_hi)  # fmt: skip
         else:
@@ -350,12 +350,6 @@ class ConvWriter:
             inplace(params, self.stores, (self.x,)),
         )  # fmt: skip
         return Launch(kernel, params.args, ())
-
-
-def _shared(count: int, wanted: int) -> tuple[int, int]:
-    """(size of a share, shares) of `count` things in at most `wanted` shares."""
-    each = -(-count // min(count, wanted))
-    return each, -(-count // each)
 
 
 def around(
@@ -394,8 +388,8 @@ class DirectConv:
     """Convolutions with constant weights into channel-blocked tensors, with the pointwise ops
     behind them.
 
-    Config: th, tw (places per tile), nb (vectors of output channels per tile), order ("oc": panels
-    of weights outermost; "sp": places outermost), items.
+    Config: th, tw (places per tile), nb (vectors of output channels per tile); parts, shares,
+    items, order (as in `conv_sharing.Cut`).
     """
 
     name = ConvWriter.template
@@ -411,24 +405,23 @@ class DirectConv:
         p = _require(graph, ops, outputs)
         found = [self.default(graph, ops, outputs, device)]
         taken: dict[int, int] = {}
-        items = found[0]["items"]
         for shape in _tiles(p, device):
             taken[shape["nb"]] = taken.get(shape["nb"], 0) + 1
             if taken[shape["nb"]] > 2:
                 continue
-            for order in ("oc", "sp"):
-                for n in dict.fromkeys((items, max(1, items // 2))):
-                    config = {**shape, "order": order, "items": n}
-                    if config not in found:
-                        found.append(config)
+            costs = Costs.of(p, device, shape)
+            for cut in costs.some(few_items(p, device)):
+                config = {**shape, **cut.config}
+                if config not in found:
+                    found.append(config)
         return found
 
     def default(
         self, graph: Graph, ops: Sequence[Op], outputs: Sequence[str], device: Device
     ) -> Config:
         p = _require(graph, ops, outputs)
-        items = max(1, min(max(MAX_ITEMS, 8 * device.threads), p.flops // ITEM_FLOPS))
-        return {**_tiles(p, device)[0], "order": "oc", "items": items}
+        tile = _tiles(p, device)[0]
+        return {**tile, **Costs.of(p, device, tile).best(few_items(p, device)).config}
 
     def instantiate(
         self, graph: Graph, ops: Sequence[Op], outputs: Sequence[str], device: Device,

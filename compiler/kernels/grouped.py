@@ -23,8 +23,9 @@ from ...ops.expr import Expr, index, var
 from ...ops.types import i64
 from ..graph.arrays import aligned_empty
 from ..graph.ir import Graph, Op
-from .conv import ITEM_FLOPS, MAX_ITEMS, ConvWriter, Inside, tiles
+from .conv import ConvWriter, Inside, tiles
 from .conv_group import ConvGroup, conv_group
+from .conv_sharing import evenly, few_items, units_of
 from .device import Device
 from .ir import Buffer, Launch, Prepared, Stmt, loop, seq
 from .microkernel import Level, MicroKernel, Panel, Rows, bind
@@ -69,7 +70,7 @@ class _Writer(ConvWriter):
     """The direct convolution with another reduction."""
 
     template = "grouped_conv"
-    version = 2
+    version = 3
 
     def weights(self) -> Buffer:
         p = self.p
@@ -158,12 +159,12 @@ class GroupedConv:
         self, graph: Graph, ops: Sequence[Op], outputs: Sequence[str], device: Device
     ) -> list[Config]:
         p = _require(graph, ops, outputs)
-        items = _items(p)
+        wanted = few_items(p, device)
         return [
-            {**tile, "order": order, "items": n}
+            {**tile, **_cut(p, device, tile, order, n)}
             for tile in _tiles(p, device)[:4]
             for order in ("oc", "sp")
-            for n in dict.fromkeys((items, max(1, items // 2)))
+            for n in dict.fromkeys((wanted, max(1, wanted // 2)))
         ]
 
     def default(
@@ -172,7 +173,8 @@ class GroupedConv:
         p = _require(graph, ops, outputs)
         # channels in another order come from all over x: places outermost keep them near
         order = "oc" if p.chosen is None else "sp"
-        return {**_tiles(p, device)[0], "order": order, "items": _items(p)}
+        tile = _tiles(p, device)[0]
+        return {**tile, **_cut(p, device, tile, order, few_items(p, device))}
 
     def instantiate(
         self, graph: Graph, ops: Sequence[Op], outputs: Sequence[str], device: Device,
@@ -181,8 +183,9 @@ class GroupedConv:
         return _Writer(_require(graph, ops, outputs), device, config).launch()
 
 
-def _items(p: ConvGroup) -> int:
-    return max(1, min(MAX_ITEMS, p.flops // ITEM_FLOPS))
+def _cut(p: ConvGroup, device: Device, tile: Config, order: str, wanted: int) -> Config:
+    panels = len(parts(p, device.lanes(p.dtype), tile["nb"]))
+    return evenly(order, panels, units_of(p, tile)[0], wanted).config
 
 
 def _require(graph: Graph, ops: Sequence[Op], outputs: Sequence[str]) -> ConvGroup:

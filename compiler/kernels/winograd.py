@@ -52,6 +52,9 @@ from .winograd_transforms import applied, transformed_weights, transforms
 
 Array = npt.NDArray[Any]
 
+REGISTERS: Final = 16
+"""Places of a tile that are transformed at once without going through memory."""
+
 PACKED_TOGETHER: Final = 768
 """3x3 weights transformed in one matrix product: they stay in the cache, and the product is too
 small for numpy's library to share it out among threads, of which packing has its own."""
@@ -115,47 +118,50 @@ class _Writer:
         row, column = row - top, column - left
         bound, base = bind("from", image * image_step + block * block_step
                            + row * row_step + column * step)  # fmt: skip
-        inside = _all(
-            compare("le", 0, row), compare("le", row, height - a),
-            compare("le", 0, column), compare("le", column, width - a),
-        )  # fmt: skip
         lane = var("l", self.in_block)
-        patch = Local("patch", self.p.dtype, (a, a), lanes)
         line = Local("d", self.p.dtype, (a,), lanes)
         half = Local("h", self.p.dtype, (a, a), lanes)
-        i, j = var("i", a), var("j", a)
-        zero = const(0, self.p.dtype)
-
-        def at(i: Expr | int, j: Expr | int) -> Expr:
-            return self.x[base + index_of(i) * row_step + index_of(j) * step + lane]
-
-        partial: tuple[Stmt, ...] = (
-            loop(i, (loop(j, (Set(patch, (i, j), zero),), "unroll"),), "unroll"),
-            loop(i, (
-                loop(j, (Set(patch, (i, j), at(i, j)),),
-                     lo=maximum(0 - column, 0), hi=minimum(width - column, a)),
-            ), lo=maximum(0 - row, 0), hi=minimum(height - row, a)),
-        )  # fmt: skip
-        body: list[Stmt] = [Declare(patch), Declare(half), If(inside, (), partial)]
-        for c in range(a):
-            body.append(Declare(line))
-            body.append(If(
-                inside,
-                tuple(Set(line, (index(r),), at(r, c)) for r in range(a)),
-                tuple(Set(line, (index(r),), patch[r, c]) for r in range(a)),
-            ))  # fmt: skip
-            held = Held(f"p{c}", self.p.dtype, lanes)
-            done = applied(self.maps.data, [line[r] for r in range(a)], held)
-            body += held.stmts
-            body += [Set(half, (index(r), index(c)), e) for r, e in enumerate(done)]
+        rows_inside = _all(compare("le", 0, row), compare("le", row, height - a))
         to = v_base + block * self.v_block + into * self.in_block
-        for r in range(a):
-            held = Held(f"q{r}", self.p.dtype, lanes)
-            done = applied(self.maps.data, [half[r, c] for c in range(a)], held)
-            body += held.stmts
-            body += [Store(self.v, to + (r * a + c) * self.v_step + lane, e)
-                     for c, e in enumerate(done)]  # fmt: skip
+        body: list[Stmt] = [Declare(half), Declare(line)]
+        for part in self.data_parts():
+            for c in range(a):
+                body.append(self.column(line, rows_inside, row, column + c, base + c * step, lane))
+                held = Held(f"p{part[0]}_{c}", self.p.dtype, lanes)
+                done = applied(self.maps.data, [line[r] for r in range(a)], held, part)
+                body += held.stmts
+                body += [Set(half, (index(r), index(c)), e)
+                         for r, e in zip(part, done, strict=True)]  # fmt: skip
+            for r in part:
+                held = Held(f"q{r}", self.p.dtype, lanes)
+                done = applied(self.maps.data, [half[r, c] for c in range(a)], held)
+                body += held.stmts
+                body += [Store(self.v, to + (r * a + c) * self.v_step + lane, e)
+                         for c, e in enumerate(done)]  # fmt: skip
         return (*located, *bound, loop(lane, body, "vector", lanes=lanes))
+
+    def data_parts(self) -> tuple[tuple[int, ...], ...]:
+        """Rows of the first step that are taken through the second before the others are made, so
+        that no more than half a tile is in registers. Rows that share sums stay together."""
+        if self.a * self.a <= REGISTERS:
+            return (tuple(range(self.a)),)
+        return tuple(range(self.a // 2)), tuple(range(self.a // 2, self.a))
+
+    def column(
+        self, line: Local, rows_inside: Expr, row: Expr, column: Expr, base: Expr, lane: Expr
+    ) -> Stmt:
+        """Set `line` to a column of the tile from `row` on, with zeros for what is padding."""
+        height, width = self.p.x.dims[2:]
+        row_step = self.p.x.strides[2]
+        zero = const(0, self.p.dtype)
+        here = [Set(line, (index(r),), self.x[base + r * row_step + lane]) for r in range(self.a)]
+        none = [Set(line, (index(r),), zero) for r in range(self.a)]
+        some = [
+            If(_all(compare("le", 0, row + r), compare("lt", row + r, height)), (s,), (z,))
+            for r, (s, z) in enumerate(zip(here, none, strict=True))
+        ]
+        inside = _all(compare("le", 0, column), compare("lt", column, width))
+        return If(inside, (If(rows_inside, tuple(here), tuple(some)),), tuple(none))
 
     # ---------------------------------------------------------------- V and U to M
 

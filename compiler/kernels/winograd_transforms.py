@@ -160,8 +160,10 @@ class _Steps:
     twins: Mapping[int, tuple[int, Row, Row, Fraction]]
 
 
-def applied(matrix: Matrix, x: Sequence[Expr], hold: Hold) -> list[Expr]:
-    """matrix @ x. Values of one dtype; `hold` keeps what several rows share.
+def applied(
+    matrix: Matrix, x: Sequence[Expr], hold: Hold, rows: Sequence[int] | None = None
+) -> list[Expr]:
+    """matrix @ x, or those rows of it. Values of one dtype; `hold` keeps what several rows share.
 
     Points in pairs make rows and columns in pairs. Two columns that differ at most in signs, row by
     row, act only through the sum and the difference of their inputs. Two rows that differ in some
@@ -172,8 +174,9 @@ def applied(matrix: Matrix, x: Sequence[Expr], hold: Hold) -> list[Expr]:
     for i, k in steps.pairs:
         x[i], x[k] = hold(x[i] + x[k]), hold(x[i] - x[k])
     done: dict[int, Expr] = {}
+    wanted = range(len(steps.matrix)) if rows is None else rows
     for i, row in enumerate(steps.matrix):
-        if i in done:
+        if i in done or i not in wanted:
             continue
         if i not in steps.twins:
             done[i] = _dot(row, x)
@@ -181,7 +184,7 @@ def applied(matrix: Matrix, x: Sequence[Expr], hold: Hold) -> list[Expr]:
         twin, even_row, odd_row, factor = steps.twins[i]
         even, odd = hold(_dot(even_row, x)), hold(_dot(odd_row, x))
         done[i], done[twin] = _plus(factor, odd, even), _plus(-factor, odd, even)
-    return [done[i] for i in range(len(steps.matrix))]
+    return [done[i] for i in wanted]
 
 
 @cache

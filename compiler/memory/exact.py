@@ -41,7 +41,7 @@ _Conflict = tuple[int, int] | None
 _FIRST_BUDGET = 2
 """Placements of the first searches, per buffer."""
 
-_GROWTH = 1.2
+_GROWTH = 1.3
 """From one round of preferences to the next, of the budget."""
 
 _NOISE = 0.1
@@ -54,7 +54,9 @@ _REFRESH = 0.75
 """Tables are made anew when this share of their buffers is left."""
 
 _MEMORY = 64 * 2**20
-"""Bytes of states that can be gone back to."""
+"""Bytes of states that can be gone back to; in any case as many as `_DEPTH`."""
+
+_DEPTH = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,13 +69,18 @@ class Outcome:
     used: int
 
 
-def search(problem: Problem, capacity: int, budget: int, deadline: float) -> Outcome:
-    """Look for a packing of at most `capacity` bytes with about `budget` placements."""
+def search(
+    problem: Problem, capacity: int, budget: int, deadline: float, attempt: int = 0
+) -> Outcome:
+    """Look for a packing of at most `capacity` bytes, with at most `budget` placements.
+
+    Every `attempt` has preferences of its own. The deadline is one of time.monotonic().
+    """
     if problem.bound > capacity:
         return Outcome(None, True, 0)
     used = 0
     share = float(_FIRST_BUDGET * len(problem.size))
-    for number, (rank, fit) in enumerate(_preferences(problem)):
+    for number, (rank, fit) in enumerate(_preferences(problem, attempt)):
         tries = min(int(share * _GROWTH ** (number // 4)), budget - used)
         if tries <= 0 or time.monotonic() > deadline:
             break
@@ -84,7 +91,7 @@ def search(problem: Problem, capacity: int, budget: int, deadline: float) -> Out
     return Outcome(None, False, used)
 
 
-def _preferences(problem: Problem) -> Iterator[tuple[_Floats, bool]]:
+def _preferences(problem: Problem, attempt: int) -> Iterator[tuple[_Floats, bool]]:
     """Endless ways to rank buffers, the preferred ones highest, and whether fitting comes first."""
     count = len(problem.size)
     life, contention = problem.end - problem.start, problem.contention()
@@ -93,11 +100,11 @@ def _preferences(problem: Problem) -> Iterator[tuple[_Floats, bool]]:
         np.lexsort((problem.size, life)),
     )
     ranks = [np.argsort(order, kind="stable").astype(np.float64) for order in orders]
-    yield ranks[0], True
-    yield ranks[1], True
-    yield ranks[0], False
-    yield ranks[1], False
-    seed = 1
+    if not attempt:
+        for fit in (True, False):
+            yield ranks[0], fit
+            yield ranks[1], fit
+    seed = attempt + 1
     while True:
         for fit in (True, False):
             for rank in ranks:
@@ -202,7 +209,7 @@ class _Search:
         self.offsets = np.zeros(len(problem.size), np.int64)
         self.dead_ends = np.zeros(len(problem.load))
         bytes_each = 8 * (3 * len(problem.size) + 4 * len(problem.load))
-        self.depth = max(64, _MEMORY // bytes_each)
+        self.depth = max(_DEPTH, _MEMORY // bytes_each)
 
     def run(self, tries: int, deadline: float) -> Outcome:
         nodes: dict[int, _Node] = {}

@@ -96,6 +96,8 @@ def refusal(
         proof = f"{made.lower_bound_bytes} bytes would do, but no such packing was found."
     elif made.regions:
         proof = "In other places of donated inputs less might do, but no such plan was found."
+    elif made.arena_bytes > made.alive_bytes:
+        proof = "These kernels can't be packed tighter; whether others can is not known."
     elif any_order:
         proof = "No order of execution and no choice of kernels takes less."
     else:

@@ -1,58 +1,53 @@
 """Static memory packing: one offset per buffer so that no two buffers alive together overlap.
 
-Known as dynamic storage allocation, NP-hard. Two heuristics and a certificate:
+Known as dynamic storage allocation, NP-hard. What is tried, until the arena is as small as asked:
 
-* Greedy by size: place the largest first, each into the smallest gap that fits between the buffers
-  it meets in time (Pisarchyk and Lee, "Efficient memory management for deep neural net inference",
-  2020).
-* Skyline: build from the bottom up and always place the buffer that can sit lowest, so that offsets
-  never decrease; every packing can be brought into such a canonical form (Moffitt, "MiniMalloc: a
-  lightweight memory allocator for hardware-accelerated machine learning", 2023). The search has a
-  capacity to meet, rejects a placement as soon as the height reached at some moment plus all that
-  is still to come at that moment exceeds it, and backs up within a budget of placements.
-* The largest sum of sizes alive at one moment is a lower bound for any packing. Planning stops when
-  it is reached, which on neural networks is nearly always, and then the result is provably optimal.
+1. greedy by size, and skylines (`skyline`), which take milliseconds and on neural networks nearly
+   always give a smallest arena;
+2. a search (`exact`) at the size asked for, then at sizes in between if nobody asked for one. It
+   goes on until its placements or its time are used up, or there is nothing left to decide.
 
-The budget counts placements, not seconds, so the same problem gives the same offsets on any
-machine; only the time limit, a guard for very large problems, could change that.
+Parts of time that no buffer connects are packed one by one.
+
+A lower bound comes from one of two proofs. All that is alive at one moment has to fit, which anybody
+can check by adding up the sizes: `most_alive`. Where the search tries everything in vain at some
+size, the arena must be larger than that: `lower_bound` is then above `most_alive`, and one has to
+trust the search (or run it again). An arena that is as small as the lower bound is optimal.
+
+Both searches count placements, not seconds, so the same problem gives the same offsets on any
+machine unless the time limit strikes.
 """
 
 from __future__ import annotations
 
+import math
 import time
-from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numpy as np
-import numpy.typing as npt
-
 from ..errors import OptionError
+from .exact import search
+from .sections import Ints, Problem
+from .skyline import greedy_by_size, improve
 
-_Ints = npt.NDArray[np.int64]
+PLACEMENTS = 100_000
+"""That the exact search of one call may try: 10 to 40 seconds at some hundred buffers."""
 
-_FAR = np.int64(2**62)
-"""Above every offset: the position of buffers that are already placed."""
+_ASKED, _BETWEEN = 8, 2
+"""Placements per buffer for the search at the size asked for, and at those in between, in the first
+round; they double from round to round."""
 
-_SLACKS = (1.0, 1.01, 1.02, 1.05, 1.1)
-"""Capacities to search at one after another, as multiples of the lower bound."""
-
-_BUDGET = 2000
-"""Placements that the searches of one call may try: about 0.06 s at 200 buffers."""
-
-_RETRIES = 200
-"""Placements that one search may try beyond the number of buffers."""
-
-_DEPTH = 256
-"""Placements that the search can take back: bounds its memory."""
+_FINE = 256
+"""In the first round, sizes in between are this fraction of the bound apart."""
 
 
 @dataclass(frozen=True, slots=True)
 class Packing:
     """Offsets in bytes, in the order of the buffers given, and what is known about their quality.
 
-    `height` is the arena size, `lower_bound` the largest sum of (rounded) sizes alive together, and
-    `optimal` says that they are equal, which proves that no packing is smaller. Where they differ
+    `height` is the arena size. `most_alive` is the largest sum of (rounded) sizes alive together;
+    `lower_bound` is at least that, and more if a search has proved that no packing is so low.
+    `optimal` says that height and lower bound are equal: no packing is smaller. Where they differ,
     the packing may still be the best one: nothing is claimed then.
     """
 
@@ -60,6 +55,7 @@ class Packing:
     height: int
     lower_bound: int
     optimal: bool
+    most_alive: int
 
 
 def pack(
@@ -68,16 +64,19 @@ def pack(
     time_limit: float = 10.0,
     *,
     alignment: int = 64,
+    placements: int = PLACEMENTS,
 ) -> Packing:
     """Place buffers given as (first step, step after the last, bytes) at low offsets.
 
-    Sizes are rounded up to `alignment` bytes, so every offset is a multiple of it. The search stops
-    as soon as the height is at most `capacity` bytes or the lower bound, whichever is larger;
-    without a capacity it goes for the bound. It always returns a valid packing, never higher than
-    greedy by size; whether it meets the capacity is for the caller to look at. `time_limit` in
-    seconds ends the search early and leaves the best packing so far. Raises OptionError for a
-    lifetime that is empty, a negative size, sizes that sum to 2**61 bytes or more, and an alignment
-    below 1.
+    Sizes are rounded up to `alignment` bytes, so every offset is a multiple of it. Without a
+    `capacity` in bytes, or if none can fit it, the aim is the smallest arena. With one, the search
+    stops as soon as the arena fits; a packing that does not is returned as well, so look at
+    `height`. No packing fits if the capacity is below `lower_bound`. The result is never higher
+    than greedy by size. `time_limit` in seconds and the `placements` of the exact search bound the
+    effort; 0 placements leave the quick ways, 0 seconds greedy by size.
+
+    Raises OptionError for a lifetime that is empty, a negative size, sizes that sum to 2**61 bytes
+    or more, and an alignment below 1.
     """
     if alignment < 1:
         raise OptionError(f"alignment of {alignment} bytes; it must be at least 1")
@@ -93,210 +92,75 @@ def pack(
         raise OptionError(f"the buffers sum to {sum(rounded)} bytes; offsets end at 2**61")
     solid = [index for index, size in enumerate(rounded) if size]
     if not solid:
-        return Packing((0,) * len(buffers), 0, 0, True)
-    problem = _Problem.of([(buffers[i][0], buffers[i][1], rounded[i]) for i in solid])
-    enough = max(problem.bound, capacity or 0)
-    best = _greedy_by_size(problem)
-    if problem.height(best) > enough:
-        best = _improve(problem, best, enough, deadline)
-    offsets = [0] * len(buffers)
-    for index, offset in zip(solid, best.tolist(), strict=True):
-        offsets[index] = offset
-    height = problem.height(best)
-    return Packing(tuple(offsets), height, problem.bound, height == problem.bound)
+        return Packing((0,) * len(buffers), 0, 0, True, 0)
+    whole = Problem.of([(buffers[i][0], buffers[i][1], rounded[i]) for i in solid])
+    height, bound, offsets = 0, whole.bound, [0] * len(buffers)
+    for numbers in whole.parts():
+        part = _Part(whole.among(numbers), max(bound, capacity or 0), deadline)
+        if not part.done:
+            part.skyline()
+        placements -= part.search(placements, capacity is not None and bound <= capacity)
+        height, bound = max(height, part.height), max(bound, part.bound)
+        for number, offset in zip(numbers.tolist(), part.offsets.tolist(), strict=True):
+            offsets[solid[number]] = offset
+    return Packing(tuple(offsets), height, bound, height == bound, whole.bound)
 
 
-@dataclass(frozen=True, slots=True)
-class _Problem:
-    """Buffers in terms of sections: the stretches of time between two consecutive first steps.
+class _Part:
+    """A problem, its best packing so far, and the largest bound that is proved.
 
-    Two lifetimes meet exactly when they share a section, because the later one's first step opens
-    one. `start` and `end` (excluded) are section numbers; `load` is the sum of live sizes per
-    section.
+    A height of `enough` will do. Heights are multiples of `unit`, because every buffer can be
+    lowered onto the ground or onto another one.
     """
 
-    start: _Ints
-    end: _Ints
-    size: _Ints
-    load: _Ints
-    bound: int
+    def __init__(self, problem: Problem, enough: int, deadline: float) -> None:
+        self.problem = problem
+        self.enough = enough
+        self.deadline = deadline
+        self.unit = math.gcd(*problem.size.tolist())
+        self.bound = problem.bound
+        self._take(greedy_by_size(problem))
 
-    @classmethod
-    def of(cls, buffers: Sequence[tuple[int, int, int]]) -> _Problem:
-        first = np.array([buffer[0] for buffer in buffers], np.int64)
-        last = np.array([buffer[1] for buffer in buffers], np.int64)
-        size = np.array([buffer[2] for buffer in buffers], np.int64)
-        opens = np.unique(first)
-        start = np.searchsorted(opens, first).astype(np.int64)
-        end = np.searchsorted(opens, last).astype(np.int64)
-        change = np.zeros(len(opens) + 1, np.int64)
-        np.add.at(change, start, size)
-        np.subtract.at(change, end, size)
-        load = np.cumsum(change)[:-1]
-        return cls(start, end, size, load, int(load.max()))
+    @property
+    def done(self) -> bool:
+        return self.height <= max(self.enough, self.bound)
 
-    def permuted(self, order: _Ints) -> _Problem:
-        return _Problem(self.start[order], self.end[order], self.size[order], self.load, self.bound)
+    def _take(self, offsets: Ints) -> None:
+        self.offsets = offsets
+        self.height = self.problem.height(offsets)
 
-    def height(self, offsets: _Ints) -> int:
-        return int((offsets + self.size).max())
+    def skyline(self) -> None:
+        self._take(improve(self.problem, self.offsets, self.enough, self.deadline))
 
+    def search(self, placements: int, settled: bool) -> int:
+        """Search for a packing that is `enough`, and unless it is `settled` that nothing else
+        helps, or where there is none, for one that is as low as can be. Returns the placements
+        used.
+        """
+        used = 0
+        if settled and not self.done:
+            used = self._try(self.enough, placements, 0)
+            settled = self.bound <= self.enough
+        number = 0
+        while not settled and not self.done:
+            refused, fine = self.bound - self.unit, max(self.unit, self.bound // _FINE >> number)
+            goal = asked = max(self.enough, self.bound)
+            while not self.done and self.height - refused > fine:
+                tries = (_ASKED if goal == asked else _BETWEEN) * len(self.offsets) << number
+                tries = min(tries, placements - used)
+                if tries <= 0 or time.monotonic() > self.deadline:
+                    return used
+                used += self._try(goal, tries, number)
+                if self.height > goal:
+                    refused = goal
+                goal = max(self.bound, (self.height + refused) // 2 // self.unit * self.unit)
+            number += 1
+        return used
 
-def _greedy_by_size(problem: _Problem) -> _Ints:
-    """Largest first, each into the smallest gap that fits, else on top of what it meets."""
-    start, end, size = problem.start, problem.end, problem.size
-    offsets = np.zeros(len(size), np.int64)
-    placed = np.zeros(len(size), np.bool_)
-    for i in np.lexsort((start, -size)):
-        met = np.flatnonzero(placed & (start < end[i]) & (end > start[i]))
-        met = met[np.argsort(offsets[met], kind="stable")]
-        below = np.zeros(len(met) + 1, np.int64)
-        np.maximum.accumulate(offsets[met] + size[met], out=below[1:])
-        gaps = offsets[met] - below[:-1]
-        fits = np.flatnonzero(gaps >= size[i])
-        offsets[i] = below[fits[np.argmin(gaps[fits])]] if len(fits) else below[-1]
-        placed[i] = True
-    return offsets
-
-
-def _improve(problem: _Problem, best: _Ints, enough: int, deadline: float) -> _Ints:
-    """Descend once per tie-break, then search at growing capacities, until one meets `enough`."""
-    ranked: list[tuple[int, int, _Ints]] = []
-    for number, order in enumerate(_orders(problem)):
-        if time.monotonic() > deadline:
-            return best
-        found = np.empty_like(order)
-        found[order] = _descend(problem.permuted(order))
-        height = problem.height(found)
-        if height < problem.height(best):
-            best = found
-        if height <= enough:
-            return best
-        ranked.append((height, number, order))
-    orders = [order for _, _, order in sorted(ranked, key=lambda entry: entry[:2])]
-    budget = _BUDGET
-    for slack in _SLACKS:
-        limit = max(enough, int(problem.bound * slack))
-        if limit >= problem.height(best):
-            break
-        for order in orders:
-            tries = min(len(order) + _RETRIES, budget)
-            offsets, used = _skyline(problem.permuted(order), limit, tries, deadline)
-            budget -= used
-            if offsets is not None:
-                best = np.empty_like(offsets)
-                best[order] = offsets
-                return best
-            if budget <= 0 or time.monotonic() > deadline:
-                return best
-    return best
-
-
-def _orders(problem: _Problem) -> Iterator[_Ints]:
-    """Which of the buffers that can sit equally low goes first, best guess first."""
-    life = problem.end - problem.start
-    pairs = zip(problem.start.tolist(), problem.end.tolist(), strict=True)
-    contention = np.array([problem.load[start:end].max() for start, end in pairs], np.int64)
-    yield np.lexsort((-problem.size, -life, -contention))
-    yield np.lexsort((-problem.size, -life))
-    yield np.argsort(-life.astype(np.float64) * problem.size, kind="stable")
-    yield np.lexsort((-life, -problem.size))
-    yield np.lexsort((-problem.size, -contention))
-
-
-def _descend(problem: _Problem) -> _Ints:
-    """Always place the buffer that can sit lowest, the first of equals; take nothing back."""
-    start, end, size = problem.start, problem.end, problem.size
-    offsets = np.zeros(len(size), np.int64)
-    position = np.zeros(len(size), np.int64)
-    for _ in range(len(size)):
-        i = position.argmin()
-        offsets[i] = position[i]
-        meets = (start < end[i]) & (end > start[i])
-        np.maximum(position, offsets[i] + size[i], out=position, where=meets)
-        position[i] = _FAR
-    return offsets
-
-
-@dataclass(frozen=True, slots=True)
-class _State:
-    """A partial packing. Its arrays are never modified, so taking back is dropping it.
-
-    `position` is the lowest offset each buffer can still get (`_FAR` once placed), `floor` the
-    height reached and `rest` the bytes still to place, per section. `choices` are the buffers not
-    yet tried next, the preferred one at the end; `chosen` and `offset` say what was placed to come
-    here.
-    """
-
-    position: _Ints
-    floor: _Ints
-    rest: _Ints
-    choices: list[int]
-    chosen: int
-    offset: int
-
-
-def _skyline(
-    problem: _Problem, limit: int, tries: int, deadline: float
-) -> tuple[_Ints | None, int]:
-    """Offsets within `limit` bytes, or None if none were found in `tries`; and the tries used."""
-    count = len(problem.size)
-    position = np.zeros(count, np.int64)
-    floor = np.zeros(len(problem.load), np.int64)
-    trail = deque(
-        [_State(position, floor, problem.load, _choices(position, problem.size), -1, 0)],
-        maxlen=_DEPTH,
-    )
-    offsets = np.zeros(count, np.int64)
-    depth = used = 0
-    while trail:
-        state = trail[-1]
-        if not state.choices:
-            trail.pop()
-            depth -= 1
-            continue
-        if used >= tries or time.monotonic() > deadline:
-            return None, used
-        used += 1
-        after = _place(problem, state, state.choices.pop(), limit)
-        if after is None:
-            continue
-        offsets[after.chosen] = after.offset
-        trail.append(after)
-        depth += 1
-        if depth == count:
-            return offsets, used
-    return None, used
-
-
-def _place(problem: _Problem, state: _State, i: int, limit: int) -> _State | None:
-    """Put buffer i as low as it can sit; None when the rest can't fit under the limit then."""
-    start, end, size = problem.start[i], problem.end[i], problem.size[i]
-    offset = state.position[i]
-    top = offset + size
-    if top + state.rest[start:end].max() - size > limit:
-        return None
-    floor, rest = state.floor.copy(), state.rest.copy()
-    floor[start:end] = top
-    rest[start:end] -= size
-    # Offsets never decrease from here on, so what lies below this one is lost in every section.
-    if (np.maximum(floor, offset) + rest).max() > limit:
-        return None
-    meets = (problem.start < end) & (problem.end > start)
-    position = np.maximum(state.position, np.where(meets, top, offset))
-    position[i] = _FAR
-    tops = position + problem.size
-    if tops[position < _FAR].max(initial=0) > limit:
-        return None
-    return _State(position, floor, rest, _choices(position, problem.size), i, int(offset))
-
-
-def _choices(position: _Ints, size: _Ints) -> list[int]:
-    """Buffers worth placing next, the lowest one last.
-
-    One that starts at or above the lowest possible top would leave room for that other buffer
-    beneath it, so a canonical packing has placed the other one before.
-    """
-    low = np.flatnonzero(position < (position + size).min())
-    order: list[int] = low[np.argsort(position[low], kind="stable")][::-1].tolist()
-    return order
+    def _try(self, goal: int, tries: int, attempt: int) -> int:
+        outcome = search(self.problem, goal, tries, self.deadline, attempt)
+        if outcome.offsets is not None:
+            self._take(outcome.offsets)
+        if outcome.impossible:
+            self.bound = (goal // self.unit + 1) * self.unit
+        return outcome.used

@@ -33,7 +33,7 @@ class Problem:
     def of(cls, buffers: Sequence[tuple[int, int, int]]) -> Problem:
         """From (first step, step after the last, bytes), the bytes being positive."""
         first, last, size = np.array(buffers, np.int64).T
-        opens = np.unique(first)
+        opens = np.array(sorted(set(first.tolist())), np.int64)  # np.unique would import numpy.ma
         return cls.of_sections(np.searchsorted(opens, first), np.searchsorted(opens, last), size)
 
     @classmethod
@@ -63,7 +63,7 @@ class Problem:
         np.subtract.at(crossing, self.end, 1)
         cuts = np.flatnonzero(np.cumsum(crossing) == 0)
         part = np.searchsorted(cuts, self.start, side="right")
-        for each in np.unique(part):
+        for each in sorted(set(part.tolist())):
             yield np.flatnonzero(part == each)
 
     def among(self, buffers: Ints) -> Problem:

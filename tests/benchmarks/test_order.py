@@ -69,6 +69,15 @@ def test_branches_of_inception_in_another_order(name: str) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("name", models.ARCHITECTURES)
+def test_networks_compute_the_same_bits_in_place(name: str) -> None:
+    graph, feeds = analyse(models.path(name)).source, models.sample(name)
+    found = compiled(graph).run(feeds)
+    for output, y in compiled(graph, reorder=False, inplace=False).run(feeds).items():
+        np.testing.assert_array_equal(found[output], y)
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["inception_v1", "inception_v2", "densenet121", "resnet50"])
 def test_no_order_of_these_networks_needs_less(name: str) -> None:
     """Whatever order the model is written in."""

@@ -114,7 +114,10 @@ def changes(exe: tw.Executable) -> list[str]:
     return [n for k in exe.kernels for n in k.notes if n.startswith("memory limit: ")]
 
 
-@pytest.mark.parametrize("name", [*NETS, *map(str, range(4))])
+SEEDS = [pytest.param(str(n), marks=pytest.mark.slow if n > 3 else ()) for n in range(24)]
+
+
+@pytest.mark.parametrize("name", [*NETS, *SEEDS])
 def test_limits_around_what_is_needed_and_around_the_least(name: str) -> None:
     free = checked(name)
     need = free.plan.arena_bytes

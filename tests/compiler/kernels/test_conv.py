@@ -198,10 +198,16 @@ def test_row_major_operands_are_not_read_past_the_last_channel() -> None:
         assert sum(isinstance(a, Prepared) for a in launch.args) == 2, "weights and shift"
 
 
-def _asked_for(w_shape: tuple[int, ...], device: Device, **config: int) -> list[set[int]]:
+WHOLE = {"parts": 1, "shares": 1, "items": "sp", "order": "oc"}  # one item
+
+
+def _asked_for(
+    w_shape: tuple[int, ...], device: Device, strides: int = 1, **config: Any
+) -> list[set[int]]:
     """The lines of x (of 12 x 12 places) and of the weights that the default kernel, with some of
     its config replaced, prefetches in a pointwise convolution; those past their end left out."""
-    graph, feeds = conv_graph((1, w_shape[1], 12, 12), w_shape, device, bias=False)
+    x_shape = (1, w_shape[1], 12, 12)
+    graph, feeds = conv_graph(x_shape, w_shape, device, bias=False, strides=strides)
     op = (graph, graph.ops, graph.outputs, device)
     launch = DIRECT.instantiate(*op, {**DIRECT.default(*op), **config})
     x, w, _ = launch.kernel.params
@@ -217,7 +223,7 @@ def test_input_from_beyond_the_second_cache_is_asked_for_a_tile_ahead() -> None:
     """Every line of it, but those of the first tile of each channel block, whose places come from
     the end of the block before."""
     small = replace(AVX512, l2_bytes=4 * 3 * 16 * 144 - 1)
-    tile = {"th": 1, "tw": 12, "nb": 2, "items": 1}
+    tile = {"th": 1, "tw": 12, "nb": 2, **WHOLE}
     x, _ = _asked_for((32, 48, 1, 1), small, **tile)
     assert x == set(range(12, 3 * 144)), "lines of 16 channels, 144 a block"
     x, _ = _asked_for((32, 48, 1, 1), replace(small, l2_bytes=small.l2_bytes + 1), **tile)
@@ -226,10 +232,20 @@ def test_input_from_beyond_the_second_cache_is_asked_for_a_tile_ahead() -> None:
     assert not x, "a load for every multiply-add, and none to spare"
 
 
+def test_strided_input_from_beyond_the_second_cache_is_asked_for_a_channel_block_ahead() -> None:
+    """Every second line of every second row, but those of the first block."""
+    small = replace(AVX512, l2_bytes=4 * 3 * 16 * 144 - 1)
+    x, _ = _asked_for((32, 48, 1, 1), small, th=1, tw=6, nb=2, **WHOLE, strides=2)
+    places = {r * 12 + c for r in range(0, 12, 2) for c in range(0, 12, 2)}
+    assert x == {b * 144 + p for b in (1, 2) for p in places}
+
+
 def test_weights_that_serve_few_tiles_are_asked_for() -> None:
     """All lines from 8 KiB behind the first one on; none where 36 tiles use them in turn."""
     shape = (32, 96, 1, 1)
-    _, w = _asked_for(shape, AVX512, th=1, tw=12, nb=2, items=1)
+    _, w = _asked_for(shape, AVX512, th=1, tw=12, nb=2, **WHOLE)
     assert w == set(range(128, 96 * 2)), "two lines of weights for each of 96 channels"
-    _, w = _asked_for(shape, AVX512, th=1, tw=4, nb=2, items=1)
+    _, w = _asked_for(shape, AVX512, th=1, tw=4, nb=2, **WHOLE)
     assert not w
+    _, w = _asked_for(shape, AVX512, th=1, tw=4, nb=2, **{**WHOLE, "order": "sp"})
+    assert w == set(range(128, 96 * 2)), "other panels come in between"

@@ -148,3 +148,14 @@ def test_refusal_admits_a_packing_above_the_bound(monkeypatch: pytest.MonkeyPatc
     assert "384 bytes would do, but no such packing was found" in str(refusal(made, 400, [], False))
     monkeypatch.undo()
     assert plan(steps, buffers).optimal
+
+
+def test_refusal_claims_of_kernels_only_what_is_proved_of_all_of_them() -> None:
+    """A search can prove that a packing is the best, but it looks at one choice of kernels."""
+    made = plan([Step("0", (), ("a",))], [BufferSpec("a", 640)])
+    assert "No order of execution and no choice of kernels takes less" in str(
+        refusal(made, 1, [], True)
+    )
+    above = replace(made, arena_bytes=704, lower_bound_bytes=704)
+    text = str(refusal(above, 1, [], False))
+    assert "These kernels can't be packed tighter" in text and "no choice" not in text

@@ -285,6 +285,19 @@ def test_nothing_moves_if_another_part_stays_as_high() -> None:
     assert reorder(*made) == Ordering(tuple(range(11)), 4001, 4001, True)
 
 
+@pytest.mark.parametrize("seed", [6, 10, 18])
+def test_a_part_goes_back_where_swaps_would_not_bring_it(seed: int) -> None:
+    """Parts that were made lower before another one turned out to stay as high."""
+    steps, buffers, _ = program(random.Random(seed), 9, 9)
+    steps = [replace(s, writes=(*s.writes, f"done {s.name}")) for s in steps]
+    steps.append(Step("join", tuple(s.writes[-1] for s in steps), ("y",)))
+    found = reorder(steps, buffers)
+    assert found.bound < found.given
+    steps += [Step("a", ("y",), ("q",)), Step("c", ("q",), ("z",))]
+    buffers.append(BufferSpec("q", found.given))
+    assert reorder(steps, buffers).order == tuple(range(len(steps)))
+
+
 def test_few_steps_move_if_few_suffice() -> None:
     """Of seven steps that may run in any order one has to come first, before anything is alive."""
     steps = [
@@ -347,12 +360,13 @@ def test_external_memory_is_written_and_read_in_order() -> None:
 
 
 def test_parts_that_do_not_meet_may_be_written_in_any_order() -> None:
-    """Interleaved stretches, reads of one of them, and of all."""
+    """Interleaved stretches, reads of one of them, of all, and from one into the next."""
     buffers = [
-        BufferSpec("w", 96),
+        BufferSpec("w", 100),
         BufferSpec("p", 8, "w", 0, rows=4, pitch=24),
         BufferSpec("q", 16, "w", 8, rows=4, pitch=24),
         BufferSpec("tail", 12, "w", 84),
+        BufferSpec("across", 8, "w", 20, rows=4, pitch=24),
     ]
     steps = [
         Step("p", (), ("p",)),
@@ -360,8 +374,9 @@ def test_parts_that_do_not_meet_may_be_written_in_any_order() -> None:
         Step("one", ("p",), ()),
         Step("all", ("w",), ()),
         Step("some", ("tail",), ()),
+        Step("across", ("across",), ()),
     ]
-    assert predecessors(steps, buffers) == [0, 0, 0b1, 0b11, 0b10]
+    assert predecessors(steps, buffers) == [0, 0, 0b1, 0b11, 0b10, 0b11]
 
 
 def test_a_budget_that_does_not_suffice_still_helps(monkeypatch: pytest.MonkeyPatch) -> None:
