@@ -41,7 +41,7 @@ _Conflict = tuple[int, int] | None
 _FIRST_BUDGET = 2
 """Placements of the first searches, per buffer."""
 
-_GROWTH = 1.3
+_GROWTH = 1.5
 """From one round of preferences to the next, of the budget."""
 
 _NOISE = 0.1
@@ -165,8 +165,8 @@ class _State:
 
     `release` is the lowest offset of each buffer (FAR once placed), explained by what was decided
     in the sections from `low` up to `high`. Per section, `rest` is the bytes still to place,
-    `floor` the least release, `options` the number of buffers that have it, and `touched` the level
-    of the last decision in it, -1 for none.
+    `ground` the height that was decided on, `floor` the least release, `options` the number of
+    buffers that have it, and `touched` the level of the last decision in it, -1 for none.
     """
 
     table: _Table
@@ -174,6 +174,7 @@ class _State:
     low: Ints
     high: Ints
     rest: Ints
+    ground: Ints
     floor: Ints
     options: Ints
     touched: Ints
@@ -208,7 +209,7 @@ class _Search:
         self.fit = fit
         self.offsets = np.zeros(len(problem.size), np.int64)
         self.dead_ends = np.zeros(len(problem.load))
-        bytes_each = 8 * (3 * len(problem.size) + 4 * len(problem.load))
+        bytes_each = 8 * (3 * len(problem.size) + 5 * len(problem.load))
         self.depth = max(_DEPTH, _MEMORY // bytes_each)
 
     def run(self, tries: int, deadline: float) -> Outcome:
@@ -254,6 +255,7 @@ class _Search:
             low=problem.start,
             high=problem.end,
             rest=problem.load,
+            ground=np.zeros(sections, np.int64),
             floor=np.zeros(sections, np.int64),
             options=np.zeros(sections, np.int64),
             touched=np.full(sections, -1),
@@ -267,18 +269,19 @@ class _Search:
         start, end, size = problem.start[i], problem.end[i], problem.size[i]
         self.offsets[i] = node.floor
         release, rest = state.release.copy(), state.rest.copy()
-        floor, touched = state.floor.copy(), state.touched.copy()
+        ground, floor, touched = state.ground.copy(), state.floor.copy(), state.touched.copy()
         meets = (problem.start < end) & (problem.end > start)
         np.maximum(release, node.floor + size, out=release, where=meets)
         release[i] = FAR
         rest[start:end] -= size
+        ground[start:end] = node.floor + size
         floor[start:end][rest[start:end] == 0] = FAR
         touched[start:end] = level
         table, left = state.table, state.left - 1
         if left < _REFRESH * table.buffers:
             table = _Table.of(problem, np.flatnonzero(release < FAR))
         after = _State(
-            table, release, state.low, state.high, rest, floor, state.options, touched, left
+            table, release, state.low, state.high, rest, ground, floor, state.options, touched, left
         )
         return self._bounded(after, *self._reach(release != state.release))
 
@@ -287,9 +290,11 @@ class _Search:
         state, problem = node.state, self.problem
         here = (problem.start <= node.section) & (problem.end > node.section)
         release = np.maximum(state.release, np.where(here, node.lifted, 0))
-        touched = state.touched.copy()
-        touched[node.section] = level
-        after = replace(state, release=release, floor=state.floor.copy(), touched=touched)
+        ground, touched = state.ground.copy(), state.touched.copy()
+        ground[node.section], touched[node.section] = node.lifted, level
+        after = replace(
+            state, release=release, ground=ground, floor=state.floor.copy(), touched=touched
+        )
         return self._bounded(after, *self._reach(release != state.release))
 
     def _reach(self, buffers: npt.NDArray[np.bool_]) -> tuple[int, int]:
@@ -318,7 +323,8 @@ class _Search:
             state.floor[table.sections] = floor
             over = (floor > latest) & (floor < FAR)
             if over.any():
-                return self._conflict(state, int(table.sections[over.argmax()])), state
+                section = int(table.sections[over.argmax()])
+                return self._conflict(state, section, int(state.floor[section])), state
             late = (released > latest[table.row]) & (released < FAR)
             if not late.any():
                 break
@@ -339,9 +345,9 @@ class _Search:
             np.maximum.at(release, who, first_top[raised])
             begin, end = int(self.problem.start[who].min()), int(self.problem.end[who].max())
             first, last = min(first, begin), max(last, end)
-        over = self._overfull(state, np.flatnonzero(tight))
-        if len(over):
-            return self._conflict(state, int(over[0])), state
+        overfull = self._overfull(state, np.flatnonzero(tight))
+        if overfull is not None:
+            return self._conflict(state, *overfull), state
         table = full.part(first, last)
         if len(table.sections):
             lowest = release[table.buffer] == state.floor[table.sections][table.row]
@@ -363,11 +369,12 @@ class _Search:
             least = np.where(own & lone[table.row], second[table.row], least)
         return np.minimum(least, FAR - 1)
 
-    def _overfull(self, state: _State, sections: Ints) -> Ints:
-        """Those sections whose buffers end above the capacity, each as early as it can."""
+    def _overfull(self, state: _State, sections: Ints) -> tuple[int, int] | None:
+        """One of the sections whose buffers end above the capacity, each as early as it can; and
+        the offset from which on they leave no room."""
         problem = self.problem
         if not len(sections):
-            return sections
+            return None
         near = (problem.start <= sections[-1]) & (problem.end > sections[0])
         order = np.flatnonzero(near & (state.release < FAR))
         order = order[np.argsort(state.release[order], kind="stable")[::-1]]
@@ -376,14 +383,42 @@ class _Search:
         ends = np.cumsum(alive * problem.size[order], axis=1)
         ends += state.release[order]
         ends *= alive
-        return sections[ends.max(axis=1) > self.capacity]
+        row, column = divmod(int(ends.argmax()), len(order))
+        if ends[row, column] <= self.capacity:
+            return None
+        return int(sections[row]), int(state.release[order[column]])
 
-    def _conflict(self, state: _State, section: int) -> tuple[int, int]:
-        """The sections in which all was decided that makes this one a dead end."""
+    def _conflict(self, state: _State, section: int, offset: int) -> tuple[int, int]:
+        """The sections that explain that what this one has from an offset on is too much."""
         self.dead_ends[section] += 1
         problem = self.problem
         here = (problem.start <= section) & (problem.end > section) & (state.release < FAR)
-        return int(state.low[here].min()), int(state.high[here].max())
+        return self._because(state, section, here & (state.release >= offset), offset)
+
+    def _because(
+        self, state: _State, section: int, buffers: npt.NDArray[np.bool_], offset: int
+    ) -> tuple[int, int]:
+        """The sections, this one included, that explain why the buffers, which are alive in it, are
+        released at the offset or later: of those decided to be that high, the nearest."""
+        decided = state.ground >= offset
+        low, high = section, section + 1
+        if decided[section]:
+            return low, high
+        enough = np.flatnonzero(decided)
+        next_one = int(np.searchsorted(enough, section))
+        left = int(enough[next_one - 1]) if next_one else -1
+        right = int(enough[next_one]) if next_one < len(enough) else len(decided)
+        by_left = buffers & (self.problem.start <= left)
+        by_right = buffers & (self.problem.end > right)
+        left_nearer = section - left <= right - section
+        if (by_left if left_nearer else by_left & ~by_right).any():
+            low = left
+        if (by_right & ~by_left if left_nearer else by_right).any():
+            high = right + 1
+        others = buffers & ~by_left & ~by_right
+        low = min(low, int(state.low[others].min(initial=low)))
+        high = max(high, int(state.high[others].max(initial=high)))
+        return low, high
 
     def _branch(self, state: _State) -> _Node:
         """The decision with the fewest options, and these in order."""
@@ -401,7 +436,9 @@ class _Search:
         floor, room = int(floors[section]), int(slack[section])
 
         here = (problem.start <= section) & (problem.end > section) & (release < FAR)
-        low, high = int(state.low[here].min()), int(state.high[here].max())
+        low, high = self._because(state, section, here, floor)
+        above = self._because(state, section, here & (release > floor), floor + 1)
+        low, high = min(low, above[0]), max(high, above[1])
         lowest = np.flatnonzero(here & (release == floor))
         run = int(np.searchsorted(end, section, side="right"))
         choices = self._ordered(lowest, floor, begin[run], end[run], walls[run], walls[run + 2])

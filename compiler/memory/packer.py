@@ -9,10 +9,10 @@ Known as dynamic storage allocation, NP-hard. What is tried, until the arena is 
 
 Parts of time that no buffer connects are packed one by one.
 
-A lower bound comes from one of two proofs. All that is alive at one moment has to fit, which anybody
-can check by adding up the sizes: `most_alive`. Where the search tries everything in vain at some
-size, the arena must be larger than that: `lower_bound` is then above `most_alive`, and one has to
-trust the search (or run it again). An arena that is as small as the lower bound is optimal.
+A lower bound comes from one of two proofs. All that is alive at one moment has to fit, which
+anybody can check by adding up the sizes: `most_alive`. Where the search tries everything in vain at
+some size, the arena must be larger than that: `lower_bound` is then above `most_alive`, and one has
+to trust the search (or run it again). An arena that is as small as the lower bound is optimal.
 
 Both searches count placements, not seconds, so the same problem gives the same offsets on any
 machine unless the time limit strikes.

@@ -41,7 +41,8 @@ def fits(buffers: Sequence[Buffer], capacity: int) -> bool:
     def place(i: int) -> bool:
         if i == len(order):
             return True
-        taken = [(offsets[j], offsets[j] + order[j][2]) for j in range(i) if meet(order[i], order[j])]
+        met = [j for j in range(i) if meet(order[i], order[j])]
+        taken = [(offsets[j], offsets[j] + order[j][2]) for j in met]
         for low in range(capacity - order[i][2] + 1):
             if all(low + order[i][2] <= a or b <= low for a, b in taken):
                 offsets[i] = low

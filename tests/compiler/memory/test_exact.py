@@ -81,16 +81,15 @@ def test_the_gap_is_one() -> None:
 
 @pytest.mark.parametrize("where", [-70, 20])
 def test_regions_are_not_searched_for_each_others_sake(where: int) -> None:
-    """A hopeless region beside a large one with many packings, under one buffer over all: going
-    back step by step would run through these."""
-    alone = search([*GAP, (0, 14, 1)], 8)
-    assert alone.impossible
-    large = [(a + where, b + where, 5 * size) for a, b, size in perfect(1, 60, 60, 50)]
+    """A hopeless region and a large one with many packings: going back step by step would run
+    through these."""
     small = [(a, b, 50 * size) for a, b, size in GAP]
-    buffers = [*small, *large, (-70, 80, 1)]
-    outcome = search(buffers, 351)
-    assert outcome.impossible
-    assert outcome.used < 5 * alone.used + len(buffers)
+    large = [(a + where, b + where, 5 * size) for a, b, size in perfect(1, 60, 60, 50)]
+    alone = search(small, 350)
+    both = search([*small, *large], 350)
+    assert alone.impossible
+    assert both.impossible
+    assert both.used < 2 * alone.used + len(large)
 
 
 def test_a_full_trail_gives_up_and_claims_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
