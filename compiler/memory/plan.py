@@ -154,9 +154,9 @@ class MemoryPlan:
             self._lever("in place", self.apart_bound_bytes, replaced),
             self._lever("reordering", self.given_bound_bytes, 0),
         ]
-        for name, alternative in self.alternatives.items():
-            needs = alternative()
-            found.append(self._lever(name, needs.bound, needs.unshared - self.unshared_bytes))
+        for name, without in self.alternatives.items():
+            other = without()
+            found.append(self._lever(name, other.bound, other.unshared - self.unshared_bytes))
         return tuple(found)
 
     def _lever(self, name: str, without: int, avoided: int) -> Lever:
@@ -201,7 +201,8 @@ class MemoryPlan:
 
     def __str__(self) -> str:
         """The certificate, and all blocks."""
-        return "\n".join([self.certificate(), *([self.blocks()] if self.ranges else [])])
+        blocks = [self.blocks()] if self.ranges or self.regions else []
+        return "\n".join([self.certificate(), *blocks])
 
     def as_json(self) -> dict[str, Any]:
         """All of it, as what JSON has forms for."""

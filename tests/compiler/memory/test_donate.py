@@ -49,6 +49,7 @@ def test_results_take_the_inputs_place_in_the_step_that_reads_it_last() -> None:
     result = plan_donated(allowed, buffers, {"x": 640})
     assert result.arena_bytes == 0
     assert places(result) == {"x": 0, "b0": 0}
+    assert "of the donated input 'x'" in str(result), "there is no arena, but this"
     assert result.regions[0].ranges[0].members == ("x", "b0")
 
 
