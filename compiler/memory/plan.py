@@ -22,6 +22,10 @@ from .regions import Region, verify_all
 ALIGNMENT = 64
 """Bytes: a cache line, and the widest vector register."""
 
+_PLACEMENTS, _WORK = 2000, 10**6
+"""Placements of the packer's exact search where no capacity has to be met, also times the number of
+blocks: below a second, and models as a rule need none of it."""
+
 
 @dataclass(frozen=True, slots=True)
 class Needs:
@@ -257,8 +261,12 @@ class _Lives(NamedTuple):
         return max(_heights(self.ranges, len(self.steps), alignment), default=0)
 
     def packed(self, alignment: int, capacity: int | None) -> Packing:
+        """With all of the packer's effort if there is a capacity to meet, else with little."""
         ranges = [(r.first, r.last + 1, r.bytes) for r in self.ranges]
-        return pack(ranges, capacity, alignment=alignment)
+        if capacity is not None:
+            return pack(ranges, capacity, alignment=alignment)
+        placements = min(_PLACEMENTS, _WORK // max(1, len(ranges)))
+        return pack(ranges, alignment=alignment, placements=placements)
 
 
 def plan(
@@ -275,7 +283,8 @@ def plan(
 
     `keep` names buffers that must survive the last step. `reorder` lets the plan run the steps in
     another order if that lowers the bound, `inplace` lets results take the place of operands. An
-    arena of `capacity` bytes will do, so that the packing is searched for there, not at the bound.
+    arena of `capacity` bytes will do, so that the packing is searched for there, not at the bound,
+    and for up to ten seconds; without one, nobody waits longer than one for the last per cent.
     Raises PlanError if the description is malformed (or, which would be a bug here, the plan is
     wrong).
     """
