@@ -130,6 +130,7 @@ class Program:
         bound = self._bindings(objects)
         self._shares = any(items > 1 for *_, items in bound.steps)
         self.contexts = Contexts(bound, self.pool)
+        self.contexts.give(self.contexts.take())  # too large an arena is told now, not in a call
 
     def _bindings(self, objects: Objects) -> Bindings:
         table = np.zeros(max(sum(len(launch.args) for launch in self.launches), 1), np.uint64)
