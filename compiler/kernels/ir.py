@@ -154,10 +154,12 @@ class If(Stmt):
 
 @dataclass(frozen=True, slots=True)
 class Prefetch(Stmt):
-    """A hint that buffer[offset] will be read soon."""
+    """A hint that buffer[offset] will be read, or written, soon. far: not so soon that it should
+    displace what is in the first cache."""
 
     buffer: Buffer
     offset: Expr
+    far: bool = False
 
 
 @dataclass(frozen=True, slots=True)

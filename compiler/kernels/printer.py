@@ -48,7 +48,7 @@ def _lines(body: Iterable[Stmt], depth: int) -> Iterable[str]:
                 yield f"{pad}else:"
                 yield from _lines(s.otherwise, depth + 1)
         elif isinstance(s, Prefetch):
-            yield f"{pad}prefetch {s.buffer.name}[{_text(s.offset)}]"
+            yield f"{pad}prefetch {'far ' * s.far}{s.buffer.name}[{_text(s.offset)}]"
         elif isinstance(s, Comment):
             yield f"{pad}# {s.text}"
 

@@ -8,7 +8,8 @@ reads a x a inputs, and three steps compute it (`winograd_transforms.py` has the
     y = A^T M A                        plus bias and what else the group does
 
 The middle step is a * a matrix products by the micro-kernel that all contractions share; it takes
-(m + 2)^2 / (9 m^2) of the multiply-adds of a direct sum. The others are additions along lanes.
+(m + 2)^2 / (9 m^2) of the multiply-adds of a direct sum. The others are additions along lanes; what
+they read and write is asked for while products run, which leave most of the memory's time free.
 V, M and U do not all fit into a cache. Where tiles are many, one phase takes some of them through
 all steps, so that V and M stay in the second cache (`phases` 1). Where they are few, weights are
 what takes time: every step is a phase of its own, and U is read once (`phases` 3).
@@ -18,12 +19,13 @@ Padding is never read: tiles at the edges are gathered with zeros around what th
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 import numpy.typing as npt
 
-from ...ops.expr import Expr, compare, const, index, load, logical_and, maximum, minimum, var
+from ...ops.expr import Expr, compare, const, index, load, logical_and, minimum, var
+from ...ops.traverse import substitute
 from ...ops.types import f32
 from ..graph.arrays import aligned_empty
 from ..graph.ir import Graph, Op
@@ -38,6 +40,7 @@ from .ir import (
     Launch,
     Local,
     Phase,
+    Prefetch,
     Prepared,
     Set,
     Stmt,
@@ -112,7 +115,7 @@ class _Writer:
         """V of one tile and one block of channels. tile: its number; into: its place in V."""
         a, x, lanes = self.a, self.p.x, self.lanes
         image_step, block_step, row_step, step = x.strides[:4]
-        height, width = x.dims[2:]
+        height = x.dims[2]
         top, left = self.p.window.begin
         located, image, row, column = self.all.locate(tile)
         row, column = row - top, column - left
@@ -230,10 +233,7 @@ class _Writer:
             body += [Set(out, (index(r), index(c)), e) for c, e in enumerate(done)]
 
         def stores(i: Expr, j: Expr, value: Expr) -> list[Stmt]:
-            form = self.form
-            names = (*form.outer, form.channel, form.row, form.column)
-            actual = (image, channel, row + i, column + j)
-            swap = {v: e for v, e in zip(names, actual, strict=True) if v.op == "var"}
+            swap = self.where(image, channel, row + i, column + j)
             if self.bias is not None:
                 value = value + self.bias[channel]
             return [place(s, {**swap, self.acc: value}) for s in self.stores]
@@ -249,6 +249,12 @@ class _Writer:
         ), hi=minimum(height - row, m)))  # fmt: skip
         body.append(If(whole, tuple(each), tuple(some)))
         return (*located, *bound, loop(lane, body, "vector", lanes=lanes))
+
+    def where(self, *actual: Expr) -> dict[Expr, Expr]:
+        """The indices of a result for the variables that stores are written in."""
+        form = self.form
+        names = (*form.outer, form.channel, form.row, form.column)
+        return {v: e for v, e in zip(names, actual, strict=True) if v.op == "var"}
 
     # ---------------------------------------------------------------- loops around it
 
@@ -274,11 +280,16 @@ class _Writer:
         t, block = var("t", self.tiles), var("c", self.in_blocks)
         g, xi, panel = var("g", self.groups), var("xi", self.points), var("p", self._panels)
         vector = var("v", self.share)
+        step = g * self.points + xi
         body = seq(
             bound, rounds,
             loop(block, (loop(t, self.gather(v_base, block, first + t, t), hi=count),)),
             loop(g, (
-                loop(xi, (loop(panel, self.multiply(v_base, m_base, g, xi, panel, rows)),)),
+                loop(xi, (
+                    *(self.ask_inputs(first + self.tiles, step) if each > 1 else ()),
+                    *self.ask_results(first, g, xi),
+                    loop(panel, self.multiply(v_base, m_base, g, xi, panel, rows)),
+                )),
                 loop(vector, (
                     loop(t, self.spread(m_base, g, vector, first + t, t), hi=count),
                 )),
@@ -288,6 +299,50 @@ class _Writer:
         return [Phase(item.payload[2], item, (
             loop(batch, body, lo=lo, hi=minimum(lo + each, self.batches)),
         ))]  # fmt: skip
+
+    def ask_inputs(self, first: Expr, step: Expr) -> tuple[Stmt, ...]:
+        """In each step of the products, ask for a part of the inputs of the next tiles, from
+        `first` on. Lines that a tile shares with the one before are asked for with that one."""
+        a, m, x = self.a, self.m, self.p.x
+        image_step, block_step, row_step, column_step = x.strides[:4]
+        top, left = self.p.window.begin
+
+        def hints(at: Expr, block: Expr) -> tuple[Stmt, ...]:
+            located, image, row, column = self.all.locate(at)
+            corner = (row - top) * row_step + (column - left) * column_step
+            bound, base = bind("ahead", image * image_step + block * block_step + corner)
+            lines = (r * row_step + c * column_step for r in range(a) for c in range(a - m, a))
+            return (*located, *bound, *(Prefetch(self.x, base + k, far=True) for k in lines))
+
+        return self.some(first, self.in_blocks, step, self.groups * self.points, hints)
+
+    def ask_results(self, first: Expr, group: Expr, step: Expr) -> tuple[Stmt, ...]:
+        """In each step of the products, ask for a part of the places that their results go to:
+        the processor reads a line before it writes to it."""
+
+        def hints(at: Expr, vector: Expr) -> tuple[Stmt, ...]:
+            located, image, row, column = self.all.locate(at)
+            channel = (group * self.share + vector) * self.lanes
+            swaps = [self.where(image, channel, row + i, column + j)
+                     for i in range(self.m) for j in range(self.m)]  # fmt: skip
+            return (*located, *(Prefetch(s.buffer, substitute(s.offset, swap))
+                                for s in self.stores for swap in swaps))  # fmt: skip
+
+        return self.some(first, self.share, step, self.points, hints)
+
+    def some(
+        self, first: Expr, vectors: int, step: Expr, steps: int,
+        body: Callable[[Expr, Expr], tuple[Stmt, ...]],
+    ) -> tuple[Stmt, ...]:  # fmt: skip
+        """The part of one step: body(tile, vector) for some of the tiles from `first` on, for all
+        vectors in all steps together."""
+        units = self.tiles * vectors
+        each = -(-units // steps)
+        unit = var("a", units)
+        tile, at = bind("at", minimum(first + unit % self.tiles, self.all.count - 1))
+        lo = minimum(step * each, units)
+        inner = (*tile, *body(at, unit // self.tiles))
+        return (loop(unit, inner, lo=lo, hi=minimum(step * each + each, units)),)
 
     @property
     def _panels(self) -> int:
@@ -415,7 +470,7 @@ class Winograd:
     """
 
     name = "winograd"
-    version = 1
+    version = 2
 
     def matches(self, graph: Graph, ops: Sequence[Op], outputs: Sequence[str]) -> bool:
         return _group(graph, ops, outputs) is not None

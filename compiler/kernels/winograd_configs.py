@@ -15,12 +15,15 @@ from .template import Config, falling
 MOST_BLOCKS = 4  # vectors of results per register tile
 BATCH_ROUNDS = (1, 2, 4, 8)  # register tiles of tiles that go through the steps together
 ITEM_SLOTS = 50_000  # an item takes at least about 5 microseconds
-ITEMS_PER_THREAD = (2, 4)  # more share the work out better, fewer keep V and M in the cache
+ITEMS_PER_THREAD = (1, 2, 4)  # more share the work out better, fewer keep V and M in the cache
 PHASE_SLOTS = 8_000  # what threads wait for the last of them at the end of a phase
-PLACE_SLOTS = 9.0  # multiply-add slots that one place of a transformed tile takes, per vector
-CACHE_SHARE = 0.6  # of the second cache is for V and M; U and the images pass through the rest
+PLACE_SLOTS = 5.0  # multiply-add slots that one place of a transformed tile takes, per vector
+CACHE_SHARE = 0.75  # of the second cache is for V and M; U and the images pass through the rest
 STREAM_SLOTS = 10.0  # multiply-add slots between vectors of a panel that is streamed
-LINE_SLOTS = 3.0  # that a line of V or M takes beyond the second cache; prefetched U half of it
+# Slots that a line takes: of U beyond the first cache, where it is asked for early; of V beyond the
+# second, read in the order of memory; of V and M when transforms write or read them there, which
+# all lie far apart.
+PANEL_LINE, V_LINE, APART_LINE = 1.0, 0.5, 8.0
 PHASE_ITEMS = 8  # items per thread of each of three phases
 KEPT = 8  # configs of each schedule in the space
 
@@ -116,6 +119,10 @@ class _Costs:
         busy = max(mr * nb, PIPELINE + nb)
         slots = max(busy, STREAM_SLOTS * nb) + (rounds - 1) * busy
         slots += rounds * (0.1 * mr + 0.2 * nb)
+        vector = self.lanes * self.p.dtype.bytes
+        both = self.p.depth * (nb * vector + tiles * self.p.dtype.bytes)  # of U and V at one point
+        near = 2 * both <= self.device.l1_bytes
+        slots += PANEL_LINE * nb * vector / LINE * (1 if near else rounds)
         return self.points * self.p.depth * (self.vectors / nb) * slots
 
     def additions(self, tiles: int) -> float:
@@ -124,12 +131,12 @@ class _Costs:
         return self.points * tiles * (inputs + self.vectors) * PLACE_SLOTS
 
     def lines(self, elements: float) -> float:
-        return elements * self.p.dtype.bytes / LINE * LINE_SLOTS
+        return elements * self.p.dtype.bytes / LINE
 
     @property
-    def weights(self) -> int:
-        """Elements of U."""
-        return self.points * self.p.depth * self.vectors * self.lanes
+    def room(self) -> float:
+        """Elements that the second cache holds while others pass through."""
+        return CACHE_SHARE * self.device.l2_bytes / self.p.dtype.bytes
 
     def together(self, config: Config) -> float:
         """Everything in one phase, until the last thread is done."""
@@ -138,14 +145,14 @@ class _Costs:
         each = -(-batches // config["items"])
         shares = -(-batches // each)
         v, m = self.points * tiles * self.p.depth, self.points * tiles * share * self.lanes
-        far = self.weights / 2 + (v + m) / each  # the first batch of an item finds V and M cold
-        if v + m > CACHE_SHARE * self.device.l2_bytes / self.p.dtype.bytes:
-            passes = self.vectors // share
-            far += v * (1 + passes) + 2 * m * passes
+        passes = self.vectors // share
+        missing = max(0.0, 1 - self.room / (v + m))  # of V and M from beyond the second cache
+        far = V_LINE * missing * self.lines(v * passes)
+        far += APART_LINE * missing * self.lines(v + 2 * m * passes)
+        far += APART_LINE * self.lines(v + m) / each  # the first batch of an item finds them cold
         rest = self.tiles.count - (batches - 1) * tiles
         whole, last = (
-            self.products(t, config["mr"], nb) + self.additions(t) + self.lines(far)
-            for t in (tiles, rest)
+            self.products(t, config["mr"], nb) + self.additions(t) + far for t in (tiles, rest)
         )
         busy = [0.0] * self.device.threads
         for k in range(shares):  # the thread that is free first takes the next item
@@ -157,9 +164,12 @@ class _Costs:
     def apart(self, config: Config) -> float:
         """Three phases, shared out evenly."""
         count = self.tiles.count
-        far = self.weights / 2 + 3 * self.points * count * (self.p.depth + self.p.channels)
+        v, m = self.points * count * self.p.depth, self.points * count * self.vectors * self.lanes
+        missing = max(0.0, 1 - self.room / (v + m))
         total = self.products(count, config["mr"], config["nb"]) + self.additions(count)
-        return (total + self.lines(far)) / self.device.threads + 3 * PHASE_SLOTS
+        total += APART_LINE * (self.lines(v + m) + missing * self.lines(m))
+        total += V_LINE * missing * self.lines(v)
+        return total / self.device.threads + 3 * PHASE_SLOTS
 
 
 def ranked(p: ConvGroup, device: Device) -> list[Config]:

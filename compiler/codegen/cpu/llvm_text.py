@@ -374,9 +374,12 @@ class Function:
         kind = memory_type(dtype, lanes)
         return self.make(f"icmp ne {kind} {self.raw(text)}, zeroinitializer", boolean, lanes)
 
-    def prefetch(self, pointer: str) -> None:
+    def prefetch(self, pointer: str, far: bool = False) -> None:
+        """Bring a line into the first cache, or into the second only."""
         self.declarations.add("declare void @llvm.prefetch.p0(ptr, i32, i32, i32)")
-        self.emit(f"call void @llvm.prefetch.p0(ptr {pointer}, i32 0, i32 3, i32 1)")
+        self.emit(
+            f"call void @llvm.prefetch.p0(ptr {pointer}, i32 0, i32 {2 if far else 3}, i32 1)"
+        )
 
     # ---------------------------------------------------------------- control flow
 

@@ -125,7 +125,7 @@ class Lowering:
         elif isinstance(s, Transpose):
             self.transpose(s.local)
         elif isinstance(s, Prefetch):
-            self.f.prefetch(self.element(s.buffer, s.offset))
+            self.f.prefetch(self.element(s.buffer, s.offset), s.far)
         elif not isinstance(s, Comment):
             raise LoweringError(f"the CPU has no lowering for the statement {type(s).__name__}")
 

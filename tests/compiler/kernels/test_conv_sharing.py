@@ -18,7 +18,9 @@ TWO = replace(ONE, threads=2)
 def costs(**sizes: int) -> Costs:
     """A pointwise convolution of 32 panels and 1024 units, one tile each, in KiB."""
     kib = {k: v * KIB for k, v in sizes.items()}
-    return Costs(ONE, 0, 32, 1024, (32, 1024), 1024, kib["weights"], kib["input"], kib["input"] // 1024)
+    return Costs(
+        ONE, 0, 32, 1024, (32, 1024), 1024, kib["weights"], kib["input"], kib["input"] // 1024
+    )
 
 
 def test_shares_cover_everything() -> None:
