@@ -31,8 +31,7 @@ from machine import about
 from sheet import RESULTS, Sheet
 
 from tilewright.compiler.api.compile import analyse
-from tilewright.compiler.memory.packer import pack
-from tilewright.compiler.memory.plan import MemoryPlan, plan
+from tilewright.compiler.memory.plan import MemoryPlan, pack_blocks, plan
 
 DEFAULT: Final = RESULTS / "memory.json"
 CONTESTANTS: Final = ("tilewright", "onnxruntime")
@@ -70,7 +69,9 @@ def measure(made: MemoryPlan, rounds: int) -> dict[str, Any]:
     blocks = [(b.first, b.last, -(-b.bytes // align) * align) for b in made.ranges]
     bound = planners.lower_bound(blocks)
     assert bound == made.alive_bytes, "the plan's bound is not that of its live ranges"
-    contestants: dict[str, planners.Planner] = {**planners.PLANNERS, "ours": ours}
+    contestants: dict[str, planners.Planner] = {
+        **planners.PLANNERS, "ours": lambda _: list(pack_blocks(made.ranges, align).offsets)
+    }  # fmt: skip
     found: dict[str, Any] = {}
     for name, planner in contestants.items():
         size = planners.height(blocks, planner(blocks))
@@ -90,10 +91,6 @@ def measure(made: MemoryPlan, rounds: int) -> dict[str, Any]:
         "unshared_bytes": made.unshared_bytes, "plan_seconds": seconds["plan"],
         "planners": found, "levers": {x.name: x.saved for x in made.levers()},
     }  # fmt: skip
-
-
-def ours(blocks: list[planners.Block]) -> list[int]:
-    return list(pack([(first, last + 1, size) for first, last, size in blocks]).offsets)
 
 
 def medians(calls: dict[str, Callable[[], Any]], rounds: int) -> dict[str, float]:

@@ -57,10 +57,10 @@ class MemoryPlan:
     `scratch` has the same per step number, None for steps without. `inplace` holds the (written,
     read) pairs that share their place. `ranges` are the blocks that were packed, scratch included.
 
-    Sizes are rounded up to `alignment` in `arena_bytes`, in `lower_bound_bytes` (the largest sum
-    alive in one step: no arena for this order and these in-place pairs is smaller), in
-    `unshared_bytes` (every buffer and scratch on its own) and in `peak`, the (name, bytes) alive in
-    step number `peak_step` (-1 if there are no steps), which sum to the lower bound.
+    Sizes are rounded up to `alignment` in `arena_bytes`, in `lower_bound_bytes` (no arena for this
+    order and these in-place pairs is smaller), in `unshared_bytes` (every buffer and scratch on its
+    own) and in `peak`, the (name, bytes) alive in step number `peak_step` (-1 if there are no
+    steps), which sum to `alive_bytes`.
 
     `steps` stand in the order of execution, `order` has the number of each in the order that was
     given, and `given_bound_bytes` is the lower bound of that one. `order_proved` says that no order
@@ -261,12 +261,18 @@ class _Lives(NamedTuple):
         return max(_heights(self.ranges, len(self.steps), alignment), default=0)
 
     def packed(self, alignment: int, capacity: int | None) -> Packing:
-        """With all of the packer's effort if there is a capacity to meet, else with little."""
-        ranges = [(r.first, r.last + 1, r.bytes) for r in self.ranges]
-        if capacity is not None:
-            return pack(ranges, capacity, alignment=alignment)
-        placements = min(_PLACEMENTS, _WORK // max(1, len(ranges)))
-        return pack(ranges, alignment=alignment, placements=placements)
+        return pack_blocks(self.ranges, alignment, capacity)
+
+
+def pack_blocks(
+    blocks: Sequence[LiveRange], alignment: int = ALIGNMENT, capacity: int | None = None
+) -> Packing:
+    """With all of the packer's effort if there is a capacity to meet, else with little."""
+    ranges = [(block.first, block.last + 1, block.bytes) for block in blocks]
+    if capacity is not None:
+        return pack(ranges, capacity, alignment=alignment)
+    placements = min(_PLACEMENTS, _WORK // max(1, len(ranges)))
+    return pack(ranges, alignment=alignment, placements=placements)
 
 
 def plan(

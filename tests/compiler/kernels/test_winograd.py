@@ -10,9 +10,11 @@ import pytest
 
 from tilewright.compiler.graph.evaluate import evaluate
 from tilewright.compiler.graph.ir import Graph
+from tilewright.compiler.kernels.ir import Prepared
 from tilewright.compiler.kernels.winograd import Winograd, pack_transformed
 from tilewright.compiler.kernels.winograd_transforms import transformed_weights, transforms
 
+from .interpret import Hints, run_kernel
 from .native import Native, host_device
 from .support import AVX2, AVX512, DEVICES, check_group, logical, stored
 from .test_conv import conv_graph
@@ -87,6 +89,29 @@ def test_declines() -> None:
     assert not matches(m=0), "nobody asked for it"
     assert not matches(planar=True), "inputs lie along lanes"
     assert not matches(dtype="float64"), "constants are chosen for float32"
+
+
+def test_what_transforms_touch_is_asked_for() -> None:
+    """All results, and of the inputs those that the next tiles of the item read first."""
+    case = dict(x_shape=(1, 32, 16, 16), w_shape=(32, 32, 3, 3), pads=1, bias=False)
+    graph, feeds = winograd_graph(4, **case)
+    config = {"tiles": 4, "mr": 4, "nb": 2, "vectors": 2, "phases": 1, "items": 1}
+    launch = WINOGRAD.instantiate(graph, graph.ops, graph.outputs, AVX512, config)
+    x, u, y, *_ = launch.kernel.params
+    made = launch.args[1]
+    assert isinstance(made, Prepared)
+    weights = made.make(graph.blobs[made.blobs[0]].value)
+    arrays = [stored(feeds["x"], graph.type("x")), weights, *(None for _ in launch.args[2:])]
+    hints: Hints = {}
+    run_kernel(launch.kernel, arrays, hints=hints)
+    assert {at // 16 for at in hints[y]} == set(range(2 * 256))
+    asked = {at // 16 for at in hints[x]}
+    # Four tiles are a row of tiles: that from row 3 on is asked for first, but for the columns
+    # that lie left of the first tile's last four.
+    wanted = {b * 256 + r * 16 + c for b in range(2) for r in range(3, 16) for c in range(1, 16)}
+    assert wanted <= asked
+    assert not {0, 16, 32} & asked, "the first tiles' own"
+    assert u in hints
 
 
 # --------------------------------------------------------------------------- machine code, errors
