@@ -19,9 +19,10 @@ stores over buffers in the expression language of `ops.expr`:
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, overload
+from typing import Any, Final, Literal, overload
 
 import numpy.typing as npt
 
@@ -181,6 +182,10 @@ class Phase:
     body: tuple[Stmt, ...]
 
 
+_writing: Final = threading.Lock()
+"""Expressions are interned by one thread at a time."""
+
+
 class Unwritten(Sequence[Phase]):
     """Phases that are written when someone looks at them. items: of each of them; text: the digest
     of the kernel's text (`printer.text_digest`). Both are known before."""
@@ -193,11 +198,11 @@ class Unwritten(Sequence[Phase]):
         self._phases: Sequence[Phase] = ()
 
     def _written(self) -> Sequence[Phase]:
-        write = self._write
-        if write is not None:  # two threads may both write: the outcome is the same
-            self._phases = write()
-            self._write = None
-        return self._phases
+        with _writing:
+            if self._write is not None:
+                self._phases = self._write()
+                self._write = None
+            return self._phases
 
     @overload
     def __getitem__(self, k: int) -> Phase: ...

@@ -10,7 +10,7 @@ last state that one kernel can serve is taken.
 from __future__ import annotations
 
 import heapq
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from ...ops.operator import (
@@ -63,7 +63,6 @@ class _Fuser:
                 if n in self.at:
                     bits |= self.ancestors[self.at[n]] | 1 << self.at[n]
             self.ancestors.append(bits)
-        self.feeds = [{self.at[n] for n in op.reads if n in self.at} for op in self.ops]
         self.users: dict[str, list[int]] = {}
         for k, op in enumerate(self.ops):
             for n in dict.fromkeys(op.reads):
@@ -119,10 +118,10 @@ class _Fuser:
         prologue = self.prologue(k) if is_matmul else self.choice(k)
         out = self.graph.type(op.outputs[0])
         best, members = [k], [k]
-        for c in self.later(k):
+        for c in self.readers(members):
             if len(members) - len(best) > LOOKAHEAD or len(members) > MOST_OPS:
                 break
-            if not self.touches(c, members) or not self.convex(c, [*prologue, *members]):
+            if not self.convex(c, [*prologue, *members]):
                 continue
             t = self.graph.type(self.ops[c].outputs[0])
             epilogue = self.ops[c].has(Elementwise) and len(self.ops[c].outputs) == 1
@@ -204,11 +203,9 @@ class _Fuser:
         if self.is_concat(k):
             return [k]
         best, members = [k], [k]
-        for c in self.later(k):
+        for c in self.readers(members):
             if len(members) - len(best) > LOOKAHEAD or len(members) > MOST_OPS:
                 break
-            if not self.touches(c, members):
-                continue
             if not self.can_nest(c) or not self.convex(c, members) or not self.joins(c, members):
                 continue
             members.append(c)
@@ -218,11 +215,21 @@ class _Fuser:
                 break
         return best
 
-    def later(self, k: int) -> Iterable[int]:
-        return (c for c in range(k + 1, len(self.ops)) if self.group[c] is None)
-
-    def touches(self, c: int, members: Sequence[int]) -> bool:
-        return not self.feeds[c].isdisjoint(members)
+    def readers(self, members: Sequence[int]) -> Iterator[int]:
+        """Ops without a group that read results of the members, which may become more, in order."""
+        waiting: list[int] = []
+        seen: set[int] = set()
+        known = 0
+        while known < len(members) or waiting:
+            for m in members[known:]:
+                for n in self.ops[m].outputs:
+                    for c in self.users.get(n, ()):
+                        if c not in seen and self.group[c] is None:
+                            seen.add(c)
+                            heapq.heappush(waiting, c)
+            known = len(members)
+            if waiting:
+                yield heapq.heappop(waiting)
 
     def convex(self, c: int, members: Sequence[int]) -> bool:
         """Whether no path leaves the members and comes back through op c."""
