@@ -14,6 +14,7 @@ import pytest
 
 import tilewright as tw
 from tilewright.compiler.codegen.cpu import lower
+from tilewright.compiler.codegen.cpu.target import host
 from tilewright.compiler.kernels.ir import Kernel
 
 MOST_STACK = 8192
@@ -70,7 +71,7 @@ ALL = [winograd, packing, attention, large_sum, sorting, recurrence]
 @pytest.mark.parametrize("build", ALL, ids=lambda b: b.__name__)
 def test_kernels_allocate_nothing(build: Callable[[tw.Graph], None]) -> None:
     for kernel in kernels(build):
-        text = lower.module_text(kernel)
+        text = lower.module_text(kernel, host().arithmetic)
         assert stack(text) <= MOST_STACK, kernel.template
         called = re.findall(r"^declare [^@]*@([\w.]+)", text, re.MULTILINE)
         assert not [name for name in called if not name.startswith("llvm.")], kernel.template
