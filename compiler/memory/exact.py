@@ -4,8 +4,9 @@ What is packed has a lowest point at every moment: `release`, per buffer, is the
 it can still have, and the least of them in a section is that section's floor. A run of sections
 with equal floors between higher ones is a valley, and of one section in it, exactly one of these
 holds: one of the buffers that can lie on its floor does (none could slip beneath it, so its place
-is final), or none does, and then the floor rises to the next offset at which anything can rest.
-Trying these for one section after another tries everything, and no packing twice.
+is final), or none does, and then the floor rises to the next offset at which anything can rest:
+any packing can be lowered until all buffers rest on the ground or on others, so that only such are
+looked for. Trying these for one section after another tries everything, and no packing twice.
 
 * Where: at the section with the fewest options for its number of dead ends so far (Boussemart et
   al., "Boosting systematic search by weighting constraints", 2004), wherever in time that is.
