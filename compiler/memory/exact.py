@@ -4,8 +4,9 @@ What is packed has a lowest point at every moment: `release`, per buffer, is the
 it can still have, and the least of them in a section is that section's floor. A run of sections
 with equal floors between higher ones is a valley, and of one section in it, exactly one of these
 holds: one of the buffers that can lie on its floor does (none could slip beneath it, so its place
-is final), or none does, and then the floor rises to the next offset at which anything can rest.
-Trying these for one section after another tries everything, and no packing twice.
+is final), or none does, and then the floor rises to the next offset at which anything can rest:
+any packing can be lowered until all buffers rest on the ground or on others, so that only such are
+looked for. Trying these for one section after another tries everything, and no packing twice.
 
 * Where: at the section with the fewest options for its number of dead ends so far (Boussemart et
   al., "Boosting systematic search by weighting constraints", 2004), wherever in time that is.
@@ -393,31 +394,30 @@ class _Search:
         self.dead_ends[section] += 1
         problem = self.problem
         here = (problem.start <= section) & (problem.end > section) & (state.release < FAR)
-        return self._because(state, section, here & (state.release >= offset), offset)
+        above = here & (state.release >= offset)
+        return self._because(state, section, section + 1, above, offset)
 
     def _because(
-        self, state: _State, section: int, buffers: npt.NDArray[np.bool_], offset: int
+        self, state: _State, begin: int, end: int, buffers: npt.NDArray[np.bool_], offset: int
     ) -> tuple[int, int]:
-        """The sections, this one included, that explain why the buffers, which are alive in it, are
-        released at the offset or later: of those decided to be that high, the nearest."""
-        decided = state.ground >= offset
-        low, high = section, section + 1
-        if decided[section]:
-            return low, high
-        enough = np.flatnonzero(decided)
-        next_one = int(np.searchsorted(enough, section))
-        left = int(enough[next_one - 1]) if next_one else -1
-        right = int(enough[next_one]) if next_one < len(enough) else len(decided)
-        by_left = buffers & (self.problem.start <= left)
-        by_right = buffers & (self.problem.end > right)
-        left_nearer = section - left <= right - section
-        if (by_left if left_nearer else by_left & ~by_right).any():
-            low = left
-        if (by_right & ~by_left if left_nearer else by_right).any():
-            high = right + 1
+        """The sections that explain why buffers, alive in some from `begin` up to `end`, are
+        released at the offset or later: these, and for buffers that meet none there that was
+        decided to be that high, the nearest such one. The others owe their release to others."""
+        start, stop = self.problem.start, self.problem.end
+        decided = np.flatnonzero(state.ground >= offset)
+        at, after = np.searchsorted(decided, (begin, end))
+        met = np.searchsorted(decided, np.maximum(start, begin))
+        buffers = buffers & (met == np.searchsorted(decided, np.minimum(stop, end)))
+        left = int(decided[at - 1]) if at else -1
+        right = int(decided[after]) if after < len(decided) else len(state.ground)
+        by_left, by_right = buffers & (start <= left), buffers & (stop > right)
+        if begin - left <= right - end:
+            by_right &= ~by_left
+        else:
+            by_left &= ~by_right
         others = buffers & ~by_left & ~by_right
-        low = min(low, int(state.low[others].min(initial=low)))
-        high = max(high, int(state.high[others].max(initial=high)))
+        low = min(left if by_left.any() else begin, int(state.low[others].min(initial=begin)))
+        high = max(right + 1 if by_right.any() else end, int(state.high[others].max(initial=end)))
         return low, high
 
     def _branch(self, state: _State) -> _Node:
@@ -436,32 +436,36 @@ class _Search:
         floor, room = int(floors[section]), int(slack[section])
 
         here = (problem.start <= section) & (problem.end > section) & (release < FAR)
-        low, high = self._because(state, section, here, floor)
-        above = self._because(state, section, here & (release > floor), floor + 1)
-        low, high = min(low, above[0]), max(high, above[1])
         lowest = np.flatnonzero(here & (release == floor))
-        run = int(np.searchsorted(end, section, side="right"))
-        choices = self._ordered(lowest, floor, begin[run], end[run], walls[run], walls[run + 2])
-        lifted = int(release[here & (release > floor)].min(initial=FAR))
+        reach = int(problem.start[lowest].min()), int(problem.end[lowest].max())
+        beside = (problem.start < reach[1]) & (problem.end > reach[0]) & (release < FAR)
+        above, near = here & (release > floor), beside & ~here
+        choices = self._ordered(lowest, floor, walls, begin, end)
+        # Nothing can slip beneath the lowest.
+        low, high = self._because(state, *reach, beside, floor)
+        lifted = floor + 1
         if room > 0:
             # What does not rest on the floor rests on something that doesn't reach this section.
-            reach = problem.start[lowest].min(), problem.end[lowest].max()
-            near = (problem.start < reach[1]) & (problem.end > reach[0]) & ~here & (release < FAR)
+            lifted = int((release + problem.size)[near].min(initial=FAR))
+            lifted = min(lifted, int(release[above].min(initial=FAR)), floor + room + 1)
             low = min(low, int(state.low[near].min(initial=low)))
             high = max(high, int(state.high[near].max(initial=high)))
-            lifted = min(lifted, int((release + problem.size)[near].min(initial=FAR)))
-            if lifted - floor <= room:
-                choices.insert(0, -1)
+        if lifted <= floor + room:
+            choices.insert(0, -1)
+        above_low, above_high = self._because(state, section, section + 1, above, lifted)
+        low, high = min(low, above_low), max(high, above_high)
         return _Node(state, section, floor, lifted, choices, low, high)
 
     def _ordered(
-        self, buffers: Ints, floor: int, begin: int, end: int, left: int, right: int
+        self, buffers: Ints, floor: int, walls: Ints, begins: Ints, ends: Ints
     ) -> list[int]:
         """Buffers to try on the floor of a valley, the preferred one last; of equals only one.
 
-        The valley has the sections from `begin` up to `end`, and walls of height `left` and `right`
-        where time goes on.
+        Runs of sections with equal floors have `begins` and `ends`; `walls` are their floors, with
+        one more on each side, where time ends.
         """
+        run = int(np.searchsorted(ends, self.problem.start[buffers[0]], side="right"))
+        begin, end, left, right = begins[run], ends[run], walls[run], walls[run + 2]
         problem = self.problem
         start, stop, size = problem.start[buffers], problem.end[buffers], problem.size[buffers]
         rank = self.rank[buffers]

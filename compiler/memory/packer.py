@@ -4,8 +4,9 @@ Known as dynamic storage allocation, NP-hard. What is tried, until the arena is 
 
 1. greedy by size, and skylines (`skyline`), which take milliseconds and on neural networks nearly
    always give a smallest arena;
-2. a search (`exact`) at the size asked for, then at sizes in between if nobody asked for one. It
-   goes on until its placements or its time are used up, or there is nothing left to decide.
+2. a search (`exact`) for the size asked for; if nobody asked, or that size is impossible, for the
+   lower bound and sizes above it. It goes on until its placements or its time are used up, or
+   nothing is left to decide.
 
 Parts of time that no buffer connects are packed one by one.
 
@@ -132,17 +133,21 @@ class _Part:
     def skyline(self) -> None:
         self._take(improve(self.problem, self.offsets, self.enough, self.deadline))
 
-    def search(self, placements: int, settled: bool) -> int:
-        """Search for a packing that is `enough`, and unless it is `settled` that nothing else
-        helps, or where there is none, for one that is as low as can be. Returns the placements
-        used.
-        """
+    def search(self, placements: int, capped: bool) -> int:
+        """Search for a packing of `enough`; if there is none, or that is not the capacity of a
+        caller (`capped`), for one as low as can be. Returns the placements used."""
         used = 0
-        if settled and not self.done:
+        if capped and not self.done:
             used = self._try(self.enough, placements, 0)
-            settled = self.bound <= self.enough
-        number = 0
-        while not settled and not self.done:
+        if not capped or self.bound > self.enough:
+            used += self._lower(placements - used)
+        return used
+
+    def _lower(self, placements: int) -> int:
+        """Close the gap between height and bound: in every round, ask for the bound, then for
+        heights halfway between the last that was not found and the best. Rounds get longer."""
+        used = number = 0
+        while not self.done:
             refused, fine = self.bound - self.unit, max(self.unit, self.bound // _FINE >> number)
             goal = asked = max(self.enough, self.bound)
             while not self.done and self.height - refused > fine:

@@ -72,6 +72,15 @@ def test_agrees_near_a_gap(changes: list[tuple[int, int, int]]) -> None:
         assert outcome.impossible == (outcome.offsets is None)
 
 
+@settings(max_examples=60, deadline=None)
+@given(st.integers(0, 10**6), st.integers(10, 40), st.sampled_from([12, 40, 200]), st.booleans())
+def test_what_fits_is_not_refused(seed: int, pieces: int, capacity: int, room: bool) -> None:
+    buffers = perfect(seed, pieces, 20, capacity, alike=0.2)
+    if room:
+        buffers = [(a, b - (b - a > 1 and i % 5 == 0), n) for i, (a, b, n) in enumerate(buffers)]
+    assert not search(buffers, capacity, 1000).impossible
+
+
 def test_the_gap_is_one() -> None:
     assert not fits(GAP, 7)
     assert fits(GAP, 8)
