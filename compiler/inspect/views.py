@@ -21,6 +21,16 @@ from ..text import quote
 
 
 @dataclass(frozen=True, slots=True)
+class Kept:
+    """An entry of the store that finds the launches again (see `api.recall`). is_new: it is not
+    stored yet."""
+
+    key: Key
+    records: bytes
+    is_new: bool
+
+
+@dataclass(frozen=True, slots=True)
 class Compilation:
     """Everything that the views read."""
 
@@ -31,7 +41,7 @@ class Compilation:
     plan: MemoryPlan
     target: CpuTarget
     options: Options
-    kept: tuple[Key, bytes] | None = None  # what finds the launches again (`api.recall`)
+    kept: Kept | None = None
 
 
 def kernel_name(launch: Launch) -> str:
