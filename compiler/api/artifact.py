@@ -169,9 +169,8 @@ def _archive(f: IO[bytes], c: Compilation, packed: Mapping[Constant, Array]) -> 
             objects.append({"symbol": name, "file": file, "key": key_digest(key)})
         kept = {"file": "kernels.json", "key": ""}
         if c.kept is not None:
-            key, records = c.kept
-            kept["key"] = key_digest(key)
-            _add(z, kept["file"], records)
+            kept["key"] = key_digest(c.kept.key)
+            _add(z, kept["file"], c.kept.records)
         _add(z, "graph.txt", to_text(c.graph).encode())
         manifest = {
             "format": FORMAT,

@@ -99,6 +99,8 @@ def link(
     with ThreadPoolExecutor(1) as beside:  # neither side holds the interpreter for long
         constants = beside.submit(prepare, c.graph, c.launches, threads, ready)
         objects = load_objects((x.kernel for x in c.launches), c.target, store, report)
+        if c.kept is not None and c.kept.is_new:
+            store.put(c.kept.key, c.kept.records)
         t_objects = watch.lap()
         program = Program(
             c.graph, c.launches, c.plan, objects, constants.result(), threads, c.options.poison

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Final
 
 from ..graph.ir import Graph
+from ..inspect.views import Kept
 from ..kernels.device import Device
 from ..kernels.ir import Launch, Unwritten
 from ..kernels.known import Record
@@ -50,9 +51,9 @@ def known_key(shapes: Sequence[str], device: Device) -> Key:
 
 def recalled(
     graph: Graph, device: Device, store: Store
-) -> tuple[tuple[Launch, ...], tuple[Key, bytes]]:  # fmt: skip
-    """As `select`, without writing the kernels that the store describes; and the entry of the
-    store that describes these.
+) -> tuple[tuple[Launch, ...], Kept]:  # fmt: skip
+    """As `select`, without writing the kernels that the store describes; and the entry that
+    describes these, which is the caller's to store: nothing stays of a compilation that fails.
 
     Raises LoweringError naming the ops where no template fits.
     """
@@ -68,12 +69,12 @@ def recalled(
         return found
 
     launches = select(graph, device, recall)
-    if stored is None or not all(isinstance(x.kernel.phases, Unwritten) for x in launches):
-        made = records(graph, launches)
-        if stored is None or made != found:
-            stored = json.dumps(made, separators=(",", ":")).encode()
-            store.put(key, stored)
-    return launches, (key, stored)
+    if stored is not None and all(isinstance(x.kernel.phases, Unwritten) for x in launches):
+        return launches, Kept(key, stored, False)
+    made = records(graph, launches)
+    if stored is not None and made == found:
+        return launches, Kept(key, stored, False)
+    return launches, Kept(key, json.dumps(made, separators=(",", ":")).encode(), True)
 
 
 def _decoded(payload: bytes | None) -> Mapping[str, Record]:

@@ -22,6 +22,16 @@ from .memory import memory_use
 
 
 @dataclass(frozen=True, slots=True)
+class Kept:
+    """An entry of the store that finds the launches again (see `api.recall`). is_new: it is not
+    stored yet."""
+
+    key: Key
+    records: bytes
+    is_new: bool
+
+
+@dataclass(frozen=True, slots=True)
 class Compilation:
     """Everything that the views read."""
 
@@ -32,7 +42,7 @@ class Compilation:
     plan: MemoryPlan
     target: CpuTarget
     options: Options
-    kept: tuple[Key, bytes] | None = None  # what finds the launches again (`api.recall`)
+    kept: Kept | None = None
 
 
 def kernel_name(launch: Launch) -> str:

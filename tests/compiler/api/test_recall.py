@@ -61,7 +61,7 @@ def refuse(*args: Any) -> Any:
 def entry(exe: tw.Executable) -> tuple[Any, bytes]:
     found = exe._compilation.kept
     assert found is not None
-    return found
+    return found.key, found.records
 
 
 @pytest.mark.usefixtures("cache")
