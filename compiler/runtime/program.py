@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from numpy import empty, ndarray
 
 from ..errors import InputError, MemoryLimitError
 from ..graph.arrays import ALIGNMENT
@@ -190,9 +191,16 @@ class Program:
         if self._poison is not None:
             return self._stepwise(arrays, out)[0]
         _kept, results, at = self._bound(arrays, out)
-        context = self.contexts.take()
         try:
-            self._point(context, at)
+            context = self.contexts.idle.pop()
+        except IndexError:
+            context = self.contexts.take()
+        try:
+            entries = context.entries  # as `_point`, in place: a tenth of a small program's call
+            for slot, k, inner in self._slots:
+                entries[slot] = at[k] + inner
+            if self._shares:
+                self.pool.start()
             self._run(context.whole)
         finally:
             self.contexts.give(context)
@@ -243,12 +251,12 @@ class Program:
         at: list[int] = []
         for k, (dtype, shape) in enumerate(self._wanted):
             a = arrays[k]
-            if type(a) is not np.ndarray:
+            if type(a) is not ndarray:
                 a = as_array(self.inputs[k].name, a)
             if a.dtype != dtype or a.shape != shape:
                 raise misfit(self.inputs[k], a)
             flags = a.flags
-            if not (flags.c_contiguous and flags.aligned):
+            if not (flags.carray or (flags.c_contiguous and flags.aligned)):
                 a = np.require(np.array(a, order="C", copy=True), requirements=("C", "A"))
             ready.append(a)
             at.append(address(a))
@@ -261,7 +269,7 @@ class Program:
                 results = self._given(out, ready)
             else:
                 for dtype, shape in self._made:
-                    results.append(np.empty(shape, dtype))
+                    results.append(empty(shape, dtype))
         except MemoryError as e:
             raise MemoryLimitError(f"no memory for an output: {e}") from e
         for a in results:
