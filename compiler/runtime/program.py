@@ -267,13 +267,14 @@ class Program:
         try:
             if out:
                 results = self._given(out, ready)
+                at += map(address, results)
             else:
                 for dtype, shape in self._made:
-                    results.append(empty(shape, dtype))
+                    a = empty(shape, dtype)
+                    results.append(a)
+                    at.append(address(a))
         except MemoryError as e:
             raise MemoryLimitError(f"no memory for an output: {e}") from e
-        for a in results:
-            at.append(address(a))
         return ready, results, at
 
     def _given(self, out: Sequence[Array | None], ready: Sequence[Array]) -> list[Array]:

@@ -34,11 +34,15 @@ def test_the_address_is_where_the_first_element_lies() -> None:
 def test_unknown_interpreters_are_asked_by_the_documented_way(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    assert module._reader() is not module._from_interface
     monkeypatch.setattr(sys.implementation, "name", "other")
-    assert not module._header_is_known()
+    assert module._reader() is module._from_interface
     monkeypatch.undo()
-    monkeypatch.setattr(module, "_HEADER", module._HEADER + 8)  # an object of another build
-    assert not module._header_is_known()
+    monkeypatch.setattr(sys, "maxsize", 2**31 - 1)  # too few addresses for the window
+    assert module._reader() is module._from_interface
+    monkeypatch.undo()
+    monkeypatch.setattr(module, "_DATA", module._DATA + 8)  # an object of another build
+    assert module._reader() is module._from_interface
 
 
 def plus_one(n: int, threads: int) -> tw.Executable:
