@@ -223,6 +223,7 @@ class Trilu:
 
     def infer(x: TensorType, *, upper: int, k: int) -> TensorType:
         require(x.rank >= 2, f"needs matrices, got {x}")
+        require(isinstance(k, int), f"the diagonal k must be a whole number, got {k}")
         return x.with_shape(x.dims)
 
     def compute(out: TensorType, x: TensorArg, *, upper: int, k: int) -> At:

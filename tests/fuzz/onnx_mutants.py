@@ -51,7 +51,7 @@ def _attribute(graph: onnx.GraphProto, pick: random.Random) -> None:
     if kind < 0.08:
         node.attribute.remove(a)
     elif kind < 0.12:
-        a.type = pick.randint(0, 15)
+        a.type = pick.choice(AttributeProto.AttributeType.values())
     elif a.type == AttributeProto.INT:
         a.i = max(min(_number(a.i, pick), (1 << 63) - 1), -(1 << 63))
     elif a.type == AttributeProto.FLOAT:

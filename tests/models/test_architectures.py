@@ -21,7 +21,9 @@ SLOW = ("alexnet", "densenet121", "inception_v1", "inception_v2", "resnet50", "v
 # float32 sums of up to 4,608 products per layer, tens of layers deep, and a softmax that magnifies
 # what arrives at it. The deepest networks are the worst, in any runtime: random weights and inputs
 # were seen to put onnxruntime up to 7e-5 from float64 on ResNet-50, 2e-5 on Inception v2.
-TOLERANCE = {"resnet50": 2e-4, "inception_v2": 5e-5}
+# Winograd's F(4x4), which "standard" may use, errs up to 6 times as much as direct sums: 1.1e-4
+# were seen on Inception v2, 1.5e-5 under "reproducible".
+TOLERANCE = {"resnet50": 2e-4, "inception_v2": 2e-4}
 
 
 def models() -> ModuleType:

@@ -122,6 +122,8 @@ def test_limits_around_what_is_needed_and_around_the_least(name: str) -> None:
     free = checked(name)
     need = free.plan.arena_bytes
     assert [k.config for k in checked(name, need).kernels] == [k.config for k in free.kernels]
+    if not need:  # every blob is an input or an output: any limit can be met
+        return
     low = least(truth(name)[0])
     assert low <= need and (name not in NETS or low < need)
     for limit in dict.fromkeys((need - 1, (need + low) // 2, low)):
