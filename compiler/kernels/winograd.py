@@ -402,10 +402,6 @@ class Held:
         return local.value
 
 
-def index_of(i: Expr | int) -> Expr:
-    return index(i) if isinstance(i, int) else i
-
-
 def _all(*conditions: Expr) -> Expr:
     found = conditions[0]
     for c in conditions[1:]:

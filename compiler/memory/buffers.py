@@ -79,6 +79,11 @@ class Place:
     rows: int = 1
 
 
+def round_up(size: int, alignment: int) -> int:
+    """The least multiple of `alignment` that is not below `size`."""
+    return -(-size // alignment) * alignment
+
+
 def resolve(buffers: Iterable[BufferSpec]) -> dict[str, Place]:
     """Map every planned name, through views of views, to its place in a root; skip external ones.
 

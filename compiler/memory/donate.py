@@ -12,7 +12,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 
-from .buffers import BufferSpec, LiveRange, Place, Step, live_ranges, resolve
+from .buffers import BufferSpec, LiveRange, Place, Step, live_ranges, resolve, round_up
 from .plan import ALIGNMENT, MemoryPlan, plan
 from .regions import Region
 
@@ -76,7 +76,7 @@ class _Room:
         for start, end in sorted(met):
             if at + block.bytes <= start:
                 break
-            at = max(at, -(-end // alignment) * alignment)
+            at = max(at, round_up(end, alignment))
         return at if at + block.bytes <= self.bytes else None
 
 
@@ -99,9 +99,9 @@ def choose_regions(
     kept = set(keep)
     movable = [b for b in blocks if b.name not in donated and b.bytes and not kept & {*b.members}]
     stay = [b for b in blocks if b.name not in donated and b not in movable]
-    load = [_round(step.scratch, alignment) for step in steps]
+    load = [round_up(step.scratch, alignment) for step in steps]
     for b in (*movable, *stay):
-        _add(load, b, _round(b.bytes, alignment))
+        _add(load, b, round_up(b.bytes, alignment))
     by_size = sorted(rooms.values(), key=lambda room: room.bytes)
     while load:
         peak = load.index(max(load))
@@ -111,7 +111,7 @@ def choose_regions(
         block, room, at = chosen
         room.taken.append((block, at))
         movable.remove(block)
-        _add(load, block, -_round(block.bytes, alignment))
+        _add(load, block, -round_up(block.bytes, alignment))
     places = resolve(specs)
     return tuple(_region(name, room, specs, places) for name, room in rooms.items())
 
@@ -142,7 +142,3 @@ def _region(
     offsets = {s.name: base[places[s.name].root] + places[s.name].offset for s in inside}
     ranges = tuple(replace(b, first=max(0, b.first)) for b, _ in room.taken)
     return Region(name, room.bytes, tuple(inside), ranges, MappingProxyType(offsets))
-
-
-def _round(size: int, alignment: int) -> int:
-    return -(-size // alignment) * alignment

@@ -28,7 +28,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import NamedTuple
 
-from .buffers import BufferSpec, Step, resolve, shareable
+from .buffers import BufferSpec, Step, resolve, round_up, shareable
 from .dependencies import predecessors
 
 _BUDGET = 20_000
@@ -133,10 +133,10 @@ class _Program:
         kept = {places[name].root for name in keep if name in places}
         return cls(
             predecessors(steps, buffers),
-            [_round(step.scratch, alignment) for step in steps],
+            [round_up(step.scratch, alignment) for step in steps],
             touches,
             pairs,
-            [_round(places[root].bytes, alignment) for root in numbers],
+            [round_up(places[root].bytes, alignment) for root in numbers],
             users,
             [root in kept for root in numbers],
         )
@@ -425,7 +425,3 @@ def _members(mask: int) -> Iterator[int]:
         low = mask & -mask
         yield low.bit_length() - 1
         mask ^= low
-
-
-def _round(size: int, alignment: int) -> int:
-    return -(-size // alignment) * alignment

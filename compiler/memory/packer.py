@@ -27,6 +27,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ..errors import OptionError
+from .buffers import round_up
 from .exact import search
 from .sections import Ints, Problem
 from .skyline import greedy_by_size, improve
@@ -88,7 +89,7 @@ def pack(
                 " bytes; it must live for a step or more, and its size must not be negative"
             )
     deadline = time.monotonic() + time_limit
-    rounded = [-(-size // alignment) * alignment for _, _, size in buffers]
+    rounded = [round_up(size, alignment) for _, _, size in buffers]
     if sum(rounded) >= 2**61:
         raise OptionError(f"the buffers sum to {sum(rounded)} bytes; offsets end at 2**61")
     solid = [index for index, size in enumerate(rounded) if size]

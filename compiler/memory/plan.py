@@ -14,7 +14,16 @@ from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from ..text import printable
-from .buffers import BufferSpec, LiveRange, Place, Step, choose_inplace, live_ranges, resolve
+from .buffers import (
+    BufferSpec,
+    LiveRange,
+    Place,
+    Step,
+    choose_inplace,
+    live_ranges,
+    resolve,
+    round_up,
+)
 from .order import reorder as lower_order
 from .packer import Packing, pack
 from .regions import Region, verify_all
@@ -152,7 +161,7 @@ class MemoryPlan:
             donation = Lever("donation", plain.arena_bytes, self.donation_saved_bytes, 0)
             return (*plain.levers(), donation)
         joined = {member: block.bytes for block in self.ranges for member in block.members[1:]}
-        replaced = sum(_round(size, self.alignment) for size in joined.values())
+        replaced = sum(round_up(size, self.alignment) for size in joined.values())
         found = [
             Lever("sharing", self.unshared_bytes, self.unshared_bytes - self.arena_bytes, 0),
             self._lever("in place", self.apart_bound_bytes, replaced),
@@ -328,7 +337,7 @@ def needs(
     steps, buffers, keep = tuple(steps), tuple(buffers), tuple(keep)
     found = lower_order(steps, buffers, keep, alignment=alignment, inplace=inplace)
     apart = _Lives.of(steps, buffers, keep, False)
-    unshared = sum(_round(block.bytes, alignment) for block in apart.ranges)
+    unshared = sum(round_up(block.bytes, alignment) for block in apart.ranges)
     return Needs(found.bound if reorder else found.given, unshared)
 
 
@@ -372,7 +381,8 @@ def _placed(
         arena_bytes=packing.height,
         lower_bound_bytes=packing.lower_bound,
         unshared_bytes=sum(
-            _round(block.bytes, alignment) * len(block.members or (block.name,)) for block in ranges
+            round_up(block.bytes, alignment) * len(block.members or (block.name,))
+            for block in ranges
         ),
         peak_step=peak_step,
         peak=peak,
@@ -408,7 +418,7 @@ def _peak(
             if name in places:
                 born.setdefault(places[name].root, number)
     peak = [
-        (_tenant(block, born, peak_step), _round(block.bytes, alignment))
+        (_tenant(block, born, peak_step), round_up(block.bytes, alignment))
         for block in ranges
         if block.bytes and block.first <= peak_step <= block.last
     ]
@@ -419,8 +429,8 @@ def _heights(ranges: Iterable[LiveRange], steps: int, alignment: int) -> list[in
     """Bytes alive in each step."""
     change = [0] * (steps + 1)
     for block in ranges:
-        change[block.first] += _round(block.bytes, alignment)
-        change[block.last + 1] -= _round(block.bytes, alignment)
+        change[block.first] += round_up(block.bytes, alignment)
+        change[block.last + 1] -= round_up(block.bytes, alignment)
     return list(accumulate(change[:-1]))
 
 
@@ -439,7 +449,3 @@ def _moment(steps: Sequence[Step], number: int) -> str:
 
 def _size(size: int) -> str:
     return f"{size:>14} B {size / 2**20:>10.3f} MiB"
-
-
-def _round(size: int, alignment: int) -> int:
-    return -(-size // alignment) * alignment

@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from ..errors import PlanError
-from .buffers import BufferSpec, LiveRange, Step
+from .buffers import BufferSpec, LiveRange, Step, round_up
 from .verify import verify
 
 
@@ -65,7 +65,7 @@ def verify_all(
         verify(steps, buffers, offsets, scratch, arena_bytes, keep, alignment=alignment)
         return
     everything, where = list(buffers), dict(offsets)
-    end = -(-arena_bytes // alignment) * alignment
+    end = round_up(arena_bytes, alignment)
     for region in regions:
         everything += region.buffers
         for spec in region.buffers:
@@ -80,7 +80,7 @@ def verify_all(
                     f" bytes of the donated input {region.name!r}"
                 )
             where[spec.name] = end + at
-        end += -(-region.bytes // alignment) * alignment
+        end += round_up(region.bytes, alignment)
     caller = Step("the caller", (), tuple(r.name for r in regions))
     verify(
         (caller, *steps), everything, where, (None, *scratch), end, keep, alignment=alignment

@@ -16,7 +16,7 @@ from ..graph.arrays import ALIGNMENT
 from ..graph.ir import Graph
 from ..graph.storage import aliases
 from ..kernels.ir import Launch, Prepared
-from ..memory.buffers import BufferSpec, Step
+from ..memory.buffers import BufferSpec, Step, round_up
 from ..memory.donate import plan_donated
 from ..memory.plan import MemoryPlan
 from .address import address
@@ -44,11 +44,7 @@ Array = npt.NDArray[Any]
 
 def scratch_bytes(launch: Launch) -> int:
     """What a kernel needs besides its blobs, every buffer on a cache line of its own."""
-    return sum(_round(b.nbytes) for b in launch.kernel.params if b.role == "scratch")
-
-
-def _round(n: int) -> int:
-    return -(-n // ALIGNMENT) * ALIGNMENT
+    return sum(round_up(b.nbytes, ALIGNMENT) for b in launch.kernel.params if b.role == "scratch")
 
 
 def plan_memory(
@@ -160,7 +156,7 @@ class Program:
             at = slot + j
             if arg is None:
                 in_arena[at] = scratch
-                scratch += _round(buffer.nbytes)
+                scratch += round_up(buffer.nbytes, ALIGNMENT)
             elif isinstance(arg, Prepared):
                 table[at] = self.constants[arg].ctypes.data
             else:
