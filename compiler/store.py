@@ -19,7 +19,7 @@ import stat
 import struct
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -58,6 +58,15 @@ def cache_directory() -> Path | None:
         return Path.home() / ".cache" / "tilewright"
     except RuntimeError:  # no home directory
         return None
+
+
+def source_digest(files: Iterable[Path]) -> str:
+    """A field for keys: a hash of the code that decides what an entry holds, so that a change to it
+    makes new entries. What the files hold and their order count, not where they lie."""
+    h = hashlib.sha256()
+    for file in files:
+        h.update(file.read_bytes())
+    return h.hexdigest()[:16]
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,7 +21,7 @@ from ..kernels.ir import Launch, Unwritten
 from ..kernels.known import Record
 from ..kernels.select import records, select
 from ..options import VERSION
-from ..store import Key, Store
+from ..store import Key, Store, source_digest
 
 _ROOT: Final = Path(__file__).parents[2]
 _DECIDING: Final = ("ops", "compiler/graph", "compiler/kernels", "compiler/passes")
@@ -30,11 +30,9 @@ _DECIDING: Final = ("ops", "compiler/graph", "compiler/kernels", "compiler/passe
 @cache
 def templates_fingerprint() -> str:
     """A hash of the source that decides what kernels come out: a change to it makes new entries."""
-    h = hashlib.sha256()
-    for folder in _DECIDING:
-        for file in sorted((_ROOT / folder).glob("*.py")):
-            h.update(file.read_bytes())
-    return h.hexdigest()[:16]
+    return source_digest(
+        file for folder in _DECIDING for file in sorted((_ROOT / folder).glob("*.py"))
+    )
 
 
 def known_key(shapes: Sequence[str], device: Device) -> Key:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -21,6 +20,7 @@ from ..graph.mapped import file_of
 from ..graph.storage import aliases
 from ..kernels import ir
 from ..kernels.ir import Launch, Prepared
+from ..store import source_digest
 
 Array = npt.NDArray[Any]
 Constant = str | Prepared
@@ -54,11 +54,8 @@ def constants_of(graph: Graph, launches: Sequence[Launch]) -> tuple[Constant, ..
 def packing_fingerprint() -> str:
     """A hash of the source that decides what a recipe makes of arrays: the templates, and the
     operators that some recipes apply."""
-    h = hashlib.sha256()
-    for folder in (Path(ir.__file__).parent, Path(expr.__file__).parent):
-        for file in sorted(folder.glob("*.py")):
-            h.update(file.read_bytes())
-    return h.hexdigest()[:16]
+    folders = (Path(ir.__file__).parent, Path(expr.__file__).parent)
+    return source_digest(file for folder in folders for file in sorted(folder.glob("*.py")))
 
 
 def prepare(

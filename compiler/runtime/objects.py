@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache
@@ -16,7 +15,7 @@ from ..codegen.cpu.link import Linked, link
 from ..codegen.cpu.target import CpuTarget
 from ..kernels.ir import Kernel
 from ..kernels.printer import symbol, text_digest
-from ..store import Store
+from ..store import Store, source_digest
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,11 +35,8 @@ class Objects:
 @cache
 def codegen_fingerprint() -> str:
     """A hash of the source that decides what code comes out: a change to it makes new entries."""
-    h = hashlib.sha256()
-    for module in (expr, arithmetic, assemble, llvm_text, lower, registers, vector_math):
-        assert module.__file__ is not None
-        h.update(Path(module.__file__).read_bytes())
-    return h.hexdigest()[:16]
+    modules = (expr, arithmetic, assemble, llvm_text, lower, registers, vector_math)
+    return source_digest(Path(str(module.__file__)) for module in modules)
 
 
 def object_key(kernel: Kernel, target: CpuTarget) -> tuple[tuple[str, str], ...]:
