@@ -182,7 +182,10 @@ class Executable:
         made = partial(profile, c.graph, c.launches, c.plan.arena_bytes, limits(self.threads))
         feeds = arrays or tuple(random_input(s) for s in self.inputs)
         clock = time.thread_time_ns if self.threads == 1 else time.perf_counter_ns
-        destroys = bool(self.plan.regions)  # what it is given, so that each run takes copies
+
+        def given() -> Sequence[Array]:  # programs with donated inputs destroy them
+            return [np.array(a) for a in feeds] if self.plan.regions else feeds
+
         movers = None
         if moved and self.threads == 1:
             rows = made([1.0] * len(c.launches)).rows
@@ -191,11 +194,9 @@ class Executable:
             movers = Movers(some, c.target, clock)
         times = []
         for _ in range(max(1, rounds)):
-            given = [np.array(a) for a in feeds] if destroys else feeds
-            times.append(self._program.timed(given, clock)[1])
+            times.append(self._program.timed(given(), clock)[1])
             if movers is not None:
-                given = [np.array(a) for a in feeds] if destroys else feeds
-                self._program.timed(given, clock, movers.before)
+                self._program.timed(given(), clock, movers.before)
                 movers.turn += 1
         call = call_seconds(clock)
 

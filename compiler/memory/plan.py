@@ -318,8 +318,7 @@ def plan(
         before = given.packed(alignment, capacity)
         if before.height <= packing.height:  # the lower bound does not help if it is not met
             lives, packing, order, proved = given, before, tuple(range(len(steps))), False
-    result = _placed(lives, packing, buffers, keep, alignment, order, given_bound, proved)
-    result = replace(result, may_reorder=reorder)
+    result = _placed(lives, packing, buffers, keep, alignment, order, given_bound, proved, reorder)
     result.check()
     return result
 
@@ -335,10 +334,13 @@ def needs(
 ) -> Needs:
     """What `plan` would have to place, without placing it."""
     steps, buffers, keep = tuple(steps), tuple(buffers), tuple(keep)
-    found = lower_order(steps, buffers, keep, alignment=alignment, inplace=inplace)
+    if reorder:
+        bound = lower_order(steps, buffers, keep, alignment=alignment, inplace=inplace).bound
+    else:
+        bound = _Lives.of(steps, buffers, keep, inplace).bound(alignment)
     apart = _Lives.of(steps, buffers, keep, False)
     unshared = sum(round_up(block.bytes, alignment) for block in apart.ranges)
-    return Needs(found.bound if reorder else found.given, unshared)
+    return Needs(bound, unshared)
 
 
 def step_bytes(
@@ -352,6 +354,7 @@ def step_bytes(
 def _placed(
     lives: _Lives, packing: Packing, buffers: tuple[BufferSpec, ...], keep: tuple[str, ...],
     alignment: int, order: tuple[int, ...], given_bound: int, proved: bool,
+    may_reorder: bool,
 ) -> MemoryPlan:  # fmt: skip
     """The plan of one packing."""
     steps, ranges, places = lives.steps, lives.ranges, resolve(buffers)
@@ -389,6 +392,7 @@ def _placed(
         order=order,
         given_bound_bytes=given_bound,
         order_proved=proved,
+        may_reorder=may_reorder,
     )
 
 
