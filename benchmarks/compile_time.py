@@ -72,12 +72,7 @@ def main() -> None:
         env = {k: v for k, v in os.environ.items() if k != "PYTHONDONTWRITEBYTECODE"}
         env["PYTHONPYCACHEPREFIX"] = bytecode
         subprocess.run([sys.executable, "-c", "import tilewright, onnx"], env=env, check=True)
-        for name in args.models or models.NAMES:
-            try:
-                path = Path(name) if name.endswith(".onnx") else models.path(name)
-            except ModuleNotFoundError as e:
-                print(f"{name:14s} left out: {e}")
-                continue
+        for path in models.files(args.models):
             if not args.again and sheet.has(path.stem):
                 continue
             found = measure(path, args.rounds, env)

@@ -61,7 +61,7 @@ def main() -> None:
     limit = limits(args.threads)
     print(describe(limit))
     for name in args.models or models.NAMES:
-        path = Path(name) if name.endswith(".onnx") else models.path(name)
+        path = models.file_of(name)
         if sheet is not None and not args.again and sheet.has(path.stem):
             continue
         exe = tw.compile(path, threads=args.threads)

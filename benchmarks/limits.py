@@ -31,7 +31,7 @@ def main() -> None:
     p.add_argument("--rounds", type=int, default=20)
     args = p.parse_args()
     for name in args.models or models.NAMES:
-        path = Path(name) if name.endswith(".onnx") else models.path(name)
+        path = models.file_of(name)
         programs = programs_of(path, args.threads)
         times = timed(programs, args.threads, args.rounds)
         print(f"\n{path.stem}, {args.threads} thread(s)\n{report(programs, times)}", flush=True)

@@ -31,6 +31,7 @@ from machine import about
 from sheet import RESULTS, Sheet
 
 from tilewright.compiler.api.compile import analyse
+from tilewright.compiler.memory.buffers import round_up
 from tilewright.compiler.memory.plan import MemoryPlan, pack_blocks, plan
 
 DEFAULT: Final = RESULTS / "memory.json"
@@ -46,12 +47,7 @@ def main() -> None:
     p.add_argument("--again", action="store_true", help="measure also what the file holds")
     args = p.parse_args()
     sheet = Sheet(args.output)
-    for name in args.models or models.NAMES:
-        try:
-            path = Path(name) if name.endswith(".onnx") else models.path(name)
-        except ModuleNotFoundError as e:
-            print(f"{name:14s} left out: {e}")
-            continue
+    for path in models.files(args.models):
         if not args.again and sheet.has(path.stem):
             continue
         found = measure(analyse(path).plan, args.rounds)
@@ -66,7 +62,7 @@ def main() -> None:
 def measure(made: MemoryPlan, rounds: int) -> dict[str, Any]:
     """Bytes and seconds of all planners, and what each of our decisions saves."""
     align = made.alignment
-    blocks = [(b.first, b.last, -(-b.bytes // align) * align) for b in made.ranges]
+    blocks = [(b.first, b.last, round_up(b.bytes, align)) for b in made.ranges]
     bound = planners.lower_bound(blocks)
     assert bound == made.alive_bytes, "the plan's bound is not that of its live ranges"
     contestants: dict[str, planners.Planner] = {

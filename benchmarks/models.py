@@ -19,7 +19,7 @@ import importlib.util
 import os
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
@@ -73,6 +73,23 @@ def path(name: str, batch: int = 1) -> Path:
     if not file.exists():
         _publish(make(), file)
     return file if batch == 1 else variant(file, f"batch{batch}", partial(with_batch, batch=batch))
+
+
+def file_of(name: str) -> Path:
+    """The file that an argument means: a .onnx file's path, or what `path` has for a name."""
+    return Path(name) if name.endswith(".onnx") else path(name)
+
+
+def files(names: Sequence[str]) -> Iterator[Path]:
+    """The files that arguments mean, of all models if there are none. Those that need torch, where
+    it is missing, are left out, which is printed."""
+    for name in names or NAMES:
+        try:
+            file = file_of(name)
+        except ModuleNotFoundError as e:
+            print(f"{name:14s} left out: {e}")
+        else:
+            yield file
 
 
 def variant(file: Path, word: str, rewrite: Callable[[onnx.ModelProto], onnx.ModelProto]) -> Path:
