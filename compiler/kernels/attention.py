@@ -37,7 +37,7 @@ from .ir import Declare, For, If, Kernel, Launch, Local, Phase, Set, Stmt, Store
 from .matmul_group import MatmulGroup, matmul_group, matmul_results, variable
 from .matmul_operands import Left, Operands
 from .microkernel import Level, MicroKernel, Panel, Rows, Segment, issue_slots, most_rows
-from .template import Config, required
+from .template import Config, each_once, required
 
 ITEM_FLOPS = 500_000  # an item takes at least about 5 microseconds
 MAX_ITEMS = 32
@@ -274,7 +274,7 @@ class Attend:
         found.append({**found[0], "pack": not found[0]["pack"]})
         if found[0]["items"] > 1:
             found.append({**found[0], "items": -(-found[0]["items"] // 2)})
-        return [c for k, c in enumerate(found) if c not in found[:k]]
+        return each_once(found)
 
     def default(
         self, graph: Graph, ops: Sequence[Op], outputs: Sequence[str], device: Device
@@ -294,7 +294,7 @@ class Attend:
         low = {**loose, **min(shapes, key=lambda s: s["mr"])}
         found = [few, loose, low, {**loose, "items": 1}, {**low, "items": 1},
                  {**low, "items": 1, "mr": 1}]  # fmt: skip
-        return [c for k, c in enumerate(found) if c not in (first, *found[:k])]
+        return each_once([first, *found])[1:]
 
     def instantiate(
         self, graph: Graph, ops: Sequence[Op], outputs: Sequence[str], device: Device,

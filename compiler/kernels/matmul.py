@@ -40,7 +40,7 @@ from .microkernel import (
     issue_slots,
     most_rows,
 )
-from .template import Config, required
+from .template import Config, each_once, required
 
 Array = npt.NDArray[Any]
 ITEM_FLOPS = 500_000  # an item takes at least about 5 microseconds
@@ -269,7 +269,7 @@ class Gemm:
             found.append({**found[0], "items": -(-items // 2)})
         if not p.constant:
             found.append({**found[0], "pack": not pack})
-        return [c for k, c in enumerate(found) if c not in found[:k]]
+        return each_once(found)
 
     def default(
         self, graph: Graph, ops: Sequence[Op], outputs: Sequence[str], device: Device
@@ -289,7 +289,7 @@ class Gemm:
             own = {**whole, "pack": "item", "items": min(first["items"], device.threads)}
             found += [{**first, "pack": False}, own, {**own, "items": 1},
                       {**own, "items": 1, "nb": 1}]  # fmt: skip
-        return [c for k, c in enumerate(found) if c not in (first, *found[:k])]
+        return each_once([first, *found])[1:]
 
     def instantiate(
         self, graph: Graph, ops: Sequence[Op], outputs: Sequence[str], device: Device,

@@ -59,6 +59,11 @@ class Frugal(Protocol):
         results in place of operands. They need not be in the space."""
 
 
+def each_once(found: Sequence[Config]) -> list[Config]:
+    """The configs in their order, without those that stood before."""
+    return [c for k, c in enumerate(found) if c not in found[:k]]
+
+
 def falling(found: Iterable[tuple[float, int, Config]]) -> list[Config]:
     """Of configs given as (estimated time, bytes of scratch, config): the fastest, then every one
     with less scratch than all faster ones."""
