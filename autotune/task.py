@@ -81,10 +81,10 @@ class Candidate:
 class Task:
     """A problem and every candidate for it.
 
-    space: the candidates; the first is the one that is used without tuning. estimates: what the cost model says of each, in units that
-    compare within the task; empty where there is no model. features: numbers that describe the
-    problem, by which near problems are found (extents, amounts of work). payload: what a runner
-    needs to make candidates, as data. label: for people.
+    space: the candidates; the first is the one that is used without tuning. estimates: what the
+    cost model says of each, in units that compare within the task; empty where there is no model.
+    features: numbers that describe the problem, by which near problems are found (extents, amounts
+    of work). payload: what a runner needs to make candidates, as data. label: for people.
 
     Raises TunerError for an empty space, equal candidates, or estimates that do not fit.
     """
