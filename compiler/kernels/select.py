@@ -66,7 +66,7 @@ def select(graph: Graph, device: Device, recall: Recall | None = None) -> tuple[
     launches = []
     for ops, outputs, shape, names in found:
         if shape not in made:
-            record = known.get(shape_digest(shape)) if known and _is_ours(ops) else None
+            record = known.get(shape_digest(shape)) if known and is_built_in(ops) else None
             launch = record and restored(record, TEMPLATES, graph, ops, outputs, names, device)
             launch = launch or _make(graph, ops, outputs, device)
             _report(graph, ops, launch)
@@ -84,18 +84,18 @@ def records(graph: Graph, launches: Sequence[Launch]) -> dict[str, Record]:
         ops = [graph.ops[k] for k in launch.ops]
         shape, names = shape_of(graph, ops, live_outputs(graph, ops))
         record = record_of(launch, names)
-        if record is not None and _is_ours(ops):
+        if record is not None and is_built_in(ops):
             out[shape_digest(shape)] = record
     return out
 
 
 def _digests(found: Iterable[tuple[Sequence[Op], Names, object, Names]]) -> list[str]:
     """Of the distinct shapes that records can be found for."""
-    ours = dict.fromkeys(shape for ops, _, shape, _ in found if _is_ours(ops))
+    ours = dict.fromkeys(shape for ops, _, shape, _ in found if is_built_in(ops))
     return [shape_digest(shape) for shape in ours]
 
 
-def _is_ours(ops: Sequence[Op]) -> bool:
+def is_built_in(ops: Sequence[Op]) -> bool:
     """Whether a group's shape says what it computes: users may declare operators anew."""
     return all(BUILT_IN.get(op.operator) is op.definition for op in ops)
 

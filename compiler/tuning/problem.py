@@ -36,7 +36,7 @@ from ..graph.text import parse as parse_graph
 from ..graph.text import to_text
 from ..kernels.compose import only_element
 from ..kernels.device import Device
-from ..kernels.ir import Launch
+from ..kernels.ir import Kernel, Launch
 from ..kernels.select import able, live_outputs
 from ..kernels.template import Estimating, KernelTemplate
 from ..options import NUMERICS, Numerics
@@ -46,6 +46,8 @@ from . import values
 Array = npt.NDArray[Any]
 
 _HEAD: Final = "tilewright problem 1"
+_MOST_FEATURES: Final = 64
+_LARGE: Final = 1e15
 _DEVICE: Final = tuple(f.name for f in fields(Device))
 
 
@@ -162,12 +164,15 @@ class Problem:
         shown = parts if len(parts) <= 4 else [*parts[:3], f"{len(parts) - 3} more"]
         return f"{' + '.join(shown)} {self.graph.type(self.outputs[0])}"
 
-    def features(self) -> dict[str, float]:
-        """Numbers by which near problems are found: extents, windows, amounts of work."""
-        default = self.candidates()[0][0]
-        kernel = self.instantiate(default).kernel
-        found: dict[str, float] = {"threads": self.device.threads, "flops": kernel.flops,
-                                   "bytes": kernel.bytes}  # fmt: skip
+    def features(self, kernel: Kernel | None = None) -> dict[str, float]:
+        """Numbers, none below 0, by which near problems are found: extents, windows, work.
+
+        kernel: any that computes this, if there is one already; they agree on the least work.
+        """
+        made = kernel or self.instantiate(self.candidates()[0][0]).kernel
+        found: dict[str, float] = {
+            "threads": self.device.threads, "flops": made.flops, "bytes": made.bytes
+        }  # fmt: skip
         anchor = next((op for op in self.ops if op.has(Contraction)), self.ops[0])
         named = [(f"in{k}", t) for k, t in enumerate(self.graph.input_types(anchor)) if t]
         named += [(f"out{k}", t) for k, t in enumerate(self.graph.output_types(anchor))]
@@ -176,9 +181,9 @@ class Problem:
             found[f"{name}.block"] = kind.layout.block
         for name, value in anchor.attrs:
             numbers = value if isinstance(value, tuple) else (value,)
-            if all(isinstance(v, (int, float)) for v in numbers):
-                found |= {f"{name}.{k}": float(v) for k, v in enumerate(numbers)}
-        return found
+            if all(type(v) in (int, float) and 0 <= v < _LARGE for v in numbers):
+                found |= {f"{name}.{k}": v for k, v in enumerate(numbers)}
+        return {k: float(v) for k, v in list(found.items())[:_MOST_FEATURES]}
 
 
 def candidate(template: KernelTemplate, config: Mapping[str, Any]) -> Candidate:
