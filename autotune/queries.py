@@ -65,6 +65,21 @@ _FASTEST: Final = (
     "SELECT {} FROM rows r WHERE r.key = k.id AND r.seconds IS NOT NULL AND ({}) "
     "ORDER BY r.seconds LIMIT 1"
 )
+_CHOSEN: Final = f"""
+WITH bound AS (
+    SELECT k.id AS key, ? * ({_FASTEST.format("r.seconds", "{mine}")}) AS most
+    FROM keys k WHERE {{asked}}),
+chosen AS (
+    SELECT r.id FROM bound CROSS JOIN rows r ON r.key = bound.key
+    WHERE r.seconds <= bound.most AND ({{mine}})
+    UNION
+    SELECT r.id FROM bound CROSS JOIN rows r INDEXED BY defaults ON r.key = bound.key
+    WHERE r.is_default AND ({{mine}}))
+SELECT {_KEY}, {_ROW}
+FROM chosen CROSS JOIN rows r ON r.id = chosen.id JOIN keys k ON k.id = r.key
+{_ORDER_IN_KEY}
+"""
+"""Reads the rows that are wanted and no others: joins keep the order that stands here."""
 _INSERT: Final = (
     "INSERT OR REPLACE INTO rows (key, template, version, config, is_default, seconds, low, high, "
     "rounds, contaminated, failure, detail, features, date, versions, origin) "
@@ -163,16 +178,7 @@ def of_many(
         query = f"{_SELECT} WHERE {asked} AND ({mine}) {_ORDER_IN_KEY}"
         values: list[Any] = [*digests, *names]
     else:
-        query = (
-            f"WITH bound AS (SELECT k.id AS id, ? * ({_FASTEST.format('r.seconds', mine)}) AS most FROM keys k "
-            f"WHERE {asked}), chosen AS ("
-            "SELECT r.id FROM bound CROSS JOIN rows r ON r.key = bound.id "
-            f"WHERE r.seconds <= bound.most AND ({mine}) UNION "
-            "SELECT r.id FROM bound CROSS JOIN rows r INDEXED BY defaults ON r.key = bound.id "
-            f"WHERE r.is_default AND ({mine})) "
-            f"SELECT {_KEY}, {_ROW} FROM chosen CROSS JOIN rows r ON r.id = chosen.id "
-            f"JOIN keys k ON k.id = r.key {_ORDER_IN_KEY}"
-        )
+        query = _CHOSEN.format(asked=asked, mine=mine)
         values = [within, *names, *digests, *names, *names]
     wanted = set(keys)
     return [row for row in _read(connection.execute(query, values).fetchall())
