@@ -23,7 +23,7 @@ from ..task import Candidate, Task, Value
 
 Array = npt.NDArray[np.float64]
 
-CONFIG: Final = 0.15
+CONFIG: Final = 0.12
 """Deviation of log(time / estimate) between configs of one template that are far apart."""
 TEMPLATE: Final = 0.1
 """The same between templates."""
