@@ -63,7 +63,8 @@ def predictions(survey: Survey, places: Sequence[int]) -> tuple[Mapping[int, flo
     )
     spread = math.sqrt((WEIGHT * SPREAD**2 + squares) / (WEIGHT + len(logs)))
     return {
-        k: _estimate(survey, k) + offsets.get(survey.task.space[k].template, overall) for k in places
+        k: _estimate(survey, k) + offsets.get(survey.task.space[k].template, overall)
+        for k in places
     }, spread
 
 
