@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import os
+import re
 import signal
 import sqlite3
 import subprocess
@@ -370,6 +371,12 @@ def overwrite(path: Path, start: int, data: bytes) -> None:
         f.write(data)
 
 
+def one_page_of_rows(path: Path) -> None:
+    """One that no new row is written to."""
+    dates = [m.start() for m in re.finditer(b"2026-01-31T", path.read_bytes())]
+    overwrite(path, dates[len(dates) // 2] // 4096 * 4096, b"\xaa" * 4096)
+
+
 def other_tables(path: Path) -> None:
     path.unlink()
     with sqlite3.connect(path) as connection:
@@ -391,7 +398,7 @@ DAMAGE = {
     "all other pages": lambda p: overwrite(p, 4096, b"\xaa" * (p.stat().st_size - 4096)),
     "cut in the first page": lambda p: os.truncate(p, 1000),
     "cut later": lambda p: os.truncate(p, 5 * 4096),
-    "last page": lambda p: overwrite(p, p.stat().st_size - 4096, b"\xaa" * 4096),
+    "one page of rows": one_page_of_rows,
     "other tables": other_tables,
     "without a table": without_a_table,
 }
@@ -406,8 +413,8 @@ def test_a_damaged_file_is_set_aside_with_one_warning(
     DAMAGE[damage](path)
     before = path.read_bytes()
     records = Records(path)
-    if first == "read":  # which does not need the last page
-        assert len(records.rows()) == (200 if damage == "last page" else 0)
+    if first == "read":
+        assert records.rows() == []
     assert records.add(KEY, candidate(1), time(1))
     assert [r.candidate for r in Records(path, strict=True).rows()] == [candidate(1)]
     (warning,) = warnings(caplog)
