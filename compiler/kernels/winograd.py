@@ -51,7 +51,7 @@ from .microkernel import Level, MicroKernel, Panel, Rows, Segment, bind
 from .packing import Stage, Weights, write
 from .recipe import prepared, recipe
 from .template import Config, required
-from .winograd_configs import Tiles, lean, ranked, shares, steps, vectors_of
+from .winograd_configs import Tiles, estimate, lean, ranked, shares, steps, vectors_of
 from .winograd_transforms import applied, transformed_weights, transforms
 
 Array = npt.NDArray[Any]
@@ -489,6 +489,12 @@ class Winograd:
         self, graph: Graph, ops: Sequence[Op], outputs: Sequence[str], device: Device
     ) -> list[Config]:
         return lean(_require(graph, ops, outputs), device)
+
+    def estimate(
+        self, graph: Graph, ops: Sequence[Op], outputs: Sequence[str], device: Device,
+        config: Config,
+    ) -> float:  # fmt: skip
+        return estimate(_require(graph, ops, outputs), device, config)
 
     def instantiate(
         self, graph: Graph, ops: Sequence[Op], outputs: Sequence[str], device: Device,

@@ -172,13 +172,19 @@ class _Costs:
         return total / self.device.threads + 3 * PHASE_SLOTS
 
 
+def estimate(p: ConvGroup, device: Device, config: Config) -> float:
+    """Slots until the last thread is done."""
+    costs = _Costs(p, device, Tiles.of(p, p.anchor.attr("winograd")))
+    return costs.together(config) if config["phases"] == 1 else costs.apart(config)
+
+
 def ranked(p: ConvGroup, device: Device) -> list[Config]:
     """Configs worth trying, the one with the least estimate first, both schedules among them."""
     threads = device.threads
     items = [1] if threads == 1 else [threads * k for k in ITEMS_PER_THREAD]
-    found = sorted(_candidates(p, device, items), key=_estimate)
+    found = sorted(_candidates(p, device, items), key=_first)
     best = [f for n in (1, 3) for f in [f for f in found if f[1]["phases"] == n][:KEPT]]
-    return [c for _, c in sorted(best, key=_estimate)]
+    return [c for _, c in sorted(best, key=_first)]
 
 
 def lean(p: ConvGroup, device: Device) -> list[Config]:
@@ -217,7 +223,7 @@ def _candidates(
                         yield costs.together(config), config
 
 
-def _estimate(found: tuple[float, Config]) -> float:
+def _first(found: tuple[float, Config]) -> float:
     return found[0]
 
 
