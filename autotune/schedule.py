@@ -9,7 +9,7 @@ less, and costs are learned. Nothing here runs anything or looks at a clock.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 from .outcome import Failure, Measurement, Outcome
@@ -18,6 +18,10 @@ from .task import Task
 
 WORTHWHILE: Final = 5e-4
 """Less than that share of the model's run time is not worth searching for, all tasks together."""
+
+DOUBT: Final = 3e-3
+"""The share of a task's time that is expected to be lost by choosing its winner from few samples;
+what a search that expects no gain any more asks for is worth that."""
 
 _PRIOR: Final = 2.0
 """Candidates that the average of all tasks counts for in the cost of one."""
@@ -29,6 +33,7 @@ class Job:
 
     outcomes: by place in the space, those on record among them. recorded: places known before.
     tried: places run in this session. seconds, units: time spent, and candidates it was spent on.
+    pending: what the search asked for last; heard: what came of it from runners that are gone.
     """
 
     task: Task
@@ -42,6 +47,7 @@ class Job:
     busy: bool = False
     closed: bool = False
     pending: Request | None = None
+    heard: list[tuple[int, Outcome]] = field(default_factory=list)
 
     @property
     def default(self) -> float | None:
@@ -87,20 +93,28 @@ class Schedule:
     def next(self, device: str | None = None) -> Job | None:
         """The job whose pending request brings most per second, now busy; None when none is worth
         it. device: only tasks of this device."""
-        if self.gain < self.worthwhile:
-            return None
+        exploring = self.gain >= self.worthwhile
         best: tuple[float, Job] | None = None
         for job in self.jobs:
             if job.busy or job.closed or device not in (None, job.task.key.device):
                 continue
-            request = self._asked(job)
-            value = job.gain / self.cost(job, request) if request else 0.0
+            value = self._value(job, exploring)
             if value > 0.0 and (best is None or value > best[0]):
                 best = value, job
         if best is None:
             return None
         best[1].busy = True
         return best[1]
+
+    def _value(self, job: Job, exploring: bool) -> float:
+        """What the job's next request brings per second: a gain, or certainty."""
+        gain = job.search.remaining_gain()
+        if gain == 0.0 and job.outcomes:
+            gain = DOUBT
+        elif not exploring:
+            return 0.0
+        request = self._asked(job)
+        return 0.0 if request is None else job.share * gain / self.cost(job, request)
 
     def heard(self, job: Job, place: int, outcome: Outcome) -> None:
         """An outcome has come in."""
@@ -111,23 +125,25 @@ class Schedule:
         """The pending request came to an end after so many seconds. One of which nothing was heard
         will not be repeated, and its task is left alone: no time was left for it."""
         job.busy, job.pending = False, None
+        told, job.heard = [*job.heard, *heard], []
         job.seconds += seconds
         job.units += len(dict(heard))
-        if heard:
-            job.search.tell(heard)
+        if told:
+            job.search.tell(told)
         else:
             job.closed = self.short = True
 
     def given_back(self, job: Job, heard: Sequence[tuple[int, Outcome]]) -> None:
-        """Who ran the pending request is gone. What was heard counts, the rest is asked again."""
+        """Who ran the pending request is gone. What was heard counts, the rest is still wanted."""
         job.busy = False
-        missing = tuple(k for k in job.pending.candidates if k not in dict(heard)) \
-            if job.pending else ()  # fmt: skip
-        if job.pending and missing and len(missing) == len(job.pending.candidates):
-            return  # the same request, to somebody else
-        job.pending = None
-        if heard:
-            job.search.tell(heard)
+        if job.pending is None:
+            return
+        job.heard += heard
+        missing = tuple(k for k in job.pending.candidates if k not in dict(heard))
+        if missing:
+            job.pending = replace(job.pending, candidates=missing)
+        else:
+            self.finished(job, (), 0.0)
 
     def cost(self, job: Job, request: Request) -> float:
         """Expected seconds of a request."""

@@ -13,15 +13,17 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from queue import Empty, SimpleQueue
-from typing import Final, Protocol
+from typing import Final
 
 from .errors import RunnerLost
 from .events import Began, Ended, Event, Listed, State, Tried, Warned
 from .interrupts import Stop
 from .outcome import Failure, Outcome
+from .records import Records
+from .row import Row
 from .runner import Request, Runner, Strategy
 from .schedule import Job, Schedule
-from .task import Candidate, Key, Task
+from .task import Task
 
 GRACE: Final = 1.0
 """Seconds after the deadline for a runner to come back; then it is closed."""
@@ -30,46 +32,38 @@ NEAR: Final = 3
 """Winners of that many near problems are where a search begins."""
 
 
-class Row(Protocol):
-    """One outcome on record."""
-
-    @property
-    def candidate(self) -> Candidate: ...
-    @property
-    def outcome(self) -> Outcome: ...
-
-
-class Recorder(Protocol):
-    """What a session needs of the records (`records.py`)."""
-
-    def of(self, key: Key) -> Sequence[Row]: ...
-    def near(self, key: Key, features: dict[str, float], count: int) -> Sequence[Row]: ...
-    def elsewhere(self, key: Key) -> Sequence[Row]: ...
-    def add(
-        self, key: Key, candidate: Candidate, outcome: Outcome, *, is_default: bool,
-        features: dict[str, float], origin: str,
-    ) -> None: ...  # fmt: skip
-
-
 def open_jobs(
-    tasks: Sequence[tuple[Task, float]], strategy: Strategy, records: Recorder
+    tasks: Sequence[tuple[Task, float]], strategy: Strategy, records: Records
 ) -> list[Job]:
     """A search for every task, given with its share of the run time. Outcomes on record are known
-    to it, winners of near problems and on other devices are where it begins."""
+    to it; what was found on other devices and for near problems is where it begins."""
     jobs = []
     for task, weight in tasks:
+        templates = {c.template: c.version for c in task.space}
         known = {
             task.places[row.candidate]: row.outcome
-            for row in records.of(task.key) if row.candidate in task.places
+            for row in records.of(task.key, templates) if row.candidate in task.places
         }  # fmt: skip
-        rows = [*records.elsewhere(task.key), *records.near(task.key, dict(task.features), NEAR)]
+        rows = [*_winners(records.elsewhere(task.key, templates)),
+                *records.near(task.key, task.features, NEAR, templates)]  # fmt: skip
         starts = dict.fromkeys(
-            task.places[r.candidate] for r in rows
-            if r.candidate in task.places and not isinstance(r.outcome, Failure)
-        )  # fmt: skip
+            task.places[row.candidate] for row in rows if row.candidate in task.places
+        )
         search = strategy.search(task, tuple(known.items()), tuple(starts))
         jobs.append(Job(task, weight, search, known, frozenset(known)))
     return jobs
+
+
+def _winners(rows: Sequence[Row]) -> list[Row]:
+    """The fastest row of each device."""
+    best: dict[str, Row] = {}
+    for row in rows:
+        there = best.get(row.device)
+        if row.seconds is not None and (
+            there is None or there.seconds is None or row.seconds < there.seconds
+        ):
+            best[row.device] = row
+    return list(best.values())
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,7 +120,7 @@ class Session:
     """
 
     def __init__(
-        self, jobs: Sequence[Job], runners: Sequence[Runner], deadline: float, records: Recorder,
+        self, jobs: Sequence[Job], runners: Sequence[Runner], deadline: float, records: Records,
         *, report: Callable[[Event], None] = lambda event: None, stop: Stop | None = None,
         clock: Callable[[], float] = time.monotonic, began: float | None = None,
     ) -> None:  # fmt: skip
@@ -222,7 +216,7 @@ class Session:
             and self._clock() >= self._deadline  # fmt: skip
         if not late:  # it might have come in time with more of it
             self._records.add(task.key, task.space[place], outcome, is_default=place == 0,
-                              features=dict(task.features), origin=hand.origin)  # fmt: skip
+                              features=task.features, origin=hand.origin)  # fmt: skip
         self.schedule.heard(job, place, outcome)
         best = job.best
         self._report(Tried(

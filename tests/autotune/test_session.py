@@ -63,7 +63,7 @@ def test_a_task_that_costs_more_waits() -> None:
 
     slow.during = linger
     session([(task("slow"), 0.5), (task("quick"), 0.4)], [slow], clock, 100)
-    assert slow.ran[:5] == [("slow", 0)] + [("quick", k) for k in range(4)]
+    assert slow.ran[:4] == [("slow", 0), ("quick", 0), ("quick", 1), ("quick", 2)]
 
 
 def test_the_budget_is_kept_and_partial_answers_count() -> None:
