@@ -12,6 +12,7 @@ from ...ops.operator import Contraction
 from ..errors import LoweringError
 from ..graph.ir import Graph, Op
 from ..graph.storage import needs_no_code
+from ..options import Numerics
 from ..passes.convolutions import is_depthwise
 from .access import element_by_element
 from .attention import Attend
@@ -28,7 +29,7 @@ from .recurrent import Recurrent
 from .scan import CumulativeSum
 from .scatter import Scatter
 from .sorting import ArgReduce, TopK
-from .template import KernelTemplate
+from .template import KernelTemplate, Marked
 from .unpool import Unpool
 from .winograd import Winograd
 
@@ -65,7 +66,7 @@ def select(graph: Graph, device: Device, recall: Recall | None = None) -> tuple[
     launches = []
     for ops, outputs, shape, names in found:
         if shape not in made:
-            record = known.get(shape_digest(shape)) if known and _is_ours(ops) else None
+            record = known.get(shape_digest(shape)) if known and is_built_in(ops) else None
             launch = record and restored(record, TEMPLATES, graph, ops, outputs, names, device)
             launch = launch or _make(graph, ops, outputs, device)
             _report(graph, ops, launch)
@@ -83,20 +84,34 @@ def records(graph: Graph, launches: Sequence[Launch]) -> dict[str, Record]:
         ops = [graph.ops[k] for k in launch.ops]
         shape, names = shape_of(graph, ops, live_outputs(graph, ops))
         record = record_of(launch, names)
-        if record is not None and _is_ours(ops):
+        if record is not None and is_built_in(ops):
             out[shape_digest(shape)] = record
     return out
 
 
 def _digests(found: Iterable[tuple[Sequence[Op], Names, object, Names]]) -> list[str]:
     """Of the distinct shapes that records can be found for."""
-    ours = dict.fromkeys(shape for ops, _, shape, _ in found if _is_ours(ops))
+    ours = dict.fromkeys(shape for ops, _, shape, _ in found if is_built_in(ops))
     return [shape_digest(shape) for shape in ours]
 
 
-def _is_ours(ops: Sequence[Op]) -> bool:
+def is_built_in(ops: Sequence[Op]) -> bool:
     """Whether a group's shape says what it computes: users may declare operators anew."""
     return all(BUILT_IN.get(op.operator) is op.definition for op in ops)
+
+
+def able(
+    graph: Graph, ops: Sequence[Op], outputs: Sequence[str], numerics: Numerics
+) -> tuple[KernelTemplate, ...]:  # fmt: skip
+    """Templates that may compute a group, the one that is used without tuning first. Templates add
+    in orders of their own, so that under "reproducible" there is that one only."""
+    given = graph, ops, outputs
+    first = next((t for t in TEMPLATES if t.matches(*given)), None)
+    if first is None or numerics == "reproducible":
+        return () if first is None else (first,)
+    other = next(t for t in TEMPLATES if not isinstance(t, Marked) and t.matches(*given))
+    more = (t for t in TEMPLATES if isinstance(t, Marked) and t.serves(*given))
+    return tuple(dict.fromkeys((first, *more, other)))
 
 
 def _make(graph: Graph, ops: Sequence[Op], outputs: tuple[str, ...], device: Device) -> Launch:

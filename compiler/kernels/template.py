@@ -60,6 +60,15 @@ class Frugal(Protocol):
 
 
 @runtime_checkable
+class Marked(Protocol):
+    """A template for groups that others compute as well, in another order of additions. It matches
+    those that a pass marked for it."""
+
+    def serves(self, graph: Graph, ops: Sequence[Op], outputs: Sequence[str]) -> bool:
+        """Whether this template can compute the group, marked or not."""
+
+
+@runtime_checkable
 class Estimating(Protocol):
     """A template that says what its configs cost, before any of them is built."""
 

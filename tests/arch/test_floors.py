@@ -32,6 +32,7 @@ FLOORS = (
     ("compiler.codegen",),
     ("compiler.store", "compiler.runtime"),
     ("compiler.inspect",),
+    ("compiler.tuning",),
     ("compiler.api",),
     ("compiler.cli",),
 )
