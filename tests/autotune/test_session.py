@@ -4,29 +4,42 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tilewright.autotune.events import Began, Ended, Event, Tried, Warned, as_json
 from tilewright.autotune.interrupts import Stop, stopped_by_signals
-from tilewright.autotune.outcome import Failure, Measurement
-from tilewright.autotune.runner import Runner
+from tilewright.autotune.outcome import Failure, Measurement, Outcome
+from tilewright.autotune.records import Records
+from tilewright.autotune.runner import Request, Runner
 from tilewright.autotune.schedule import Job, Schedule
 from tilewright.autotune.session import Session, open_jobs
 from tilewright.autotune.task import Candidate, Task
 
-from .session_fakes import Bench, Clock, InOrder, Notebook, Row, measured, task
+from .session_fakes import Bench, Clock, InOrder, Surer, measured, task
 
 Events = list[Event]
 
 
+@pytest.fixture
+def records(tmp_path: Path) -> Records:
+    return Records(tmp_path / "records.sqlite")
+
+
+def kept(records: Records) -> dict[int, Outcome]:
+    """Outcomes on record by the number of the candidate."""
+    return {int(str(r.candidate.config["n"])): r.outcome for r in records.rows()}
+
+
 def session(
     weights: Sequence[tuple[Task, float]], runners: Sequence[Runner], clock: Clock, budget: float,
-    records: Notebook | None = None, strategy: InOrder | None = None, **more: Any,
+    records: Records | None = None, strategy: InOrder | None = None, **more: Any,
 ) -> tuple[str, Sequence[Job], Events]:  # fmt: skip
-    records = records or Notebook()
+    records = records or Records(None)
     events: Events = []
     jobs = open_jobs(weights, strategy or InOrder(), records)
     made = Session(jobs, runners, clock.now + budget, records, report=events.append,
@@ -103,26 +116,27 @@ def test_tasks_too_light_to_matter_are_left_alone() -> None:
     assert (why, bench.ran) == ("searched", [])
 
 
-def test_every_outcome_is_recorded_before_it_is_told() -> None:
-    clock, records = Clock(), Notebook()
+def test_every_outcome_is_recorded_before_it_is_told(records: Records) -> None:
+    clock = Clock()
     bench = Bench(clock, {"a": [1.0, Failure("crash", "signal 11"), 0.5, 2.0]})
     jobs = open_jobs([(task("a"), 1.0)], InOrder(), records)
     counts = []
 
     def listen(event: Event) -> None:
         if isinstance(event, Tried):
-            counts.append((event.state.tried, len(records.rows)))
+            counts.append((event.state.tried, len(records.rows())))
 
     Session(jobs, [bench], clock.now + 9, records, report=listen, clock=clock).run()
     assert counts == [(1, 1), (2, 2), (3, 3), (4, 4)]
-    assert {c.config["n"]: o for (_, c), (o, _) in records.rows.items()} == {
-        0: measured(1.0), 1: Failure("crash", "signal 11"), 2: measured(0.5), 3: measured(2.0)
-    }  # fmt: skip
-    assert {origin for _, origin in records.rows.values()} == {"here"}
+    assert kept(records) == {0: measured(1.0), 1: Failure("crash", "signal 11"),
+                             2: measured(0.5), 3: measured(2.0)}  # fmt: skip
+    rows = records.rows()
+    assert {(r.origin, r.features["size"]) for r in rows} == {("here", 1.0)}
+    assert [r.candidate.config["n"] for r in rows if r.is_default] == [0]
 
 
-def test_a_second_session_repeats_nothing() -> None:
-    clock, records = Clock(), Notebook()
+def test_a_second_session_repeats_nothing(records: Records) -> None:
+    clock = Clock()
     first = Bench(clock, {"a": [1.0, Failure("wrong"), 0.5, 2.0]})
     assert session([(task("a"), 1.0)], [first], clock, 2.5, records)[0] == "budget"
     second = Bench(clock, first.times)
@@ -137,8 +151,8 @@ def test_a_second_session_repeats_nothing() -> None:
     assert third.ran == []
 
 
-def test_a_timeout_at_the_end_of_the_budget_is_not_kept() -> None:
-    clock, records = Clock(), Notebook()
+def test_a_timeout_at_the_end_of_the_budget_is_not_kept(records: Records) -> None:
+    clock = Clock()
     bench = Bench(clock, {"a": [1.0, Failure("timeout"), Failure("timeout"), 1.0]})
 
     def linger(name: str, place: int) -> None:
@@ -146,31 +160,45 @@ def test_a_timeout_at_the_end_of_the_budget_is_not_kept() -> None:
 
     bench.during = linger
     session([(task("a"), 1.0)], [bench], clock, 10, records)
-    assert {c.config["n"] for _, c in records.rows} == {0, 1}
+    assert kept(records) == {0: measured(1.0), 1: Failure("timeout")}
 
 
-def test_winners_of_near_problems_are_where_a_search_begins() -> None:
-    records = Notebook(hints=[
-        Row(Candidate("t", 1, {"n": 2}), measured(1.0)), Row(Candidate("u", 1, {"n": 2}), measured(1)),
-        Row(Candidate("t", 1, {"n": 1}), Failure("crash")),
-    ])  # fmt: skip
+def test_winners_of_near_problems_and_other_devices_are_where_a_search_begins(
+    records: Records,
+) -> None:
+    space = task("a", size=8.0).space
+    for name, device, place, outcome in (
+        ("b", "cpu", 2, measured(1.0)), ("b", "cpu", 1, measured(2.0)),  # its winner is 2
+        ("a", "other", 3, measured(1.0)), ("a", "other", 2, measured(1.5)),
+        ("a", "other", 1, Failure("crash")),
+    ):  # fmt: skip
+        key = task(name, device=device).key
+        records.add(key, space[place], outcome, features={"size": 8.5})
     strategy = InOrder()
-    open_jobs([(task("a"), 1.0)], strategy, records)
-    assert strategy.starts == [(2,)]
+    open_jobs([(task("a", size=8.0), 1.0)], strategy, records)
+    assert strategy.starts == [(3, 2)]
+
+
+def test_a_search_that_wants_to_be_sure_is_heard_when_nothing_is_left_to_gain() -> None:
+    """Its last requests bring no gain: they come after those that do, and before the end."""
+    clock = Clock()
+    bench = Bench(clock, {"a": FLAT, "b": FLAT})
+    session([(task("a"), 0.5), (task("b"), 0.4)], [bench], clock, 100, strategy=Surer())
+    assert bench.ran == [("a", 0), ("b", 0), ("a", 1), ("b", 1), ("a", 1), ("b", 1)]
 
 
 # --------------------------------------------------------------------------- being stopped
 
 
-def test_asked_to_stop_it_keeps_what_it_has() -> None:
-    clock, records, stop = Clock(), Notebook(), Stop()
+def test_asked_to_stop_it_keeps_what_it_has(records: Records) -> None:
+    clock, stop = Clock(), Stop()
     bench = Bench(clock, {"a": FLAT})
     bench.during = lambda name, place: stop.set() if place == 1 else None
     why, jobs, events = session([(task("a"), 1.0)], [bench], clock, 50, records, stop=stop)
     assert why == "interrupted" and bench.closed
     assert 0 in jobs[0].outcomes and len(bench.ran) == 2
     assert isinstance(events[-1], Ended) and events[-1].why == "interrupted"
-    assert len(records.rows) == len(jobs[0].tried)
+    assert set(kept(records)) == jobs[0].tried
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -195,11 +223,13 @@ def test_a_runner_that_never_comes_back_does_not_hold_the_session() -> None:
 
 
 class Hanging(Bench):
+    """Says one thing and then nothing more, until it is closed."""
+
     def __init__(self, clock: Clock) -> None:
         super().__init__(clock, {"a": FLAT})
-        self.gate = __import__("threading").Event()
+        self.gate = threading.Event()
 
-    def run(self, task: Task, request: Any, deadline: float) -> Any:
+    def run(self, task: Task, request: Request, deadline: float) -> Iterator[tuple[int, Outcome]]:
         self.clock.now = deadline + 5
         yield 0, measured(1.0)
         self.gate.wait()
@@ -235,30 +265,28 @@ def test_several_runners_share_the_tasks_and_repeat_nothing() -> None:
     assert all(len(j.tried) == 4 for j in jobs)
 
 
-def test_tasks_go_to_runners_of_their_device() -> None:
+def test_tasks_go_to_runners_of_their_device(records: Records) -> None:
     clock = Clock()
     times = {"a": FLAT, "b": FLAT}
     benches = [Bench(clock, times, device=d, origin=d) for d in ("gpu0", "gpu1")]
-    records = Notebook()
     weights = [(task("a", device="gpu0"), 0.5), (task("b", device="gpu1"), 0.5)]
     session(weights, benches, clock, 1000, records)
     assert [{name for name, _ in b.ran} for b in benches] == [{"a"}, {"b"}]
-    assert {(k.device, origin) for (k, _), (_, origin) in records.rows.items()} == {
+    assert {(r.device, r.origin) for r in records.rows()} == {
         ("gpu0", "gpu0"), ("gpu1", "gpu1")}  # fmt: skip
 
 
 @pytest.mark.parametrize("lost_after", [0, 1, 5])
-def test_what_a_lost_runner_had_begun_goes_to_another(lost_after: int) -> None:
+def test_what_a_lost_runner_had_begun_goes_to_another(records: Records, lost_after: int) -> None:
     clock = Clock()
     times = {"a": FLAT, "b": FLAT}
     benches = [Bench(clock, times, lost_after=lost_after), Bench(clock, times)]
-    records = Notebook()
     why, jobs, events = session([(task("a"), 0.5), (task("b"), 0.5)], benches, clock, 1000,
                                 records, InOrder(step=2))  # fmt: skip
     assert why == "searched"
     ran = [r for b in benches for r in b.ran]
     assert sorted(ran) == [(n, k) for n in "ab" for k in range(4)]
-    assert len(records.rows) == 8
+    assert len(records.rows()) == 8
     lost = [e.text for e in events if isinstance(e, Warned)]
     assert len(lost) == (len(benches[0].ran) == lost_after), lost
 
@@ -277,7 +305,7 @@ def test_with_all_runners_lost_it_ends_with_what_it_has() -> None:
 
 
 def test_speedup_and_remaining_gain_are_of_the_whole_model() -> None:
-    jobs = open_jobs([(task("a"), 0.5), (task("b"), 0.3)], InOrder(), Notebook())
+    jobs = open_jobs([(task("a"), 0.5), (task("b"), 0.3)], InOrder(), Records(None))
     schedule = Schedule(jobs)
     assert schedule.speedup == 1.0
     assert schedule.gain == pytest.approx(0.5 * 0.4 + 0.3 * 0.4)
@@ -298,9 +326,4 @@ def test_events_are_json() -> None:
     assert told[2]["outcome"] == {"kind": "crash", "detail": "signal 11"}
     assert told[4]["best"] == 0.5 and told[4]["best_candidate"] == "t(n=2)"
     assert told[-1]["state"]["speedup"] == pytest.approx(2.0)
-    assert isinstance(jobs_outcome(told[1]), float)
-
-
-def jobs_outcome(event: dict[str, Any]) -> Any:
-    assert Measurement(**event["outcome"]).rounds == 9
-    return event["outcome"]["seconds"]
+    assert Measurement(**told[1]["outcome"]) == measured(1.0)
