@@ -19,7 +19,6 @@ its strides (`f32[1,32,7,7]@1/96`) and not the blob around it.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
@@ -76,9 +75,9 @@ class Problem:
         return "\n".join((*head, to_text(graph)))
 
     @cached_property
-    def digest(self) -> str:
-        """A short name."""
-        return hashlib.sha256(self.text.encode()).hexdigest()[:16]
+    def names(self) -> tuple[str, ...]:
+        """The blobs as they are numbered, which is the order of `select.shape_of`."""
+        return tuple(sorted(self.graph.blobs, key=lambda n: int(n[1:])))
 
     def __eq__(self, other: object) -> bool:
         return self.text == other.text if isinstance(other, Problem) else NotImplemented

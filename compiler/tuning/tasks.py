@@ -33,7 +33,7 @@ def tasks_of(c: Compilation, device: Device) -> list[Use]:
     as text does not say what those mean."""
     found: dict[object, tuple[Sequence[Op], Kernel, list[int]]] = {}
     for number, launch in enumerate(c.launches):
-        ops = [c.graph.ops[k] for k in launch.ops]
+        ops: Sequence[Op] = [c.graph.ops[k] for k in launch.ops]
         if is_built_in(ops):
             shape, _ = shape_of(c.graph, ops, live_outputs(c.graph, ops))
             found.setdefault(shape, (ops, launch.kernel, []))[2].append(number)
