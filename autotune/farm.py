@@ -68,7 +68,7 @@ class FarmRunner:
         self.device = device
         self.origin = f"farm {address}"
         self._client, self._address, self._measure = client, address, measure
-        self._closed = Event()
+        self._stopped = Event()
 
     def run(
         self, task: Task, request: Request, deadline: float
@@ -89,7 +89,7 @@ class FarmRunner:
         future = self._client.submit(self._measure, message, workers=[self._address],
                                      allow_other_workers=False, pure=False, retries=0)  # fmt: skip
         try:
-            while not self._closed.wait(0) and time.monotonic() < deadline + 1:
+            while not self._stopped.wait(0) and time.monotonic() < deadline + 1:
                 if self._finished(future):
                     if future.status == "error" and self._is_gone():
                         raise RunnerLost(f"{self.origin} left")
@@ -110,9 +110,12 @@ class FarmRunner:
     def _is_gone(self) -> bool:
         return self._address not in self._client.nthreads()
 
+    def stop(self) -> None:
+        """As `Runner.stop`. The worker finishes by itself what it has begun."""
+        self._stopped.set()
+
     def close(self) -> None:
-        """From any thread: `run` ends soon. The worker finishes what it has begun, by itself."""
-        self._closed.set()
+        """The connection is the farm's."""
 
 
 def _distributed() -> Any:

@@ -38,6 +38,9 @@ class Runner(Protocol):
         deadline: of `time.monotonic()`; nothing is begun that would not end by then.
         """
 
+    def stop(self) -> None:
+        """From any thread: end soon what `run` is doing, and begin nothing new."""
+
     def close(self) -> None:
         """Give up what it holds: processes, connections."""
 

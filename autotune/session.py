@@ -26,7 +26,7 @@ from .schedule import Job, Schedule
 from .task import Task
 
 GRACE: Final = 1.0
-"""Seconds after the deadline for a runner to come back; then it is closed."""
+"""Seconds after the deadline for a runner to come back, and for one that is stopped to end."""
 
 NEAR: Final = 3
 """Winners of that many near problems are where a search begins."""
@@ -109,6 +109,7 @@ class _Hand:
             except BaseException as e:  # whatever it is, the caller's thread deals with it
                 error = e
             self.inbox.put(_Done(self, error))
+        self.runner.close()
 
 
 class Session:
@@ -236,8 +237,8 @@ class Session:
     def _dismiss(self) -> None:
         """Close all runners: who is still running is cut off, and what it says then is not heard."""
         for hand in self._hands:
+            hand.runner.stop()
             hand.orders.put(None)
-            hand.runner.close()
         for hand in self._hands:
             if hand.thread is not None:
                 hand.thread.join(GRACE)

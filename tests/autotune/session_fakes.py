@@ -43,6 +43,7 @@ class Bench:
     lost_after: int | None = None
     during: Callable[[str, int], None] = lambda name, place: None
     ran: list[tuple[str, int]] = field(default_factory=list)
+    stopped: bool = False
     closed: bool = False
 
     def run(
@@ -58,6 +59,9 @@ class Bench:
             self.during(task.key.problem, place)
             found = self.times[task.key.problem][place]
             yield place, found if isinstance(found, Failure) else measured(found)
+
+    def stop(self) -> None:
+        self.stopped = True
 
     def close(self) -> None:
         self.closed = True

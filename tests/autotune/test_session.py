@@ -234,8 +234,8 @@ class Hanging(Bench):
         yield 0, measured(1.0)
         self.gate.wait()
 
-    def close(self) -> None:
-        self.closed = True
+    def stop(self) -> None:
+        super().stop()
         self.gate.set()
 
 
