@@ -25,6 +25,9 @@ from .task import Candidate, Key, Task
 POLL_SECONDS: Final = 0.25
 """How often a runner looks whether its worker is still there."""
 
+LATE_SECONDS: Final = 0.5
+"""How long after its deadline an answer may be on its way."""
+
 CONNECT_SECONDS: Final = 10.0
 
 Work = Callable[[str], str]
@@ -89,23 +92,21 @@ class FarmRunner:
         future = self._client.submit(self._measure, message, workers=[self._address],
                                      allow_other_workers=False, pure=False, retries=0)  # fmt: skip
         try:
-            while not self._stopped.wait(0) and time.monotonic() < deadline + 1:
-                if self._finished(future):
-                    if future.status == "error" and self._is_gone():
-                        raise RunnerLost(f"{self.origin} left")
+            while not self._stopped.is_set() and time.monotonic() < deadline + LATE_SECONDS:
+                try:
+                    error = future.exception(timeout=POLL_SECONDS)
+                except TimeoutError:
+                    if self._is_gone():
+                        raise RunnerLost(f"{self.origin} left") from None
+                    continue
+                if error is None:
                     return str(future.result())
-                if self._is_gone():
-                    raise RunnerLost(f"{self.origin} left")
+                if isinstance(error, TunerError) or not self._is_gone():
+                    raise TunerError(f"{self.origin}: {error}") from error
+                raise RunnerLost(f"{self.origin} left") from error
             return None
         finally:
             future.cancel()
-
-    def _finished(self, future: Any) -> bool:
-        try:
-            _distributed().wait(future, timeout=POLL_SECONDS)
-        except TimeoutError:
-            return False
-        return True
 
     def _is_gone(self) -> bool:
         return self._address not in self._client.nthreads()

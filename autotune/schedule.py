@@ -162,8 +162,8 @@ class Schedule:
 
     @property
     def share(self) -> float:
-        """What the model takes now, of the time that it took with defaults."""
-        return 1.0 - sum(j.weight - j.share for j in self.jobs)
+        """What the model takes now, of the time that it took with defaults; the mean of devices."""
+        return 1.0 - sum(j.weight - j.share for j in self.jobs) / self._devices
 
     @property
     def speedup(self) -> float:
@@ -172,4 +172,8 @@ class Schedule:
     @property
     def gain(self) -> float:
         """The share of the model's present time that more searching is expected to save."""
-        return sum(j.gain for j in self.jobs) / max(self.share, 1e-9)
+        return sum(j.gain for j in self.jobs) / self._devices / max(self.share, 1e-9)
+
+    @property
+    def _devices(self) -> int:
+        return len({j.task.key.device for j in self.jobs}) or 1
