@@ -172,4 +172,4 @@ def _noted(old: Launch, new: Launch, saved: int) -> Launch:
         )
     else:
         changes = f"{new.kernel.template} instead of {old.kernel.template}"
-    return replace(new, note=f"memory limit: {changes} saves {saved} bytes")
+    return replace(new, note=f"memory limit: {changes} saves {saved} bytes", origin="")

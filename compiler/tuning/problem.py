@@ -97,12 +97,16 @@ class Problem:
         """What the group's kernel writes."""
         return self.graph.outputs
 
+    def default(self) -> Candidate:
+        """The candidate that is used without tuning."""
+        first, *_ = self._templates
+        return candidate(first, first.default(*self._marked))
+
     def candidates(self) -> tuple[tuple[Candidate, ...], tuple[float, ...]]:
         """Every candidate, the one that is used without tuning first; and what the templates'
         models say of each, in units that compare, or nothing where one of them has no model."""
         given = self.graph, self.ops, self.outputs, self.device
-        first, *_ = self._templates
-        found = {candidate(first, first.default(*self._marked)): None}
+        found = {self.default(): None}
         for template in self._templates:
             found |= {candidate(template, c): None for c in template.space(*given)}
         models = {t.name: t for t in self._templates if isinstance(t, Estimating)}
@@ -168,7 +172,7 @@ class Problem:
 
         kernel: any that computes this, if there is one already; they agree on the least work.
         """
-        made = kernel or self.instantiate(self.candidates()[0][0]).kernel
+        made = kernel or self.instantiate(self.default()).kernel
         found: dict[str, float] = {
             "threads": self.device.threads, "flops": made.flops, "bytes": made.bytes
         }  # fmt: skip
