@@ -153,7 +153,9 @@ def answer(message: str, runner: Runner) -> str:
     that no time was left for. Raises TunerError for what is no request."""
     try:
         data = json.loads(message)
-        space = tuple(Candidate(str(t), int(v), dict(config)) for t, v, config in data["candidates"])
+        space = tuple(
+            Candidate(str(t), int(v), dict(config)) for t, v, config in data["candidates"]
+        )
         problem, device, numerics = map(str, data["key"])
         task = Task(Key(problem, device, numerics), space, payload=str(data["payload"]),
                     label=str(data["label"]))  # fmt: skip

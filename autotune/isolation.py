@@ -53,7 +53,8 @@ class IsolatedRunner:
     time; with 0 of them the worker that measures builds as well, which is for code that it could
     not get from others. environment: of the workers (default: this process's).
 
-    It is used by one thread, but for `stop`. Workers are started when they are needed, and serve many tasks.
+    It is used by one thread, but for `stop`. Workers are started when they are needed, and serve
+    many tasks.
     """
 
     def __init__(

@@ -235,7 +235,7 @@ class Session:
                 return
 
     def _dismiss(self) -> None:
-        """Close all runners: who is still running is cut off, and what it says then is not heard."""
+        """Stop and close all runners; what they say from now on is not heard."""
         for hand in self._hands:
             hand.runner.stop()
             hand.orders.put(None)

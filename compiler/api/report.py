@@ -141,8 +141,9 @@ class TuningReport:
         ]
         c = self.comparison
         if c is not None:
-            lines.append(f"model {human_time(c.default_seconds)} -> {human_time(c.tuned_seconds)}: "
-                         f"{c.speedup:.3f}x +-{c.spread:.1%}, {c.rounds} rounds alternating")  # fmt: skip
+            before, after = human_time(c.default_seconds), human_time(c.tuned_seconds)
+            lines.append(f"model {before} -> {after}: {c.speedup:.3f}x +-{c.spread:.1%}, "
+                         f"{c.rounds} rounds alternating")  # fmt: skip
         else:
             lines.append("model: the kernels are the default ones")
         return [*lines, *(f"warning: {printable(w)}" for w in self.warnings)]
@@ -156,8 +157,8 @@ def compare(
     default: Callable[[], object], tuned: Callable[[], object], seconds: float,
     clock: Callable[[], float] = time.perf_counter,
 ) -> Comparison:  # fmt: skip
-    """Call both in turn, in changing order, for about so many seconds: at least 3 rounds. A sample is
-    a call, or as many as take a millisecond."""
+    """Call both in turn, in changing order, for about so many seconds: at least 3 rounds. A sample
+    is a call, or as many as take a millisecond."""
     both = (default, tuned)
     default()
     start = clock()

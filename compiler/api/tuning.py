@@ -7,8 +7,7 @@ last: before searching begins, time is laid by for the compilation and the compa
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -17,21 +16,27 @@ import numpy as np
 from ...autotune.choice import winner
 from ...autotune.errors import TunerError
 from ...autotune.events import Event, Reached, Warned
+from ...autotune.farm import on_device
 from ...autotune.interrupts import Stop, stopped_by_signals
 from ...autotune.outcome import Measurement
 from ...autotune.records import Records
-from ...autotune.runner import Runner, Strategy
+from ...autotune.runner import Strategy
 from ...autotune.schedule import Job
 from ...autotune.session import Session, open_jobs
 from ...autotune.strategies.halving import Halving
 from ...autotune.task import Candidate
+from ..codegen.cpu.target import CpuTarget
 from ..errors import OptionError
 from ..graph.ir import Graph
-from ..kernels.device import Device
 from ..kernels.select import digests_of, live_outputs, shape_of
-from ..tuning.choices import Choice, Choices
-from ..tuning.fingerprint import label
+from ..options import Options
+from ..store import Store
+from ..tuning.choices import NO_CHOICES, Choice, Choices
+from ..tuning.fingerprint import fingerprint, label, same_model
 from ..tuning.tasks import Use, tasks_of
+from .build import Stopwatch, choose, device_of, link, optimise
+from .collector import paused_collector
+from .crew import Crew
 from .executable import Executable, random_input
 from .report import Comparison, TaskReport, TuningReport, compare, verdict_of, warnings_of
 
@@ -44,8 +49,6 @@ COMPARE_SHARE: Final = 0.05
 COMPARE_SECONDS: Final = 2.0
 OBJECT_SECONDS: Final = 0.06
 """To build the code of one kernel, where this process has built none yet."""
-
-_NO_CHOICES: Final[Choices] = {}
 
 
 @dataclass(slots=True)
@@ -71,23 +74,25 @@ class Budget:
 
 @dataclass(frozen=True, slots=True)
 class Help:
-    """Who takes part. runners: makes those who run candidates, given the tasks' device; called
-    once, and only when there is something to run."""
+    """Who takes part. crew: makes those who run candidates; called once, when the model has been
+    compiled and has something to tune."""
 
     records: Records
-    runners: Callable[[str], Sequence[Runner]]
+    crew: Callable[[CpuTarget], Crew]
     listener: Listener = lambda event: None
     strategy: Strategy = field(default_factory=Halving)
 
 
 def tuned(
-    build: Build, device: Device, budget: Budget, help: Help
+    graph: Graph, target: CpuTarget, chosen: Options, budget: Budget, help: Help
 ) -> tuple[TuningReport, Executable]:  # fmt: skip
-    """The report, and the program with the kernels that were chosen.
+    """The report on tuning a graph, and the program with the kernels that were chosen.
 
-    build: compiles the model with defaults except for choices. device: as `build` has it. The first
-    Ctrl-C or SIGTERM ends the search; the second raises KeyboardInterrupt.
+    The first Ctrl-C or SIGTERM ends the search; the second raises KeyboardInterrupt. Raises
+    OptionError where nobody can run candidates.
     """
+    device, place = device_of(target, chosen), fingerprint(target)
+    build = _builder(graph, target, chosen)
     warnings: list[str] = []
 
     def tell(event: Event) -> None:
@@ -100,35 +105,85 @@ def tuned(
 
     with stopped_by_signals(budget.stop):
         reach("compile")
-        default = build(_NO_CHOICES)
+        default = build(NO_CHOICES)
         reach("profile")
         feeds = tuple(random_input(s, k) for k, s in enumerate(default.inputs))
         once, seconds = _profiled(default, feeds, budget)
-        compilation = default._compilation
-        uses = tasks_of(compilation, device)
-        jobs = open_jobs([(u.task, u.share(seconds)) for u in uses], help.strategy, help.records)
-        reach("search")
+        uses = tasks_of(default._compilation, device)
         deadline = budget.end - _reserve(default, once, len(uses), budget)
-        runners = help.runners(jobs[0].task.key.device) if jobs else ()
-        session = Session(jobs, runners, deadline, help.records, report=tell, stop=budget.stop,
-                          began=budget.began)  # fmt: skip
-        ended = session.run()
+        reach("search")
+        ended, found = "searched", []
+        if uses:
+            crew = help.crew(target)
+            try:
+                for text in crew.left_out:
+                    tell(Warned(text))
+                ended, found = _searched(uses, seconds, crew, deadline, budget, help, tell, place)
+            finally:
+                crew.close()
         reach("build")
-        winners = [_winner(job) for job in jobs]
-        choices = _choices(compilation.graph, uses, winners, compilation.launches)
+        choices = _choices(default, found)
         program = build(choices) if choices else default
         comparison = None
         if program is not default:
             reach("compare")
             comparison = _compared(default, program, feeds, budget)
-        tasks = tuple(map(_reported, uses, jobs, winners))
+        tasks = tuple(map(_reported, found))
         for text in warnings_of(tasks):
             tell(Warned(text))
     report = TuningReport(
-        label(uses[0].task.key.device) if uses else "", compilation.options.numerics,
-        default.threads, budget.seconds, budget.elapsed, ended, tasks, comparison, tuple(warnings),
+        label(place), chosen.numerics, default.threads, budget.seconds, budget.elapsed, ended,
+        tasks, comparison, tuple(warnings),
     )  # fmt: skip
     return report, program
+
+
+@dataclass(frozen=True, slots=True)
+class _Found:
+    """What came of one task on the device that the program is for."""
+
+    use: Use
+    job: Job
+
+    @property
+    def winner(self) -> Candidate:
+        space = self.job.task.space
+        return winner(self.use.task.default, {space[k]: o for k, o in self.job.outcomes.items()})
+
+
+def _searched(
+    uses: Sequence[Use], seconds: Sequence[float], crew: Crew, deadline: float, budget: Budget,
+    help: Help, tell: Listener, place: str,
+) -> tuple[str, list[_Found]]:  # fmt: skip
+    """Search all tasks on every device of the crew; why that ended, and what was found for the
+    device `place`, or another one of its model."""
+    tasks = [(on_device(u.task, device), u.share(seconds)) for device in crew.devices for u in uses]
+    jobs = open_jobs(tasks, help.strategy, help.records)
+    session = Session(jobs, crew.runners, deadline, help.records, report=tell, stop=budget.stop,
+                      began=budget.began)  # fmt: skip
+    try:
+        ended = session.run()
+    except TunerError as e:
+        raise OptionError(f"tuning cannot go on: {e}") from e
+    ours = max(crew.devices, key=lambda d: (d == place, same_model(d, place)))
+    mine = [job for job in jobs if job.task.key.device == ours]
+    return ended, [_Found(u, job) for u, job in zip(uses, mine, strict=True)]
+
+
+def _builder(graph: Graph, target: CpuTarget, chosen: Options) -> Build:
+    """Compiles the graph with defaults, except for choices."""
+    watch, store = Stopwatch(), Store()
+    with paused_collector():
+        stages = optimise(graph, target, chosen, 0.0)
+    passes = watch.lap()
+
+    @paused_collector()
+    def build(choices: Choices) -> Executable:
+        watch.lap()
+        compilation = choose(stages, target, chosen, store, choices)
+        return link(compilation, store, None, read=0.0, passes=passes, kernels=watch.lap())
+
+    return build
 
 
 # --------------------------------------------------------------------------- time
@@ -176,37 +231,33 @@ def _call(exe: Executable, feeds: Sequence[Any]) -> None:
 # --------------------------------------------------------------------------- what was found
 
 
-def _winner(job: Job) -> Candidate:
-    space = job.task.space
-    return winner(job.task.default, {space[k]: o for k, o in job.outcomes.items()})
-
-
-def _choices(
-    graph: Graph, uses: Sequence[Use], winners: Sequence[Candidate], launches: Sequence[Any]
-) -> Choices:
+def _choices(default: Executable, found: Sequence[_Found]) -> Choices:
     """Winners that are no defaults, for every group of their tasks."""
+    compilation = default._compilation
+    graph = compilation.graph
     digests = digests_of(graph)
-    found: dict[str, Choice] = {}
-    for use, chosen in zip(uses, winners, strict=True):
-        if chosen == use.task.default:
+    choices: dict[str, Choice] = {}
+    for f in found:
+        if f.winner == f.use.task.default:
             continue
-        for number in use.launches:
-            ops = [graph.ops[k] for k in launches[number].ops]
+        for number in f.use.launches:
+            ops = [graph.ops[k] for k in compilation.launches[number].ops]
             shape, _ = shape_of(graph, ops, live_outputs(graph, ops))
-            found[digests[shape]] = Choice(chosen, "tuned now")
-    return found
+            choices[digests[shape]] = Choice(f.winner, "tuned just now")
+    return choices
 
 
-def _reported(use: Use, job: Job, chosen: Candidate) -> TaskReport:
-    task, outcomes = job.task, job.outcomes
-    measured = sum(isinstance(o, Measurement) for o in outcomes.values())
+def _reported(found: _Found) -> TaskReport:
+    job, task, chosen = found.job, found.job.task, found.winner
+    measured = sum(isinstance(o, Measurement) for o in job.outcomes.values())
     verdict = verdict_of(
         chosen_is_default=chosen == task.default, best_is_default=job.best == 0,
-        measured=measured, failed=len(outcomes) - measured,
+        measured=measured, failed=len(job.outcomes) - measured,
     )  # fmt: skip
-    found = outcomes.get(task.places[chosen])
-    seconds = found.seconds if isinstance(found, Measurement) else None
+    outcome = job.outcomes.get(task.places[chosen])
+    seconds = outcome.seconds if isinstance(outcome, Measurement) else None
     return TaskReport(
-        task.label, len(use.launches), job.weight, len(task.space), len(job.tried), job.failed,
-        len(job.recorded), str(task.default), str(chosen), job.default, seconds, verdict,
+        task.label, len(found.use.launches), job.weight, len(task.space), len(job.tried),
+        job.failed, len(job.recorded), str(task.default), str(chosen), job.default, seconds,
+        verdict,
     )  # fmt: skip

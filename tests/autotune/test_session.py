@@ -18,7 +18,7 @@ from tilewright.autotune.records import Records
 from tilewright.autotune.runner import Request, Runner
 from tilewright.autotune.schedule import Job, Schedule
 from tilewright.autotune.session import Session, open_jobs
-from tilewright.autotune.task import Candidate, Task
+from tilewright.autotune.task import Task
 
 from .session_fakes import Bench, Clock, InOrder, Surer, measured, task
 
@@ -281,7 +281,7 @@ def test_what_a_lost_runner_had_begun_goes_to_another(records: Records, lost_aft
     clock = Clock()
     times = {"a": FLAT, "b": FLAT}
     benches = [Bench(clock, times, lost_after=lost_after), Bench(clock, times)]
-    why, jobs, events = session([(task("a"), 0.5), (task("b"), 0.5)], benches, clock, 1000,
+    why, _, events = session([(task("a"), 0.5), (task("b"), 0.5)], benches, clock, 1000,
                                 records, InOrder(step=2))  # fmt: skip
     assert why == "searched"
     ran = [r for b in benches for r in b.ran]
