@@ -18,12 +18,13 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
+from ..alike import unlikeness
 from ..outcome import Measurement
-from ..task import Candidate, Task, Value
+from ..task import Candidate, Task
 
 Array = npt.NDArray[np.float64]
 
-CONFIG: Final = 0.15
+CONFIG: Final = 0.12
 """Deviation of log(time / estimate) between configs of one template that are far apart."""
 TEMPLATE: Final = 0.1
 """The same between templates."""
@@ -31,8 +32,6 @@ UNIT: Final = 10.0
 """Of the unit of estimates: nothing is known of it."""
 REACH: Final = 3.0
 """Fields by which configs differ that know little of each other."""
-FACTOR: Final = 4.0
-"""Numbers differ in full where one is so many times the other, in half where next to equal."""
 NOISE: Final = 0.01
 """Deviation of a measured time, at least."""
 DRAWS: Final = 256
@@ -97,27 +96,13 @@ class Posterior:
 def covariance(space: Sequence[Candidate]) -> Array:
     """Between the logarithms of the candidates' times over their estimates."""
     out = np.full((len(space), len(space)), UNIT**2)
-    groups: dict[tuple[str, int, tuple[str, ...]], list[int]] = {}
+    groups: dict[tuple[str, int], list[int]] = {}
     for k, c in enumerate(space):
-        groups.setdefault((c.template, c.version, tuple(sorted(c.config))), []).append(k)
-    for (_, _, fields), places in groups.items():
-        apart = np.zeros((len(places), len(places)))
-        for name in fields:
-            apart += _difference([space[k].config[name] for k in places])
+        groups.setdefault((c.template, c.version), []).append(k)
+    for places in groups.values():
+        apart = unlikeness([space[k].config for k in places])
         out[np.ix_(places, places)] += TEMPLATE**2 + CONFIG**2 * np.exp(-apart / REACH)
     return out
-
-
-def _difference(values: Sequence[Value]) -> Array:
-    """How much values of one field differ, each from each: 0 to 1."""
-    codes = {v: k for k, v in enumerate(dict.fromkeys(map(repr, values)))}
-    code = np.array([codes[repr(v)] for v in values])
-    unequal = np.not_equal.outer(code, code).astype(np.float64)
-    if not all(type(v) in (int, float) for v in values):
-        return unequal
-    logs = np.log1p(np.abs(np.array([float(v or 0) for v in values])))
-    steps = np.abs(np.subtract.outer(logs, logs)) / math.log(FACTOR)
-    return unequal * np.minimum(1.0, 0.5 + 0.5 * steps)
 
 
 def _noise(m: Measurement) -> float:

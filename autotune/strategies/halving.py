@@ -13,11 +13,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from ..choice import MARGIN
+from ..choice import MARGIN, doubtful
 from ..outcome import Outcome
 from ..runner import Request
 from ..task import Task
 from .survey import Survey
+
+DOUBT: Final = 0.002
+"""What it is worth to know the winner for certain, as a share of its time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +30,7 @@ class Halving:
 
     width: int = 4
     rounds: int = 8
-    most: int = 128
+    most: int = 256
     enough: float = 0.01
     margin: float = MARGIN
     name: Final = "halving"
@@ -61,7 +64,8 @@ class HalvingSearch:
         self._survey.give_up(self._heat)
 
     def remaining_gain(self) -> float:
-        return 0.0 if self._settling else self._survey.gain
+        return max(0.0 if self._settling else self._survey.gain,
+                   DOUBT if self._doubtful else 0.0)  # fmt: skip
 
     # ---------------------------------------------------------------- heats
 
@@ -95,4 +99,12 @@ class HalvingSearch:
     # ---------------------------------------------------------------- the end
 
     def _settle(self) -> Request | None:
-        return None
+        """Those in doubt once more, until nobody is or they have run often enough."""
+        self._heat = self._doubtful
+        return self._more(self._heat) if self._heat else None
+
+    @property
+    def _doubtful(self) -> list[int]:
+        task, measured = self._survey.task, self._survey.measured
+        outcomes = {task.space[k]: m for k, m in measured.items()}
+        return [task.places[c] for c in doubtful(task.default, outcomes, self._how.margin)]

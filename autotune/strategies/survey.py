@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from functools import cached_property
 
 from ..outcome import Failure, Measurement, Outcome
@@ -63,7 +63,8 @@ class Survey:
             if not self.measured and self.tried:
                 self._gain = 1.0 if rest else 0.0
             else:
-                self._gain = self.posterior.gain(rest, self._limit) if rest else 0.0
+                posterior = self.posterior if self.measured else self.posterior.supposing(0)
+                self._gain = posterior.gain(rest, self._limit) if rest else 0.0
         return self._gain
 
     @property
