@@ -61,7 +61,9 @@ class Search(Protocol):
 class Strategy(Protocol):
     """Makes searches."""
 
-    name: str
+    @property
+    def name(self) -> str:
+        """What people call it."""
 
     def search(
         self, task: Task, known: Sequence[tuple[int, Outcome]], starts: Sequence[int]

@@ -176,8 +176,8 @@ def compare(
             samples[which].append((clock() - start) / calls)
     ratios = [a / max(b, 1e-12) for a, b in zip(*samples, strict=True)]
     low, _, high = statistics.quantiles(ratios, n=4, method="inclusive")
-    return Comparison(*map(statistics.median, samples), statistics.median(ratios),
-                      (high - low) / 2, len(ratios))  # fmt: skip
+    before, after = map(statistics.median, samples)
+    return Comparison(before, after, statistics.median(ratios), (high - low) / 2, len(ratios))
 
 
 def verdict_of(

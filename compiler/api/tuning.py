@@ -112,7 +112,8 @@ def tuned(
         uses = tasks_of(default._compilation, device)
         deadline = budget.end - _reserve(default, once, len(uses), budget)
         reach("search")
-        ended, found = "searched", []
+        ended = "searched"
+        found: list[_Found] = []
         if uses:
             crew = help.crew(target)
             try:
