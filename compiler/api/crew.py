@@ -12,7 +12,7 @@ from ..codegen.cpu.target import CpuTarget
 from ..errors import OptionError
 from ..tuning import farmhand
 from ..tuning.fingerprint import fingerprint
-from ..tuning.runners import local_runner
+from ..tuning.local import local_runner
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,7 +18,7 @@ from ..codegen.cpu.target import CpuTarget, host
 from ..kernels.select import TEMPLATES
 from ..options import VERSION
 from .fingerprint import fingerprint
-from .runners import local_runner
+from .local import local_runner
 
 _lock: Final = threading.Lock()  # candidates that run at the same time would disturb each other
 
