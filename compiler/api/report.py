@@ -28,9 +28,11 @@ class TaskReport:
     """One distinct problem of the model.
 
     launches: how many of the model's kernels it is. weight: their share of its run time with
-    defaults. candidates: size of the space; tried, failed: run now; recorded: known before.
+    defaults. candidates: size of the space; tried, failed: run now; recorded: known before; seen:
+    either.
     default, chosen: template and config. default_seconds, chosen_seconds: measured alone, with the
-    caches as a model leaves them; None where there is no measurement.
+    caches as a model leaves them; None where there is no measurement. in_model: times as fast as
+    the default inside the model, of all launches, measured in turn; None where the default serves.
 
     verdict: "tuned" (another candidate is faster by more than the margin), "tie" (another one may
     be faster, but within the margin), "default" (nothing is faster), "failed" (every candidate that
@@ -44,11 +46,13 @@ class TaskReport:
     tried: int
     failed: int
     recorded: int
+    seen: int
     default: str
     chosen: str
     default_seconds: float | None
     chosen_seconds: float | None
     verdict: Verdict
+    in_model: float | None = None
 
     @property
     def speedup(self) -> float:
@@ -121,13 +125,14 @@ class TuningReport:
     def __str__(self) -> str:
         rows = [
             (f"{t.weight:.1%}", t.launches, _time(t.default_seconds), _time(t.chosen_seconds),
-             f"{t.speedup:.2f}x", f"{t.tried + t.recorded}/{t.candidates}", t.failed, t.verdict,
-             printable(t.label), t.chosen)
+             f"{t.speedup:.2f}x", "" if t.in_model is None else f"{t.in_model:.2f}x",
+             f"{t.seen}/{t.candidates}", t.failed, t.verdict, printable(t.label),
+             t.chosen if t.verdict == "tuned" else "")
             for t in sorted(self.tasks, key=lambda t: -t.weight)
         ]  # fmt: skip
-        head = ("share", "launches", "default", "chosen", "speedup", "seen", "failed", "verdict",
-                "task", "kernel")  # fmt: skip
-        return "\n".join([table(rows, head, "rrrrrrr"), "", *self.summary()])
+        head = ("share", "launches", "default", "chosen", "alone", "in model", "seen", "failed",
+                "verdict", "task", "kernel")  # fmt: skip
+        return "\n".join([table(rows, head, "rrrrrrrr"), "", *self.summary()])
 
     def summary(self) -> list[str]:
         """The last lines of the table."""

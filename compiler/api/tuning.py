@@ -42,6 +42,8 @@ from .report import Comparison, TaskReport, TuningReport, compare, verdict_of, w
 
 Listener = Callable[[Event], None]
 Build = Callable[[Choices], Executable]
+Pairs = Sequence[tuple[float, float]]
+"""By launch of the default program: its seconds, and those of the launch in its place."""
 
 PROFILE_SHARE: Final = 0.03
 PROFILE_SECONDS: Final = 0.5
@@ -49,6 +51,8 @@ COMPARE_SHARE: Final = 0.05
 COMPARE_SECONDS: Final = 2.0
 OBJECT_SECONDS: Final = 0.06
 """To build the code of one kernel, where this process has built none yet."""
+CLOSE_SECONDS: Final = 0.5
+"""For worker processes to leave."""
 
 
 @dataclass(slots=True)
@@ -125,11 +129,12 @@ def tuned(
         reach("build")
         choices = _choices(default, found)
         program = build(choices) if choices else default
-        comparison = None
+        comparison: Comparison | None = None
+        pairs: Pairs = ()
         if program is not default:
             reach("compare")
-            comparison = _compared(default, program, feeds, budget)
-        tasks = tuple(map(_reported, found))
+            comparison, pairs = _compared(default, program, feeds, budget)
+        tasks = tuple(_reported(f, pairs) for f in found)
         for text in warnings_of(tasks):
             tell(Warned(text))
     report = TuningReport(
@@ -209,7 +214,7 @@ def _reserve(exe: Executable, once: float, tasks: int, budget: Budget) -> float:
     s = exe.stats
     each = s.objects / s.built if s.built else OBJECT_SECONDS
     building = s.kernels + s.link + each * tasks
-    return min(building + _comparing(once, budget), budget.left / 2)
+    return min(CLOSE_SECONDS + building + _comparing(once, budget), budget.left / 2)
 
 
 def _comparing(once: float, budget: Budget) -> float:
@@ -219,10 +224,19 @@ def _comparing(once: float, budget: Budget) -> float:
 
 def _compared(
     default: Executable, tuned: Executable, feeds: Sequence[Any], budget: Budget
-) -> Comparison:  # fmt: skip
-    """Both programs, for what is left of the budget within reason."""
+) -> tuple[Comparison, Pairs]:  # fmt: skip
+    """Both programs and their launches in turn, for what is left of the budget within reason."""
     seconds = 0.0 if budget.stop.is_set() else min(budget.left, COMPARE_SECONDS)
-    return compare(lambda: _call(default, feeds), lambda: _call(tuned, feeds), seconds)
+    whole = compare(lambda: _call(default, feeds), lambda: _call(tuned, feeds), seconds / 2)
+    end = time.monotonic() + seconds / 2
+    times: tuple[list[Any], list[Any]] = ([], [])
+    while len(times[0]) < 3 or (time.monotonic() < end and len(times[0]) < 100):
+        for exe, found in zip((default, tuned), times, strict=True):
+            found.append(exe.launch_seconds(*feeds, rounds=1))
+    before, after = (np.median(found, axis=0) for found in times)
+    order = {launch.ops: k for k, launch in enumerate(tuned._compilation.launches)}
+    now = [after[order[launch.ops]] for launch in default._compilation.launches]
+    return whole, tuple(zip(before.tolist(), map(float, now), strict=True))
 
 
 def _call(exe: Executable, feeds: Sequence[Any]) -> None:
@@ -248,7 +262,7 @@ def _choices(default: Executable, found: Sequence[_Found]) -> Choices:
     return choices
 
 
-def _reported(found: _Found) -> TaskReport:
+def _reported(found: _Found, pairs: Pairs) -> TaskReport:
     job, task, chosen = found.job, found.job.task, found.winner
     measured = sum(isinstance(o, Measurement) for o in job.outcomes.values())
     verdict = verdict_of(
@@ -257,8 +271,12 @@ def _reported(found: _Found) -> TaskReport:
     )  # fmt: skip
     outcome = job.outcomes.get(task.places[chosen])
     seconds = outcome.seconds if isinstance(outcome, Measurement) else None
+    in_model = None
+    if pairs and verdict == "tuned":
+        before, after = map(sum, zip(*(pairs[k] for k in found.use.launches), strict=True))
+        in_model = before / after
     return TaskReport(
         task.label, len(found.use.launches), job.weight, len(task.space), len(job.tried),
-        job.failed, len(job.recorded), str(task.default), str(chosen), job.default, seconds,
-        verdict,
+        job.failed, len(job.recorded), len(job.outcomes), str(task.default), str(chosen),
+        job.default, seconds, verdict, in_model,
     )  # fmt: skip

@@ -50,6 +50,7 @@ class Lines:
 
     def __init__(self, say: Callable[[str], None] | None = None) -> None:
         self._say = say or (lambda line: print(line, file=sys.stderr, flush=True))
+        self._best: dict[int, str] = {}
 
     def hear(self, event: Event) -> None:
         match event:
@@ -62,15 +63,23 @@ class Lines:
             case Tried() if isinstance(event.outcome, Failure):
                 self._say(f"{event.state.elapsed:7.1f} s  {printable(event.label)}: "
                           f"{event.candidate} failed: {_failure(event.outcome)}")  # fmt: skip
-            case Tried() if event.candidate == event.best_candidate and event.default:
+            case Tried() if self._is_better(event):
                 self._say(f"{event.state.elapsed:7.1f} s  {printable(event.label)}: "
-                          f"{_ratio(event.default, event.best)} {event.candidate}; "
+                          f"{_ratio(event.default, event.best)} {event.best_candidate}; "
                           f"model {event.state.speedup:.3f}x, "
                           f"{event.state.remaining_gain:.1%} more expected")  # fmt: skip
             case Warned(text):
                 self._say(f"warning: {printable(text)}")
             case Ended(why, state):
                 self._say(f"{state.elapsed:7.1f} s  {why}: {_progress(state)}")
+
+    def _is_better(self, event: Tried) -> bool:
+        """Whether a task's best has changed, to something faster than its default."""
+        if not event.default or not event.best or event.best >= event.default:
+            return False
+        before = self._best.get(event.task)
+        self._best[event.task] = event.best_candidate
+        return before != event.best_candidate
 
 
 @dataclass(slots=True)
