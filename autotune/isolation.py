@@ -180,7 +180,7 @@ class IsolatedRunner:
                     for place, sample in event.samples:
                         if place in asked:
                             self._samples.setdefault((name, task.space[place]), []).append(sample)
-                            missing[place] -= not sample.disturbed
+                            missing[place] -= sample.is_calm
                 elif isinstance(event, Failing) and event.place in asked:
                     failures[event.place] = event.failure
                 elif isinstance(event, Death):

@@ -59,13 +59,17 @@ class Survey:
         stands for the best before anything is measured; where all that was tried failed, anything
         is a gain."""
         if self._gain is None:
-            rest = self.untried
-            if not self.measured and self.tried:
-                self._gain = 1.0 if rest else 0.0
-            else:
-                posterior = self.posterior if self.measured else self.posterior.supposing(0)
-                self._gain = posterior.gain(rest, self._limit) if rest else 0.0
+            self._gain = self._expected()
         return self._gain
+
+    def _expected(self) -> float:
+        posterior, rest = self.posterior, self.untried
+        if not self.tried:
+            posterior, rest = posterior.supposing(0), rest[1:]
+        if not rest:
+            return 0.0
+        lost = self.tried and not self.measured
+        return 1.0 if lost else posterior.gain(rest, self._limit)
 
     @property
     def posterior(self) -> Posterior:
