@@ -16,9 +16,14 @@ VERSION: Final = "0.1.0"
 Numerics = Literal["reproducible", "standard", "reduced"]
 NUMERICS: Final = ("reproducible", "standard", "reduced")
 
+RECORDS_KEY: Final = "TILEWRIGHT_RECORDS_KEY"
+SECRETS: Final = (RECORDS_KEY,)
+"""Variables whose values are shown to nobody."""
+
 ENVIRONMENT: Final[dict[str, str]] = {
     "TILEWRIGHT_THREADS": "how many threads run kernels (default: the CPUs this process may use)",
     "TILEWRIGHT_CACHE": "directory of the store of built code; `off` disables it",
+    RECORDS_KEY: "secret of 16 bytes or more that signs files of records and checks signatures",
     "TILEWRIGHT_CPU": "build for a lesser CPU: x86-64-avx512, x86-64-avx2 or x86-64-sse",
     "TILEWRIGHT_FUEL": "do only the first n rewrites of the graph, to bisect a miscompile",
     "TILEWRIGHT_DUMP": "directory that receives every stage of every compilation as text",

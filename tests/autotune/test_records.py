@@ -85,6 +85,14 @@ def test_without_a_file_nothing_is_kept() -> None:
     assert records.near(KEY, {"k": 1}, 3) == records.elsewhere(KEY) == []
 
 
+def test_whatever_a_candidate_printed_is_kept_in_part(path: Path) -> None:
+    records = Records(path, strict=True)
+    assert records.add(KEY, candidate(1), Failure("crash", "a\0b\udc80" + "x" * 9999))
+    (found,) = records.of(KEY)
+    assert isinstance(found.outcome, Failure)
+    assert found.outcome.detail == "a?b?" + "x" * 3996
+
+
 @pytest.mark.parametrize("seconds", [0.0, -1.0, math.nan, math.inf])
 def test_times_that_are_none(path: Path, seconds: float) -> None:
     with pytest.raises(TunerError, match="field 'seconds'"):
