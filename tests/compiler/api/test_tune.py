@@ -130,7 +130,9 @@ def test_what_cannot_be_tuned_is_said(cache: Path) -> None:
 def test_all_that_is_wrong_with_candidates_is_survived(
     cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("TILEWRIGHT_FAULT", "segv@1,wrong@2,exit@3,nan@4,garbage@5,abort@6,wrong50@7")
+    monkeypatch.setenv(
+        "TILEWRIGHT_FAULT", "segv@1,wrong@2,exit@3,nan@4,garbage@5,abort@6,wrong50@7"
+    )
     report = tw.tune(product(), budget="60s", threads=1)
     assert report.ended == "searched" and report.failed > 0
     rows = Records(cache / "records.sqlite").rows()

@@ -123,8 +123,8 @@ def test_what_cannot_be_tuned_is_refused(
 
 def test_ctrl_c_reports_the_best_so_far(model: str, cache: Path) -> None:
     command = [sys.executable, "-m", "tilewright", "tune", model, "--budget", "60s", "--json"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True,
-                          env={**os.environ, "TILEWRIGHT_FAULT": "hang@100%"}) as process:  # fmt: skip
+    env = {**os.environ, "TILEWRIGHT_FAULT": "hang@100%"}
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=env) as process:
         assert process.stdout is not None
         events = []
         for line in process.stdout:
