@@ -186,7 +186,7 @@ def test_expected_gain_is_about_what_comes(recordings: list[Recording]) -> None:
     """Within a factor of about two on average, over all states of all searches."""
     said, came = [], []
     for r in recordings:
-        t = trace(r, Halving(enough=0.0))
+        t = trace(r, Halving(enough=0.0), gains=True)
         assert t.gains[0][1] < 0.5
         for n, gain in t.gains[1:]:
             if gain > DOUBT:
