@@ -59,6 +59,9 @@ NEAR: Final = 3
 
 ROUNDS: Final = 16
 
+FLOPS: Final = 1e9
+"""Of recorded problems, at most: whole spaces of larger ones take minutes."""
+
 
 def main() -> None:
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
@@ -95,10 +98,11 @@ def tasks(names: Sequence[str], numerics: str = "standard") -> Iterator[tuple[Ta
 
 
 def mixed(found: Sequence[Task], count: int) -> list[Task]:
-    """So many of the tasks: of each template in turn, spread evenly over the order of the tasks."""
-    by_kind = [[t for t in found if t.default.template == kind] for kind in KINDS]
+    """So many of the smaller tasks: of each template in turn, spread evenly over their order."""
+    small = [t for t in found if t.features.get("flops", 0.0) <= FLOPS]
+    by_kind = [[t for t in small if t.default.template == kind] for kind in KINDS]
     wanted = [0] * len(KINDS)
-    while sum(wanted) < min(count, len(found)):
+    while sum(wanted) < min(count, len(small)):
         for k, some in enumerate(by_kind):
             if wanted[k] < len(some) and sum(wanted) < count:
                 wanted[k] += 1
@@ -140,13 +144,17 @@ def short_task(task: Task) -> Task:
 # --------------------------------------------------------------------------- comparing
 
 
-Curves = dict[str, list[tuple[int, tuple[float, ...]]]]
-"""By strategy, for every problem the size of its space and the curve."""
+STRATEGIES: Final = ("random", "estimates", "halving", "halving, held out")
+Some = list[tuple[int, tuple[float, ...]]]
+"""For every problem the size of its space and a curve."""
 
 
-def curves(recordings: Sequence[Recording]) -> Curves:
+def curves(
+    recordings: Sequence[Recording], names: Sequence[str] = STRATEGIES
+) -> dict[str, Some]:  # fmt: skip
     """Of the search, without and with starts from the other recordings; of the estimates alone; of
     random orders, whose curves are averaged."""
+
     def run(r: Recording, first: Sequence[int] = ()) -> tuple[float, ...]:
         return trace(r, Halving(enough=0.0), first).curve
 
@@ -154,15 +162,11 @@ def curves(recordings: Sequence[Recording]) -> Curves:
         every = [trace(r, Shuffled(seed)).curve for seed in range(SEEDS)]
         return tuple(map(fmean, zip(*every, strict=True)))
 
-    made: Curves = {}
-    for name, of in (
-        ("random", chance),
-        ("estimates", lambda r: curve(r, r.task.ranked())),
-        ("halving", run),
-        ("halving, held out", lambda r: run(r, starts(r.task, near(r, recordings)))),
-    ):
-        made[name] = [(len(r.task.space), of(r)) for r in recordings]
-    return made
+    of = dict(zip(STRATEGIES, (
+        chance, lambda r: curve(r, r.task.ranked()), run,
+        lambda r: run(r, starts(r.task, near(r, recordings))),
+    ), strict=True))  # fmt: skip
+    return {name: [(len(r.task.space), of[name](r)) for r in recordings] for name in names}
 
 
 def near(held_out: Recording, recordings: Sequence[Recording]) -> list[Candidate]:
@@ -177,7 +181,7 @@ def near(held_out: Recording, recordings: Sequence[Recording]) -> list[Candidate
     return [c for _, _, c in sorted(found, key=lambda f: f[:2])[:NEAR]]
 
 
-def summary(some: Sequence[tuple[int, tuple[float, ...]]]) -> dict[str, Any]:
+def summary(some: Some) -> dict[str, Any]:
     """Medians and minima over problems, by share of the space and by number of candidates."""
     by_share = {f"{part:.0%}": [within(c, share(n, part)) for n, c in some] for part in SHARES}
     by_count = {str(k): [within(c, k) for _, c in some] for k in COUNTS}
@@ -187,7 +191,7 @@ def summary(some: Sequence[tuple[int, tuple[float, ...]]]) -> dict[str, Any]:
     }
 
 
-def describe(found: Curves) -> str:
+def describe(found: dict[str, Some]) -> str:
     """A table: median and least over problems."""
     rows = []
     for name, some in found.items():
