@@ -1,8 +1,8 @@
 """Records how long every candidate of some problems takes, and compares searches on that.
 
     python benchmarks/autotune_search.py                 what strategies make of the recordings
-    python benchmarks/autotune_search.py --record        measures what they lack first; goes on where
-                                                         it was interrupted
+    python benchmarks/autotune_search.py --record        measures what they lack first; goes on
+                                                         where it was interrupted
     python benchmarks/autotune_search.py --record --models squeezenet mobilenet --count 20
 
 Recorded are distinct convolutions, matrix products and attentions of the models, as many of each
@@ -129,10 +129,13 @@ def record(chosen: Sequence[Task], runner: Runner, file: Path, end: float) -> No
         made = Recording(short, tuple(outcomes[k] for k in range(len(task.space))))
         known = [*(r for r in known if r.task.key != short.key), made]
         write(file, known)
-        failed = [str(o) for o in made.outcomes if isinstance(o, Failure)]
-        print(f"{number:3}/{len(chosen)} {task.default.template:14} {len(task.space):3} candidates, "
-              f"default / best {made.seconds.get(0, math.nan) / made.best:.3f}, "
-              f"{time.monotonic() - start:4.1f} s  {task.label}", *failed[:2], flush=True)  # fmt: skip
+        ratio = made.seconds.get(0, math.nan) / made.best
+        took = time.monotonic() - start
+        print(f"{number:3}/{len(chosen)} {task.default.template:14} {len(task.space):3} candidates,"
+              f" default / best {ratio:.3f}, {took:4.1f} s  {task.label}", flush=True)  # fmt: skip
+        for candidate, o in zip(task.space, made.outcomes, strict=True):
+            if isinstance(o, Failure):
+                print(f"    {candidate} failed: {o.kind}, {o.detail}")
 
 
 def short_task(task: Task) -> Task:

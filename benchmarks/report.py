@@ -395,18 +395,11 @@ def autotune_section(found: Sequence[Result]) -> str:
     if "regret" in by_name:
         parts.append(_regret(by_name["regret"], by_name.get("transfer")))
     if "jitter" in by_name:
-        rows = [[fine(r["jitter"]), fine(r["wrong"]), fine(r["excess"]),
-                 fine(r["slower"]), fine(r["agree"])] for r in by_name["jitter"]["rows"]]
-        n, k = by_name["jitter"]["rows"][0]["problems"], by_name["jitter"]["rows"][0]["tunings"]
-        header = ["samples are off by up to", "wrong winners", "slower than the fastest at most",
-                  "slower than the default", f"all {k} tunings agree"]
-        parts.append(f"Noise injected while replaying the same {n} problems, {k} times each; wrong "
-                     "is a winner that is slower than the fastest candidate that ran by more than "
-                     f"the margin, within which ties go to the default.\n\n{markdown(header, rows)}")
+        parts.append(_jitter(by_name["jitter"]["rows"]))
     if by_name.get("retune", {}).get("rows"):
-        rows = by_name["retune"]["rows"]
-        parts.append(f"Measured anew, {by_name['retune']['tunings']} tunings chose the same kernel "
-                     f"for {sum(r['agree'] for r in rows)} of {len(rows)} problems.\n")
+        rows, k = by_name["retune"]["rows"], by_name["retune"]["tunings"]
+        parts.append(f"Measured anew, {k} tunings chose the same kernel for "
+                     f"{sum(r['agree'] for r in rows)} of {len(rows)} problems.")  # fmt: skip
     if by_name.get("defaults", {}).get("rows"):
         parts.append(_defaults(by_name["defaults"]))
     return "\n\n".join(p.rstrip("\n") for p in parts) + "\n"
@@ -432,6 +425,18 @@ def _regret(regret: Result, transfer: Result | None) -> str:
         "brackets the least. The default counts as one of the candidates, parts of a space are "
         "rounded up. `held out` starts from the winners of the nearest other problems.\n\n"
         + markdown(header, rows)
+    )
+
+
+def _jitter(found: Sequence[Result]) -> str:
+    """What becomes of the choice where times are noisy."""
+    rows = [[fine(r[k]) for k in ("jitter", "wrong", "excess", "slower", "agree")] for r in found]
+    header = ["samples are off by up to", "wrong winners", "slower than the fastest at most",
+              "slower than the default", "all tunings agree"]  # fmt: skip
+    return (
+        f"Noise injected while replaying {found[0]['problems']} problems, {found[0]['tunings']} "
+        "times each; wrong is a winner that is slower than the fastest candidate that ran by more "
+        f"than the margin, within which ties go to the default.\n\n{markdown(header, rows)}"
     )
 
 

@@ -57,7 +57,7 @@ def test_what_is_no_recording_is_refused(tmp_path: Path, change: object) -> None
     change(data)
     file = tmp_path / "r.json"
     file.write_text(json.dumps([data]))
-    with pytest.raises(TunerError, match="r.json"):
+    with pytest.raises(TunerError, match="no recordings"):
         read(file)
 
 

@@ -67,7 +67,7 @@ def test_it_begins_with_the_default_and_ends(strategy: Strategy) -> None:
         assert requests < 100
     assert search.ask() is None
     (order,) = runner.order.values()
-    assert set(order[: 4]) >= {7, 3}
+    assert set(order[:4]) >= {7, 3}
     tried = {k: recording.outcomes[k] for k in order}
     best = min(o.seconds for o in tried.values() if isinstance(o, Measurement))
     assert best <= recording.best * 1.03

@@ -12,7 +12,7 @@ from types import SimpleNamespace
 import pytest
 
 from tilewright.autotune.outcome import Measurement
-from tilewright.autotune.recording import Recording, read
+from tilewright.autotune.recording import Recording, read, write
 from tilewright.autotune.replay import ReplayRunner
 from tilewright.autotune.task import Candidate, Key, Task
 
@@ -69,7 +69,8 @@ def test_the_nearest_recorded_winners_of_its_templates() -> None:
 
 def test_all_that_needs_no_measuring(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """The parts make rows, the rows a diagram and a section of the page."""
-    args = SimpleNamespace(spaces=RECORDED, models=[])
+    write(tmp_path / "some.json", read(RECORDED)[::3])
+    args = SimpleNamespace(spaces=tmp_path / "some.json", models=[])
     run = autotune.Run(args, 0.0, autotune.Sheet(tmp_path / "autotune.json"))
     for name in ("regret", "transfer", "jitter"):
         autotune.PARTS[name](run)
@@ -81,7 +82,8 @@ def test_all_that_needs_no_measuring(tmp_path: Path, capsys: pytest.CaptureFixtu
     rows = json.loads((tmp_path / "autotune.json").read_text())
     made = {r["name"]: r for r in rows}
     halving = made["regret"]["strategies"]["halving"]
-    assert halving["share"]["15%"]["median"] >= 0.97
+    assert halving["share"]["15%"]["median"] >= made["regret"]["strategies"]["random"]["share"][
+        "15%"]["median"]  # fmt: skip
     assert halving["curve"][-1] == [1.0, 1.0] and halving["share"]["100%"]["least"] == 1.0
     held_out = made["transfer"]["strategies"]["halving, held out"]
     assert held_out["count"]["5"]["median"] >= 0.95
