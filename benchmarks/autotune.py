@@ -62,7 +62,7 @@ SPACES: Final = 40
 AGAIN: Final = 8
 """Problems that are tuned three times."""
 TUNINGS: Final = 3
-NEAR: Final = 3
+NEAR: Final = 2
 RETUNE_SHARE: Final = 0.25
 SPACES_SHARE: Final = 0.4
 """Of the time."""
