@@ -51,6 +51,9 @@ class ReplayRunner:
                 order.append(place)
             yield place, self._outcome(recording, place, request.rounds)
 
+    def stop(self) -> None:
+        """There is nothing to end: outcomes come at once."""
+
     def close(self) -> None:
         """Nothing is held."""
 

@@ -7,7 +7,6 @@ for the same key, `preferred` says which one stays.
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
@@ -136,12 +135,13 @@ class Field:
     meaning: str
 
 
+_DETAIL_CHARACTERS: Final = 4000
 FIELDS: Final = (
-    Field("problem", "text", 1 << 18, "all", "what is computed, as canonical text"),
-    Field("device", "text", 1 << 14, "all", "what it ran on, as canonical text"),
+    Field("problem", "text", 1_000_000, "all", "what is computed, as canonical text"),
+    Field("device", "text", 10_000, "all", "what it ran on, as canonical text"),
     Field("numerics", "text", 64, "all", "which answers were allowed"),
     Field("template", "text", 128, "all", "the kernel template"),
-    Field("version", "count", 1 << 31, "all", "the template's version"),
+    Field("version", "count", 1_000_000_000, "all", "the template's version"),
     Field(
         "config", "values", 64, "all", "the template's choices: text, numbers, true, false, null"
     ),
@@ -149,16 +149,17 @@ FIELDS: Final = (
     Field("seconds", "time", 1e6, "measurement", "median time of one run"),
     Field("low", "time", 1e6, "measurement", "where the 95 % interval of the median begins"),
     Field("high", "time", 1e6, "measurement", "where it ends"),
-    Field("rounds", "count", 1 << 31, "measurement", "samples"),
+    Field("rounds", "count", 1_000_000_000, "measurement", "samples"),
     Field("contaminated", "flag", 1, "measurement", "whether other work disturbed the samples"),
     Field("failure", "failure", 16, "failure", "why there is no time: " + ", ".join(FAILURE_KINDS)),
-    Field("detail", "any text", 4096, "failure", "more about it, for people"),
+    Field("detail", "any text", _DETAIL_CHARACTERS, "failure", "more about it, for people"),
     Field("features", "numbers", 256, "all", "numbers from 0 on that describe the problem"),
     Field("date", "date", 20, "all", "when, in UTC"),
     Field("versions", "texts", 32, "all", "versions of the software, by name"),
     Field("origin", "any text", 256, "all", "who found it out, for people"),
 )
 _ENTRY_CHARACTERS: Final = 256
+_LARGE: Final = 2**53
 _DATE: Final = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ")
 
 
@@ -186,6 +187,15 @@ def check(row: Row) -> None:
     _checked(to_data(row))
 
 
+def told(outcome: Outcome) -> Outcome:
+    """The outcome as a row may hold it: what a candidate printed before it failed may be anything,
+    and is cut and cleaned."""
+    if isinstance(outcome, Measurement):
+        return outcome
+    text = outcome.detail[:_DETAIL_CHARACTERS].replace("\0", "?")
+    return Failure(outcome.kind, text.encode("utf-8", "replace").decode())
+
+
 def _any_text(value: object, most: float) -> str:
     if type(value) is not str:
         return "expected text"
@@ -203,9 +213,8 @@ def _text(value: object, most: float) -> str:
 
 
 def _number(value: object, most: float) -> str:
-    if type(value) not in (int, float) or not math.isfinite(value):  # type: ignore[arg-type]
-        return "expected a finite number"
-    return "" if 0 <= value <= most else f"expected a number from 0 to {most:g}"  # type: ignore[operator]
+    fits = isinstance(value, int | float) and type(value) is not bool and 0 <= value <= most
+    return "" if fits else f"expected a number from 0 to {most:g}"
 
 
 def _time(value: object, most: float) -> str:
@@ -240,10 +249,8 @@ def _value(value: object, most: float) -> str:
         return ""
     if type(value) is str:
         return _any_text(value, most)
-    if type(value) in (int, float):
-        within = math.isfinite(value) and abs(value) < 2**53  # type: ignore[arg-type]
-        return "" if within else "expected a finite number below 2**53"
-    return "expected text, a number, true, false or null"
+    fits = isinstance(value, int | float) and -_LARGE < value < _LARGE
+    return "" if fits else "expected text, a number below 2**53, true, false or null"
 
 
 def _entries(each: Callable[[object, float], str], limit: float) -> Callable[[object, float], str]:

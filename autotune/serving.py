@@ -8,7 +8,7 @@ Neither is standard output, where candidates may print what they like. A message
                     the first request of a task brings "payload": text
     from a worker   {"ready": pid}                   it has started
                     {"built": place}
-                    {"samples": [[place, seconds, disturbed]]}
+                    {"samples": [[place, seconds, pressure]]}
                     {"failed": place, "kind": kind, "detail": line}
                     {"done": name}                   the request has been answered
 
@@ -156,7 +156,7 @@ class _Server:
             if isinstance(what, Failure):
                 self._fail(place, what)
             else:
-                samples.append([place, what.seconds, what.disturbed])
+                samples.append([place, what.seconds, what.pressure])
         if samples:
             self._say(samples=samples)
 

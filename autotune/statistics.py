@@ -20,48 +20,51 @@ CONFIDENCE: Final = 0.95
 
 WAITED: Final = 0.02
 WAITED_SECONDS: Final = 3e-6
-"""A sample was disturbed if its thread did not run for more than this share of it, and more than
+"""A sample was interrupted if its thread did not run for more than this share of it, and more than
 these seconds: reading the clocks takes part of a microsecond, and ticks fall between them."""
 
-FOREIGN: Final = 0.1
-"""A round was disturbed if others had more than this share of the processors' time."""
+CALM: Final = 0.03
+"""Pressure of samples that count as undisturbed, at most."""
 
-FEW: Final = 3
-"""Clean samples that are worth more than all samples together, at least."""
+FEW: Final = 5
+"""Calm samples that make a measurement by themselves, whatever the others were."""
 
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """Seconds of one run. disturbed: other work got in the way while it was taken."""
+    """Seconds of one run. pressure: how much other work got in the way while it was taken, 0 for
+    none, and a few hundredths for little."""
 
     seconds: float
-    disturbed: bool = False
+    pressure: float = 0.0
+
+    @property
+    def is_calm(self) -> bool:
+        """Whether it is as good as on a machine of one's own."""
+        return self.pressure <= CALM
+
+    def pressed(self, more: float) -> Sample:
+        """The sample with what was found out about it later."""
+        return Sample(self.seconds, self.pressure + max(more, 0.0))
 
 
-def sampled(wall: float, cpu: float, switches: int, alone: bool) -> Sample:
+def sampled(wall: float, cpu: float, switches: int, strain: float, alone: bool) -> Sample:
     """A sample from what clocks said of one stretch of work.
 
     wall: seconds that went by. cpu: seconds that the calling thread had a processor for. switches:
-    how often the system took a processor from one of the threads at work. alone: nothing but the
-    calling thread worked, so that what it waited for was not part of the work, and its own time is
-    the better figure where it was made to wait.
+    how often the system took a processor from one of the threads at work. strain: how many times as
+    long as at best a known piece of work took, next to it. alone: nothing but the calling thread
+    worked, so that what it waited for was not part of the work, and its own time is the better
+    figure where it was made to wait.
     """
     waited = alone and wall - cpu > max(WAITED * wall, WAITED_SECONDS)
-    return Sample(cpu if waited else wall, waited or switches > 0)
+    interrupted = waited or switches > 0  # somebody else's data are in the caches now
+    return Sample(cpu if waited else wall, max(strain - 1, 0.0) + interrupted)
 
 
 def per_run(sample: Sample, runs: int) -> Sample:
     """The sample of one of so many equal runs."""
-    return Sample(sample.seconds / runs, sample.disturbed)
-
-
-def is_foreign(busy: float, own: float, wall: float, processors: int) -> bool:
-    """Whether others had so much of the machine that work on all processors was slowed down.
-
-    busy: processor seconds that were spent by anybody, or taken by a hypervisor. own: by this
-    process. wall: seconds that went by, on each processor.
-    """
-    return busy - own > FOREIGN * wall * processors
+    return Sample(sample.seconds / runs, sample.pressure)
 
 
 def median(values: Sequence[float]) -> float:
@@ -95,13 +98,15 @@ def interval(values: Sequence[float], confidence: float = CONFIDENCE) -> tuple[f
 def measurement(samples: Sequence[Sample]) -> Measurement:
     """The samples of one candidate as a measurement; of at least one.
 
-    Disturbed samples are left out where enough clean ones remain. Otherwise all count, and the
+    Only calm samples count, where there are enough of them. Otherwise the calmer half does, and the
     measurement is marked as contaminated.
     """
-    clean = [s.seconds for s in samples if not s.disturbed]
-    enough = len(clean) >= min(FEW, len(samples)) and 2 * len(clean) >= len(samples)
-    used = clean if enough else [s.seconds for s in samples]
-    return Measurement(median(used), *interval(used), len(used), not enough)
+    used = [s for s in samples if s.is_calm]
+    contaminated = len(used) < min(FEW, len(samples))
+    if contaminated:
+        used = sorted(samples, key=lambda s: s.pressure)[: (len(samples) + 1) // 2]
+    seconds = [s.seconds for s in used]
+    return Measurement(median(seconds), *interval(seconds), len(used), contaminated)
 
 
 def are_apart(a: Measurement, b: Measurement) -> bool:

@@ -16,7 +16,7 @@ import signal
 import subprocess
 import tempfile
 import time
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from math import isfinite
@@ -38,6 +38,9 @@ LOOK_SECONDS: Final = 0.5
 
 LEAVE_SECONDS: Final = 1.0
 """A worker that closed its pipe, or was asked to leave, has so long to do so."""
+
+NEARLY: Final = 0.75
+"""Share of the memory limit from which a crash is put down to it: the rest is reserved, not used."""
 
 _WORDS: Final = {"idle": "answering", "prepare": "preparing the task", "build": "building",
                  "run": "running"}  # fmt: skip
@@ -208,8 +211,8 @@ class Worker:
         message = json.loads(line)
         self._heard = time.monotonic()
         if "samples" in message:
-            found = tuple((_whole(place), Sample(_seconds(seconds), bool(disturbed)))
-                          for place, seconds, disturbed in message["samples"])  # fmt: skip
+            found = tuple((_whole(place), Sample(_positive(seconds), _positive(pressure + 1) - 1))
+                          for place, seconds, pressure in message["samples"])  # fmt: skip
             return Sampled(found)
         if "built" in message:
             return Built(_whole(message["built"]))
@@ -280,7 +283,7 @@ class Worker:
         short = any(word in self._printed.decode(errors="replace").lower() for word in _NO_MEMORY)
         if status == -signal.SIGKILL:
             return Failure("memory", f"the system killed it, most likely for want of memory{said}")
-        if status and (short or (limit and resident > 0.9 * limit)):
+        if status and (short or (limit and resident > NEARLY * limit)):
             return Failure("memory", f"{how} after it took {resident >> 20} MiB{said}")
         return Failure("crash", how + said)
 
@@ -310,12 +313,15 @@ class Worker:
         return self._process.returncode, usage.ru_maxrss << 10
 
 
-def listen(workers: Collection[Worker], deadline: float) -> list[tuple[Worker, Event]]:
-    """Wait for news, and return them; nothing if there are none by the deadline."""
+def listen(
+    workers: Collection[Worker], deadline: float, stopped: Callable[[], bool] = lambda: False
+) -> list[tuple[Worker, Event]]:
+    """Wait for news, and return them; nothing if there are none by the deadline, or soon after it
+    is stopped."""
     while True:
         found = [(w, event) for w in workers if w.alive for event in w.news()]
         now = time.monotonic()
-        if found or now >= deadline or not any(w.alive for w in workers):
+        if found or now >= deadline or stopped() or not any(w.alive for w in workers):
             return found
         with selectors.DefaultSelector() as selector:
             for w in workers:
@@ -349,7 +355,7 @@ def _whole(value: Any) -> int:
     return value
 
 
-def _seconds(value: Any) -> float:
+def _positive(value: Any) -> float:
     if type(value) not in (int, float) or not isfinite(value) or value <= 0:
         raise ValueError(value)
     return float(value)

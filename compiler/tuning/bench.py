@@ -19,7 +19,7 @@ from typing import Final
 
 from ...autotune.outcome import Failure
 from ...autotune.serving import Failed, Post, Wanted, failure
-from ...autotune.statistics import Sample, is_foreign, per_run, sampled
+from ...autotune.statistics import Sample, per_run, sampled
 from ...autotune.task import Candidate
 from ..codegen.cpu.target import host
 from ..errors import LoweringError
@@ -29,6 +29,7 @@ from ..runtime.objects import Objects, load
 from ..store import Store
 from . import faults
 from .candidate import Constants, Contender, Sets
+from .probe import strain
 from .problem import parse
 from .reference import Reference
 
@@ -51,6 +52,9 @@ TOGETHER_BYTES: Final = 1 << 30
 WATCHED_SECONDS: Final = 0.1
 """What others do to all processors is looked at in stretches of that length: ten of the system's
 ticks."""
+
+FOREIGN: Final = 0.1
+"""Share of the processors that others may have without being noticed: what the ticks leave open."""
 
 Found = list[tuple[int, Sample | Failure]]
 
@@ -150,27 +154,24 @@ class ProblemBench:
         return least
 
     def _rounds(self, field: Sequence[_Entrant], deadline: float) -> Iterator[Found]:
-        """A sample of each, in turn, until all have as many clean ones as are wanted. Samples are
+        """A sample of each, in turn, until all have as many calm ones as are wanted. Samples are
         told of when it is known what others did meanwhile."""
         watch = _Watch(self._alone)
         held: list[tuple[_Entrant, Sample | Failure]] = []
         for turn in range(AGAIN * max((e.missing for e in field), default=0)):
-            live = [e for e in field[:: -1 if turn % 2 else 1] if e.missing > 0]
-            for entrant in live:
+            for entrant in field[:: -1 if turn % 2 else 1]:
+                if entrant.missing <= 0:
+                    continue
                 if time.monotonic() + entrant.seconds > deadline:
-                    yield _told(held)
+                    yield _told(held, 0.0)
                     return
-                outcome = self._sample(entrant)
-                held.append((entrant, outcome))
-                if isinstance(outcome, Failure):
-                    entrant.missing = 0
-                else:
-                    entrant.missing -= not outcome.disturbed
-            disturbed = watch.disturbed()
-            if disturbed is not None:
-                yield _told(held if not disturbed else [_marked(*pair) for pair in held])
+                held.append((entrant, self._sample(entrant)))
+                _count(*held[-1], -1)
+            share = watch.foreign()
+            if share is not None:
+                yield _told(held, share)
                 held = []
-        yield _told(held)
+        yield _told(held, 0.0)
 
     def _sample(self, entrant: _Entrant) -> Sample | Failure:
         contender, runs = entrant.contender, entrant.runs
@@ -180,6 +181,7 @@ class ProblemBench:
         alone = self._alone
         whose = resource.RUSAGE_THREAD if alone else resource.RUSAGE_SELF
         self._post("run", contender.place)
+        before = strain()
         switches = resource.getrusage(whose).ru_nivcsw
         cpu = time.thread_time_ns()
         wall = time.perf_counter_ns()
@@ -187,13 +189,14 @@ class ProblemBench:
         wall = time.perf_counter_ns() - wall
         cpu = time.thread_time_ns() - cpu
         switches = resource.getrusage(whose).ru_nivcsw - switches
+        strained = max(before, strain())
         try:
             contender.spoil(runs)
             contender.compare(runs)
         except Failed as e:
             return e.failure
         entrant.seconds = time.perf_counter() - begin
-        return per_run(sampled(wall / 1e9, cpu / 1e9, switches, alone), runs)
+        return per_run(sampled(wall / 1e9, cpu / 1e9, switches, strained, alone), runs)
 
 
 @dataclass(slots=True)
@@ -208,8 +211,8 @@ class _Entrant:
 
 
 class _Watch:
-    """Sees whether others disturb kernels that run on all processors: a thread that comes late
-    because its processor is taken shows in no clock of ours."""
+    """Sees how much others have of all processors, for kernels that run on all of them: a thread
+    that comes late because its processor is taken shows in no clock of ours."""
 
     def __init__(self, alone: bool) -> None:
         self._alone = alone
@@ -219,26 +222,35 @@ class _Watch:
         self._busy = None if self._alone else busy_seconds()
         self._own, self._wall = time.process_time(), time.perf_counter()
 
-    def disturbed(self) -> bool | None:
-        """Since it was asked last; None as long as that cannot be told. Then ask again."""
+    def foreign(self) -> float | None:
+        """The share that others had since it was asked last, 0 where it is small; None as long as
+        that cannot be told, and it has to be asked again."""
         if self._busy is None:
-            return False
+            return 0.0
         wall = time.perf_counter() - self._wall
         if wall < WATCHED_SECONDS:
             return None
         busy = (busy_seconds() or self._busy) - self._busy
         own = time.process_time() - self._own
         self._start()
-        return is_foreign(busy, own, wall, available_processors())
+        share = (busy - own) / (wall * available_processors())
+        return share if share > FOREIGN else 0.0
 
 
-def _told(held: Sequence[tuple[_Entrant, Sample | Failure]]) -> Found:
-    return [(entrant.contender.place, outcome) for entrant, outcome in held]
+def _told(held: Sequence[tuple[_Entrant, Sample | Failure]], share: float) -> Found:
+    """What came of some rounds, in which others had that share of the processors."""
+    found: Found = []
+    for entrant, outcome in held:
+        _count(entrant, outcome, 1)
+        told = outcome.pressed(share) if isinstance(outcome, Sample) else outcome
+        _count(entrant, told, -1)
+        found.append((entrant.contender.place, told))
+    return found
 
 
-def _marked(entrant: _Entrant, outcome: Sample | Failure) -> tuple[_Entrant, Sample | Failure]:
-    """The outcome as disturbed after all, so that one more is wanted."""
-    if isinstance(outcome, Sample) and not outcome.disturbed:
-        entrant.missing += 1
-        outcome = Sample(outcome.seconds, True)
-    return entrant, outcome
+def _count(entrant: _Entrant, outcome: Sample | Failure, by: int) -> None:
+    """Change the number of missing samples by a calm one. After a failure nothing is missing."""
+    if isinstance(outcome, Failure):
+        entrant.missing = 0
+    elif outcome.is_calm:
+        entrant.missing += by

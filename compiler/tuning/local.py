@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Mapping
 from typing import Final
@@ -19,7 +20,9 @@ WORKER: Final = (sys.executable, "-m", "tilewright.compiler.tuning.worker")
 def local_runner(
     limits: Limits | None = None, environment: Mapping[str, str] | None = None
 ) -> IsolatedRunner:
-    """A Runner whose workers build and time candidates here. environment: of the workers.
+    """A Runner whose workers build and time candidates here.
+
+    limits: of workers (default: half of the machine's memory each). environment: of the workers.
 
     As many build at the same time as there are processors. Without a store nobody would find what
     they build, and the worker that measures builds as well.
@@ -27,5 +30,7 @@ def local_runner(
     Raises OptionError for a TILEWRIGHT_FAULT that makes no sense.
     """
     check()
+    if limits is None:
+        limits = Limits(memory=os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2)
     builders = available_processors() if cache_directory() is not None else 0
     return IsolatedRunner(WORKER, limits=limits, builders=builders, environment=environment)

@@ -11,7 +11,6 @@ from tilewright.autotune.statistics import (
     Sample,
     are_apart,
     interval,
-    is_foreign,
     measurement,
     median,
     per_run,
@@ -45,46 +44,51 @@ def test_median() -> None:
     assert median([4, 1, 2, 9]) == 3
 
 
-@pytest.mark.parametrize(("wall", "cpu", "switches", "alone", "seconds", "disturbed"), [
-    (100e-6, 99.8e-6, 0, True, 100e-6, False),
-    (100e-6, 101e-6, 0, True, 100e-6, False),  # reading the clocks counts as CPU time
-    (100e-6, 98e-6, 0, True, 100e-6, False),  # less than 3 us
-    (4100e-6, 100e-6, 0, True, 100e-6, True),  # someone had the processor for 4 ms
-    (10e-3, 9.9e-3, 0, True, 10e-3, False),
-    (10e-3, 9.7e-3, 0, True, 9.7e-3, True),
-    (100e-6, 99e-6, 1, True, 100e-6, True),
-    (100e-6, 60e-6, 0, False, 100e-6, False),  # it waited for its own helpers
-    (100e-6, 60e-6, 2, False, 100e-6, True),
+@pytest.mark.parametrize(("wall", "cpu", "switches", "alone", "seconds", "calm"), [
+    (100e-6, 99.8e-6, 0, True, 100e-6, True),
+    (100e-6, 101e-6, 0, True, 100e-6, True),  # reading the clocks counts as CPU time
+    (100e-6, 98e-6, 0, True, 100e-6, True),  # less than 3 us
+    (4100e-6, 100e-6, 0, True, 100e-6, False),  # someone had the processor for 4 ms
+    (10e-3, 9.9e-3, 0, True, 10e-3, True),
+    (10e-3, 9.7e-3, 0, True, 9.7e-3, False),
+    (100e-6, 99e-6, 1, True, 100e-6, False),
+    (100e-6, 60e-6, 0, False, 100e-6, True),  # it waited for its own helpers
+    (100e-6, 60e-6, 2, False, 100e-6, False),
 ])  # fmt: skip
-def test_sampled(
-    wall: float, cpu: float, switches: int, alone: bool, seconds: float, disturbed: bool
+def test_interrupted_samples(
+    wall: float, cpu: float, switches: int, alone: bool, seconds: float, calm: bool
 ) -> None:
-    assert sampled(wall, cpu, switches, alone) == Sample(seconds, disturbed)
+    sample = sampled(wall, cpu, switches, 1.0, alone)
+    assert (sample.seconds, sample.is_calm) == (seconds, calm)
+
+
+def test_strain_is_pressure() -> None:
+    assert sampled(1.0, 1.0, 0, 0.98, True) == Sample(1.0)
+    assert sampled(1.0, 1.0, 0, 1.02, True).is_calm
+    assert not sampled(1.0, 1.0, 0, 1.1, True).is_calm
+    assert Sample(1.0, 0.05).pressed(0.2) == Sample(1.0, 0.25)
+    assert Sample(1.0).pressed(-0.1) == Sample(1.0)
 
 
 def test_per_run() -> None:
-    assert per_run(Sample(1.0, True), 4) == Sample(0.25, True)
+    assert per_run(Sample(1.0, 0.5), 4) == Sample(0.25, 0.5)
 
 
-def test_foreign_work_is_what_others_had_of_all_processors() -> None:
-    assert not is_foreign(busy=1.9, own=1.8, wall=1, processors=2)
-    assert is_foreign(busy=2.0, own=1.7, wall=1, processors=2)
-    assert not is_foreign(busy=1.0, own=1.0, wall=1, processors=2)
+def test_only_calm_samples_count() -> None:
+    samples = [Sample(float(k)) for k in range(1, 6)] + [Sample(90.0, 1.0)] * 7
+    assert measurement(samples) == Measurement(3.0, 1.0, 5.0, 5, False)
 
 
-def test_disturbed_samples_are_left_out_where_enough_are_clean() -> None:
-    samples = [Sample(1.0), Sample(9.0, True), Sample(2.0), Sample(3.0)]
-    assert measurement(samples) == Measurement(2.0, 1.0, 3.0, 3, False)
+def test_too_few_calm_samples_are_contaminated() -> None:
+    """Then the calmer half counts."""
+    samples = [Sample(9.0, 0.9), Sample(2.0, 0.2), Sample(1.0), Sample(8.0, 0.8), Sample(3.0, 0.3)]
+    assert measurement(samples) == Measurement(2.0, 1.0, 3.0, 3, True)
 
 
-@pytest.mark.parametrize("clean", [0, 1, 2])
-def test_too_few_clean_samples_are_contaminated(clean: int) -> None:
-    samples = [Sample(1.0)] * clean + [Sample(5.0, True)] * 4
-    assert measurement(samples) == Measurement(5.0, 1.0 if clean else 5.0, 5.0, 4 + clean, True)
-
-
-def test_one_clean_sample_is_a_measurement() -> None:
+def test_few_samples_that_are_all_calm_are_enough() -> None:
     assert measurement([Sample(1.0)]) == Measurement(1.0, 1.0, 1.0, 1, False)
+    assert not measurement([Sample(1.0), Sample(2.0)]).contaminated
+    assert measurement([Sample(1.0), Sample(2.0, 0.5)]).contaminated
 
 
 def test_apart() -> None:
