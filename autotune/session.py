@@ -24,11 +24,12 @@ from .row import Row
 from .runner import Request, Runner, Strategy
 from .schedule import Job, Schedule
 from .task import Task
+from .transfer import starts
 
 GRACE: Final = 1.0
 """Seconds after the deadline for a runner to come back, and for one that is stopped to end."""
 
-NEAR: Final = 3
+NEAR: Final = 2
 """Winners of that many near problems are where a search begins."""
 
 
@@ -46,10 +47,8 @@ def open_jobs(
         }  # fmt: skip
         rows = [*_winners(records.elsewhere(task.key, templates)),
                 *records.near(task.key, task.features, NEAR, templates)]  # fmt: skip
-        starts = dict.fromkeys(
-            task.places[row.candidate] for row in rows if row.candidate in task.places
-        )
-        search = strategy.search(task, tuple(known.items()), tuple(starts))
+        first = starts(task, [row.candidate for row in rows])
+        search = strategy.search(task, tuple(known.items()), first)
         jobs.append(Job(task, weight, search, known, frozenset(known)))
     return jobs
 
