@@ -89,6 +89,17 @@ def test_the_budget_is_kept_and_partial_answers_count() -> None:
     assert isinstance(events[-1], Ended) and events[-1].state.tried == 2
 
 
+def test_nothing_is_begun_when_the_budget_is_spent() -> None:
+    class Careless(Unsure):
+        def run(self, task: Task, request: Request, deadline: float) -> Any:
+            return super().run(task, request, deadline + 100)
+
+    clock = Clock()
+    bench = Careless(clock, {"a": [1.0, 0.96, 2.0, 2.0]}, cost=3.0)  # there would be doubts
+    why, _, _ = session([(task("a"), 1.0)], [bench], clock, 5)
+    assert why == "budget" and bench.ran == [("a", 0), ("a", 1)]
+
+
 def test_where_no_time_is_left_for_a_slow_task_a_quick_one_may_still_run() -> None:
     clock = Clock()
     slow, quick = Bench(clock, {"s": FLAT}, cost=10.0), Bench(clock, {"q": FLAT}, cost=1.0)
@@ -217,6 +228,27 @@ def test_asked_to_stop_it_keeps_what_it_has(records: Records) -> None:
     assert 0 in jobs[0].outcomes and len(bench.ran) == 2
     assert isinstance(events[-1], Ended) and events[-1].why == "interrupted"
     assert set(kept(records)) == jobs[0].tried
+
+
+def test_what_was_heard_before_the_wish_to_stop_counts() -> None:
+    """The first outcome is told of only when two more are there and the wish to stop."""
+    clock, stop, asked = Clock(), Stop(), threading.Event()
+    bench = Bench(clock, {"a": FLAT})
+
+    def wish(name: str, place: int) -> None:
+        if place == 3:
+            stop.set()
+            asked.set()
+
+    def listen(event: Event) -> None:
+        assert not isinstance(event, Tried) or asked.wait(20)
+
+    bench.during = wish
+    jobs = open_jobs([(task("a"), 1.0)], InOrder(step=4), Records(None))
+    made = Session(jobs, [bench], clock.now + 50, Records(None), report=listen, stop=stop,
+                   clock=clock)  # fmt: skip
+    assert made.run() == "interrupted"
+    assert jobs[0].tried >= {0, 1, 2}
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
