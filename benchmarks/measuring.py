@@ -1,8 +1,8 @@
 """How the tuner measures: what it costs, whether it repeats, and whether it tells of models.
 
-    python benchmarks/measuring.py cost resnet50         time per candidate: build, check, timed runs
-    python benchmarks/measuring.py repeat resnet50       the same candidates, measured three times
-    python benchmarks/measuring.py conditions resnet50   hot and cold caches against whole inferences
+    python benchmarks/measuring.py cost resnet50        time per candidate: build, check, timed runs
+    python benchmarks/measuring.py repeat resnet50      the same candidates, measured three times
+    python benchmarks/measuring.py conditions resnet50  hot and cold caches against inferences
 
 `cost` builds into an empty store, in this process. `repeat` measures through worker processes as
 tuning does, each time in new ones, and prints how far apart the medians of a candidate are, and how
@@ -144,7 +144,7 @@ def repeat(uses: Sequence[Use], candidates: int, rounds: int, times: int) -> Fig
         spreads = ", ".join(f"{f['spread']:.1%}" for f in own)
         print(f"{use.task.label:46s} {own[0]['microseconds'][0]:8.1f} us  spreads {spreads}")
     print(f"{len(figures)} candidates, {times} times, {rounds} rounds; "
-          f"{statistics.median(seconds) / len(figures):.3f} s per candidate, workers' start included"
+          f"{statistics.median(seconds) / len(figures):.3f} s per candidate, with workers' start"
           f"\nspread of the medians: median {statistics.median(f['spread'] for f in figures):.2%}, "
           f"90th percentile {np.quantile([f['spread'] for f in figures], 0.9):.2%}"
           f"\nintervals: median {statistics.median(f['interval'] for f in figures):.2%} wide; "
