@@ -7,6 +7,7 @@ in this file alone; values go to SQLite as parameters.
 from __future__ import annotations
 
 import json
+import logging
 import sqlite3
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -63,6 +64,8 @@ _INSERT: Final = (
     "rounds, contaminated, failure, detail, features, date, versions, origin) "
     "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 )
+
+_log: Final = logging.getLogger("tilewright")
 
 
 class Damaged(Exception):
@@ -253,28 +256,31 @@ def _written(row: Row) -> tuple[Any, ...]:
 
 
 def _read(found: Iterable[tuple[Any, ...]]) -> Iterator[Row]:
-    """Rows of what `_SELECT` finds. Raises Damaged."""
+    """Rows of what `_SELECT` finds. One that is none is left out, and replaced when its candidate
+    is measured again."""
     objects: dict[str, Any] = {}  # neighbours have the same features and versions
 
     def parsed(text: str) -> Any:
         if text not in objects:
-            objects[text] = json.loads(text)
+            objects[text] = dict(json.loads(text))
         return objects[text]
 
     key = Key("", "", "")
-    try:
-        for problem, device, numerics, template, version, config, is_default, *rest in found:
-            seconds, low, high, rounds, contaminated, kind, detail, *about = rest
-            if (problem, device, numerics) != (key.problem, key.device, key.numerics):
-                key = Key(problem, device, numerics)
-            outcome: Outcome
-            if seconds is None:
-                outcome = Failure(kind, detail)
-            else:
-                outcome = Measurement(seconds, low, high, rounds, bool(contaminated))
-            features, date, versions, origin = about
-            candidate = Candidate(template, version, json.loads(config))
-            yield Row(key, candidate, outcome, bool(is_default), parsed(features), date,
+    for problem, device, numerics, template, version, config, is_default, *rest in found:
+        seconds, low, high, rounds, contaminated, kind, detail, *about = rest
+        if (problem, device, numerics) != (key.problem, key.device, key.numerics):
+            key = Key(problem, device, numerics)
+        outcome: Outcome
+        if seconds is None:
+            outcome = Failure(kind, detail)
+        else:
+            outcome = Measurement(seconds, low, high, rounds, bool(contaminated))
+        features, date, versions, origin = about
+        try:
+            candidate = Candidate(template, version, dict(json.loads(config)))
+            row = Row(key, candidate, outcome, bool(is_default), parsed(features), date,
                       parsed(versions), origin)  # fmt: skip
-    except (ValueError, TypeError) as e:
-        raise Damaged(f"a row that is none: {e}") from None
+        except (ValueError, TypeError) as e:
+            _log.warning("a row of the records cannot be read and is left out: %s", e)
+            continue
+        yield row

@@ -40,18 +40,21 @@ class Options:
     reorder: bool = True
     inplace: bool = True
     donate: tuple[str, ...] = ()
+    records: bool = True
 
 
 def options(
     *, numerics: str = "standard", memory_limit: int | str | None = None,
     threads: int | None = None, reorder: bool = True, inplace: bool = True,
-    donate: Sequence[str] = (),
+    donate: Sequence[str] = (), tune: object = None,
 ) -> Options:  # fmt: skip
     """Arguments and environment together. Raises OptionError for a value that makes no sense.
 
     reorder, inplace: whether the memory plan may change the order of kernels, and let results take
-    the place of operands; to see what that saves.
+    the place of operands; to see what that saves. tune: None to use records, False not to.
     """
+    if tune is not None and tune is not False:
+        raise OptionError(f"tune={tune!r}: expected None or False")
     if numerics not in NUMERICS:
         raise OptionError(f"numerics={numerics!r}: expected one of {', '.join(NUMERICS)}")
     if threads is not None and (not isinstance(threads, int) or threads < 1):
@@ -69,6 +72,7 @@ def options(
         reorder,
         inplace,
         tuple(dict.fromkeys(donate)),
+        tune is None,
     )
 
 

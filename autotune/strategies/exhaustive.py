@@ -10,7 +10,6 @@ from ..outcome import Outcome
 from ..runner import Request
 from ..task import Task
 from .survey import Survey
-from .expectation import expected_gain
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,16 +24,18 @@ class Exhaustive:
         self, task: Task, known: Sequence[tuple[int, Outcome]], starts: Sequence[int]
     ) -> InOrder:
         survey = Survey(task, known)
-        return InOrder(survey, survey.first(starts), self.rounds, self.together)
+        order = dict.fromkeys([0, *starts, *task.ranked()])
+        return InOrder(survey, list(order), self.rounds, self.together)
 
 
 class InOrder:
-    """A search that goes through places in a given order, whatever comes out."""
+    """A search that goes through untried places in a given order, whatever comes out."""
 
     def __init__(
         self, survey: Survey, order: Sequence[int], rounds: int, together: int
     ) -> None:  # fmt: skip
-        self._survey, self._order = survey, list(order)
+        self._survey = survey
+        self._order = [k for k in order if k not in survey.tried]
         self._rounds, self._together = rounds, together
 
     def ask(self) -> Request | None:
@@ -46,4 +47,4 @@ class InOrder:
         self._survey.tell(outcomes)
 
     def remaining_gain(self) -> float:
-        return expected_gain(self._survey, self._order)
+        return self._survey.gain

@@ -1,11 +1,10 @@
-"""Successive halving, from the cost model's best candidates to their neighbours.
+"""Successive halving over heats, each of the most promising candidates that are left.
 
-A heat is a few candidates side by side: with few rounds each, then the better half with twice as
-many, and so on until one is left (Jamieson and Talwalkar, AISTATS 2016). The first heat holds the
-default, the starts and those that the cost model ranks first. The winner of a heat meets its
-neighbours in the next one; where it has none left, the cost model's next ones. That ends when what
-is left untried promises too little. Then whoever may be the winner gets so many rounds that
-`choice.winner` does not depend on chance.
+A heat is a few candidates side by side: all with few rounds, the better half with twice as many,
+and so on until one is left (Jamieson and Talwalkar, AISTATS 2016). The first heat holds the
+default, the starts, and those that the cost model likes best; later ones the best so far and those
+from which most is expected, given what is known (`belief.py`). When all that is left promises too
+little, those that may yet win run until `choice.winner` is certain.
 """
 
 from __future__ import annotations
@@ -14,13 +13,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from ..choice import MARGIN
+from ..choice import MARGIN, doubtful
 from ..outcome import Outcome
 from ..runner import Request
 from ..task import Task
 from .survey import Survey
-from .expectation import expected_gain, predictions
-from .moves import neighbours
+
+DOUBT: Final = 0.002
+"""What it is worth to know the winner for certain, as a share of its time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +30,7 @@ class Halving:
 
     width: int = 4
     rounds: int = 8
-    most: int = 128
+    most: int = 256
     enough: float = 0.01
     margin: float = MARGIN
     name: Final = "halving"
@@ -45,8 +45,8 @@ class HalvingSearch:
     """One search; see the module."""
 
     def __init__(self, how: Halving, survey: Survey, starts: Sequence[int]) -> None:
-        self._how, self._survey, self._starts = how, survey, starts
-        self._moves = neighbours(survey.task.space)
+        self._how, self._survey = how, survey
+        self._starts = [k for k in dict.fromkeys([0, *starts]) if k not in survey.tried]
         self._heat: list[int] = []
         self._settling = False
 
@@ -61,10 +61,11 @@ class HalvingSearch:
     def tell(self, outcomes: Sequence[tuple[int, Outcome]]) -> None:
         """Places that nothing is told of are left alone from now on."""
         self._survey.tell(outcomes)
-        self._survey.tried.update(self._heat)
+        self._survey.give_up(self._heat)
 
     def remaining_gain(self) -> float:
-        return 0.0 if self._settling else expected_gain(self._survey, self._survey.untried)
+        return max(0.0 if self._settling else self._survey.gain,
+                   DOUBT if self._doubtful else 0.0)  # fmt: skip
 
     # ---------------------------------------------------------------- heats
 
@@ -76,26 +77,21 @@ class HalvingSearch:
         return self._more(self._heat) if len(self._heat) > 1 else None
 
     def _next_heat(self) -> Request | None:
-        survey, best = self._survey, self._survey.best
-        new = self._new()[: self._how.width - (best is not None)]
-        if not new or (survey.tried and self.remaining_gain() < self._how.enough):
+        survey, how = self._survey, self._how
+        if not self._starts and survey.tried and survey.gain < how.enough:
+            return None
+        best = survey.best
+        room = how.width - (best is not None)
+        new, self._starts = self._starts[:room], self._starts[room:]
+        if len(new) < room:
+            new += [k for k in survey.promising(how.width) if k not in new][: room - len(new)]
+        if not new:
             return None
         self._heat = new if best is None else [best, *new]
-        return Request(tuple(self._heat), self._how.rounds)
-
-    def _new(self) -> list[int]:
-        """What to try next: the first ones, then neighbours of the best, then anything."""
-        survey = self._survey
-        best = survey.best
-        if best is None:
-            return survey.first(self._starts)
-        means, _ = predictions(survey, survey.untried)
-        starts = [k for k in self._starts if k in means]
-        near = sorted((k for k in self._moves[best] if k in means), key=means.__getitem__)
-        return list(dict.fromkeys([*starts, *near, *sorted(means, key=means.__getitem__)]))
+        return Request(tuple(self._heat), how.rounds)
 
     def _more(self, places: Sequence[int]) -> Request | None:
-        """So many rounds that each of the places has twice what the least sampled one has."""
+        """So many rounds that the least sampled one has twice what it has."""
         least = min(self._survey.measured[k].rounds for k in places)
         rounds = min(least, self._how.most - least)
         return Request(tuple(places), rounds) if rounds > 0 else None
@@ -103,4 +99,12 @@ class HalvingSearch:
     # ---------------------------------------------------------------- the end
 
     def _settle(self) -> Request | None:
-        return None
+        """Those in doubt once more, until nobody is or they have run often enough."""
+        self._heat = self._doubtful
+        return self._more(self._heat) if self._heat else None
+
+    @property
+    def _doubtful(self) -> list[int]:
+        task, measured = self._survey.task, self._survey.measured
+        outcomes = {task.space[k]: m for k, m in measured.items()}
+        return [task.places[c] for c in doubtful(task.default, outcomes, self._how.margin)]

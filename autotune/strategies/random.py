@@ -26,8 +26,7 @@ class Shuffled:
     def search(
         self, task: Task, known: Sequence[tuple[int, Outcome]], starts: Sequence[int]
     ) -> InOrder:
-        survey = Survey(task, known)
-        fixed = [k for k in dict.fromkeys([0, *starts]) if k not in survey.tried]
-        rest = [k for k in survey.untried if k not in fixed]
+        rest = list(range(1, len(task.space)))
         Random(f"{self.seed} {task.key.digest}").shuffle(rest)
-        return InOrder(survey, [*fixed, *rest], self.rounds, self.together)
+        order = list(dict.fromkeys([0, *starts, *rest]))
+        return InOrder(Survey(task, known), order, self.rounds, self.together)

@@ -6,7 +6,7 @@ import os
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from ..codegen.cpu.target import CpuTarget, host
 from ..errors import ModelError, OptionError, TargetError
@@ -17,7 +17,7 @@ from ..graph.text import parse, to_text
 from ..inspect.views import Compilation
 from ..options import Options, check_donated, options
 from ..store import Store
-from .build import Progress, Stopwatch, choose, link, optimise
+from .build import Progress, Stopwatch, choose, link, optimise, recorded_choices
 from .collector import paused_collector
 from .deferred import DeferredExecutable, Shapes, checked_shapes
 from .executable import Executable
@@ -27,7 +27,7 @@ def compile(
     source: Any,
     *,
     target: str = "cpu",
-    tune: None = None,
+    tune: Literal[False] | None = None,
     numerics: str = "standard",
     memory_limit: int | str | None = None,
     shapes: Shapes | None = None,
@@ -43,7 +43,8 @@ def compile(
     source: path or bytes of an .onnx model, an onnx.ModelProto, a `tw.Graph`, or the path of a
         graph in text form (.txt).
     target: "cpu".
-    tune: None; kernels use their templates' default configs.
+    tune: None uses what was measured on this type of machine before (`tw.tune`), and the default
+        config where nothing was; False uses default configs only.
     numerics: "reproducible", "standard" or "reduced". On the CPU all three compute in the model's
         own precision, in an order that does not depend on the number of threads; only
         "reproducible" keeps every convolution a plain sum.
@@ -66,9 +67,7 @@ def compile(
     met: it says where and why, and its `least_bytes` can.
     """
     chosen = options(numerics=numerics, memory_limit=memory_limit, threads=threads,
-                     reorder=reorder, inplace=inplace, donate=donate)  # fmt: skip
-    if tune is not None:
-        raise OptionError(f"tune={tune!r}: only tune=None is available; kernels run with defaults")
+                     reorder=reorder, inplace=inplace, donate=donate, tune=tune)  # fmt: skip
     machine = cpu_target(target)
 
     @paused_collector()
@@ -96,12 +95,13 @@ def analyse(
     shapes: Shapes | None = None,
     outputs: Sequence[str] | None = None,
     threads: int | None = None,
+    tune: Literal[False] | None = None,
 ) -> Compilation:
     """Everything that `compile` does but native code: passes, kernels and the memory plan.
 
     Raises as `compile` does, and OptionError when the model leaves shapes open.
     """
-    chosen = options(numerics=numerics, memory_limit=memory_limit, threads=threads)
+    chosen = options(numerics=numerics, memory_limit=memory_limit, threads=threads, tune=tune)
     machine = cpu_target(target)
     start = time.perf_counter()
     graph, model = _read(source, shapes, outputs)
@@ -109,7 +109,8 @@ def analyse(
         listed = ", ".join(f"{v.name}: {v}" for v in model.inputs)
         raise OptionError(f"the model leaves shapes open ({listed}); give them in shapes={{...}}")
     stages = optimise(graph, machine, chosen, time.perf_counter() - start)
-    return choose(stages, machine, chosen)
+    return choose(stages, machine, chosen,
+                  choices=recorded_choices(stages[-1].graph, machine, chosen))  # fmt: skip
 
 
 def cpu_target(name: str) -> CpuTarget:
@@ -151,7 +152,8 @@ def _build(
     stages = optimise(graph, target, chosen, read)
     passes = watch.lap()
     store = Store()
-    compilation = choose(stages, target, chosen, store)
+    choices = recorded_choices(stages[-1].graph, target, chosen)
+    compilation = choose(stages, target, chosen, store, choices)
     if chosen.dump:
         _dump(compilation, Path(chosen.dump))
     kernels = watch.lap()

@@ -39,7 +39,8 @@ class KernelInfo:
     """One launch of an executable.
 
     flops and bytes: the least work and memory traffic of the launch. ops: the model nodes it
-    computes. source: its Kernel IR. notes: why it may be slower than it could be.
+    computes. source: its Kernel IR. notes: why it may be slower than it could be. origin: where its
+    config comes from: "default", "memory limit", or the record of a measurement.
     """
 
     name: str
@@ -50,6 +51,7 @@ class KernelInfo:
     bytes: int
     source: str
     notes: tuple[str, ...] = ()
+    origin: str = "default"
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,8 +158,9 @@ class Executable:
         ops = self.graph.ops
         nodes = dict.fromkeys(s for j in launch.ops for s in ops[j].source)
         notes = (*element_by_element(k), *([launch.note] if launch.note else []))
+        origin = launch.origin or ("memory limit" if launch.note else "default")
         return KernelInfo(kernel_name(launch), k.template, dict(k.config), tuple(nodes), k.flops,
-                          k.bytes, kernel_text(k), notes)  # fmt: skip
+                          k.bytes, kernel_text(k), notes, origin)  # fmt: skip
 
     def ir(self, level: str = "graph") -> str:
         """The program as text: "graph", "fused", "memory", "kernels", "source", "llvm" or "asm".

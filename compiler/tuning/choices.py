@@ -11,7 +11,8 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
+from types import MappingProxyType
 from typing import Any, Final
 
 from ...autotune.task import Candidate, canonical
@@ -37,6 +38,9 @@ class Choice:
 
 Choices = Mapping[str, Choice]
 """By the digest of a group's shape (`select.digests_of`)."""
+
+
+NO_CHOICES: Final[Choices] = MappingProxyType({})
 
 
 def choices_digest(choices: Choices, numerics: Numerics) -> str:
@@ -71,7 +75,7 @@ def special(graph: Graph, device: Device, numerics: Numerics, choices: Choices) 
     return make
 
 
-def marked(graph: Graph, launches: Sequence[Launch], choices: Choices) -> tuple[Launch, ...]:
+def with_origins(graph: Graph, launches: Sequence[Launch], choices: Choices) -> tuple[Launch, ...]:
     """The launches, of which those that choices are of say so."""
     if not choices:
         return tuple(launches)
@@ -100,20 +104,28 @@ def is_of(launch: Launch, candidate: Candidate) -> bool:
 # --------------------------------------------------------------------------- as data
 
 
-def to_data(choices: Choices) -> list[dict[str, Any]]:
-    """Choices as JSON values."""
-    return [
+def to_data(choices: Choices, device: Device) -> dict[str, Any]:
+    """Choices for a device as JSON values."""
+    groups = [
         {"group": digest, "template": c.candidate.template, "version": c.candidate.version,
          "config": dict(c.candidate.config), "origin": c.origin}
         for digest, c in sorted(choices.items())
     ]  # fmt: skip
+    return {"device": asdict(device), "groups": groups} if groups else {}
 
 
-def from_data(data: Any) -> dict[str, Choice]:
-    """The choices that `to_data` made values of. Raises ValueError, TypeError or LookupError for
+def from_data(data: Mapping[str, Any], device: Device) -> Choices:
+    """The choices that `to_data` made values of; none if they are for another device, another
+    number of threads among that. Raises ValueError, TypeError, AttributeError or LookupError for
     what is none."""
+    if not data:
+        return NO_CHOICES
+    if data["device"] != asdict(device):
+        _log.info("kernels were tuned for %s, and run on %s: defaults are used",
+                  data["device"], asdict(device))  # fmt: skip
+        return NO_CHOICES
     found = {}
-    for item in data:
+    for item in data["groups"]:
         config = item["config"]
         if not all(v is None or isinstance(v, (str, int, float)) for v in config.values()):
             raise TypeError("a config holds text, numbers, true, false and null")

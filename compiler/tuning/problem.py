@@ -54,30 +54,36 @@ _DEVICE: Final = tuple(f.name for f in fields(Device))
 class Problem:
     """What one kernel has to compute, on which device, and which answers are allowed.
 
-    graph: the group alone. Its constants have made-up values, the same in every process; those
-    that kernels write out have their own. Equal problems are those with equal texts.
+    described: the group alone, with constants that stand for any as inputs; constants: their names.
+    Equal problems are those with equal texts.
     """
 
-    graph: Graph
+    described: Graph
+    constants: tuple[str, ...]
     device: Device
     numerics: Numerics
 
     @cached_property
     def text(self) -> str:
         """The problem on lines; `parse` reads it."""
-        held = {n for n, b in self.graph.blobs.items() if b.is_constant and only_element(b) is None}
-        blobs = {n: _plain(b) if n in held else b for n, b in self.graph.blobs.items()}
-        listed = tuple(n for n in blobs if n in held)
-        graph = replace(self.graph, inputs=(*self.graph.inputs, *listed), blobs=blobs)
         device = " ".join(f"{name}={getattr(self.device, name)}" for name in _DEVICE)
         head = (_HEAD, f"numerics {self.numerics}", f"device {device}",
-                " ".join(("constants", *listed)))  # fmt: skip
-        return "\n".join((*head, to_text(graph)))
+                " ".join(("constants", *self.constants)))  # fmt: skip
+        return "\n".join((*head, to_text(self.described)))
+
+    @cached_property
+    def graph(self) -> Graph:
+        """The group alone. Its constants have made-up values, the same in every process; those that
+        kernels write out have their own."""
+        bare, held = self.described, frozenset(self.constants)
+        made = {n: values.constant(bare, n, k) for k, n in enumerate(self.constants)}
+        return replace(bare, inputs=tuple(n for n in bare.inputs if n not in held),
+                       blobs={n: made.get(n, b) for n, b in bare.blobs.items()})  # fmt: skip
 
     @cached_property
     def names(self) -> tuple[str, ...]:
         """The blobs as they are numbered, which is the order of `select.shape_of`."""
-        return tuple(sorted(self.graph.blobs, key=lambda n: int(n[1:])))
+        return tuple(sorted(self.described.blobs, key=lambda n: int(n[1:])))
 
     def __eq__(self, other: object) -> bool:
         return self.text == other.text if isinstance(other, Problem) else NotImplemented
@@ -97,12 +103,16 @@ class Problem:
         """What the group's kernel writes."""
         return self.graph.outputs
 
+    def default(self) -> Candidate:
+        """The candidate that is used without tuning."""
+        first, *_ = self._templates
+        return candidate(first, first.default(*self._marked))
+
     def candidates(self) -> tuple[tuple[Candidate, ...], tuple[float, ...]]:
         """Every candidate, the one that is used without tuning first; and what the templates'
         models say of each, in units that compare, or nothing where one of them has no model."""
         given = self.graph, self.ops, self.outputs, self.device
-        first, *_ = self._templates
-        found = {candidate(first, first.default(*self._marked)): None}
+        found = {self.default(): None}
         for template in self._templates:
             found |= {candidate(template, c): None for c in template.space(*given)}
         models = {t.name: t for t in self._templates if isinstance(t, Estimating)}
@@ -168,7 +178,7 @@ class Problem:
 
         kernel: any that computes this, if there is one already; they agree on the least work.
         """
-        made = kernel or self.instantiate(self.candidates()[0][0]).kernel
+        made = kernel or self.instantiate(self.default()).kernel
         found: dict[str, float] = {
             "threads": self.device.threads, "flops": made.flops, "bytes": made.bytes
         }  # fmt: skip
@@ -217,7 +227,7 @@ def problem_of(
             elif blob.is_constant:
                 letter = "w"
             new = named[n] = f"{letter}{len(named)}"
-            role = {"x": Role.INPUT, "y": Role.INTERMEDIATE}.get(letter, Role.CONSTANT)
+            role = {"y": Role.INTERMEDIATE, "c": Role.CONSTANT}.get(letter, Role.INPUT)
             content = None if one is None else _everywhere(one, blob.type.dims)
             blobs[new] = Blob(new, blob.type, role, content)
             if letter == "x":
@@ -229,8 +239,8 @@ def problem_of(
            tuple(named[n] for n in op.outputs), _unmarked(op), group=0)
         for op in ops
     )  # fmt: skip
-    bare = Graph("group", tuple(inputs), tuple(named[o] for o in outs), own, blobs)
-    return Problem(_with_values(bare, held), device, numerics)
+    bare = Graph("group", (*inputs, *held), tuple(named[o] for o in outs), own, blobs)
+    return Problem(bare, tuple(held), device, numerics)
 
 
 def parse(text: str) -> Problem:
@@ -245,14 +255,10 @@ def parse(text: str) -> Problem:
     if numerics not in NUMERICS:
         raise TextError(f"a problem's numerics are one of {', '.join(NUMERICS)}: {parts[1]!r}")
     graph = parse_graph(parts[4])
-    held = words[3][1:]
-    unknown = [n for n in held if n not in graph.inputs]
-    if unknown or len(graph.groups) != 1:
-        raise TextError(f"a problem is one group, and its constants are inputs: {unknown}")
-    inputs = tuple(n for n in graph.inputs if n not in held)
-    constants = {n: replace(graph.blobs[n], role=Role.CONSTANT) for n in held}
-    bare = replace(graph, inputs=inputs, blobs={**graph.blobs, **constants})
-    return Problem(_with_values(bare, held), _device(words[2][1:]), numerics)  # type: ignore[arg-type]
+    held = tuple(words[3][1:])
+    if graph.inputs[len(graph.inputs) - len(held) :] != held or len(graph.groups) != 1:
+        raise TextError(f"a problem is one group, and its last inputs are its constants: {held}")
+    return Problem(graph, held, _device(words[2][1:]), numerics)  # type: ignore[arg-type]
 
 
 def _device(given: Sequence[str]) -> Device:
@@ -260,17 +266,6 @@ def _device(given: Sequence[str]) -> Device:
     if set(pairs) != set(_DEVICE) or not all(v.isdecimal() for v in pairs.values()):
         raise TextError(f"a problem's device has the numbers {', '.join(_DEVICE)}: {list(given)}")
     return Device(**{name: int(v) for name, v in pairs.items()})
-
-
-def _with_values(bare: Graph, held: Sequence[str]) -> Graph:
-    """The graph with made-up values for constants that stand for any."""
-    made = {n: values.constant(bare, n, k) for k, n in enumerate(held)}
-    return replace(bare, blobs={n: made.get(n, b) for n, b in bare.blobs.items()})
-
-
-def _plain(blob: Blob) -> Blob:
-    """A constant as an input of its type."""
-    return Blob(blob.name, blob.type, Role.INPUT)
 
 
 def _everywhere(one: Array, dims: tuple[int, ...]) -> Array:

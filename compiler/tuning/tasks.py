@@ -17,9 +17,11 @@ from .problem import Problem, problem_of
 
 @dataclass(frozen=True, slots=True)
 class Use:
-    """A task and the launches of a program that it stands for, by number."""
+    """A task, the problem that it is, and the launches of a program that it stands for, by
+    number."""
 
     task: Task
+    problem: Problem
     launches: tuple[int, ...]
 
     def share(self, seconds: Sequence[float]) -> float:
@@ -45,7 +47,7 @@ def tasks_of(c: Compilation, device: Device) -> list[Use]:
         task = known.task if known else task_of(problem, place, kernel)
         if len(task.space) > 1:
             before = known.launches if known else ()
-            uses[problem.text] = Use(task, tuple(sorted((*before, *numbers))))
+            uses[problem.text] = Use(task, problem, tuple(sorted((*before, *numbers))))
     return list(uses.values())
 
 

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ...ops.types import DType, bf16, row_major_strides
-from ..graph.ir import Blob, Deferred, Graph
+from ..graph.ir import Blob, Deferred, Graph, Role
 
 Array = npt.NDArray[Any]
 
@@ -30,15 +30,14 @@ def _normal() -> Array:
 
 def constant(graph: Graph, name: str, number: int) -> Blob:
     """The blob as a constant with made-up values, computed whenever somebody asks for them."""
-    blob = graph.blobs[name]
-    kind = blob.type
+    kind = graph.type(name)
     end, scale = _end(graph, name), _scale(kind.dims)
 
     def write(out: Array, where: tuple[slice, ...]) -> None:
         _fill(out, kind.dtype, kind.dims, where, number, end, scale)
 
     content = Deferred(kind.dtype.numpy, kind.dims, (), write)
-    return Blob(name, kind, blob.role, content, blob.inside)
+    return Blob(name, kind, Role.CONSTANT, content)
 
 
 def feed(graph: Graph, name: str, number: int) -> Array:

@@ -30,7 +30,7 @@ FLOORS = (
     ("compiler.frontends", "compiler.passes"),
     ("compiler.memory", "compiler.kernels"),
     ("compiler.codegen",),
-    ("compiler.store", "compiler.runtime"),
+    ("compiler.store", "compiler.records", "compiler.runtime"),
     ("compiler.inspect",),
     ("compiler.tuning",),
     ("compiler.api",),
