@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 from ..codegen.cpu import lower
 from ..codegen.cpu.assemble import assembly
@@ -33,7 +34,8 @@ class Kept:
 
 @dataclass(frozen=True, slots=True)
 class Compilation:
-    """Everything that the views read."""
+    """Everything that the views read. choices: what was to take the place of default configs, as
+    data (see `tuning.choices`)."""
 
     source: Graph
     graph: Graph
@@ -43,6 +45,7 @@ class Compilation:
     target: CpuTarget
     options: Options
     kept: Kept | None = None
+    choices: Mapping[str, Any] = field(default_factory=dict)
 
 
 def kernel_name(launch: Launch) -> str:
@@ -67,8 +70,7 @@ def kernels_view(c: Compilation) -> str:
             for a, b in zip(launch.args, launch.kernel.params, strict=True)
         )
         out.append(f"k{k} {kernel_name(launch)}({args})  # model: {quote(launch.label)}")
-        if launch.note:
-            out.append(f"  # {launch.note}")
+        out += [f"  # {said}" for said in (launch.origin, launch.note) if said]
         digest = kernel_digest(launch.kernel)
         if digest not in seen:
             seen.add(digest)

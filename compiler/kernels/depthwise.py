@@ -34,6 +34,7 @@ WIDEST = 64  # most taps along columns: all of them are written out
 PRODUCTS = 256  # most products that are written out per tile
 ITEM_FLOPS = 250_000  # an item takes at least about 2 microseconds
 MAX_ITEMS = 32
+LOOP, ITEM = 4.0, 500.0  # multiply-add slots of a step of a loop, and to take an item
 
 
 class _Writer:
@@ -231,11 +232,38 @@ class Depthwise:
         items = max(1, min(MAX_ITEMS, p.flops // ITEM_FLOPS))
         return {"tw": _even(p.places[2], limit), "items": items}
 
+    def estimate(
+        self, graph: Graph, ops: Sequence[Op], outputs: Sequence[str], device: Device,
+        config: Config,
+    ) -> float:  # fmt: skip
+        return _estimate(_require(graph, ops, outputs), device, config)
+
     def instantiate(
         self, graph: Graph, ops: Sequence[Op], outputs: Sequence[str], device: Device,
         config: Config,
     ) -> Launch:  # fmt: skip
         return _Writer(_require(graph, ops, outputs), device, config).launch()
+
+
+def _estimate(p: ConvGroup, device: Device, config: Config) -> float:
+    """Slots until the last thread is done: products or loads, whichever are more, and what the loop
+    over the outer taps costs; a tile of more sums than there are registers keeps some in memory."""
+    lanes, column = device.lanes(p.dtype), p.axes[-1]
+    slots = 0.0
+    for run in runs(column, config["tw"]):
+        products = sum(len(places) * len(taps) for places, taps in _products(run))
+        loads = (run.size - 1) * column.stride + 2 * column.kernel
+        spilled = max(0, run.size + column.kernel + 3 - device.registers)
+        per_row = max(products, loads) + LOOP + 2 * spilled * column.kernel
+        leads = prod(a.kernel for a in p.axes[:-1])
+        slots += run.count * (leads * per_row + run.size)
+    vectors = -(-p.channels // p.block) * (p.block // lanes)
+    units = prod(p.places[0]) * -(-p.channels // p.block) * p.places[1]
+    share = -(-units // min(units, config["items"]))
+    items = -(-units // share)
+    busiest = min(1.0, share * -(-items // device.threads) / units)
+    rows = vectors * prod(p.places[0]) * p.places[1]
+    return slots * rows * busiest + ITEM * items / device.threads
 
 
 def _even(extent: int, limit: int) -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from ...ops.types import TensorType, f32
@@ -13,6 +13,9 @@ from .base import Pass
 from .convolutions import Algorithm, algorithm
 from .layout import PLANAR_CHANNELS
 from .rewrite import SourceRewriter
+
+MARK: Final = "winograd"
+"""The attribute that says how many results per axis a tile has."""
 
 TILES: Final = (2, 4)
 FEW_ROWS: Final = 9  # multiply-adds of a register tile that hide their latency
@@ -37,13 +40,18 @@ class ChooseWinograd(Pass):
         rewriter = SourceRewriter(graph)
 
         def visit(op: Op, inputs: tuple[Value | None, ...]) -> Value | tuple[Value, ...] | None:
-            m = tile_size(graph, op, self.block)
-            if not m:
+            found = marked(graph, op, self.block)
+            if found is op:
                 return None
-            attrs = op.attributes | {"winograd": m}
-            return rewriter.op(op.operator, *inputs, out=op.outputs, **attrs)
+            return rewriter.op(op.operator, *inputs, out=op.outputs, **found.attributes)
 
         return rewriter.run(visit)
+
+
+def marked(graph: Graph, op: Op, block: int) -> Op:
+    """The op with the size of tile that it should be computed with, if with any."""
+    m = tile_size(graph, op, block)
+    return replace(op, attrs=tuple((k, m if k == MARK else v) for k, v in op.attrs)) if m else op
 
 
 def tile_size(graph: Graph, op: Op, block: int) -> int:
