@@ -22,7 +22,8 @@ from .task import Candidate, Task
 
 
 class ReplayRunner:
-    """Runs the candidates of recordings: their outcomes are those on record.
+    """Runs the candidates of recordings: their outcomes are those on record, with intervals that
+    shrink as more rounds are wanted than are on record.
 
     jitter: every sample is off by a random share of up to so much, up or down; outcomes are then
     the statistics of those samples. order: the places of each task as they were first asked for.
@@ -66,7 +67,10 @@ class ReplayRunner:
             samples.append(Sample(outcome.seconds * (1 + off)))
         if self._jitter:
             return measurement(samples)
-        return Measurement(outcome.seconds, outcome.low, outcome.high, len(samples))
+        part = min(1.0, math.sqrt(outcome.rounds / len(samples)))
+        low = outcome.seconds - part * (outcome.seconds - outcome.low)
+        high = outcome.seconds + part * (outcome.high - outcome.seconds)
+        return Measurement(outcome.seconds, low, high, len(samples))
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,8 +1,8 @@
 """Records how long every candidate of some problems takes, and compares searches on that.
 
     python benchmarks/autotune_search.py                 what strategies make of the recordings
-    python benchmarks/autotune_search.py --record        measures what they lack first; goes on where
-                                                         it was interrupted
+    python benchmarks/autotune_search.py --record        measures what they lack first; goes on
+                                                         where it was interrupted
     python benchmarks/autotune_search.py --record --models squeezenet mobilenet --count 20
 
 Recorded are distinct convolutions, matrix products and attentions of the models, as many of each
@@ -54,10 +54,13 @@ COUNTS: Final = (1, 2, 3, 5, 8)
 SEEDS: Final = 20
 """Random orders whose mean is the baseline."""
 
-NEAR: Final = 3
+NEAR: Final = 2
 """Recorded winners that a held-out problem starts from, as in a tuning session."""
 
 ROUNDS: Final = 16
+
+FLOPS: Final = 1e9
+"""Of recorded problems, at most: whole spaces of larger ones take minutes."""
 
 
 def main() -> None:
@@ -95,10 +98,11 @@ def tasks(names: Sequence[str], numerics: str = "standard") -> Iterator[tuple[Ta
 
 
 def mixed(found: Sequence[Task], count: int) -> list[Task]:
-    """So many of the tasks: of each template in turn, spread evenly over the order of the tasks."""
-    by_kind = [[t for t in found if t.default.template == kind] for kind in KINDS]
+    """So many of the smaller tasks: of each template in turn, spread evenly over their order."""
+    small = [t for t in found if t.features.get("flops", 0.0) <= FLOPS]
+    by_kind = [[t for t in small if t.default.template == kind] for kind in KINDS]
     wanted = [0] * len(KINDS)
-    while sum(wanted) < min(count, len(found)):
+    while sum(wanted) < min(count, len(small)):
         for k, some in enumerate(by_kind):
             if wanted[k] < len(some) and sum(wanted) < count:
                 wanted[k] += 1
@@ -125,10 +129,13 @@ def record(chosen: Sequence[Task], runner: Runner, file: Path, end: float) -> No
         made = Recording(short, tuple(outcomes[k] for k in range(len(task.space))))
         known = [*(r for r in known if r.task.key != short.key), made]
         write(file, known)
-        failed = [str(o) for o in made.outcomes if isinstance(o, Failure)]
-        print(f"{number:3}/{len(chosen)} {task.default.template:14} {len(task.space):3} candidates, "
-              f"default / best {made.seconds.get(0, math.nan) / made.best:.3f}, "
-              f"{time.monotonic() - start:4.1f} s  {task.label}", *failed[:2], flush=True)  # fmt: skip
+        ratio = made.seconds.get(0, math.nan) / made.best
+        took = time.monotonic() - start
+        print(f"{number:3}/{len(chosen)} {task.default.template:14} {len(task.space):3} candidates,"
+              f" default / best {ratio:.3f}, {took:4.1f} s  {task.label}", flush=True)  # fmt: skip
+        for candidate, o in zip(task.space, made.outcomes, strict=True):
+            if isinstance(o, Failure):
+                print(f"    {candidate} failed: {o.kind}, {o.detail}")
 
 
 def short_task(task: Task) -> Task:
@@ -140,13 +147,17 @@ def short_task(task: Task) -> Task:
 # --------------------------------------------------------------------------- comparing
 
 
-Curves = dict[str, list[tuple[int, tuple[float, ...]]]]
-"""By strategy, for every problem the size of its space and the curve."""
+STRATEGIES: Final = ("random", "estimates", "halving", "halving, held out")
+Some = list[tuple[int, tuple[float, ...]]]
+"""For every problem the size of its space and a curve."""
 
 
-def curves(recordings: Sequence[Recording]) -> Curves:
+def curves(
+    recordings: Sequence[Recording], names: Sequence[str] = STRATEGIES
+) -> dict[str, Some]:  # fmt: skip
     """Of the search, without and with starts from the other recordings; of the estimates alone; of
     random orders, whose curves are averaged."""
+
     def run(r: Recording, first: Sequence[int] = ()) -> tuple[float, ...]:
         return trace(r, Halving(enough=0.0), first).curve
 
@@ -154,15 +165,11 @@ def curves(recordings: Sequence[Recording]) -> Curves:
         every = [trace(r, Shuffled(seed)).curve for seed in range(SEEDS)]
         return tuple(map(fmean, zip(*every, strict=True)))
 
-    made: Curves = {}
-    for name, of in (
-        ("random", chance),
-        ("estimates", lambda r: curve(r, r.task.ranked())),
-        ("halving", run),
-        ("halving, held out", lambda r: run(r, starts(r.task, near(r, recordings)))),
-    ):
-        made[name] = [(len(r.task.space), of(r)) for r in recordings]
-    return made
+    of = dict(zip(STRATEGIES, (
+        chance, lambda r: curve(r, r.task.ranked()), run,
+        lambda r: run(r, starts(r.task, near(r, recordings))),
+    ), strict=True))  # fmt: skip
+    return {name: [(len(r.task.space), of[name](r)) for r in recordings] for name in names}
 
 
 def near(held_out: Recording, recordings: Sequence[Recording]) -> list[Candidate]:
@@ -177,7 +184,7 @@ def near(held_out: Recording, recordings: Sequence[Recording]) -> list[Candidate
     return [c for _, _, c in sorted(found, key=lambda f: f[:2])[:NEAR]]
 
 
-def summary(some: Sequence[tuple[int, tuple[float, ...]]]) -> dict[str, Any]:
+def summary(some: Some) -> dict[str, Any]:
     """Medians and minima over problems, by share of the space and by number of candidates."""
     by_share = {f"{part:.0%}": [within(c, share(n, part)) for n, c in some] for part in SHARES}
     by_count = {str(k): [within(c, k) for _, c in some] for k in COUNTS}
@@ -187,7 +194,7 @@ def summary(some: Sequence[tuple[int, tuple[float, ...]]]) -> dict[str, Any]:
     }
 
 
-def describe(found: Curves) -> str:
+def describe(found: dict[str, Some]) -> str:
     """A table: median and least over problems."""
     rows = []
     for name, some in found.items():

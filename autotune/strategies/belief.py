@@ -118,4 +118,5 @@ def _noise(m: Measurement) -> float:
 def _improvement(z: Array, spread: Array) -> Array:
     density = np.exp(-0.5 * z**2) / math.sqrt(2 * math.pi)
     below = np.array([0.5 * math.erfc(-x / math.sqrt(2)) for x in z])
-    return spread * (z * below + density)
+    out: Array = spread * (z * below + density)
+    return out
