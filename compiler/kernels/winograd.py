@@ -470,7 +470,7 @@ class Winograd:
     """
 
     name = "winograd"
-    version = 2
+    version = 3
 
     def matches(self, graph: Graph, ops: Sequence[Op], outputs: Sequence[str]) -> bool:
         return _group(graph, ops, outputs) is not None
