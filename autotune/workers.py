@@ -18,7 +18,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from math import isfinite
@@ -318,12 +318,15 @@ class Worker:
         return self._process.returncode, _resident(usage)
 
 
-def listen(workers: Collection[Worker], deadline: float) -> list[tuple[Worker, Event]]:
-    """Wait for news, and return them; nothing if there are none by the deadline."""
+def listen(
+    workers: Collection[Worker], deadline: float, stopped: Callable[[], bool] = lambda: False
+) -> list[tuple[Worker, Event]]:
+    """Wait for news, and return them; nothing if there are none by the deadline, or soon after it
+    is stopped."""
     while True:
         found = [(w, event) for w in workers if w.alive for event in w.news()]
         now = time.monotonic()
-        if found or now >= deadline or not any(w.alive for w in workers):
+        if found or now >= deadline or stopped() or not any(w.alive for w in workers):
             return found
         with selectors.DefaultSelector() as selector:
             for w in workers:
