@@ -206,11 +206,8 @@ class Records:
             self._drop()
         with _alone(path.parent):
             self._opened, self._owner = _inode(path), os.getpid()
-            if self._opened is None:
-                if not writing:
-                    return None
-                for leftover in ("-wal", "-shm"):  # of a file that somebody removed
-                    _beside(path, leftover).unlink(missing_ok=True)
+            if self._opened is None and not writing:
+                return None
             self._connection = _connect(path)
             if not queries.has_tables(self._connection):
                 if not writing:

@@ -391,7 +391,8 @@ def mib(count: float) -> str:
 def autotune_section(found: Sequence[Result]) -> str:
     """Searches on recorded spaces, how sure the choice is, and the defaults beside the best."""
     by_name = {r["name"]: r for r in found}
-    parts = [f"## Autotuning\n\n`python benchmarks/autotune.py`, one thread ({origin(found)})."]
+    parts = [f"## Autotuning\n\n`python benchmarks/autotune.py`, one thread ({origin(found)}).",
+             "![curves](../benchmarks/results/autotune.svg)"]  # fmt: skip
     if "regret" in by_name:
         parts.append(_regret(by_name["regret"], by_name.get("transfer")))
     if "jitter" in by_name:

@@ -20,7 +20,7 @@ from tilewright.autotune.schedule import Job, Schedule
 from tilewright.autotune.session import Session, open_jobs
 from tilewright.autotune.task import Task
 
-from .session_fakes import Bench, Clock, InOrder, Surer, measured, task
+from .session_fakes import Bench, Clock, InOrder, Surer, Unsure, measured, task
 
 Events = list[Event]
 
@@ -185,6 +185,24 @@ def test_a_search_that_wants_to_be_sure_is_heard_when_nothing_is_left_to_gain() 
     bench = Bench(clock, {"a": FLAT, "b": FLAT})
     session([(task("a"), 0.5), (task("b"), 0.4)], [bench], clock, 100, strategy=Surer())
     assert bench.ran == [("a", 0), ("b", 0), ("a", 1), ("b", 1), ("a", 1), ("b", 1)]
+
+
+def test_at_the_end_those_in_doubt_run_again_and_nothing_new() -> None:
+    clock = Clock()
+    bench = Unsure(clock, {"a": [1.0, 0.96, *[2.0] * 38]})
+    why, _, _ = session([(task("a", 40), 1.0)], [bench], clock, 20, strategy=InOrder(step=1))
+    assert why == "budget"
+    assert bench.ran[:17] == [("a", k) for k in range(17)]
+    assert {k for _, k in bench.ran[17:]} == {0, 1}
+    assert min(bench.rounds["a", 0], bench.rounds["a", 1]) >= 6
+
+
+def test_time_that_certainty_does_not_need_goes_to_the_search() -> None:
+    clock = Clock()
+    bench = Bench(clock, {"a": [1.0, *[2.0] * 39]})  # the default wins, without a doubt
+    why, _, _ = session([(task("a", 40), 1.0)], [bench], clock, 20, strategy=InOrder(step=1))
+    assert why == "budget"
+    assert bench.ran == [("a", k) for k in range(20)]
 
 
 # --------------------------------------------------------------------------- being stopped
