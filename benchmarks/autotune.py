@@ -37,6 +37,7 @@ from autotune_plot import Panel, draw
 from autotune_search import (
     FILE,
     FLOPS,
+    LARGE,
     NEAR,
     Some,
     curves,
@@ -152,16 +153,20 @@ def regret(run: Run) -> None:
 
 def transfer(run: Run) -> None:
     """Curves from scratch and from near winners."""
-    run.put("transfer", _compared(run.recordings, ("halving", "halving, held out")))
+    run.put("transfer", _compared(run.recordings, ("random", "halving", "halving, held out")))
     _say(run, "transfer")
 
 
 def _compared(recordings: Sequence[Recording], names: Sequence[str]) -> dict[str, Any]:
     found = curves(recordings, names)
     sizes = [len(r.task.space) for r in recordings]
+    made = {}
+    for name, some in found.items():
+        large = [x for x in some if x[0] >= LARGE]
+        made[name] = {**summary(some), "large": summary(large) if large else {},
+                      "curve": _median_curve(some), "runs": _by_count(some)}  # fmt: skip
     return {"problems": len(sizes), "candidates": sum(sizes), "sizes": sizes,
-            "strategies": {n: {**summary(some), "curve": _median_curve(some),
-                               "runs": _by_count(some)} for n, some in found.items()}}  # fmt: skip
+            "large": sum(n >= LARGE for n in sizes), "strategies": made}  # fmt: skip
 
 
 def _median_curve(some: Some) -> list[tuple[float, float]]:

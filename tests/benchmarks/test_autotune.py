@@ -91,11 +91,12 @@ def test_all_that_needs_no_measuring(tmp_path: Path, capsys: pytest.CaptureFixtu
     held_out = made["transfer"]["strategies"]["halving, held out"]
     assert held_out["count"]["5"]["median"] >= 0.95
     text = autotune.draw(autotune.panels(rows))
-    assert len(re.findall("<polyline", text)) == 3 + 2 + 1
+    assert len(re.findall("<polyline", text)) == 3 + 3 + 1
     ET.fromstring(text)
     page = report.autotune_section(rows)
     assert "| gemm | 2 | 1.010 | 1.020 | 1.020 | 100.0% |" in page
     assert "| all | 3 | 1.020 | 1.300 | 1.300 | 66.7% |" in page
+    assert re.search(r"for \d of 5 held-out problems", page) and "15 % find" in page
     assert "for 1 of 2 problems" in page and "| halving, held out | " in page
     assert report.autotune_section(rows[:1]).count("##") == 1
 
