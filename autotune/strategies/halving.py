@@ -57,7 +57,7 @@ class HalvingSearch:
             if request is not None:
                 return request
             self._settling = True
-        return self._half() or self._earlier() or self._settle()
+        return self._earlier() or self._settle()
 
     def tell(self, outcomes: Sequence[tuple[int, Outcome]]) -> None:
         """Places that nothing is told of are left alone from now on."""
@@ -84,8 +84,7 @@ class HalvingSearch:
         best = survey.best
         room = how.width - (best is not None)
         new, self._starts = self._starts[:room], self._starts[room:]
-        if len(new) < room:
-            new += [k for k in survey.promising(how.width) if k not in new][: room - len(new)]
+        new += survey.promising(room - len(new), new)
         if not new:
             return None
         self._heat = new if best is None else [best, *new]
