@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from queue import Empty, SimpleQueue
 from typing import Final
 
-from .errors import RunnerLost
+from .errors import RunnerLost, TunerError
 from .events import Began, Ended, Event, Listed, State, Tried, Warned
 from .interrupts import Stop
 from .outcome import Failure, Outcome
@@ -43,17 +43,24 @@ def open_jobs(
     to it; what was found on other devices and for near problems is where it begins."""
     jobs = []
     for task, weight in tasks:
-        templates = {c.template: c.version for c in task.space}
-        known = {
-            task.places[row.candidate]: row.outcome
-            for row in records.of(task.key, templates) if row.candidate in task.places
-        }  # fmt: skip
+        templates = _templates(task)
+        known = on_record(task, records)
         rows = [*_winners(records.elsewhere(task.key, templates)),
                 *records.near(task.key, task.features, NEAR, templates)]  # fmt: skip
         first = starts(task, [row.candidate for row in rows])
         search = strategy.search(task, tuple(known.items()), first)
         jobs.append(Job(task, weight, search, known, frozenset(known)))
     return jobs
+
+
+def on_record(task: Task, records: Records) -> dict[int, Outcome]:
+    """What records say of a task's candidates, by place."""
+    rows = records.of(task.key, _templates(task))
+    return {task.places[r.candidate]: r.outcome for r in rows if r.candidate in task.places}
+
+
+def _templates(task: Task) -> dict[str, int]:
+    return {c.template: c.version for c in task.space}
 
 
 def _winners(rows: Sequence[Row]) -> list[Row]:
@@ -142,8 +149,8 @@ class Session:
 
     def run(self) -> str:
         """Search until the deadline, until nothing is left to gain, or until asked to stop; why it
-        ended, as in `events.Ended`. Runners are closed. Raises what a runner raises, except
-        RunnerLost: then its work goes to the others."""
+        ended, as in `events.Ended`. Runners are closed. Work of one that raises RunnerLost or
+        TunerError goes to the others; what else a runner raises is raised."""
         jobs = self.schedule.jobs
         listed = tuple(Listed(j.task.label, j.weight, len(j.task.space), len(j.recorded),
                               j.default, j.best_seconds) for j in jobs)  # fmt: skip
@@ -220,7 +227,7 @@ class Session:
                 job, hand.job = hand.job, None
                 if error is None:
                     self.schedule.finished(job, hand.heard, self._clock() - hand.began)
-                elif isinstance(error, RunnerLost):
+                elif isinstance(error, (RunnerLost, TunerError)):
                     self.schedule.given_back(job, hand.heard)
                     crew.remove(hand)
                     left = f"{len(crew)} left" if crew else "none is left"

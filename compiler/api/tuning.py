@@ -14,7 +14,6 @@ from typing import Any, Final
 import numpy as np
 
 from ...autotune.choice import winner
-from ...autotune.errors import TunerError
 from ...autotune.events import Event, Reached, Warned
 from ...autotune.farm import on_device
 from ...autotune.interrupts import Stop, stopped_by_signals
@@ -22,7 +21,7 @@ from ...autotune.outcome import Measurement
 from ...autotune.records import Records
 from ...autotune.runner import Strategy
 from ...autotune.schedule import Job
-from ...autotune.session import Session, open_jobs
+from ...autotune.session import Session, on_record, open_jobs
 from ...autotune.strategies.halving import Halving
 from ...autotune.task import Candidate
 from ..codegen.cpu.target import CpuTarget
@@ -126,8 +125,10 @@ def tuned(
                 ended, found = _searched(uses, seconds, crew, deadline, budget, means, tell, place)
             finally:
                 crew.close()
+            if ended == "runners" and not any(f.job.tried for f in found):
+                raise OptionError(f"no candidate could be run: {warnings[-1]}")
         reach("build")
-        choices = _choices(default, found)
+        choices = _choices(default, found, place)
         program = build(choices) if choices else default
         comparison: Comparison | None = None
         pairs: Pairs = ()
@@ -167,12 +168,11 @@ def _searched(
     jobs = open_jobs(tasks, means.strategy, means.records)
     session = Session(jobs, crew.runners, deadline, means.records, report=tell, stop=budget.stop,
                       began=budget.began)  # fmt: skip
-    try:
-        ended = session.run()
-    except TunerError as e:
-        raise OptionError(f"tuning cannot go on: {e}") from e
+    ended = session.run()
     ours = max(crew.devices, key=lambda d: (d == place, same_model(d, place)))
     mine = [job for job in jobs if job.task.key.device == ours]
+    for job in mine:  # of two measurements of a candidate, what is on record is the better one
+        job.outcomes |= on_record(job.task, means.records)
     return ended, [_Found(u, job) for u, job in zip(uses, mine, strict=True)]
 
 
@@ -246,14 +246,15 @@ def _call(exe: Executable, feeds: Sequence[Any]) -> None:
 # --------------------------------------------------------------------------- what was found
 
 
-def _choices(default: Executable, found: Sequence[_Found]) -> Choices:
-    """Winners that are no defaults, for every group of their tasks."""
+def _choices(default: Executable, found: Sequence[_Found], place: str) -> Choices:
+    """Winners that are no defaults, for every group of their tasks. What other models of devices
+    like best says nothing of the device `place`."""
     compilation = default._compilation
     graph = compilation.graph
     digests = digests_of(graph)
     choices: dict[str, Choice] = {}
     for f in found:
-        if f.winner == f.use.task.default:
+        if f.winner == f.use.task.default or not same_model(f.job.task.key.device, place):
             continue
         for number in f.use.launches:
             ops = [graph.ops[k] for k in compilation.launches[number].ops]

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from tilewright.autotune.errors import TunerError
 from tilewright.autotune.events import Began, Ended, Event, Tried, Warned, as_json
 from tilewright.autotune.interrupts import Stop, stopped_by_signals
 from tilewright.autotune.outcome import Failure, Measurement, Outcome
@@ -339,6 +340,18 @@ def test_what_a_lost_runner_had_begun_goes_to_another(records: Records, lost_aft
     assert len(records.rows()) == 8
     lost = [e.text for e in events if isinstance(e, Warned)]
     assert len(lost) == (len(benches[0].ran) == lost_after), lost
+
+
+def test_a_runner_that_gives_up_is_lost_too() -> None:
+    class Tired(Bench):
+        def run(self, task: Task, request: Request, deadline: float) -> Any:
+            yield from super().run(task, request, deadline)
+            raise TunerError("workers do not start")
+
+    clock = Clock()
+    why, jobs, events = session([(task("a"), 1.0)], [Tired(clock, {"a": FLAT})], clock, 50)
+    assert why == "runners" and jobs[0].tried == {0}
+    assert any(isinstance(e, Warned) and "do not start" in e.text for e in events)
 
 
 def test_with_all_runners_lost_it_ends_with_what_it_has() -> None:

@@ -156,6 +156,14 @@ def test_if_everything_fails_the_default_serves_with_a_warning(
     assert chosen(tw.compile(product(), threads=1)) == [fields(task.default)]
 
 
+def test_where_no_worker_starts_the_error_says_so(
+    cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tilewright.compiler.tuning.local.WORKER", ("/bin/false",))
+    with pytest.raises(OptionError, match=r"no candidate could be run: .*workers do not start"):
+        tw.tune(product(8), budget="30s", threads=1)
+
+
 # --------------------------------------------------------------------------- being cut off
 
 TUNE = """
