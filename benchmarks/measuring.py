@@ -7,9 +7,9 @@
 `cost` builds into an empty store, in this process. `repeat` measures through worker processes as
 tuning does, each time in new ones, and prints how far apart the medians of a candidate are, and how
 many are further apart than their intervals say. `conditions` compares the time of each task's
-default kernel with what its launches take within inferences of the whole model, in turns; `hot` is
-a kernel that is simply called again, `cold` is how the tuner does it. Figures of `conditions` are
-the medians of the calmest third of the samples of each, by the tuner's own probe.
+default kernel with what its first launch takes within inferences of the whole model, in turns;
+`hot` is a kernel that is simply called again, `cold` is how the tuner does it. Its figures are the
+medians of the calmest third of the samples of each, by the tuner's own probe.
 
 --tasks N takes N tasks, spread over the model; --json FILE writes the figures.
 """
@@ -69,9 +69,9 @@ def main() -> None:
 
 
 def spread(found: Sequence[Any], count: int) -> list[Any]:
-    """So many of a sequence, the first among them, at equal distances."""
+    """So many of a sequence, at equal distances, from the first to the last."""
     count = min(count, len(found))
-    return [found[k * len(found) // count] for k in range(count)]
+    return [found[k * (len(found) - 1) // max(count - 1, 1)] for k in range(count)]
 
 
 def places(use: Use, count: int) -> list[int]:
@@ -167,12 +167,14 @@ def conditions(exe: tw.Executable, uses: Sequence[Use], seconds: float) -> Figur
         ready.append(bench.contender(0, use.task.default)[0])
     end = time.monotonic() + seconds
     while time.monotonic() < end:
-        before = strain()
-        _, spans = exe._program.timed(inputs, time.thread_time_ns)
-        pressure = max(before, strain())
+        strains: list[float] = []
+        ask = lambda *_: strains.append(strain())  # noqa: E731, B023
+        _, spans = exe._program.timed(inputs, time.thread_time_ns, ask)
+        ask()
         for number, use in enumerate(uses):
-            mean = statistics.mean(spans[k] for k in use.launches)
-            taken.setdefault((number, "model"), []).append((pressure, mean))
+            for k in use.launches[:1]:
+                pressure = max(strains[k : k + 2])
+                taken.setdefault((number, "model"), []).append((pressure, spans[k]))
             made = ready[number]
             for how in ("hot", "cold"):
                 made.refresh(1) if how == "cold" else made.run(made.address(1))
