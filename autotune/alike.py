@@ -11,11 +11,13 @@ import numpy.typing as npt
 
 from .task import Config, Value
 
+Array = npt.NDArray[np.float64]
+
 FACTOR: Final = 4.0
 """Numbers differ in full where one is so many times the other, in half where they are close."""
 
 
-def unlikeness(configs: Sequence[Config]) -> npt.NDArray[np.float64]:
+def unlikeness(configs: Sequence[Config]) -> Array:
     """Between all configs, each a row and a column: every field that only one of two has counts 1,
     and so does one that differs, but for numbers near each other, which count down to a half."""
     out = np.zeros((len(configs), len(configs)))
@@ -27,13 +29,14 @@ def unlikeness(configs: Sequence[Config]) -> npt.NDArray[np.float64]:
     return out
 
 
-def _difference(values: Sequence[Value]) -> npt.NDArray[np.float64]:
+def _difference(values: Sequence[Value]) -> Array:
     names = [repr(v) for v in values]
     numbers = {name: k for k, name in enumerate(dict.fromkeys(names))}
     code = np.array([numbers[name] for name in names])
-    unequal = np.not_equal.outer(code, code).astype(np.float64)
+    unequal: Array = np.not_equal.outer(code, code).astype(np.float64)
     if not all(v is None or type(v) in (int, float) for v in values):
         return unequal
     logs = np.log1p(np.abs(np.array([float(v or 0) for v in values])))
     steps = np.abs(np.subtract.outer(logs, logs)) / math.log(FACTOR)
-    return unequal * np.minimum(1.0, 0.5 + 0.5 * steps)
+    part: Array = unequal * np.minimum(1.0, 0.5 + 0.5 * steps)
+    return part

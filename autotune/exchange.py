@@ -26,8 +26,8 @@ from .row import Row, combined, from_data, to_data
 from .task import canonical
 
 FORMAT: Final = 1
-MOST_BYTES: Final = 1 << 28
-MOST_LINE_BYTES: Final = 1 << 20
+MOST_BYTES: Final = 500_000_000
+MOST_LINE_BYTES: Final = 4_000_000
 LEAST_KEY_BYTES: Final = 16
 _SIGNATURE: Final = "hmac-sha256"
 _SIGNED: Final = re.compile(rb'\{"hmac-sha256":"([0-9a-f]{64})"\}\n?')

@@ -8,6 +8,7 @@ worker. Samples arrive round by round and stay here, so that they survive whoeve
 
 from __future__ import annotations
 
+import threading
 import time
 from collections import deque
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -52,7 +53,8 @@ class IsolatedRunner:
     time; with 0 of them the worker that measures builds as well, which is for code that it could
     not get from others. environment: of the workers (default: this process's).
 
-    It is used by one thread. Workers are started when they are needed, and serve many tasks.
+    It is used by one thread, but for `stop`. Workers are started when they are needed, and serve
+    many tasks.
     """
 
     def __init__(
@@ -68,6 +70,7 @@ class IsolatedRunner:
         self._samples: dict[Known, list[Sample]] = {}
         self._durations: deque[float] = deque(maxlen=REMEMBERED)
         self._excused = 0
+        self._stopped = threading.Event()
 
     def run(
         self, task: Task, request: Request, deadline: float
@@ -85,6 +88,10 @@ class IsolatedRunner:
                 yield place, failure
             places = [k for k in places if k not in failed and self._is_built(task, k)]
         yield from self._measure(task, places, request.rounds, deadline)
+
+    def stop(self) -> None:
+        """From any thread: end soon what `run` is doing, and begin nothing new."""
+        self._stopped.set()
 
     def close(self) -> None:
         """End all workers."""
@@ -116,9 +123,9 @@ class IsolatedRunner:
                     doing[worker] = place, now
                     worker.ask("build", name, task.payload,
                                wanted=[wanted(place, task.space[place])])  # fmt: skip
-                if not doing or now >= deadline:
+                if not doing or now >= deadline or self._stopped.is_set():
                     return
-                for worker, event in listen(list(doing), deadline):
+                for worker, event in listen(list(doing), deadline, self._stopped.is_set):
                     place, since = doing[worker]
                     if isinstance(event, Built):
                         self._built.add((name, task.space[place]))
@@ -164,7 +171,7 @@ class IsolatedRunner:
         missing = dict.fromkeys(places, rounds)  # samples that are still wanted
         failed: set[int] = set()
         together = True
-        while missing and time.monotonic() < deadline:
+        while missing and time.monotonic() < deadline and not self._stopped.is_set():
             asked = tuple(missing) if together else (next(iter(missing)),)
             failures: dict[int, Failure] = {}
             death = None
@@ -204,7 +211,7 @@ class IsolatedRunner:
                    rounds=[rounds[k] for k in places], deadline=deadline)  # fmt: skip
         try:
             while worker.busy:
-                found = listen([worker], deadline + GRACE)
+                found = listen([worker], deadline + GRACE, self._stopped.is_set)
                 if not found:
                     return
                 for _, event in found:

@@ -11,7 +11,7 @@ import logging
 import sqlite3
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from typing import Any, Final, Literal
+from typing import Any, Final
 
 from .outcome import Failure, Measurement, Outcome
 from .row import Row, preferred
@@ -50,7 +50,8 @@ CREATE TABLE rows (
     versions TEXT NOT NULL,
     origin TEXT NOT NULL,
     UNIQUE (key, template, version, config));
-CREATE INDEX rows_by_time ON rows (key, seconds, is_default, template, version);
+CREATE INDEX rows_by_time ON rows (key, seconds, template, version);
+CREATE INDEX defaults ON rows (key) WHERE is_default;
 """
 _KEY: Final = "k.problem, k.device, k.numerics"
 _ROW: Final = (
@@ -59,6 +60,26 @@ _ROW: Final = (
 )
 _SELECT: Final = f"SELECT {_KEY}, {_ROW} FROM keys k JOIN rows r ON r.key = k.id "
 _ORDER: Final = "ORDER BY k.problem, k.device, k.numerics, r.template, r.version, r.config"
+_ORDER_IN_KEY: Final = "ORDER BY k.id, r.template, r.version, r.config"
+_FASTEST: Final = (
+    "SELECT {} FROM rows r WHERE r.key = k.id AND r.seconds IS NOT NULL AND ({}) "
+    "ORDER BY r.seconds LIMIT 1"
+)
+_CHOSEN: Final = f"""
+WITH bound AS (
+    SELECT k.id AS key, ? * ({_FASTEST.format("r.seconds", "{mine}")}) AS most
+    FROM keys k WHERE {{asked}}),
+chosen AS (
+    SELECT r.id FROM bound CROSS JOIN rows r ON r.key = bound.key
+    WHERE r.seconds <= bound.most AND ({{mine}})
+    UNION
+    SELECT r.id FROM bound CROSS JOIN rows r INDEXED BY defaults ON r.key = bound.key
+    WHERE r.is_default AND ({{mine}}))
+SELECT {_KEY}, {_ROW}
+FROM chosen CROSS JOIN rows r ON r.id = chosen.id JOIN keys k ON k.id = r.key
+{_ORDER_IN_KEY}
+"""
+"""Reads the rows that are wanted and no others: joins keep the order that stands here."""
 _INSERT: Final = (
     "INSERT OR REPLACE INTO rows (key, template, version, config, is_default, seconds, low, high, "
     "rounds, contaminated, failure, detail, features, date, versions, origin) "
@@ -112,16 +133,19 @@ def _transaction(connection: sqlite3.Connection) -> Iterator[None]:
 
 def merge(rows: Sequence[Row], connection: sqlite3.Connection) -> int:
     """Keep rows, all or none, where they go before what is there; how many did."""
-    changed = 0
+    changed, ids = 0, dict[Key, int]()
     with _transaction(connection):
         for row in rows:
+            if row.key not in ids:
+                ids[row.key] = _key_id(row.key, connection)
+            written = (ids[row.key], *_written(row))
             there = connection.execute(
-                _SELECT + "WHERE k.problem = ? AND k.device = ? AND k.numerics = ? "
-                "AND r.template = ? AND r.version = ? AND r.config = ?", row.identity,
-            ).fetchall()  # fmt: skip
-            old = next(iter(_read(there)), None)
+                f"{_SELECT} WHERE r.key = ? AND r.template = ? AND r.version = ? AND r.config = ?",
+                written[:4],
+            ).fetchall()
+            old = next(_read(there), None)
             if old is None or preferred(old, row) is row:
-                connection.execute(_INSERT, (_key_id(row.key, connection), *_written(row)))
+                connection.execute(_INSERT, written)
                 changed += 1
     return changed
 
@@ -147,33 +171,31 @@ def of_many(
     """Rows of the keys. within: only defaults, and what takes at most that many times the least."""
     if not keys:
         return []
-    digests = list({key.digest for key in keys})
+    digests = sorted({key.digest for key in keys})
     mine, names = _only(templates)
-    condition = f"k.digest IN ({_marks(len(digests))}) AND ({mine})"
-    values: list[Any] = [*digests, *names]
-    if within is not None:
-        least, _ = _only(templates, "m")
-        condition += (" AND (r.is_default OR r.seconds <= ? * (SELECT min(m.seconds) FROM rows m "
-                      f"WHERE m.key = r.key AND m.seconds IS NOT NULL AND ({least})))")  # fmt: skip
-        values += [within, *names]
-    found = connection.execute(f"{_SELECT} WHERE {condition} {_ORDER}", values).fetchall()
+    asked = f"k.digest IN ({_marks(len(digests))})"
+    if within is None:
+        query = f"{_SELECT} WHERE {asked} AND ({mine}) {_ORDER_IN_KEY}"
+        values: list[Any] = [*digests, *names]
+    else:
+        query = _CHOSEN.format(asked=asked, mine=mine)
+        values = [within, *names, *digests, *names, *names]
     wanted = set(keys)
-    return [row for row in _read(found) if row.key in wanted]
+    return [row for row in _read(connection.execute(query, values).fetchall())
+            if row.key in wanted]  # fmt: skip
 
 
 def winners(
     key: Key, templates: Templates | None, connection: sqlite3.Connection
 ) -> list[Row]:  # fmt: skip
-    """The fastest row of each other problem. Of a group with min(), SQLite takes the other columns
-    from the row that has the least."""
+    """The fastest row of each other problem of the key's device and numerics."""
     condition, names = _only(templates)
     found = connection.execute(
-        f"SELECT {_KEY}, {_ROW}, min(r.seconds) FROM keys k JOIN rows r ON r.key = k.id "
-        "WHERE k.device = ? AND k.numerics = ? AND k.problem <> ? AND r.seconds IS NOT NULL "
-        f"AND ({condition}) GROUP BY k.id",
+        f"{_SELECT} WHERE k.device = ? AND k.numerics = ? AND k.problem <> ? AND r.id = "
+        f"({_FASTEST.format('r.id', condition)})",
         [key.device, key.numerics, key.problem, *names],
     ).fetchall()
-    return list(_read(r[:-1] for r in found))
+    return list(_read(found))
 
 
 def elsewhere(
@@ -228,12 +250,12 @@ def prune(
     return gone.rowcount
 
 
-def _only(templates: Templates | None, table: Literal["r", "m"] = "r") -> tuple[str, list[Any]]:
+def _only(templates: Templates | None) -> tuple[str, list[Any]]:
     """A condition, and its values, that rows are of these templates."""
     if templates is None:
         return "1", []
-    each = f"({table}.template = ? AND {table}.version = ?)"
-    return " OR ".join([each] * len(templates)) or "0", [v for t in templates.items() for v in t]
+    each = ["(r.template = ? AND r.version = ?)"] * len(templates)
+    return " OR ".join(each) or "0", [v for pair in templates.items() for v in pair]
 
 
 def _marks(count: int) -> str:

@@ -26,7 +26,7 @@ from .distance import distance
 from .errors import TunerError
 from .outcome import Outcome
 from .queries import Damaged, Newer, Templates
-from .row import Row, check
+from .row import Row, check, told
 from .task import Candidate, Key
 
 try:
@@ -88,7 +88,8 @@ class Records:
         values that no row may hold: times that are not finite and positive, for example.
         """
         date = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
-        row = Row(key, candidate, outcome, is_default, features or {}, date, self.versions, origin)
+        row = Row(key, candidate, told(outcome), is_default, features or {}, date, self.versions,
+                  origin)  # fmt: skip
         return self.merge([row]) is not None
 
     def merge(self, rows: Iterable[Row]) -> int | None:
@@ -205,11 +206,8 @@ class Records:
             self._drop()
         with _alone(path.parent):
             self._opened, self._owner = _inode(path), os.getpid()
-            if self._opened is None:
-                if not writing:
-                    return None
-                for leftover in ("-wal", "-shm"):  # of a file that somebody removed
-                    _beside(path, leftover).unlink(missing_ok=True)
+            if self._opened is None and not writing:
+                return None
             self._connection = _connect(path)
             if not queries.has_tables(self._connection):
                 if not writing:

@@ -22,7 +22,8 @@ from .task import Candidate, Task
 
 
 class ReplayRunner:
-    """Runs the candidates of recordings: their outcomes are those on record.
+    """Runs the candidates of recordings: their outcomes are those on record, with intervals that
+    shrink as more rounds are wanted than are on record.
 
     jitter: every sample is off by a random share of up to so much, up or down; outcomes are then
     the statistics of those samples. order: the places of each task as they were first asked for.
@@ -50,6 +51,9 @@ class ReplayRunner:
                 order.append(place)
             yield place, self._outcome(recording, place, request.rounds)
 
+    def stop(self) -> None:
+        """There is nothing to end: outcomes come at once."""
+
     def close(self) -> None:
         """Nothing is held."""
 
@@ -63,7 +67,10 @@ class ReplayRunner:
             samples.append(Sample(outcome.seconds * (1 + off)))
         if self._jitter:
             return measurement(samples)
-        return Measurement(outcome.seconds, outcome.low, outcome.high, len(samples))
+        part = min(1.0, math.sqrt(outcome.rounds / len(samples)))
+        low = outcome.seconds - part * (outcome.seconds - outcome.low)
+        high = outcome.seconds + part * (outcome.high - outcome.seconds)
+        return Measurement(outcome.seconds, low, high, len(samples))
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +79,7 @@ class Trace:
 
     order: places as they were first run. outcomes: what the search knows in the end. rounds:
     samples that were taken, of all candidates together. gains: what the search expected to save,
-    after so many places as stand beside it.
+    after so many places as stand beside it; only where it was asked.
     """
 
     recording: Recording
@@ -111,21 +118,25 @@ def curve(recording: Recording, order: Iterable[int]) -> tuple[float, ...]:
 
 def trace(
     recording: Recording, strategy: Strategy, starts: Sequence[int] = (), *,
-    jitter: float = 0.0, seed: int = 0, most: int | None = None,
+    jitter: float = 0.0, seed: int = 0, gains: bool = False,
 ) -> Trace:  # fmt: skip
-    """Search a recording until the strategy has seen enough, or more than `most` places."""
+    """Search a recording until the strategy has seen enough. gains: ask each time what it expects
+    to save."""
     runner = ReplayRunner([recording], jitter, seed)
     search = strategy.search(recording.task, (), starts)
     outcomes: dict[int, Outcome] = {}
-    rounds, gains = 0, [(0, search.remaining_gain())]
     order = runner.order.setdefault(recording.task.key.digest, [])
-    while (most is None or len(order) < most) and (request := search.ask()) is not None:
+    rounds, told = 0, []
+    while True:
+        if gains:
+            told.append((len(order), search.remaining_gain()))
+        request = search.ask()
+        if request is None:
+            return Trace(recording, tuple(order), outcomes, rounds, tuple(told))
         heard = list(runner.run(recording.task, request, math.inf))
         rounds += request.rounds * len(request.candidates)
         outcomes.update(heard)
         search.tell(heard)
-        gains.append((len(order), search.remaining_gain()))
-    return Trace(recording, tuple(order[:most]), outcomes, rounds, tuple(gains))
 
 
 def within(curve: Sequence[float], places: int) -> float:

@@ -135,12 +135,13 @@ class Field:
     meaning: str
 
 
+_DETAIL_CHARACTERS: Final = 4000
 FIELDS: Final = (
-    Field("problem", "text", 1 << 18, "all", "what is computed, as canonical text"),
-    Field("device", "text", 1 << 14, "all", "what it ran on, as canonical text"),
+    Field("problem", "text", 1_000_000, "all", "what is computed, as canonical text"),
+    Field("device", "text", 10_000, "all", "what it ran on, as canonical text"),
     Field("numerics", "text", 64, "all", "which answers were allowed"),
     Field("template", "text", 128, "all", "the kernel template"),
-    Field("version", "count", 1 << 31, "all", "the template's version"),
+    Field("version", "count", 1_000_000_000, "all", "the template's version"),
     Field(
         "config", "values", 64, "all", "the template's choices: text, numbers, true, false, null"
     ),
@@ -148,10 +149,10 @@ FIELDS: Final = (
     Field("seconds", "time", 1e6, "measurement", "median time of one run"),
     Field("low", "time", 1e6, "measurement", "where the 95 % interval of the median begins"),
     Field("high", "time", 1e6, "measurement", "where it ends"),
-    Field("rounds", "count", 1 << 31, "measurement", "samples"),
+    Field("rounds", "count", 1_000_000_000, "measurement", "samples"),
     Field("contaminated", "flag", 1, "measurement", "whether other work disturbed the samples"),
     Field("failure", "failure", 16, "failure", "why there is no time: " + ", ".join(FAILURE_KINDS)),
-    Field("detail", "any text", 4096, "failure", "more about it, for people"),
+    Field("detail", "any text", _DETAIL_CHARACTERS, "failure", "more about it, for people"),
     Field("features", "numbers", 256, "all", "numbers from 0 on that describe the problem"),
     Field("date", "date", 20, "all", "when, in UTC"),
     Field("versions", "texts", 32, "all", "versions of the software, by name"),
@@ -184,6 +185,15 @@ def _checked(data: object) -> dict[str, Any]:
 def check(row: Row) -> None:
     """Raise TunerError, which names the field, if the row holds what no row may."""
     _checked(to_data(row))
+
+
+def told(outcome: Outcome) -> Outcome:
+    """The outcome as a row may hold it: what a candidate printed before it failed may be anything,
+    and is cut and cleaned."""
+    if isinstance(outcome, Measurement):
+        return outcome
+    text = outcome.detail[:_DETAIL_CHARACTERS].replace("\0", "?")
+    return Failure(outcome.kind, text.encode("utf-8", "replace").decode())
 
 
 def _any_text(value: object, most: float) -> str:

@@ -11,12 +11,14 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import selectors
 import signal
 import subprocess
+import sys
 import tempfile
 import time
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from math import isfinite
@@ -40,7 +42,7 @@ LEAVE_SECONDS: Final = 1.0
 """A worker that closed its pipe, or was asked to leave, has so long to do so."""
 
 NEARLY: Final = 0.75
-"""Share of the memory limit from which a crash is put down to it: the rest is reserved, not used."""
+"""Share of the memory limit from which crashes are put down to it: not all is used that counts."""
 
 _WORDS: Final = {"idle": "answering", "prepare": "preparing the task", "build": "building",
                  "run": "running"}  # fmt: skip
@@ -121,6 +123,8 @@ class Worker:
         self._line = b""
         self._printed = b""
         self._mute = False  # it has closed what it prints to
+        # A process starts out with the most that its parent ever had, as far as the system says.
+        self._inherited = _resident(resource.getrusage(resource.RUSAGE_SELF))
         theirs: list[int] = []
         try:
             requests, self._requests = os.pipe()
@@ -283,7 +287,8 @@ class Worker:
         short = any(word in self._printed.decode(errors="replace").lower() for word in _NO_MEMORY)
         if status == -signal.SIGKILL:
             return Failure("memory", f"the system killed it, most likely for want of memory{said}")
-        if status and (short or (limit and resident > NEARLY * limit)):
+        much = limit > 0 and resident > max(NEARLY * limit, self._inherited)
+        if status and (short or much):
             return Failure("memory", f"{how} after it took {resident >> 20} MiB{said}")
         return Failure("crash", how + said)
 
@@ -310,15 +315,18 @@ class Worker:
             if descriptor >= 0:
                 os.close(descriptor)
         self._pending = 0
-        return self._process.returncode, usage.ru_maxrss << 10
+        return self._process.returncode, _resident(usage)
 
 
-def listen(workers: Collection[Worker], deadline: float) -> list[tuple[Worker, Event]]:
-    """Wait for news, and return them; nothing if there are none by the deadline."""
+def listen(
+    workers: Collection[Worker], deadline: float, stopped: Callable[[], bool] = lambda: False
+) -> list[tuple[Worker, Event]]:
+    """Wait for news, and return them; nothing if there are none by the deadline, or soon after it
+    is stopped."""
     while True:
         found = [(w, event) for w in workers if w.alive for event in w.news()]
         now = time.monotonic()
-        if found or now >= deadline or not any(w.alive for w in workers):
+        if found or now >= deadline or stopped() or not any(w.alive for w in workers):
             return found
         with selectors.DefaultSelector() as selector:
             for w in workers:
@@ -331,6 +339,11 @@ def listen(workers: Collection[Worker], deadline: float) -> list[tuple[Worker, E
 def wanted(place: int, candidate: Candidate) -> list[Any]:
     """A candidate as a worker is told of it."""
     return [place, candidate.template, candidate.version, dict(candidate.config)]
+
+
+def _resident(usage: resource.struct_rusage) -> int:
+    """The most bytes of memory that a process had at a time."""
+    return usage.ru_maxrss << (0 if sys.platform == "darwin" else 10)
 
 
 def _available(descriptor: int) -> tuple[bytes, bool]:

@@ -211,8 +211,10 @@ class Store:
         return Explanation(False, *(nearest or (None, ())))
 
     def beside(self, name: str, *, create: bool = False) -> Path | None:
-        """Where a file lies, or may be made, that others keep in the cache directory; None if the
-        directory or the file cannot be trusted. create: make the directory if there is none."""
+        """Where a file of others lies in the cache directory, or would lie; None if the directory
+        or the file cannot be trusted. create: make the directory if there is none."""
+        if self.directory is not None and not create and not os.path.lexists(self.directory):
+            return self.directory / name
         return self._trusted(name, _check_file, create=create)
 
     def _folder(self, name: str, *, create: bool) -> Path | None:

@@ -26,12 +26,14 @@ Array = npt.NDArray[np.float64]
 
 CONFIG: Final = 0.12
 """Deviation of log(time / estimate) between configs of one template that are far apart."""
-TEMPLATE: Final = 0.1
+TEMPLATE: Final = 0.05
 """The same between templates."""
 UNIT: Final = 10.0
 """Of the unit of estimates: nothing is known of it."""
 REACH: Final = 3.0
 """Fields by which configs differ that know little of each other."""
+PRIOR: Final = 4.0
+"""Measurements that these deviations count as, against how far estimates turn out to be off."""
 NOISE: Final = 0.01
 """Deviation of a measured time, at least."""
 DRAWS: Final = 256
@@ -67,8 +69,11 @@ class Posterior:
             shift = float(np.mean(times - prior[at]))  # of the unit: only differences matter
             seen = covariance[np.ix_(at, at)] + np.diag(noise**2)
             weights = np.linalg.solve(seen, covariance[at])
-            self.mean = prior + shift + weights.T @ (times - prior[at] - shift)
-            self.covariance = covariance - weights.T @ covariance[at]
+            off = times - prior[at] - shift
+            self.mean = prior + shift + weights.T @ off
+            surprise = float(off @ np.linalg.solve(seen, off))  # 1 per measurement, as foreseen
+            scale = (PRIOR + surprise) / (PRIOR + len(at) - 1)
+            self.covariance = (covariance - weights.T @ covariance[at]) * scale
 
     def improvements(self, places: Sequence[int], best: float) -> Array:
         """The share of `best`, a logarithm of seconds, that each place is expected to save."""
@@ -113,4 +118,5 @@ def _noise(m: Measurement) -> float:
 def _improvement(z: Array, spread: Array) -> Array:
     density = np.exp(-0.5 * z**2) / math.sqrt(2 * math.pi)
     below = np.array([0.5 * math.erfc(-x / math.sqrt(2)) for x in z])
-    return spread * (z * below + density)
+    out: Array = spread * (z * below + density)
+    return out

@@ -31,7 +31,7 @@ class Halving:
     width: int = 4
     rounds: int = 8
     most: int = 256
-    enough: float = 0.01
+    enough: float = 0.005
     margin: float = MARGIN
     name: Final = "halving"
 

@@ -9,8 +9,8 @@ from typing import Final
 
 from ..outcome import Outcome
 from ..task import Task
-from .survey import Survey
 from .exhaustive import InOrder
+from .survey import Survey
 
 
 @dataclass(frozen=True, slots=True)

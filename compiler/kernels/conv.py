@@ -56,7 +56,7 @@ class ConvWriter:
     """Writes the kernel of one problem for one config."""
 
     template = "direct_conv"
-    version = 4
+    version = 5
 
     def __init__(self, p: ConvGroup, device: Device, config: Config) -> None:
         self.p, self.config = p, config

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from ...ops.expr import Expr, index
-from ..passes.winograd import TILES
+from ..passes.winograd import LINE_SLOTS, PLACE_SLOTS, TILES
 from .conv_group import ConvGroup
 from .device import Device
 from .ir import Stmt
@@ -18,9 +18,7 @@ BATCH_ROUNDS = (1, 2, 4, 8)  # register tiles of tiles that go through the steps
 ITEM_SLOTS = 50_000  # an item takes at least about 5 microseconds
 ITEMS_PER_THREAD = (1, 2, 4)  # more share the work out better, fewer keep V and M in the cache
 PHASE_SLOTS = 8_000  # what threads wait for the last of them at the end of a phase
-PLACE_SLOTS = 5.0  # multiply-add slots that one place of a transformed tile takes, per vector
 CACHE_SHARE = 0.75  # of the second cache is for V and M; U and the images pass through the rest
-STREAM_SLOTS = 10.0  # multiply-add slots between vectors of a panel that is streamed
 # Slots that a line takes: of U beyond the first cache, where it is asked for early; of V beyond the
 # second, read in the order of memory; of V and M when transforms write or read them there, which
 # all lie far apart.
@@ -117,10 +115,10 @@ class _Costs:
         """All products for so many tiles. The first register tile that meets a panel of U waits
         for it; the others find it in a cache."""
         rounds = -(-tiles // mr)
-        busy = max(mr * nb, PIPELINE + nb)
-        slots = max(busy, STREAM_SLOTS * nb) + (rounds - 1) * busy
-        slots += rounds * (0.1 * mr + 0.2 * nb)
         vector = self.lanes * self.p.dtype.bytes
+        busy = max(mr * nb, PIPELINE + nb)
+        slots = max(busy, LINE_SLOTS * nb * vector / LINE) + (rounds - 1) * busy
+        slots += rounds * (0.1 * mr + 0.2 * nb)
         both = self.p.depth * (nb * vector + tiles * self.p.dtype.bytes)  # of U and V at one point
         near = 2 * both <= self.device.l1_bytes
         slots += PANEL_LINE * nb * vector / LINE * (1 if near else rounds)

@@ -38,13 +38,17 @@ class Explanation:
     nearest: Row | None = None
     differences: tuple[str, ...] = ()
 
-    def __str__(self) -> str:
-        said = {
+    @property
+    def said(self) -> str:
+        """The verdict in words."""
+        return {
             "record": "config of a record", "default": "default config, the best on record",
             "refused": "default config: what is recorded was not followed",
             "none": "default config, nothing is recorded",
         }[self.verdict]  # fmt: skip
-        lines = [f"{self.use.task.label} (launches {len(self.use.launches)}): {said}",
+
+    def __str__(self) -> str:
+        lines = [f"{self.use.task.label} (launches {len(self.use.launches)}): {self.said}",
                  f"  {self.kernel}"]  # fmt: skip
         if self.row is not None and self.row.seconds is not None:
             place = fingerprint.label(self.row.device)

@@ -42,7 +42,7 @@ STRANGERS = ("ops", "autotune")
 # What is imported where it is used, because it may be missing or because it is slow to load.
 OPTIONAL = (
     "cuda",
-    "dask",
+    "distributed",
     "ncnn",
     "numba",
     "onnx",

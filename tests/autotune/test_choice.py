@@ -63,9 +63,7 @@ def test_the_winner_is_within_the_margin_and_depends_on_nothing_else(
     times: list[tuple[float, float]], margin: float, seed: int
 ) -> None:
     space = [candidate(x=k) for k in range(len(times))]
-    outcomes: dict[Candidate, Outcome] = {
-        c: timed(*t) for c, t in zip(space, times, strict=True)
-    }
+    outcomes: dict[Candidate, Outcome] = {c: timed(*t) for c, t in zip(space, times, strict=True)}
     default = space[-1]
     won = winner(default, outcomes, margin)
     best = min(t for t, _ in times)

@@ -57,7 +57,7 @@ def test_what_is_no_recording_is_refused(tmp_path: Path, change: object) -> None
     change(data)
     file = tmp_path / "r.json"
     file.write_text(json.dumps([data]))
-    with pytest.raises(TunerError, match="r.json"):
+    with pytest.raises(TunerError, match="no recordings"):
         read(file)
 
 
@@ -73,7 +73,10 @@ def test_replay_says_what_is_on_record() -> None:
     assert told == [(2, timed(1e-3, rounds=8)), (1, Failure("timeout", "it took: long"))]
     ((_, more),) = runner.run(recording.task, Request((2,), 4), 0.0)
     assert isinstance(more, Measurement) and more.rounds == 12
-    assert runner.order == {recording.task.key.digest: [2, 1]}
+    ((_, default),) = runner.run(recording.task, Request((0,), 64), 0.0)
+    assert isinstance(default, Measurement) and default.seconds == 2e-3
+    assert default.low == pytest.approx(1.99e-3) and default.high == pytest.approx(2.01e-3)
+    assert runner.order == {recording.task.key.digest: [2, 1, 0]}
     with pytest.raises(TunerError, match="nothing is recorded"):
         list(runner.run(made([1.0], name="other").task, Request((0,), 1), 0.0))
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import os
+import re
 import signal
 import sqlite3
 import subprocess
@@ -83,6 +84,14 @@ def test_without_a_file_nothing_is_kept() -> None:
     assert not records.add(KEY, candidate(1), time(1)) and records.merge([]) is None
     assert records.of_many([KEY]) == {KEY.digest: []} and records.rows() == []
     assert records.near(KEY, {"k": 1}, 3) == records.elsewhere(KEY) == []
+
+
+def test_whatever_a_candidate_printed_is_kept_in_part(path: Path) -> None:
+    records = Records(path, strict=True)
+    assert records.add(KEY, candidate(1), Failure("crash", "a\0b\udc80" + "x" * 9999))
+    (found,) = records.of(KEY)
+    assert isinstance(found.outcome, Failure)
+    assert found.outcome.detail == "a?b?" + "x" * 3996
 
 
 @pytest.mark.parametrize("seconds", [0.0, -1.0, math.nan, math.inf])
@@ -319,6 +328,32 @@ def test_a_forked_process_opens_the_file_anew(path: Path) -> None:
     assert records.add(KEY, candidate(3), time(1)) and len(records.of(KEY)) == 3
 
 
+def test_a_connection_of_the_parent_is_neither_used_nor_closed(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "_inherited", [])
+    records = Records(path, strict=True)
+    records.add(KEY, candidate(1), time(1))
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "getpid", lambda: -1)
+        assert records.add(KEY, candidate(2), time(1))
+        (connection,) = module._inherited
+        assert connection.execute("SELECT count(*) FROM rows").fetchone() == (2,)
+        records.close()
+    connection.close()
+
+
+def test_nobody_opens_a_file_while_somebody_makes_or_moves_one(path: Path) -> None:
+    records = Records(path, strict=True)
+    writer = threading.Thread(target=records.add, args=(KEY, candidate(1), time(1)))
+    with module._alone(path.parent):
+        writer.start()
+        writer.join(0.3)
+        assert writer.is_alive() and not path.exists()
+    writer.join()
+    assert len(records.rows()) == 1
+
+
 def test_a_file_that_vanishes_is_made_again(path: Path) -> None:
     records = Records(path, strict=True)
     records.add(KEY, candidate(1), time(1))
@@ -336,10 +371,17 @@ def overwrite(path: Path, start: int, data: bytes) -> None:
         f.write(data)
 
 
+def one_page_of_rows(path: Path) -> None:
+    """One that no new row is written to."""
+    dates = [m.start() for m in re.finditer(b"2026-01-31T", path.read_bytes())]
+    overwrite(path, dates[len(dates) // 2] // 4096 * 4096, b"\xaa" * 4096)
+
+
 def other_tables(path: Path) -> None:
     path.unlink()
     with sqlite3.connect(path) as connection:
-        connection.execute("CREATE TABLE mine (x)")
+        for name in ("keys", "rows"):
+            connection.execute(f"CREATE TABLE {name} (x)")
     connection.close()
 
 
@@ -356,6 +398,7 @@ DAMAGE = {
     "all other pages": lambda p: overwrite(p, 4096, b"\xaa" * (p.stat().st_size - 4096)),
     "cut in the first page": lambda p: os.truncate(p, 1000),
     "cut later": lambda p: os.truncate(p, 5 * 4096),
+    "one page of rows": one_page_of_rows,
     "other tables": other_tables,
     "without a table": without_a_table,
 }
@@ -378,6 +421,7 @@ def test_a_damaged_file_is_set_aside_with_one_warning(
     (aside,) = path.parent.glob("*.damaged-*[0-9]")
     assert "set aside as " + aside.name in warning and "begun anew" in warning
     assert aside.read_bytes() == before
+    assert damage != "other tables" or "it holds something else" in warning
 
 
 @pytest.mark.parametrize("value", ["no JSON", "[1]", "3"])
@@ -424,6 +468,16 @@ def test_what_was_set_aside_by_somebody_else_takes_no_log_along(path: Path) -> N
     assert len(Records(path).rows()) == 1
     writer.close()
     assert len(Records(path).rows()) == 1
+
+
+def test_a_file_that_took_the_place_of_a_damaged_one_stays(path: Path) -> None:
+    fill(path)
+    late = Records(path)
+    late.rows()
+    os.replace(path, path.with_name("aside"))
+    fill(path, 3)
+    late._set_aside(path, "what it read before")
+    assert len(Records(path, strict=True).rows()) == 3
 
 
 def test_few_damaged_files_are_kept(path: Path) -> None:

