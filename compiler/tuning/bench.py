@@ -46,8 +46,9 @@ CHECK_SECONDS: Final = 10e-3
 AGAIN: Final = 2
 """Times as many rounds as are wanted, at most, where other work disturbs some."""
 
-TOGETHER_BYTES: Final = 1 << 30
-"""Of constants and scratch of candidates that are timed in turn; the others follow them."""
+KEPT_BYTES: Final = 1 << 30
+"""Of constants and scratch of candidates that are ready to run. Where they take more, they are
+given up, and candidates of one request are timed in several fields, one after another."""
 
 WATCHED_SECONDS: Final = 0.1
 """What others do to all processors is looked at in stretches of that length: ten of the system's
@@ -67,10 +68,14 @@ class ProblemBench:
 
     def __init__(self, payload: str, post: Post) -> None:
         self.problem = parse(payload)
+        self._alone = self.problem.device.threads == 1  # kernels run on the calling thread only
         self._post = post
         self._target = host()
         self._store = Store()
         self._constants = Constants(self.problem.graph)
+        self._ready: dict[tuple[int, Candidate], tuple[Contender, float]] = {}
+
+    # ---------------------------------------------------------------- made once
 
     @cached_property
     def _reference(self) -> Reference:
@@ -80,78 +85,107 @@ class ProblemBench:
     def _sets(self) -> Sets:
         return Sets(self.problem.graph, self._reference.feeds)
 
+    @cached_property
+    def _canonical(self) -> Contender | None:
+        """The candidate whose bits all others must have, run once; None where they may differ."""
+        if self.problem.numerics != "reproducible":
+            return None
+        candidates, _ = self.problem.candidates()
+        made = self._contender(candidates[0], ())
+        self._checked(made)
+        return made
+
     def prepare(self) -> None:
-        """Compute the reference."""
+        """Compute what candidates are compared with."""
         self._sets.get(0)
+        self._canonical  # noqa: B018
+
+    # ---------------------------------------------------------------- one candidate
 
     def build(self, place: int, candidate: Candidate) -> None:
         """Put the candidate's code into the store. Raises Failed."""
-        self._load(place, candidate)
+        self._load(candidate, faults.faults_of(place, candidate))
 
-    def _load(self, place: int, candidate: Candidate) -> tuple[Launch, Objects]:
+    def contender(self, place: int, candidate: Candidate) -> tuple[Contender, float]:
+        """The candidate, built and checked, and the seconds of a run with warm caches. Those that
+        were made before are kept for a while. Raises Failed, LoweringError, MemoryError."""
+        known = place, candidate
+        if known not in self._ready:
+            self._post("build", place)
+            made = self._contender(candidate, faults.faults_of(place, candidate))
+            self._ready[known] = made, self._check(place, made)
+        return self._ready[known]
+
+    def _load(self, candidate: Candidate, given: Sequence[str]) -> tuple[Launch, Objects]:
         try:
             launch = self.problem.instantiate(candidate)
         except LoweringError as e:
             raise Failed(Failure("refused", str(e))) from e
-        faults.in_build(faults.faults_of(place, candidate))
+        faults.in_build(given)
         return launch, load((launch.kernel,), self._target, self._store)
 
-    # ---------------------------------------------------------------- measuring
+    def _contender(self, candidate: Candidate, given: Sequence[str]) -> Contender:
+        launch, objects = self._load(candidate, given)
+        constants = self._constants.of(launch)
+        return Contender(self.problem, launch, objects, constants, self._sets, given)
 
-    @property
-    def _alone(self) -> bool:
-        """Whether kernels run on the calling thread alone."""
-        return self.problem.device.threads == 1
+    def _check(self, place: int, made: Contender) -> float:
+        """Seconds of its fastest run, if its results are right time and again. Raises Failed."""
+        self._post("run", place)
+        least = self._checked(made)
+        for n, kept in made.results.items():
+            if self._canonical is not None and not self._canonical.agree(n, kept):
+                raise Failed(Failure("wrong", f"output {n} has other bits than the default's"))
+        end = time.perf_counter() + CHECK_SECONDS
+        for _ in range(1, CHECKS):
+            if time.perf_counter() > end:
+                break
+            self._post("run", place)
+            least = min(least, self._run_once(made))
+            made.compare(1)
+        return least
 
-    def measure(
-        self, wanted: Wanted, rounds: Sequence[int], deadline: float
-    ) -> Iterator[Found]:  # fmt: skip
+    def _checked(self, made: Contender) -> float:
+        """Seconds of its first run, whose results are compared with the truth. Raises Failed."""
+        seconds = self._run_once(made)
+        self._reference.check(made.launch, made.computed())
+        made.keep()
+        return seconds
+
+    def _run_once(self, made: Contender) -> float:
+        address = made.address(1)
+        self._sets.poison(0)
+        start = time.perf_counter()
+        made.run(address)
+        seconds = time.perf_counter() - start
+        made.spoil(1)
+        return seconds
+
+    # ---------------------------------------------------------------- several, side by side
+
+    def measure(self, wanted: Wanted, rounds: Sequence[int], deadline: float) -> Iterator[Found]:
         """As `Bench.measure`."""
         queue = list(zip(wanted, rounds, strict=True))
         while queue and time.monotonic() < deadline:
             field: list[_Entrant] = []
-            while queue and sum(e.contender.nbytes for e in field) < TOGETHER_BYTES:
-                if time.monotonic() >= deadline:
-                    break
+            while queue and time.monotonic() < deadline and self._bytes < KEPT_BYTES:
                 (place, candidate), count = queue.pop(0)
                 try:
-                    field.append(self._entrant(place, candidate, count))
+                    contender, seconds = self.contender(place, candidate)
                 except Exception as e:  # whatever else is wrong with a candidate
                     yield [(place, failure(e, "build"))]
+                else:
+                    runs = min(max(ceil(SAMPLE_SECONDS / seconds), 1), MOST_RUNS)
+                    field.append(_Entrant(place, contender, runs, count, runs * seconds))
             yield from self._rounds(field, deadline)
-            self._constants.forget()
+            if self._bytes >= KEPT_BYTES:
+                self._ready.clear()
+                self._constants.forget()
 
-    def _entrant(self, place: int, candidate: Candidate, rounds: int) -> _Entrant:
-        """The candidate, built and checked. Raises Failed, LoweringError, MemoryError."""
-        self._post("build", place)
-        launch, objects = self._load(place, candidate)
-        contender = Contender(place, candidate, self.problem, launch, objects,
-                              self._constants.of(launch), self._sets)  # fmt: skip
-        seconds = self._check(contender)
-        runs = min(max(ceil(SAMPLE_SECONDS / seconds), 1), MOST_RUNS)
-        return _Entrant(contender, runs, rounds, runs * seconds)
-
-    def _check(self, contender: Contender) -> float:
-        """Seconds of its fastest run, if its results are right. Raises Failed."""
-        address = contender.address(1)
-        begin = time.perf_counter()
-        least = float("inf")
-        for number in range(CHECKS):
-            self._post("run", contender.place)
-            self._sets.poison(0)
-            start = time.perf_counter()
-            contender.run(address)
-            least = min(least, time.perf_counter() - start)
-            contender.spoil(1)
-            if number == 0:
-                self._reference.check(contender.launch, contender.computed())
-                contender.keep()
-                begin = time.perf_counter()
-            else:
-                contender.compare(1)
-            if time.perf_counter() - begin > CHECK_SECONDS and number:
-                break
-        return least
+    @property
+    def _bytes(self) -> int:
+        """Of constants and scratch of all that is ready to run, as if nothing were shared."""
+        return sum(made.nbytes for made, _ in self._ready.values())
 
     def _rounds(self, field: Sequence[_Entrant], deadline: float) -> Iterator[Found]:
         """A sample of each, in turn, until all have as many calm ones as are wanted. Samples are
@@ -180,7 +214,7 @@ class ProblemBench:
         address = contender.address(runs)
         alone = self._alone
         whose = resource.RUSAGE_THREAD if alone else resource.RUSAGE_SELF
-        self._post("run", contender.place)
+        self._post("run", entrant.place)
         before = strain()
         switches = resource.getrusage(whose).ru_nivcsw
         cpu = time.thread_time_ns()
@@ -204,6 +238,7 @@ class _Entrant:
     """A candidate in a field. runs: in one sample. missing: samples that are still wanted. seconds:
     what one takes, with all that is around it."""
 
+    place: int
     contender: Contender
     runs: int
     missing: int
@@ -244,7 +279,7 @@ def _told(held: Sequence[tuple[_Entrant, Sample | Failure]], share: float) -> Fo
         _count(entrant, outcome, 1)
         told = outcome.pressed(share) if isinstance(outcome, Sample) else outcome
         _count(entrant, told, -1)
-        found.append((entrant.contender.place, told))
+        found.append((entrant.place, told))
     return found
 
 

@@ -8,7 +8,7 @@ for the clock, have inputs, outputs and constants of their own, so that each fin
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 import numpy as np
@@ -16,7 +16,6 @@ import numpy.typing as npt
 
 from ...autotune.outcome import Failure
 from ...autotune.serving import Failed
-from ...autotune.task import Candidate
 from ..graph.arrays import aligned_empty
 from ..graph.ir import Graph
 from ..graph.storage import aliases
@@ -91,20 +90,18 @@ class Constants:
 
 
 class Contender:
-    """A candidate that can be run. Its results go into `sets`.
-
-    place: in its task's space. Raises Failed where results are not what they were.
-    """
+    """A candidate that can be run. Its results go into `sets`. given: what `faults.py` makes of
+    TILEWRIGHT_FAULT for it."""
 
     def __init__(
-        self, place: int, candidate: Candidate, problem: Problem, launch: Launch, objects: Objects,
-        constants: Mapping[Constant, Array], sets: Sets,
+        self, problem: Problem, launch: Launch, objects: Objects,
+        constants: Mapping[Constant, Array], sets: Sets, given: Sequence[str] = (),
     ) -> None:  # fmt: skip
-        self.place, self.launch = place, launch
+        self.launch = launch
         self._graph, self._sets = problem.graph, sets
         self._alias = aliases(problem.graph)
-        self._faults = faults.faults_of(place, candidate)
-        self._codes = faults.in_run(self._faults)
+        self._faults = given
+        self._codes = faults.in_run(given)
         self._entries = tuple(
             zip(objects.addresses(launch.kernel), launch.kernel.items, strict=True)
         )
@@ -164,21 +161,23 @@ class Contender:
         made = self._sets.get(0)
         self.results = {n: made[n].copy() for n in self._graph.outputs}
 
+    def agree(self, name: str, other: Array) -> bool:
+        """Whether an output that lies in other memory has the bits that were kept. Padding lanes
+        and gaps between rows do not count."""
+        kept, kind = self.results[name], self._graph.type(name)
+        if _same(kept, other):
+            return True
+        return _same(*(np.ascontiguousarray(logical(flat, kind)) for flat in (kept, other)))
+
     def compare(self, runs: int) -> None:
         """Raise Failed where results of the last runs are not those that were kept, bit by bit."""
         for k in range(runs):
             made = self._sets.get(k)
-            for n, want in self.results.items():
-                if not _same(made[n], want) and not self._equal(n, made[n], want):
+            for n in self.results:
+                if not self.agree(n, made[n]):
                     number = self._runs - runs + k + 1
                     what = f"run {number} computed another {n} than the first one"
                     raise Failed(Failure("wrong", what))
-
-    def _equal(self, name: str, a: Array, b: Array) -> bool:
-        """Whether two blobs are equal where padding lanes and gaps between rows do not count."""
-        kind = self._graph.type(name)
-        one, other = (np.ascontiguousarray(logical(flat, kind)) for flat in (a, b))
-        return _same(one, other)
 
     def _prepare(self, runs: int) -> None:
         """Memory and the driver's steps for that many runs in a row."""

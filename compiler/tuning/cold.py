@@ -11,6 +11,7 @@ from __future__ import annotations
 import ctypes
 from collections.abc import Callable
 from functools import cache
+from typing import Final
 
 import numpy as np
 
@@ -20,8 +21,9 @@ from ..codegen.cpu.target import host
 from ..inspect.machine import cache_sizes
 from ..store import Store
 
-_FLUSH = """\
-$DECLARE$
+FLUSH: Final = """\
+declare void @llvm.x86.sse2.clflush(ptr)
+declare void @llvm.x86.sse2.mfence()
 
 define void @tilewright_flush(ptr %from, i64 %bytes) nounwind {
 entry:
@@ -32,38 +34,23 @@ next:
   br i1 %some, label %line, label %done
 line:
   %p = getelementptr i8, ptr %from, i64 %at
-  $FLUSH$
+  call void @llvm.x86.sse2.clflush(ptr %p)
   %after = add i64 %at, 64
   br label %next
 done:
-  $FENCE$
+  call void @llvm.x86.sse2.mfence()
   ret void
 }
 """
 
-# By architecture: declarations, the instruction that writes a line back and drops it from every
-# cache, and the one that waits until that is done.
-_INSTRUCTIONS = {
-    "x86_64": (
-        "declare void @llvm.x86.sse2.clflush(ptr)\ndeclare void @llvm.x86.sse2.mfence()",
-        "call void @llvm.x86.sse2.clflush(ptr %p)",
-        "call void @llvm.x86.sse2.mfence()",
-    ),
-    "aarch64": (
-        "",
-        'call void asm sideeffect "dc civac, $0", "r,~{memory}"(ptr %p)',
-        'call void asm sideeffect "dsb ish", "~{memory}"()',
-    ),
-}
-
 
 class _Flush:
-    """Drops the cache lines of a stretch of memory."""
+    """Drops the cache lines of a stretch of memory, which x86 has an instruction for."""
 
-    def __init__(self, text: str) -> None:
+    def __init__(self) -> None:
         target = host()
-        key = [("kind", "flush"), ("llvm text", text), *target.fingerprint.items()]
-        image = Store().get_or_build(key, lambda: build_object(text, target))
+        key = [("kind", "flush"), ("llvm text", FLUSH), *target.fingerprint.items()]
+        image = Store().get_or_build(key, lambda: build_object(FLUSH, target))
         self._linked: Linked = link([image], ["tilewright_flush"])
         kind = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_int64)
         self._call = kind(self._linked.address("tilewright_flush"))
@@ -73,8 +60,8 @@ class _Flush:
 
 
 class _Evict:
-    """Where no instruction drops lines: reads so much else that nothing is left of what was there
-    before."""
+    """Where programs may not drop lines, or it is not known how: reads so much else that nothing is
+    left of what was there before."""
 
     def __init__(self) -> None:
         largest = max(size for _, size, _ in cache_sizes())
@@ -87,10 +74,4 @@ class _Evict:
 @cache
 def flush() -> Callable[[int, int], None]:
     """A function of an address and a number of bytes, which brings them to main memory."""
-    parts = _INSTRUCTIONS.get(host().architecture)
-    if parts is None:
-        return _Evict()
-    text = _FLUSH
-    for word, part in zip(("$DECLARE$", "$FLUSH$", "$FENCE$"), parts, strict=True):
-        text = text.replace(word, part)
-    return _Flush(text)
+    return _Flush() if host().architecture == "x86_64" else _Evict()

@@ -17,7 +17,7 @@ from tilewright.compiler.tuning.local import local_runner
 
 from .problems import convolution
 
-LIMITS = Limits(build=4, run=2.5, memory=320 << 20)
+LIMITS = Limits(build=3, run=2, memory=320 << 20)
 
 # What every fault is found out as; None: it harms nothing.
 KINDS: Mapping[str, str | None] = {
@@ -50,10 +50,9 @@ def test_every_fault_is_survived_and_reported(monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_all_candidates_may_fail(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv(VARIABLE, "wrong@100%,segv@2")
-    found = outcomes(convolution(), range(4))
-    kinds = [getattr(found[k], "kind", "") for k in range(4)]
-    assert kinds == ["wrong", "wrong", "crash", "wrong"]
+    monkeypatch.setenv(VARIABLE, "wrong@100%")
+    found = outcomes(convolution(), range(3))
+    assert [getattr(found[k], "kind", "") for k in range(3)] == ["wrong"] * 3
 
 
 def test_faults_by_share_and_by_hash() -> None:
