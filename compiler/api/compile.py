@@ -22,7 +22,7 @@ from .crew import local_crew
 from .deferred import DeferredExecutable, Shapes
 from .executable import Executable
 from .source import cpu_target, open_shapes, read_closed, read_source
-from .tuning import Budget, Help, Listener, tuned
+from .tuning import Budget, Listener, Means, tuned
 
 
 def compile(
@@ -93,8 +93,8 @@ def compile(
             return DeferredExecutable(model.inputs, build)
     if budget is not None:
         with open_records(writing=True) as records:
-            help = Help(records, local_crew, _seconds_of(budget, progress))
-            return tuned(graph, machine, chosen, budget, help)[1]
+            means = Means(records, local_crew, _seconds_of(budget, progress))
+            return tuned(graph, machine, chosen, budget, means)[1]
     with paused_collector():
         return _build(graph, machine, chosen, time.perf_counter() - start, progress)
 
