@@ -19,6 +19,7 @@ from .compose import only_element
 from .conv import DirectConv
 from .depthwise import Depthwise
 from .device import Device
+from .gpu_nest import GpuNest
 from .grouped import GroupedConv
 from .ir import Launch, Prepared
 from .known import Record, record_of, restored, shape_digest
@@ -36,6 +37,10 @@ TEMPLATES: Final[tuple[KernelTemplate, ...]] = (
     Winograd(), Depthwise(), DirectConv(), GroupedConv(), Attend(), Gemm(), Recurrent(),
     ArgReduce(), TopK(), CumulativeSum(), Scatter(), Unpool(), Nest(),
 )  # fmt: skip
+"""For CPUs, in the order of preference."""
+GPU_TEMPLATES: Final[tuple[KernelTemplate, ...]] = (
+    Recurrent(), ArgReduce(), TopK(), CumulativeSum(), Scatter(), Unpool(), GpuNest(),
+)  # fmt: skip
 logger = logging.getLogger("tilewright")
 
 Names = tuple[str, ...]
@@ -52,8 +57,11 @@ def live_outputs(graph: Graph, ops: Sequence[Op]) -> tuple[str, ...]:
     return tuple(found) or (ops[-1].outputs[0],)
 
 
-def select(graph: Graph, device: Device, recall: Recall | None = None) -> tuple[Launch, ...]:
-    """One launch for every group that needs code.
+def select(
+    graph: Graph, device: Device, recall: Recall | None = None,
+    templates: Sequence[KernelTemplate] = TEMPLATES,
+) -> tuple[Launch, ...]:  # fmt: skip
+    """One launch for every group that needs code, by the first of the templates that fits it.
 
     recall: finds records of kernels that were made before by the digests of the groups' shapes;
     those are not written again. Raises LoweringError naming the ops where no template fits.
@@ -66,8 +74,8 @@ def select(graph: Graph, device: Device, recall: Recall | None = None) -> tuple[
     for ops, outputs, shape, names in found:
         if shape not in made:
             record = known.get(shape_digest(shape)) if known and _is_ours(ops) else None
-            launch = record and restored(record, TEMPLATES, graph, ops, outputs, names, device)
-            launch = launch or _make(graph, ops, outputs, device)
+            launch = record and restored(record, templates, graph, ops, outputs, names, device)
+            launch = launch or _make(graph, ops, outputs, device, templates)
             _report(graph, ops, launch)
             made[shape] = launch, names
         launch = rebound(*made[shape], names)
@@ -99,11 +107,14 @@ def _is_ours(ops: Sequence[Op]) -> bool:
     return all(BUILT_IN.get(op.operator) is op.definition for op in ops)
 
 
-def _make(graph: Graph, ops: Sequence[Op], outputs: tuple[str, ...], device: Device) -> Launch:
-    template = next((t for t in TEMPLATES if t.matches(graph, ops, outputs)), None)
+def _make(
+    graph: Graph, ops: Sequence[Op], outputs: tuple[str, ...], device: Device,
+    templates: Sequence[KernelTemplate],
+) -> Launch:  # fmt: skip
+    template = next((t for t in templates if t.matches(graph, ops, outputs)), None)
     if template is None:
         what = ", ".join(f"{op.operator} (node {op.name!r})" for op in ops)
-        raise LoweringError(f"no CPU kernel computes {what}")
+        raise LoweringError(f"no kernel of this target computes {what}")
     config = template.default(graph, ops, outputs, device)
     return template.instantiate(graph, ops, outputs, device, config)
 
@@ -170,7 +181,7 @@ def _report(graph: Graph, ops: Sequence[Op], launch: Launch) -> None:
 def _report_fallback(graph: Graph, ops: Sequence[Op], launch: Launch) -> None:
     """Say when a contraction runs in the general loop nest, which is correct but slow."""
     slow = [op for op in ops if _is_slow_in_a_nest(graph, op)]
-    if launch.kernel.template == Nest.name and slow:
+    if launch.kernel.template in (Nest.name, GpuNest.name) and slow:
         op = slow[0]
         types = ", ".join(str(t) for t in graph.input_types(op))
         logger.info("%s (node %r) of (%s) runs as a general loop nest: no contraction kernel fits",
