@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ..codegen.cpu.target import CpuTarget, host
+from ..codegen.cuda.target import CudaTarget, cuda_target, is_cuda
 from ..errors import ModelError, OptionError, TargetError
 from ..frontends import onnx as onnx_frontend
 from ..graph.builder import GraphBuilder
@@ -21,6 +22,7 @@ from .build import Progress, Stopwatch, choose, link, optimise
 from .collector import paused_collector
 from .deferred import DeferredExecutable, Shapes, checked_shapes
 from .executable import Executable
+from .gpu import GpuExecutable, compile_gpu
 
 
 def compile(
@@ -37,12 +39,14 @@ def compile(
     inplace: bool = True,
     donate: Sequence[str] = (),
     progress: Progress | None = None,
-) -> Executable | DeferredExecutable:
-    """Compile a model for this machine.
+) -> Executable | GpuExecutable | DeferredExecutable:
+    """Compile a model for this machine, or for a GPU.
 
     source: path or bytes of an .onnx model, an onnx.ModelProto, a `tw.Graph`, or the path of a
         graph in text form (.txt).
-    target: "cpu".
+    target: "cpu", or "cuda:sm_80", "cuda:sm_89" or "cuda:sm_90": code for NVIDIA GPUs, made without
+        one, to be looked at; "cuda" for this machine's GPU. This version does not run it: calling
+        such a program raises TargetError.
     tune: None; kernels use their templates' default configs.
     numerics: "reproducible", "standard" or "reduced". On the CPU all three compute in the model's
         own precision, in an order that does not depend on the number of threads; only
@@ -69,10 +73,10 @@ def compile(
                      reorder=reorder, inplace=inplace, donate=donate)  # fmt: skip
     if tune is not None:
         raise OptionError(f"tune={tune!r}: only tune=None is available; kernels run with defaults")
-    machine = cpu_target(target)
+    machine = cuda_target(target) if is_cuda(target) else cpu_target(target)
 
     @paused_collector()
-    def build(bound: Shapes) -> Executable:
+    def build(bound: Shapes) -> Any:
         begin = time.perf_counter()
         g = model.to_graph(bound, outputs)
         return _build(g, machine, chosen, time.perf_counter() - begin, progress)
@@ -116,7 +120,7 @@ def cpu_target(name: str) -> CpuTarget:
     """The CPU that a `target` argument means. Raises TargetError."""
     if name == "cpu":
         return host()
-    raise TargetError(f"target={name!r} is not available; this version compiles for 'cpu'")
+    raise TargetError(f"target={name!r} is not available; known are 'cpu', 'cuda' and 'cuda:sm_90'")
 
 
 def _read(
@@ -145,8 +149,11 @@ def _text(path: Path) -> str:
 
 
 def _build(
-    graph: Graph, target: CpuTarget, chosen: Options, read: float, progress: Progress | None
-) -> Executable:
+    graph: Graph, target: CpuTarget | CudaTarget, chosen: Options, read: float,
+    progress: Progress | None,
+) -> Executable | GpuExecutable:  # fmt: skip
+    if isinstance(target, CudaTarget):
+        return compile_gpu(graph, target, chosen, read, progress)
     watch = Stopwatch()
     stages = optimise(graph, target, chosen, read)
     passes = watch.lap()

@@ -180,7 +180,7 @@ def _report(graph: Graph, ops: Sequence[Op], launch: Launch) -> None:
 
 def _report_fallback(graph: Graph, ops: Sequence[Op], launch: Launch) -> None:
     """Say when a contraction runs in the general loop nest, which is correct but slow."""
-    slow = [op for op in ops if _is_slow_in_a_nest(graph, op)]
+    slow = [op for op in ops if is_slow_in_a_nest(graph, op)]
     if launch.kernel.template in (Nest.name, GpuNest.name) and slow:
         op = slow[0]
         types = ", ".join(str(t) for t in graph.input_types(op))
@@ -196,7 +196,8 @@ def _report_slow_access(ops: Sequence[Op], launch: Launch) -> None:
                     label(ops), ", ".join(slow))  # fmt: skip
 
 
-def _is_slow_in_a_nest(graph: Graph, op: Op) -> bool:
+def is_slow_in_a_nest(graph: Graph, op: Op) -> bool:
+    """Whether a general loop nest computes an op far slower than a template for it would."""
     trait = op.definition.trait(Contraction)
     return trait is not None and not (trait.kind == "conv" and is_depthwise(graph, op))
 

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Sequence
 from functools import cache
-from importlib.util import find_spec
-from pathlib import Path
 from typing import Final
 
 import llvmlite.binding as llvm
@@ -18,6 +15,7 @@ from .frontend import Lowered
 from .library import definition
 from .source import Entry
 from .target import PTX_FEATURES, CudaTarget
+from .toolkit import INSTALL, part
 
 TRIPLE: Final = "nvptx64-nvidia-cuda"
 _NVIDIA: Final = re.compile(r"@__nv_\w+")
@@ -37,15 +35,24 @@ def kernel_ptx(
     texts += [_entry(e, f, kernel.params, shared) for e, f in zip(entries, functions, strict=True)]
     with llvm.create_context() as context:
         try:
-            module = llvm.parse_assembly(texts[0], context)
+            module = _parsed(texts[0], context)
             for text in texts[1:]:
-                module.link_in(llvm.parse_assembly(text, context))
+                module.link_in(_parsed(text, context))
             if any(_NVIDIA.search(text) for text in texts):
                 _link_libdevice(module, context)
             with module:
                 return _generated(module, {e.name for e in entries}, target)
         except RuntimeError as e:
             raise LoweringError(f"LLVM rejects kernel {entries[0].name} for {target}: {e}") from e
+
+
+def _parsed(text: str, context: llvm.ContextRef) -> llvm.ModuleRef:
+    """A module that keeps its variables, tables in shared memory for one, to itself."""
+    module = llvm.parse_assembly(text, context)
+    for g in module.global_variables:
+        if not g.is_declaration:
+            g.linkage = "internal"
+    return module
 
 
 def _shared_memory(kernel: Kernel) -> frozenset[Buffer]:
@@ -87,9 +94,6 @@ def _generated(module: llvm.ModuleRef, keep: set[str], target: CudaTarget) -> st
         if not f.is_declaration and f.name not in keep:
             f.linkage = "internal"
             f.add_function_attribute("alwaysinline")
-    for g in module.global_variables:  # what only Numba's CPU back end has a use for
-        if g.name.startswith("_ZN08NumbaEnv"):
-            g.linkage = "internal"
     module.verify()
     tuning = llvm.create_pipeline_tuning_options(speed_level=3)
     with tuning, llvm.create_pass_builder(machine, tuning) as builder:
@@ -110,26 +114,11 @@ def _machine(arch: str) -> llvm.TargetMachine:
     return family.create_target_machine(cpu=arch, features=PTX_FEATURES, opt=3)
 
 
-# --------------------------------------------------------------------------- libdevice
-
-
 def _link_libdevice(module: llvm.ModuleRef, context: llvm.ContextRef) -> None:
-    path = libdevice()
+    path = part("libdevice")
     if path is None:
         wanted = sorted(f.name for f in module.functions
                         if f.is_declaration and f.name.startswith("__nv_"))  # fmt: skip
         raise TargetError(f"the kernel calls {', '.join(wanted)} of NVIDIA's libdevice, which this"
-                          " machine does not have: pip install 'tilewright[cuda]'")  # fmt: skip
+                          f" machine does not have: {INSTALL}")  # fmt: skip
     module.link_in(llvm.parse_bitcode(path.read_bytes(), context))
-
-
-@cache
-def libdevice() -> Path | None:
-    """NVIDIA's library of elementary functions: of a package, or of a CUDA toolkit."""
-    found = find_spec("nvidia")
-    roots = [Path(p) for p in (found.submodule_search_locations or ())] if found else []
-    files = [f for r in roots for f in sorted(r.glob("*/nvvm/libdevice/libdevice.*.bc"))]
-    for name in ("CUDA_HOME", "CUDA_PATH"):
-        if os.environ.get(name):
-            files += sorted(Path(os.environ[name]).glob("nvvm/libdevice/libdevice.*.bc"))
-    return files[-1] if files else None
