@@ -71,7 +71,7 @@ class GpuNest:
             steps += [p] if parts is None else parts[:2]
             scratch += () if parts is None else parts[2:]
         lanes = config.get("threads", 0)
-        phases = tuple(_Emitter(p, lanes).phase() for p in steps if p.assignments)
+        phases = tuple(_Emitter(p, lanes).phase() for p in steps if prod(map(trip_count, p.loops)))
         params, args = buffers.parameters()
         kernel = Kernel(
             self.name, VERSION, tuple(sorted(config.items())), (*params, *scratch), phases,

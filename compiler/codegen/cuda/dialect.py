@@ -87,10 +87,10 @@ def _numba_types() -> Mapping[DType, Any]:
 
 
 def pointer(dtype: DType) -> Any:
-    """Numba's type of a buffer."""
+    """Numba's type of a buffer whose elements are stored as `dtype`."""
     from numba import types
 
-    return types.CPointer(_numba_types()[u16 if dtype in (f16, bf16) else dtype])
+    return types.CPointer(_numba_types()[dtype])
 
 
 def _function(name: str, kinds: Mapping[DType, Any], types: Any, intrinsic: Any) -> Any:

@@ -11,6 +11,7 @@ from typing import Any, Final
 from ...errors import LoweringError
 from ...kernels.ir import Buffer
 from .dialect import namespace, pointer
+from .operations import stored_as
 from .source import Source
 from .target import CudaTarget
 
@@ -32,7 +33,7 @@ def lowered(source: Source, params: Sequence[Buffer], target: CudaTarget) -> tup
     TargetError where there is no Numba."""
     functions: dict[str, Any] = dict(namespace())
     exec(compile(source.text, "<kernel>", "exec"), functions)
-    kinds = tuple(pointer(b.dtype) for b in params)
+    kinds = tuple(pointer(stored_as(b.dtype)) for b in params)
     return tuple(_lowered(functions[e.name], kinds, target) for e in source.entries)
 
 

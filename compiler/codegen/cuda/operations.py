@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from ....ops.expr import Expr
-from ....ops.types import DType, bf16, boolean, f16, f32, i64
+from ....ops.types import DType, bf16, boolean, f16, f32, i64, u8, u16
 
 TERNARY, NOT, COMPARE, UNARY, ATOM = 1, 2, 3, 9, 10
 _SIGNS: Final = {"or": ("|", 4), "xor": ("^", 5), "and": ("&", 6), "add": ("+", 7), "sub": ("-", 7),
@@ -30,9 +30,24 @@ class Text:
         return self.text if self.rank >= rank else f"({self.text})"
 
 
+def stored_as(dtype: DType) -> DType:
+    """The element type of memory: half floats are kept as their bits, booleans as bytes."""
+    return u16 if dtype in _HALF else u8 if dtype is boolean else dtype
+
+
 def storage(dtype: DType) -> str:
-    """The element type of arrays: half floats are kept as their bits."""
-    return f"np.{'uint16' if dtype in _HALF else dtype.numpy.name}"
+    """The same as numpy's, in source."""
+    return f"np.{stored_as(dtype).numpy.name}"
+
+
+def in_memory(text: str, dtype: DType) -> str:
+    """A value as memory holds it."""
+    return f"u8({text})" if dtype is boolean else text
+
+
+def from_memory(text: str, dtype: DType) -> str:
+    """An element of memory as a value."""
+    return f"bool({text})" if dtype is boolean else text
 
 
 def literal(e: Expr) -> Text:
@@ -105,6 +120,3 @@ class Operations:
         if dtype.is_float or dtype is i64 or dtype is boolean:
             return made
         return Text(f"{dtype}({made.text})", ATOM)
-
-
-__all__ = ["ATOM", "COMPARE", "NOT", "TERNARY", "UNARY", "Operations", "Text", "literal", "storage"]

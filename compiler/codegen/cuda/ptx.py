@@ -41,7 +41,7 @@ def kernel_ptx(
             if any(_NVIDIA.search(text) for text in texts):
                 _link_libdevice(module, context)
             with module:
-                return _generated(module, {e.name for e in entries}, target)
+                return _generated(module, entries, functions, target)
         except RuntimeError as e:
             raise LoweringError(f"LLVM rejects kernel {entries[0].name} for {target}: {e}") from e
 
@@ -86,13 +86,18 @@ def _entry(
     )
 
 
-def _generated(module: llvm.ModuleRef, keep: set[str], target: CudaTarget) -> str:
+def _generated(
+    module: llvm.ModuleRef, entries: Sequence[Entry], functions: Sequence[Lowered],
+    target: CudaTarget,
+) -> str:  # fmt: skip
+    kept, bodies = {e.name for e in entries}, {f.name for f in functions}
     machine = _machine(target.arch)
     module.triple = TRIPLE
     module.data_layout = str(machine.target_data)
     for f in module.functions:
-        if not f.is_declaration and f.name not in keep:
+        if not f.is_declaration and f.name not in kept:
             f.linkage = "internal"
+        if f.name in bodies:
             f.add_function_attribute("alwaysinline")
     module.verify()
     tuning = llvm.create_pipeline_tuning_options(speed_level=3)

@@ -45,7 +45,16 @@ from ...kernels.ir import (
 from ...kernels.printer import symbol
 from .barriers import JOINING, barriers
 from .dialect import FUNCTIONS
-from .operations import ATOM, TERNARY, Operations, Text, literal, storage
+from .operations import (
+    ATOM,
+    TERNARY,
+    Operations,
+    Text,
+    from_memory,
+    in_memory,
+    literal,
+    storage,
+)
 
 WARP: Final = 32
 FREE_THREADS: Final = 128  # of a block whose threads have nothing to do with each other
@@ -115,6 +124,7 @@ class _Function:
         self.known: dict[Expr, str] = {}
         self.inline = 0
         self.tables: dict[DType, str] = {}
+        self.loops = 0
         self.operations = Operations()
 
     # ---------------------------------------------------------------- the function
@@ -222,8 +232,9 @@ class _Function:
         if self.lanes is not None and not s.local.lanes:
             raise LoweringError(f"the local {s.local.name} has no lanes in a vector loop")
         self.prepare(*s.where, s.value)
-        value = self.text(s.value)
-        self.line(f"{self._element(s.local, s.where)} = {value}")
+        value = self.root(s.value)
+        kept = in_memory(value, s.local.dtype) if s.where else value
+        self.line(f"{self._element(s.local, s.where)} = {kept}")
 
     def store(self, s: Store) -> None:
         self.prepare(s.offset, s.value)
@@ -235,7 +246,7 @@ class _Function:
             self._put(s)
 
     def _put(self, s: Store) -> None:
-        value = self.text(s.value)
+        value = in_memory(self.root(s.value), s.buffer.dtype)
         self.line(f"{s.buffer.name}[{self.text(s.offset)}] = {value}")
 
     def branch(self, s: If) -> None:
@@ -257,8 +268,10 @@ class _Function:
             return
         rounds = hi if lo == "0" and s.step == 1 else f"{lo}, {hi}"
         rounds += f", {s.step}" if s.step != 1 else ""
+        self.loops += 1
         with self.block(f"for {v} in range({rounds}):{'  # unrolled' * (s.kind == 'unroll')}"):
             self.body(s.body)
+        self.loops -= 1
 
     def vector(self, s: For) -> None:
         if self.lanes is not None:
@@ -297,6 +310,12 @@ class _Function:
         found = self.value(e)
         return found.text if found.rank >= rank else f"({found.text})"
 
+    def root(self, e: Expr) -> str:
+        """The value of a statement, which needs no name."""
+        self.counts[e] -= 1
+        made = self.value(e) if e in self.known or e.op in (*JOINING, "select") else self._made(e)
+        return made.text
+
     def value(self, e: Expr) -> Text:
         if e in self.known:
             return Text(self.known[e], ATOM)
@@ -329,7 +348,8 @@ class _Function:
                 raise LoweringError(f"the variable {e!r} is used outside its loop")
             return Text(self.variables[e], ATOM)
         if e.op == "load":
-            return Text(self._element(e.payload, e.args), ATOM)
+            found = self._element(e.payload, e.args)
+            return Text(from_memory(found, e.dtype) if e.args else found, ATOM)
         if e.op == "select":
             c = self.text(e.args[0], TERNARY + 1)
             self.inline += 1
@@ -387,17 +407,19 @@ class _Function:
         warps = self.threads // WARP
         if warps == 1:
             return r
+        if dtype in self.tables or self.loops:  # all threads must have read what was there
+            self.line("cuda.syncthreads()")
         if dtype not in self.tables:
             self.tables[dtype] = self.fresh(f"warps_{dtype}")
         table = self.tables[dtype]
         with self.block("if umod(lane, 32) == 0:"):
-            self.line(f"{table}[udiv(lane, 32)] = {r}")
+            self.line(f"{table}[udiv(lane, 32)] = {in_memory(r, dtype)}")
         self.line("cuda.syncthreads()")
-        self.line(f"{r} = {table}[0]")
+        self.line(f"{r} = {from_memory(f'{table}[0]', dtype)}")
         with self.block(f"for warp in range(1, {warps}):"):
-            step = self._pair(e.op, Text(r, ATOM), Text(f"{table}[warp]", ATOM), dtype)
+            held = Text(from_memory(f"{table}[warp]", dtype), ATOM)
+            step = self._pair(e.op, Text(r, ATOM), held, dtype)
             self.line(f"{r} = {step}")
-        self.line("cuda.syncthreads()")
         return r
 
     def _pair(self, op: str, a: Text, b: Text, dtype: DType) -> str:

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from tilewright.compiler.codegen.cuda.operations import stored_as
 from tilewright.compiler.codegen.cuda.source import kernel_source
 from tilewright.compiler.graph.ir import Graph
 from tilewright.compiler.graph.storage import aliases
@@ -62,7 +63,7 @@ class _Memory:
                 scratch += round_up(b.nbytes, ALIGNMENT)
             elif isinstance(arg, Prepared):
                 made = arg.make(*(self.graph.blobs[n].content for n in arg.blobs))
-                array = _flat(made, b.dtype.numpy)
+                array = self._elements(_flat(made, b.dtype.numpy), 0, b)
             else:
                 array = self._blob(arg, b)
             found.append((b.name, array, b.is_written))
@@ -83,7 +84,7 @@ class _Memory:
 
     def _elements(self, memory: Any, at: int, b: Buffer) -> Any:
         raw = memory.view(np.uint8)[at : at + b.nbytes]
-        return raw.view(b.dtype.numpy)
+        return raw.view(stored_as(b.dtype).numpy)
 
 
 def _flat(value: Any, dtype: Any) -> Any:

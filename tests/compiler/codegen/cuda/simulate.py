@@ -173,8 +173,8 @@ def check_index(at: Any, size: int, name: str) -> None:
 
 
 def plain(x: Any) -> Any:
-    """An element as the source computes with it: indices and booleans are Python's own."""
-    return x.item() if x.dtype in (np.int64, np.bool_) else x
+    """An element as the source computes with it: indices are Python's own integers."""
+    return x.item() if x.dtype == np.int64 else x
 
 
 def stored(value: Any, dtype: Any, name: str) -> Any:
@@ -208,7 +208,7 @@ def _conversion(name: str, dtype: Any) -> Callable[[Any], Any]:
             return dtype.type(x)
         if isinstance(x, (float, np.floating)):
             info = np.iinfo(dtype)
-            n = 0 if x != x else info.max if x >= info.max else max(info.min, math.trunc(x))
+            n = 0 if x != x else info.max if x >= info.max else max(info.min, math.trunc(float(x)))
         else:
             n = wrapped(x, dtype)
         return n if dtype == np.int64 else dtype.type(n)
