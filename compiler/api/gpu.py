@@ -31,7 +31,7 @@ from ..runtime.program import plan_memory
 from ..store import Store
 
 FEW_THREADS: Final = 2048
-"""Threads that one multiprocessor holds at once: a launch of fewer leaves nearly all of a GPU idle."""
+"""Threads that one multiprocessor holds: a launch of fewer leaves nearly all of a GPU idle."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,9 +164,9 @@ def _notes(graph: Graph, launch: Launch, code: GpuCode) -> tuple[str, ...]:
     most = max((e.blocks * e.threads for e in code.entries), default=FEW_THREADS)
     if most < FEW_THREADS and k.bytes > 4 * FEW_THREADS:
         found.append(f"{most} threads at most: too few for a GPU")
-    spilled = sum(u.spilled_bytes for u in code.machine.usage.values()) if code.machine else 0
-    if spilled:
-        found.append(f"{spilled} bytes a thread do not fit in registers")
+    local = sum(u.local_bytes for u in code.machine.usage.values()) if code.machine else 0
+    if local:
+        found.append(f"{local} bytes a thread lie in local memory, not in registers")
     return tuple(found)
 
 

@@ -1,10 +1,10 @@
 """The general template for GPUs: any group of operators with expressions, one thread per element.
 
 An item of the Kernel IR becomes a thread, or a block of threads that run the item's vector loops
-(see `codegen.cuda.source`). So a pointwise operator, a window or a plain contraction is a phase with
-one item per output element, and its reductions are loops of that thread. Where elements share a
-reduction (a softmax, a normalisation), or where few long ones have to be computed, an item is a row:
-a block takes each reduction in lanes, combines them, and then the row's elements in lanes.
+(see `codegen.cuda.source`). So a pointwise operator, a window or a plain contraction is a phase
+with one item per output element, and its reductions are loops of that thread. Where elements share
+a reduction (a softmax, a normalisation), or where few long ones have to be computed, an item is a
+row: a block takes each reduction in lanes, combines them, and then the row's elements in lanes.
 
 A convolution or a matrix product comes out right and far below what the device could do: operands
 are read from the caches for every multiply-add.
@@ -163,8 +163,7 @@ class _Emitter:
             self.in_lanes = self.lanes > 0
             stmts, values = self.hoist(values, frozenset({item, inside}))
             stores = self._stores(offsets, values)
-            kind = "vector" if self.lanes else "serial"
-            body += [loop(inside, (*stmts, *stores), kind, lanes=self.lanes)]
+            body += [self._loop(inside, (*stmts, *stores), self.lanes)]
         else:
             body += self._stores(offsets, values)
         return Phase(count, item, tuple(body))
@@ -176,8 +175,8 @@ class _Emitter:
         return _rows(self.piece)
 
     def _stores(self, offsets: Sequence[Expr], values: Sequence[Expr]) -> list[Stmt]:
-        return [Store(a.buffer, at, v)
-                for a, at, v in zip(self.piece.assignments, offsets, values, strict=True)]  # fmt: skip
+        to = self.piece.assignments
+        return [Store(a.buffer, at, v) for a, at, v in zip(to, offsets, values, strict=True)]
 
     def hoist(
         self, values: Sequence[Expr], bound: frozenset[Expr]
@@ -206,13 +205,16 @@ class _Emitter:
         self.in_lanes = self.in_lanes and not across
         nest: tuple[Stmt, ...] = (*stmts, Set(acc, (), combined(combine, acc.value, value)))
         for v in reversed(inside):
-            nest = (loop(v, nest, "vector" if across else "serial", lanes=self.lanes * across),)
+            nest = (self._loop(v, nest, self.lanes if across else 0),)
         out = [Declare(acc), Set(acc, (), identity(combine, r.dtype)), *nest]
         if not across:
             return out, acc.value
         whole = self.local(r.dtype, 0)
         joined = apply(across_lanes(combine, r.dtype), (acc.value,), r.dtype)
         return [*out, Declare(whole), Set(whole, (), joined)], whole.value
+
+    def _loop(self, v: Expr, body: tuple[Stmt, ...], lanes: int) -> Stmt:
+        return loop(v, body, "vector", lanes=lanes) if lanes else loop(v, body)
 
     def _flat(self, stem: str, loops: Sequence[Expr]) -> Expr:
         """One variable for all rounds of nested loops."""

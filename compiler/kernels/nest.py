@@ -247,9 +247,9 @@ class _Emitter:
     def emit(self) -> Phase:
         loops = [v for v in self.piece.loops]
         values = [guarded(a.value) for a in self.piece.assignments]
-        reduces = reduces(values)
-        lane = self._output_lane(loops, reduces)
-        needed = {v for r in reduces for v in r.free}
+        inner = reduces(values)
+        lane = self._output_lane(loops, inner)
+        needed = {v for r in inner for v in r.free}
         rows = [v for v in loops if v in needed]
         columns = [v for v in loops if v not in needed]
         if lane is not None and lane in rows:
@@ -259,10 +259,10 @@ class _Emitter:
             order = rows + [v for v in columns if v is not lane] + [lane]
         if lane is not None and len(order) > 1 and lane is order[-1]:
             values = [separated(v, order[-2]) for v in values]
-        if not reduces:
+        if not inner:
             self.tile = tiling(order, lane, self.piece.assignments, self.lanes)
         work = prod(map(trip_count, order)) * (1 + sum(
-            prod(map(trip_count, r.payload[1])) for r in reduces if not columns or lane in rows
+            prod(map(trip_count, r.payload[1])) for r in inner if not columns or lane in rows
         )) * max(1, len(walk(*values)) // 12)  # fmt: skip
         if self.tile is not None:
             order = [v for v in order if v not in (self.tile.across, lane)] + [*self.tile.squares]

@@ -86,8 +86,8 @@ def _machine(ptx: str, target: CudaTarget, store: Store) -> Assembled | None:
         usage = {name: Usage(**u) for name, u in found["usage"].items()}
         return Assembled(base64.b64decode(found["cubin"]), usage)
     made = assembled(ptx, target)
-    usage = {name: asdict(u) for name, u in made.usage.items()}
-    text = {"usage": usage, "cubin": base64.b64encode(made.cubin).decode()}
+    listed = {name: asdict(u) for name, u in made.usage.items()}
+    text = {"usage": listed, "cubin": base64.b64encode(made.cubin).decode()}
     store.put(key, json.dumps(text).encode())
     return made
 

@@ -31,11 +31,12 @@ _SECONDS: Final = 60
 @dataclass(frozen=True, slots=True)
 class Usage:
     """What one phase of a kernel takes of a multiprocessor: registers of a thread, bytes of shared
-    memory of a block, and bytes of a thread that did not fit in registers."""
+    memory of a block, and bytes of a thread in local memory: what did not fit in registers, and
+    arrays whose indices are not known."""
 
     registers: int
     shared_bytes: int
-    spilled_bytes: int
+    local_bytes: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,8 +75,8 @@ def usage_of(log: str) -> dict[str, Usage]:
     found = {}
     for m in _FUNCTION.finditer(log):
         shared = _SHARED.search(m["rest"])
-        spilled = max(int(m["stack"]), int(m["stores"]), int(m["loads"]))
-        found[m["name"]] = Usage(int(m["registers"]), int(shared[1]) if shared else 0, spilled)
+        local = max(int(m["stack"]), int(m["stores"]), int(m["loads"]))
+        found[m["name"]] = Usage(int(m["registers"]), int(shared[1]) if shared else 0, local)
     return found
 
 

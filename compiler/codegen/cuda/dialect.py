@@ -2,8 +2,8 @@
 `ops.expr` defines it, conversions, and the shuffle.
 
 In generated source `max`, `exp`, `f32` and the like are these, not Python's. Each is a call of an
-LLVM function named after the operation and the types of its arguments, `tw.max.f32`; the definitions
-come from the code generator for CPUs, so that both targets compute alike (`library`).
+LLVM function named after the operation and the type of its first argument, `tw.max.f32`; the
+definitions come from the code generator for CPUs, so that both targets compute alike (`library`).
 
     f32(x), i8(x), bool(x), ...     x as another element type: floats to integers saturate
     from_f16(x), to_f16(x)          half floats, which are held as their bits; also of bf16
@@ -66,7 +66,7 @@ def namespace() -> dict[str, Any]:
 def _numba() -> tuple[Any, Any, Any]:
     """Numba CUDA, its types and `intrinsic`. Importing it takes a second."""
     if not hasattr(np, "row_stack"):  # numpy 2.5 dropped what numba-cuda still registers
-        np.row_stack = np.vstack  # type: ignore[attr-defined]
+        np.row_stack = np.vstack
     try:
         from numba import cuda, types
         from numba.cuda.extending import intrinsic
@@ -121,10 +121,11 @@ def _function(name: str, kinds: Mapping[DType, Any], types: Any, intrinsic: Any)
 
 def _with_arity(name: str, count: int, typed: Callable[..., Any]) -> Callable[..., Any]:
     """Numba reads the number of arguments off the function that it is given."""
-    made: Callable[..., Any] = {
+    by_count: dict[int, Callable[..., Any]] = {
         1: lambda typingctx, a: typed(typingctx, a),
         2: lambda typingctx, a, b: typed(typingctx, a, b),
         3: lambda typingctx, a, b, c: typed(typingctx, a, b, c),
-    }[count]
+    }
+    made = by_count[count]
     made.__name__ = name
     return made

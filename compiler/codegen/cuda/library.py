@@ -1,7 +1,7 @@
 """LLVM definitions of the dialect's functions, made from the code generator for CPUs.
 
-Elementary functions that it has no polynomials for (trigonometry, anything in float64) are NVIDIA's:
-libdevice, a file of LLVM bitcode that comes with the package nvidia-nvvm and with CUDA toolkits.
+Elementary functions that it has no polynomials for (trigonometry, anything in float64) are
+NVIDIA's: libdevice, a file of LLVM bitcode in the package nvidia-nvvm and in CUDA toolkits.
 """
 
 from __future__ import annotations
@@ -17,9 +17,7 @@ from .dialect import ARITY, PREFIX, result_type
 
 GPU: Final = Arithmetic(fma=True, rsqrt14=False)
 _NAME: Final = re.compile(rf"{re.escape(PREFIX)}(\w+)\.(\w+)\Z")
-_LIBRARY: Final = re.compile(
-    r"@(" + "|".join(sorted({*vector_math.LIBRARY.values()})) + r")(f?)\("
-)
+_LIBRARY: Final = re.compile(r"@(" + "|".join(sorted({*vector_math.LIBRARY.values()})) + r")(f?)\(")
 _SHUFFLE: Final = "llvm.nvvm.shfl.sync.bfly.i32"
 
 
@@ -62,8 +60,8 @@ def _body(f: Function, op: str, args: list[Value]) -> Value:
     if op == "shuffle_xor":
         return _shuffled(f, x, args[1])
     if op in ("udiv", "umod"):
-        small = [f.convert("trunc", a, u32) for a in args]
-        made = f.op({"udiv": "udiv", "umod": "urem"}[op], *small)
+        a, b = (f.convert("trunc", a, u32) for a in args)
+        made = f.op("udiv" if op == "udiv" else "urem", a, b)
         return f.convert("zext", made, x.dtype)
     if op in ("max", "min") and x.dtype is f32:  # one instruction, which lets NaN win
         return f.call(f"llvm.{op}imum.f32", f32, 0, *args)

@@ -51,7 +51,7 @@ def from_memory(text: str, dtype: DType) -> str:
 
 
 def literal(e: Expr) -> Text:
-    """A constant of exactly its element type; Python's own integers and booleans are i64 and bool."""
+    """A constant of exactly its element type; Python's integers and booleans are i64 and bool."""
     dtype, value = e.dtype, e.payload
     if dtype is boolean or dtype is i64:
         return Text(str(value), ATOM if dtype is boolean or value >= 0 else UNARY)

@@ -33,17 +33,15 @@ def kernel_ptx(
     texts.append(_library({name for f in functions for name in f.calls}))
     shared = _shared_memory(kernel)
     texts += [_entry(e, f, kernel.params, shared) for e, f in zip(entries, functions, strict=True)]
-    with llvm.create_context() as context:
-        try:
-            module = _parsed(texts[0], context)
+    try:  # a module has to go before its context, whatever happens
+        with llvm.create_context() as context, _parsed(texts[0], context) as module:
             for text in texts[1:]:
                 module.link_in(_parsed(text, context))
             if any(_NVIDIA.search(text) for text in texts):
                 _link_libdevice(module, context)
-            with module:
-                return _generated(module, entries, functions, target)
-        except RuntimeError as e:
-            raise LoweringError(f"LLVM rejects kernel {entries[0].name} for {target}: {e}") from e
+            return _generated(module, entries, functions, target)
+    except RuntimeError as e:
+        raise LoweringError(f"LLVM rejects kernel {entries[0].name} for {target}: {e}") from e
 
 
 def _parsed(text: str, context: llvm.ContextRef) -> llvm.ModuleRef:
@@ -101,9 +99,12 @@ def _generated(
             f.add_function_attribute("alwaysinline")
     module.verify()
     tuning = llvm.create_pipeline_tuning_options(speed_level=3)
-    with tuning, llvm.create_pass_builder(machine, tuning) as builder:
-        with builder.getModulePassManager() as passes:
-            passes.run(module, builder)
+    with (
+        tuning,
+        llvm.create_pass_builder(machine, tuning) as builder,
+        builder.getModulePassManager() as passes,
+    ):
+        passes.run(module, builder)
     text: str = machine.emit_assembly(module)
     return text
 

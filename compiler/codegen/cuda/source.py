@@ -8,9 +8,9 @@ How a phase is spread over a GPU:
   one of them stores it. `hsum` and the like become shuffles in every warp and a table in shared
   memory, and barriers stand where threads meet in memory (see `barriers`).
 
-The source reads like the Kernel IR. What Python has no sign for, or another meaning than the
-operators of `ops.expr`, are functions of the dialect (see `dialect`). Values that are used more than
-once get names, where they are first needed: what a `select` guards stays behind its condition.
+The source reads like the Kernel IR. What Python has no sign for, or gives another meaning than the
+operators of `ops.expr`, are functions of the dialect (see `dialect`). Values that are used more
+than once get names, where they are first needed: what a `select` guards stays behind its condition.
 """
 
 from __future__ import annotations
@@ -113,7 +113,9 @@ class _Function:
     def __init__(self, kernel: Kernel, phase: Phase, name: str) -> None:
         self.kernel, self.phase, self.name = kernel, phase, name
         self.threads = _threads(phase)
-        self.barriers = barriers(kernel, phase, self.threads > WARP) if self.threads else frozenset()
+        self.barriers = frozenset[int]()
+        if self.threads:
+            self.barriers = barriers(kernel, phase, self.threads > WARP)
         self.lines: list[str] = []
         self.depth = 1
         self.used = {*_TAKEN, *(b.name for b in kernel.params)}
@@ -358,7 +360,7 @@ class _Function:
             return Text(f"{yes} if {c} else {no}", TERNARY)
         if e.op == "reduce":
             raise LoweringError(f"{e!r} is still a reduction")
-        small = all((b := bounds(a)) is not None and 0 <= b[0] and b[1] < 1 << 32 for a in e.args)
+        small = all((b := bounds(a)) is not None and b[0] >= 0 and b[1] < 1 << 32 for a in e.args)
         return self.operations.call(e, [self.value(a) for a in e.args], small)
 
     def _element(self, source: Buffer | Local, at: tuple[Expr, ...]) -> str:

@@ -208,7 +208,8 @@ def _conversion(name: str, dtype: Any) -> Callable[[Any], Any]:
             return dtype.type(x)
         if isinstance(x, (float, np.floating)):
             info = np.iinfo(dtype)
-            n = 0 if x != x else info.max if x >= info.max else max(info.min, math.trunc(float(x)))
+            held = min(max(float(x), float(info.min)), float(info.max))
+            n = 0 if x != x else min(math.trunc(held), info.max)
         else:
             n = wrapped(x, dtype)
         return n if dtype == np.int64 else dtype.type(n)
