@@ -29,6 +29,7 @@ from ..runtime.arrays import TensorSpec
 from ..runtime.gpu_code import GpuCode, GpuCodes, load
 from ..runtime.program import plan_memory
 from ..store import Store
+from .executable import KernelInfo
 
 FEW_THREADS: Final = 2048
 """Threads that one multiprocessor holds: a launch of fewer leaves nearly all of a GPU idle."""
@@ -46,22 +47,10 @@ class GpuPhase:
 
 
 @dataclass(frozen=True, slots=True)
-class GpuKernelInfo:
-    """One launch of a program for a GPU.
+class GpuKernelInfo(KernelInfo):
+    """One launch of a program for a GPU; source: its Python source."""
 
-    flops and bytes: the least work and memory traffic of the launch. ops: the model nodes it
-    computes. source: its Python source. notes: why it may be slower than it could be.
-    """
-
-    name: str
-    template: str
-    config: dict[str, Any]
-    ops: tuple[str, ...]
-    flops: int
-    bytes: int
-    source: str
-    phases: tuple[GpuPhase, ...]
-    notes: tuple[str, ...] = ()
+    phases: tuple[GpuPhase, ...] = ()
 
 
 class GpuExecutable:
@@ -138,7 +127,7 @@ class GpuExecutable:
         nodes = dict.fromkeys(s for j in launch.ops for s in ops[j].source)
         return GpuKernelInfo(
             kernel_name(launch), k.template, dict(k.config), tuple(nodes), k.flops, k.bytes,
-            kernel_source(k).text, phases, _notes(self.graph, launch, code),
+            kernel_source(k).text, _notes(self.graph, launch, code), phases,
         )  # fmt: skip
 
     def ir(self, level: str = "graph") -> str:

@@ -33,7 +33,7 @@ def add_model_arguments(p: argparse.ArgumentParser) -> None:
     p.add_argument("--threads", type=int, metavar="N", help="threads that run kernels")
     p.add_argument("--numerics", choices=NUMERICS, default="standard")
     p.add_argument("--memory-limit", metavar="512MiB", help="the largest arena that will do")
-    p.add_argument("--target", default="cpu", help="cpu (the default), cuda, or cuda:sm_90 and the like")
+    p.add_argument("--target", default="cpu", help="cpu (the default), cuda, cuda:sm_90")
     # fmt: on
 
 
