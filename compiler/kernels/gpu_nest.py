@@ -15,7 +15,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from math import prod
 
-from ...ops.expr import Expr, apply, index, var
+from ...ops.expr import Expr, apply, var
 from ...ops.traverse import substitute
 from ...ops.types import DType
 from ..graph.ir import Graph, Op
@@ -150,14 +150,14 @@ class _Emitter:
         rows = self._item_loops()
         count = prod(map(trip_count, rows))
         item = var("item", count)
-        where = _unflattened(item, rows)
+        where = unflattened(item, rows)
         values = [substitute(guarded(a.value), where) for a in self.piece.assignments]
         offsets = [substitute(a.offset, where) for a in self.piece.assignments]
         columns = [v for v in self.piece.loops if v not in rows]
         body, values = self.hoist(values, frozenset({item}))
         if columns:
             inside = self._flat("column", columns)
-            to = _unflattened(inside, columns)
+            to = unflattened(inside, columns)
             values = [substitute(v, to) for v in values]
             offsets = [substitute(at, to) for at in offsets]
             self.in_lanes = self.lanes > 0
@@ -197,7 +197,7 @@ class _Emitter:
         acc = self.local(r.dtype, self.lanes)
         if across:
             inside: list[Expr] = [self._flat("k", over)]
-            body = substitute(r.args[0], _unflattened(inside[0], over))
+            body = substitute(r.args[0], unflattened(inside[0], over))
         else:
             inside, body = list(over), r.args[0]
         self.in_lanes = self.in_lanes or across
@@ -225,12 +225,14 @@ class _Emitter:
         return f"{stem}{self.names[stem]}"
 
 
-def _unflattened(flat: Expr, loops: Sequence[Expr]) -> dict[Expr, Expr]:
-    """The loops' variables in terms of the number of the round, the last one fastest."""
+def unflattened(flat: Expr, loops: Sequence[Expr]) -> dict[Expr, Expr]:
+    """The loops' variables in terms of the number of the round, the last one fastest. Rounds past
+    the last lie past the end of the first loop."""
     out: dict[Expr, Expr] = {}
     apart = 1
     for v in reversed(loops):
         n, first = trip_count(v), v.payload[1]
-        out[v] = (flat // apart) % n + first if n > 1 else index(first)
+        at = flat // apart
+        out[v] = (at if v is loops[0] else at % n) + first
         apart *= n
     return out

@@ -20,6 +20,7 @@ from .conv import DirectConv
 from .depthwise import Depthwise
 from .device import Device
 from .gpu_nest import GpuNest
+from .gpu_tiles import GpuTiles
 from .grouped import GroupedConv
 from .ir import Launch, Prepared
 from .known import Record, record_of, restored, shape_digest
@@ -39,7 +40,7 @@ TEMPLATES: Final[tuple[KernelTemplate, ...]] = (
 )  # fmt: skip
 """For CPUs, in the order of preference."""
 GPU_TEMPLATES: Final[tuple[KernelTemplate, ...]] = (
-    Recurrent(), ArgReduce(), TopK(), CumulativeSum(), Scatter(), Unpool(), GpuNest(),
+    GpuTiles(), Recurrent(), ArgReduce(), TopK(), CumulativeSum(), Scatter(), Unpool(), GpuNest(),
 )  # fmt: skip
 logger = logging.getLogger("tilewright")
 

@@ -4,7 +4,7 @@ A vector loop runs on all threads, everything else on each of them alike; only s
 loops are made by one thread, which computes what they store. So a barrier stands between two
 statements that touch one buffer unless both only read it, or the same one thread makes both. The
 lanes of one vector loop do not exchange anything through memory. Buffers that a caller may place in
-the same memory count as one.
+the same memory count as one; so does every array in shared memory.
 """
 
 from __future__ import annotations
@@ -15,7 +15,19 @@ from typing import Final
 
 from ....ops.expr import Expr
 from ....ops.traverse import walk
-from ...kernels.ir import Buffer, For, If, Kernel, Phase, Stmt, Store, expressions, statements
+from ...kernels.ir import (
+    Buffer,
+    For,
+    If,
+    Kernel,
+    Local,
+    Phase,
+    Set,
+    Stmt,
+    Store,
+    expressions,
+    statements,
+)
 
 ALL, ONE = "all", "one"  # the threads that touch a buffer
 JOINING: Final = frozenset(("hsum", "hprod", "hmax", "hmin"))
@@ -41,19 +53,27 @@ def barriers(kernel: Kernel, phase: Phase, joining: bool) -> frozenset[int]:
     return frozenset(found.ahead)
 
 
-def _memories(kernel: Kernel, phase: Phase) -> dict[Buffer, int]:
-    """Of the buffers that are written in a phase and those that may lie in the same place."""
+def shared_arrays(phase: Phase) -> frozenset[Local]:
+    """Arrays of an item that vector loops set element by element: all threads see them."""
+    inside = (t for s in statements(phase.body) if isinstance(s, For) and s.kind == "vector"
+              for t in statements(s.body) if isinstance(t, Set))  # fmt: skip
+    return frozenset(t.local for t in inside if t.local.shape and not t.local.lanes)
+
+
+def _memories(kernel: Kernel, phase: Phase) -> dict[Buffer | Local, int]:
+    """Of what is written in a phase and seen by all threads, and what may lie in the same place."""
     number = list(range(len(kernel.params)))
     for y, x in kernel.inplace:
         joined, gone = number[y], number[x]
         number = [joined if n == gone else n for n in number]
     of = dict(zip(kernel.params, number, strict=True))
     written = {of[s.buffer] for s in statements(phase.body) if isinstance(s, Store)}
-    return {b: n for b, n in of.items() if n in written}
+    found: dict[Buffer | Local, int] = {b: n for b, n in of.items() if n in written}
+    return found | {local: -1 - k for k, local in enumerate(shared_arrays(phase))}
 
 
 class _Barriers:
-    def __init__(self, memories: Mapping[Buffer, int], joining: bool) -> None:
+    def __init__(self, memories: Mapping[Buffer | Local, int], joining: bool) -> None:
         self.memories = memories
         self.joining = joining
         self.ahead: set[int] = set()
@@ -96,6 +116,8 @@ class _Barriers:
             inner = [t for t in statements((s,))]
             reads = self._loads(e for t in inner for e in expressions(t))
             stores = [self.memories[t.buffer] for t in inner if isinstance(t, Store)]
+            stores += [self.memories[t.local] for t in inner
+                       if isinstance(t, Set) and t.local in self.memories]  # fmt: skip
             return frozenset((*(_Touch(m, False, ALL) for m in reads),
                               *(_Touch(m, True, ALL) for m in stores)))  # fmt: skip
         by = ONE if isinstance(s, Store) else ALL

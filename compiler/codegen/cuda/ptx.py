@@ -18,6 +18,7 @@ from .target import PTX_FEATURES, CudaTarget
 from .toolkit import INSTALL, part
 
 TRIPLE: Final = "nvptx64-nvidia-cuda"
+_SHARED: Final = re.compile(r"^(@.* = addrspace\(3\) global .*), align \d+$", re.MULTILINE)
 _NVIDIA: Final = re.compile(r"@__nv_\w+")
 
 
@@ -45,8 +46,9 @@ def kernel_ptx(
 
 
 def _parsed(text: str, context: llvm.ContextRef) -> llvm.ModuleRef:
-    """A module that keeps its variables, tables in shared memory for one, to itself."""
-    module = llvm.parse_assembly(text, context)
+    """A module that keeps its variables to itself; arrays in shared memory begin at multiples of 16
+    bytes, so that neighbouring words are read together."""
+    module = llvm.parse_assembly(_SHARED.sub(r"\1, align 16", text), context)
     for g in module.global_variables:
         if not g.is_declaration:
             g.linkage = "internal"

@@ -4,8 +4,9 @@ How a phase is spread over a GPU:
 
 * One that holds no vector loop runs an item in every thread.
 * Otherwise an item is a block. The iterations of its vector loops are dealt out to the threads, and
-  locals with lanes are variables of each thread. All threads compute what is the same in all lanes;
-  one of them stores it. `hsum` and the like become shuffles in every warp and a table in shared
+  locals with lanes are variables of each thread. An array without lanes that is set in a vector
+  loop lies in shared memory. All threads compute what is the same in all lanes; one of them stores
+  it. `hsum` and the like become shuffles in every warp and a table in shared
   memory, and barriers stand where threads meet in memory (see `barriers`).
 
 The source reads like the Kernel IR. What Python has no sign for, or gives another meaning than the
@@ -21,6 +22,7 @@ import re
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from math import prod
 from typing import Final
 
 from ....ops.expr import Expr, bounds, index
@@ -43,7 +45,7 @@ from ...kernels.ir import (
     statements,
 )
 from ...kernels.printer import symbol
-from .barriers import JOINING, barriers
+from .barriers import JOINING, barriers, shared_arrays
 from .dialect import FUNCTIONS
 from .operations import (
     ATOM,
@@ -116,6 +118,7 @@ class _Function:
         self.barriers = frozenset[int]()
         if self.threads:
             self.barriers = barriers(kernel, phase, self.threads > WARP)
+        self.shared = shared_arrays(phase)
         self.lines: list[str] = []
         self.depth = 1
         self.used = {*_TAKEN, *(b.name for b in kernel.params)}
@@ -226,12 +229,21 @@ class _Function:
             raise LoweringError(f"the local {local.name} has no lanes in a vector loop")
         if local not in self.locals:
             self.locals[local] = self.fresh(local.name)
-        if local.shape:
+        if local in self.shared:
+            size = prod(local.shape)
+            if len(local.shape) != 1:
+                raise LoweringError(f"the shared array {local.name} has {len(local.shape)} axes")
+            made = f"cuda.shared.array({size}, {storage(local.dtype)})"
+            self.line(f"{self.locals[local]} = {made}")
+        elif local.shape:
             dims = local.shape[0] if len(local.shape) == 1 else local.shape
             self.line(f"{self.locals[local]} = cuda.local.array({dims}, {storage(local.dtype)})")
 
     def set(self, s: Set) -> None:
-        if self.lanes is not None and not s.local.lanes:
+        if s.local in self.shared:
+            if self.lanes is None:
+                raise LoweringError(f"the shared array {s.local.name} is set outside vector loops")
+        elif self.lanes is not None and not s.local.lanes:
             raise LoweringError(f"the local {s.local.name} has no lanes in a vector loop")
         self.prepare(*s.where, s.value)
         value = self.root(s.value)
