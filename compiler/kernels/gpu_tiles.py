@@ -9,9 +9,9 @@ epilogue.
 
 A block of threads computes a tile of `m` rows and `n` columns. In rounds of `k` terms it copies
 both operands' parts into shared memory, and each thread multiplies `tm` rows with `tn` columns,
-held in registers. A thread's rows and columns come in groups of four, side by side in shared memory, the
-groups far apart, so that neighbours read neighbouring words. Every element is one chain of
-multiply-adds in the order of the sum, whatever the tile.
+held in registers. A thread's rows and columns come in groups of four, side by side in shared
+memory, the groups far apart, so that neighbours read neighbouring words. Every element is one chain
+of multiply-adds in the order of the sum, whatever the tile.
 """
 
 from __future__ import annotations
@@ -48,6 +48,7 @@ from .template import Config, required, traffic
 
 GROUP: Final = 4  # neighbouring rows or columns of a thread: 16 bytes
 LEAST: Final = 8  # rows and columns below which most of a tile would be empty
+MOST_SUMS: Final = 256  # bytes of registers that a thread's tile may take
 PAD: Final = 4  # words between rows of a tile in shared memory, which spreads them over its banks
 TILES: Final[tuple[Config, ...]] = (
     {"m": 128, "n": 128, "k": 16, "tm": 8, "tn": 8},
@@ -135,7 +136,7 @@ class GpuTiles:
     def space(
         self, graph: Graph, ops: Sequence[Op], outputs: Sequence[str], device: Device
     ) -> list[Config]:
-        return list(TILES)
+        return _tiles(required(contraction_of(graph, ops, outputs), self.name, ops))
 
     def default(
         self, graph: Graph, ops: Sequence[Op], outputs: Sequence[str], device: Device
@@ -143,7 +144,8 @@ class GpuTiles:
         """The largest tile of which there are as many as blocks run side by side; else the one with
         the most blocks."""
         p = required(contraction_of(graph, ops, outputs), self.name, ops)
-        return next((c for c in TILES if _blocks(p, c) >= device.threads), TILES[-1])
+        found = _tiles(p)
+        return next((c for c in found if _blocks(p, c) >= device.threads), found[-1])
 
     def instantiate(
         self, graph: Graph, ops: Sequence[Op], outputs: Sequence[str], device: Device,
@@ -153,14 +155,19 @@ class GpuTiles:
         return _Tiles(graph, p, config).launch(self.name, self.version)
 
 
+def _tiles(p: Contraction) -> list[Config]:
+    """Tiles whose sums fit in registers."""
+    return [c for c in TILES if c["tm"] * c["tn"] * p.dtype.bytes <= MOST_SUMS]
+
+
 def _blocks(p: Contraction, config: Config) -> int:
     return p.batch * -(-p.m // config["m"]) * -(-p.n // config["n"])
 
 
 @dataclass(frozen=True, slots=True)
 class _Side:
-    """One operand: `size` rows or columns, `tile` of them in a block, `each` in a thread; word(i, k)
-    is an element. along: whether elements lie side by side along the sum."""
+    """One operand: `size` rows or columns, `tile` of them in a block, `each` in a thread, `held` in
+    shared memory; word(i, k) is an element. along: whether those of the sum lie side by side."""
 
     size: int
     tile: int
@@ -224,8 +231,10 @@ class _Tiles:
         phases = (Phase(_blocks(p, self.config), self.item, body),)
         params, args = self.buffers.parameters()
         work = 2 * p.batch * p.m * p.n * p.k
-        kernel = Kernel(name, version, tuple(sorted(self.config.items())), params, phases, work,
-                        traffic(self.graph, params, args), overwritable(params, phases))  # fmt: skip
+        kernel = Kernel(
+            name, version, tuple(sorted(self.config.items())), params, phases, work,
+            traffic(self.graph, params, args), overwritable(params, phases),
+        )  # fmt: skip
         return Launch(kernel, args, ())
 
     def _vector(self, body: Callable[[Expr], Sequence[Stmt]]) -> Stmt:
@@ -235,8 +244,11 @@ class _Tiles:
     def _body(self) -> tuple[Stmt, ...]:
         start = var("start", self.p.k)
         a, b = self.sides
-        copies = [self._vector(lambda t, s=s, f=f: self._copied(s, f, start, t))
-                  for s, f in zip(self.sides, self.first, strict=True)]  # fmt: skip
+
+        def copied(s: _Side, first: Expr) -> Stmt:
+            return self._vector(lambda t: self._copied(s, first, start, t))
+
+        copies = [copied(s, f) for s, f in zip(self.sides, self.first, strict=True)]
         return (
             Declare(a.held), Declare(b.held), Declare(self.sums),
             self._vector(lambda t: self._cleared()),

@@ -18,7 +18,7 @@ from .attention import Attend
 from .compose import only_element
 from .conv import DirectConv
 from .depthwise import Depthwise
-from .device import Device
+from .device import Device, GpuDevice
 from .gpu_nest import GpuNest
 from .gpu_tiles import GpuTiles
 from .grouped import GroupedConv
@@ -77,7 +77,7 @@ def select(
             record = known.get(shape_digest(shape)) if known and _is_ours(ops) else None
             launch = record and restored(record, templates, graph, ops, outputs, names, device)
             launch = launch or _make(graph, ops, outputs, device, templates)
-            _report(graph, ops, launch)
+            _report(graph, ops, launch, isinstance(device, GpuDevice))
             made[shape] = launch, names
         launch = rebound(*made[shape], names)
         launches.append(replace(launch, ops=tuple(positions[id(op)] for op in ops),
@@ -173,10 +173,11 @@ def rebound(launch: Launch, old: Names, new: Names) -> Launch:
     return replace(launch, args=args)
 
 
-def _report(graph: Graph, ops: Sequence[Op], launch: Launch) -> None:
+def _report(graph: Graph, ops: Sequence[Op], launch: Launch, on_gpu: bool) -> None:
     if logger.isEnabledFor(logging.INFO):
         _report_fallback(graph, ops, launch)
-        _report_slow_access(ops, launch)
+        if not on_gpu:  # whose threads may read from anywhere
+            _report_slow_access(ops, launch)
 
 
 def _report_fallback(graph: Graph, ops: Sequence[Op], launch: Launch) -> None:

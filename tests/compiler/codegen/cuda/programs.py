@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from tilewright.compiler.codegen.cuda.operations import stored_as
-from tilewright.compiler.codegen.cuda.source import kernel_source
+from tilewright.compiler.codegen.cuda.source import Source, kernel_source
 from tilewright.compiler.graph.ir import Graph
 from tilewright.compiler.graph.storage import aliases
 from tilewright.compiler.kernels.device import GPU
@@ -42,6 +42,30 @@ def run_graph(source: Graph, feeds: Mapping[str, Any], seed: int = 0) -> dict[st
         buffers = memory.bound(launch, plan.order.index(number))
         run_source(code.text, code.entries, buffers, seed)
     return {n: memory.outputs[n].reshape(graph.type(n).dims) for n in graph.outputs}
+
+
+def simulated(
+    graph: Graph, launch: Launch, feeds: Mapping[str, Any], alias: tuple[int, int] | None = None,
+    source: Source | None = None,
+) -> Any:  # fmt: skip
+    """The result of a launch for all ops of a graph with one output. alias: positions of parameters
+    (written, read) that are the same memory. source: to be run instead of the kernel's own."""
+    arrays: list[Any] = []
+    for arg, b in zip(launch.args, launch.kernel.params, strict=True):
+        if isinstance(arg, Prepared):
+            value = arg.make(*(graph.blobs[n].content for n in arg.blobs))
+        elif arg is None or arg in graph.outputs:
+            value = np.full(b.elements, 77)
+        else:
+            value = feeds[arg] if arg in feeds else graph.blobs[arg].value
+        arrays.append(_flat(value, stored_as(b.dtype).numpy).copy())
+    if alias is not None:
+        arrays[alias[0]] = arrays[alias[1]]
+    code = source or kernel_source(launch.kernel)
+    named = zip(launch.kernel.params, arrays, strict=True)
+    run_source(code.text, code.entries, [(b.name, a, b.is_written) for b, a in named])
+    (name,) = graph.outputs
+    return arrays[launch.args.index(name)].reshape(graph.type(name).dims)
 
 
 class _Memory:

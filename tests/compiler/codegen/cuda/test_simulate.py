@@ -13,7 +13,7 @@ from tilewright.compiler.codegen.cuda.source import Entry, Source, kernel_source
 from tilewright.compiler.graph.evaluate import evaluate
 from tilewright.compiler.graph.ir import Graph
 
-from .programs import gpu_launches
+from .programs import gpu_launches, simulated
 from .simulate import SimError, run_source
 
 
@@ -85,7 +85,15 @@ def convolution() -> Graph:
     return g.build()
 
 
-MISTAKES = (
+def product() -> Graph:
+    """Tiles in shared memory: one of rows, two of columns, two rounds of terms."""
+    g = tw.Graph("product")
+    g.output(g.matmul(g.input("x", (9, 20)), g.input("w", (20, 33))), "y")
+    return g.build()
+
+
+Mistakes = tuple[tuple[str, str], ...]
+MISTAKES: Mistakes = (
     (r"\n +cuda\.syncthreads\(\)", "\n        pass"),  # a barrier is missing
     (r"(range\(lane, \d+)", r"\1 + 1"),  # a loop goes one too far
     (r"(range\(lane, \d+)", r"\1 - 1"),  # or not far enough
@@ -101,11 +109,22 @@ MISTAKES = (
     (r"if item >= (\d+):", r"if item > \1:"),  # one thread too many
     (r"item \* (\d+)", r"item * (\1 - 1)"),  # rows overlap
 )
+TILE_MISTAKES = (
+    MISTAKES[0],
+    (r" < (\d+)\b", r" <= \1"),  # an edge is not cut off
+    (r"range\(16\)", "range(15)"),  # a term is left out
+    (r"range\(8\)", "range(7)"),  # a part of an operand is not copied
+    (r"array\(576,", "array(570,"),
+    (r"\[term \* 36", "[term * 32"),  # the rows of a tile lie otherwise
+    (r"(\d)\) \* 4\]", r"\1) * 3]"),  # threads share words
+    (r"= sums\[i, j\]", "= sums[j, i]"),
+    (r"start \+ ", ""),  # every round takes the first terms
+)
 
 
-def mutants(source: Source) -> Iterator[tuple[str, Source]]:
+def mutants(source: Source, mistakes: Mistakes) -> Iterator[tuple[str, Source]]:
     """The source with one mistake at every place where one of the list fits."""
-    for pattern, replacement in MISTAKES:
+    for pattern, replacement in mistakes:
         for m in re.finditer(pattern, source.text):
             wrong = source.text[: m.start()] + m.expand(replacement) + source.text[m.end() :]
             if pattern.startswith(r"\n"):  # at the depth of what it stands for
@@ -115,8 +134,14 @@ def mutants(source: Source) -> Iterator[tuple[str, Source]]:
             yield f"{pattern} at {m.start()}", Source(wrong, source.entries)
 
 
-@pytest.mark.parametrize("graph", [normalization(), convolution()], ids=lambda g: g.name)
-def test_seeded_mistakes_are_caught(graph: Graph, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize(
+    ("graph", "mistakes"),
+    [(normalization(), MISTAKES), (convolution(), MISTAKES), (product(), TILE_MISTAKES)],
+    ids=["normalization", "convolution", "product"],
+)
+def test_seeded_mistakes_are_caught(
+    graph: Graph, mistakes: Mistakes, capsys: pytest.CaptureFixture[str]
+) -> None:
     """By an error or by a wrong result."""
     graph, (launch,) = gpu_launches(graph)
     source = kernel_source(launch.kernel)
@@ -125,21 +150,11 @@ def test_seeded_mistakes_are_caught(graph: Graph, capsys: pytest.CaptureFixture[
     expected = evaluate(graph, feeds)["y"]
 
     def result(made: Source) -> np.ndarray:
-        buffers = []
-        for arg, b in zip(launch.args, launch.kernel.params, strict=True):
-            if arg == "y":
-                array = np.full(b.elements, np.nan, np.float32)
-            elif isinstance(arg, str):
-                array = feeds.get(arg, graph.blobs[arg].value).reshape(-1).copy()
-            else:
-                array = arg.make(*(graph.blobs[n].value for n in arg.blobs)).reshape(-1)
-            buffers.append((b.name, array, b.is_written))
-        run_source(made.text, made.entries, buffers)
-        return buffers[-1][1].reshape(expected.shape)
+        return simulated(graph, launch, feeds, source=made)
 
     np.testing.assert_allclose(result(source), expected, 1e-5, 1e-6)
     survivors, count = [], 0
-    for what, made in mutants(source):
+    for what, made in mutants(source, mistakes):
         count += 1
         try:
             same = np.allclose(result(made), expected, 1e-4, 1e-5)
