@@ -113,7 +113,7 @@ def contraction_of(graph: Graph, ops: Sequence[Op], outputs: Sequence[str]) -> C
     if node.dtype not in (f32, f64) or node.free - set(loops):
         return None
     left, right = node.args[0].args
-    if set(loops) - left.free - right.free:
+    if not loops or set(loops) - left.free - right.free:
         return None
     if loops[-1] in left.free - right.free:  # columns are what lies side by side in the result
         left, right = right, left

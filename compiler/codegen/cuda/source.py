@@ -280,6 +280,8 @@ class _Function:
                 self.line(f"{v} = {lo}")
                 self.body(s.body)
             return
+        if any(isinstance(t, For) and t.kind == "vector" for t in statements(s.body)):
+            hi = f"unknown({hi})"  # unrolled, its rounds would only fill all registers
         rounds = hi if lo == "0" and s.step == 1 else f"{lo}, {hi}"
         rounds += f", {s.step}" if s.step != 1 else ""
         self.loops += 1

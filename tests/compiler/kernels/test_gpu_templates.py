@@ -190,6 +190,7 @@ def test_the_default_tile_fills_the_device() -> None:
     [
         lambda g: g.conv(g.input("x", (1, 8, 9, 9)), g.input("w", (8, 4, 3, 3)), group=2),
         product(1, 64, 64),  # too few rows for a tile
+        lambda g: g.matmul(g.input("x", (20,)), g.input("w", (20,))),
         lambda g: g.reduce_sum(g.input("x", (9, 9, 9)), axes=(2,)),
         lambda g: g.softmax(g.matmul(g.input("x", (9, 9)), g.input("w", (9, 9))), axis=1),
     ],
