@@ -204,7 +204,7 @@ def warnings_of(tasks: Sequence[TaskReport], whole: Comparison | None) -> list[s
     ]  # fmt: skip
     if whole is not None and whole.speedup * (1 + whole.spread) < 1:
         found.append(
-            f"the model is {1 / whole.speedup:.3f}x slower with kernels that were faster alone: tune "
-            "longer or on a quieter machine, or compile with tune=False"
+            f"the model is {1 / whole.speedup:.3f}x slower with kernels that were faster alone: "
+            "tune longer or on a quieter machine, or compile with tune=False"
         )
     return found
