@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import importlib.metadata
 import json
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass
@@ -97,6 +96,8 @@ def _decoded(payload: bytes | None) -> dict[str, Any] | None:
 
 
 def _key(what: str, target: CudaTarget, **fields: str) -> Key:
+    import importlib.metadata  # brings a parser of e-mails along
+
     known = {"what": what, "arch": target.arch, "features": PTX_FEATURES,
              "codegen": _fingerprint(), **fields}  # fmt: skip
     known |= {package: importlib.metadata.version(package) for package in _PACKAGES}

@@ -43,6 +43,7 @@ STRANGERS = ("ops", "autotune")
 OPTIONAL = (
     "cuda",
     "distributed",
+    "importlib",
     "ncnn",
     "numba",
     "onnx",
