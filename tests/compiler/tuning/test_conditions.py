@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -57,8 +58,10 @@ child = os.fork()
 if not child:
     end_with_parent(signal.SIGHUP)
     os.write(1, b"%d\\n" % os.getpid())
-    while True:
+    until = time.monotonic() + 20
+    while time.monotonic() < until:
         pass
+    os._exit(1)
 time.sleep(60)
 """
 
@@ -70,5 +73,6 @@ def test_a_busy_process_ends_with_its_parent() -> None:
         assert int(parent.stdout.readline())
         parent.send_signal(signal.SIGKILL)
         parent.wait()
-        # The pipe ends when nobody is left who could write to it.
-        assert parent.stdout.read() == b""
+        start = time.monotonic()
+        assert parent.stdout.read() == b""  # ends when nobody is left who could write to it
+        assert time.monotonic() - start < 10
