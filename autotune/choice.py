@@ -45,15 +45,20 @@ def doubtful(default: Candidate, outcomes: Outcomes, margin: float = MARGIN) -> 
         return []
     chosen, best = winner(default, outcomes, margin), _fastest(times)
     order = _in_order(default, times)
-    place = order.index(chosen)
+    first = order.index(chosen)
     found = [
         c for k, c in enumerate(order)
         if c not in (chosen, best) and (
-            _may_tie(times[best], times[c], margin) if k < place
+            _may_tie(times[best], times[c], margin) if k < first
             else _beats(times[c], times[chosen], margin)
         )
     ]  # fmt: skip
     return list(dict.fromkeys([*found, chosen, best])) if found else []
+
+
+def place(default: Candidate, c: Candidate) -> tuple[bool, str, str]:
+    """Where a candidate stands in the order that ties go by: small is early."""
+    return (c != default, c.template, c.text)
 
 
 def _beats(a: Measurement, b: Measurement, margin: float) -> bool:
@@ -80,4 +85,4 @@ def _times(outcomes: Outcomes) -> dict[Candidate, Measurement]:
 
 
 def _in_order(default: Candidate, times: Mapping[Candidate, Measurement]) -> list[Candidate]:
-    return sorted(times, key=lambda c: (c != default, c.template, c.text))
+    return sorted(times, key=lambda c: place(default, c))

@@ -167,10 +167,8 @@ def _key_id(key: Key, connection: sqlite3.Connection) -> int:
 def of_many(
     keys: Sequence[Key], templates: Templates | None, within: float | None,
     connection: sqlite3.Connection,
-) -> list[Row]:  # fmt: skip
-    """Rows of the keys. within: only defaults, and what takes at most that many times the least."""
-    if not keys:
-        return []
+) -> dict[Key, list[Row]]:  # fmt: skip
+    """Rows of each key. within: only defaults, and what takes at most that many times the least."""
     digests = sorted({key.digest for key in keys})
     mine, names = _only(templates)
     asked = f"k.digest IN ({_marks(len(digests))})"
@@ -180,9 +178,14 @@ def of_many(
     else:
         query = _CHOSEN.format(asked=asked, mine=mine)
         values = [within, *names, *digests, *names, *names]
-    wanted = set(keys)
-    return [row for row in _read(connection.execute(query, values).fetchall())
-            if row.key in wanted]  # fmt: skip
+    found: dict[Key, list[Row]] = {key: [] for key in keys}
+    nowhere: list[Row] = []  # rows of another key whose digest is the same
+    key, into = None, nowhere
+    for row in _read(connection.execute(query, values).fetchall()):
+        if row.key is not key:  # looked up once for all its rows, which are neighbours
+            key, into = row.key, found.get(row.key, nowhere)
+        into.append(row)
+    return found
 
 
 def winners(

@@ -4,6 +4,9 @@ What a second brings is the share of the model's run time that a task stands for
 of it that more searching is expected to save, over what the next request costs. All three change
 as outcomes come in: a task that became faster weighs less, a search that has seen much expects
 less, and costs are learned. Nothing here runs anything or looks at a clock.
+
+A search that is cut off may leave it open whether its winner is faster than the default or was only
+lucky. So a schedule also settles: runs those in doubt (`choice.doubtful`) again, and nothing new.
 """
 
 from __future__ import annotations
@@ -12,6 +15,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Final
 
+from .choice import doubtful
 from .outcome import Failure, Measurement, Outcome
 from .runner import Request, Search
 from .task import Task
@@ -23,6 +27,10 @@ DOUBT: Final = 3e-3
 """The share of a task's time that is expected to be lost by choosing its winner from few samples;
 what a search that expects no gain any more asks for is worth that."""
 
+MOST_ROUNDS: Final = 128
+MOST_TIMES: Final = 4
+"""Samples that settling takes of a candidate, and how often it asks for more of them."""
+
 _PRIOR: Final = 2.0
 """Candidates that the average of all tasks counts for in the cost of one."""
 
@@ -33,7 +41,8 @@ class Job:
 
     outcomes: by place in the space, those on record among them. recorded: places known before.
     tried: places run in this session. seconds, units: time spent, and candidates it was spent on.
-    pending: what the search asked for last; heard: what came of it from runners that are gone.
+    pending: what is to be run next; heard: what came of it from runners that are gone. settled: how
+    often those in doubt were run again.
     """
 
     task: Task
@@ -48,6 +57,7 @@ class Job:
     closed: bool = False
     pending: Request | None = None
     heard: list[tuple[int, Outcome]] = field(default_factory=list)
+    settled: int = 0
 
     @property
     def default(self) -> float | None:
@@ -89,6 +99,18 @@ class Schedule:
         self.jobs = tuple(jobs)
         self.worthwhile = worthwhile
         self.short = False  # whether time ran out for a request
+        self.settling = False
+
+    def settle(self) -> None:
+        """From now on try nothing new, and make sure of winners."""
+        self.settling = True
+        for job in self.jobs:
+            if not job.busy:
+                job.pending = None
+
+    def explore(self) -> None:
+        """Go on searching."""
+        self.settling = False
 
     def next(self, device: str | None = None) -> Job | None:
         """The job whose pending request brings most per second, now busy; None when none is worth
@@ -96,7 +118,7 @@ class Schedule:
         exploring = self.gain >= self.worthwhile
         best: tuple[float, Job] | None = None
         for job in self.jobs:
-            if job.busy or job.closed or device not in (None, job.task.key.device):
+            if job.busy or device not in (None, job.task.key.device):
                 continue
             value = self._value(job, exploring)
             if value > 0.0 and (best is None or value > best[0]):
@@ -108,6 +130,11 @@ class Schedule:
 
     def _value(self, job: Job, exploring: bool) -> float:
         """What the job's next request brings per second: a gain, or certainty."""
+        if self.settling:
+            job.pending = job.pending or _unsure(job)
+            return job.share * DOUBT / self.cost(job, job.pending) if job.pending else 0.0
+        if job.closed:
+            return 0.0
         gain = job.search.remaining_gain()
         if gain == 0.0 and job.outcomes:
             gain = DOUBT
@@ -128,10 +155,12 @@ class Schedule:
         told, job.heard = [*job.heard, *heard], []
         job.seconds += seconds
         job.units += len(dict(heard))
+        job.settled += self.settling
         if told:
             job.search.tell(told)
         else:
             job.closed = self.short = True
+            job.settled = MOST_TIMES
 
     def given_back(self, job: Job, heard: Sequence[tuple[int, Outcome]]) -> None:
         """Who ran the pending request is gone. What was heard counts, the rest is still wanted."""
@@ -177,3 +206,15 @@ class Schedule:
     @property
     def _devices(self) -> int:
         return len({j.task.key.device for j in self.jobs}) or 1
+
+
+def _unsure(job: Job) -> Request | None:
+    """Those that may or may not be the winner, with twice the samples that they have."""
+    task = job.task
+    times = {task.space[k]: o for k, o in job.outcomes.items() if isinstance(o, Measurement)}
+    places = tuple(task.places[c] for c in doubtful(task.default, times))
+    if not places or job.settled >= MOST_TIMES:
+        return None
+    least = min(times[task.space[k]].rounds for k in places)
+    rounds = min(least, MOST_ROUNDS - least)
+    return Request(places, rounds) if rounds > 0 else None

@@ -24,11 +24,15 @@ from .row import Row
 from .runner import Request, Runner, Strategy
 from .schedule import Job, Schedule
 from .task import Task
+from .transfer import starts
+
+SETTLE: Final = 0.15
+"""The last part of the time: nothing new is tried in it, only winners made sure of."""
 
 GRACE: Final = 1.0
 """Seconds after the deadline for a runner to come back, and for one that is stopped to end."""
 
-NEAR: Final = 3
+NEAR: Final = 2
 """Winners of that many near problems are where a search begins."""
 
 
@@ -46,10 +50,8 @@ def open_jobs(
         }  # fmt: skip
         rows = [*_winners(records.elsewhere(task.key, templates)),
                 *records.near(task.key, task.features, NEAR, templates)]  # fmt: skip
-        starts = dict.fromkeys(
-            task.places[row.candidate] for row in rows if row.candidate in task.places
-        )
-        search = strategy.search(task, tuple(known.items()), tuple(starts))
+        first = starts(task, [row.candidate for row in rows])
+        search = strategy.search(task, tuple(known.items()), first)
         jobs.append(Job(task, weight, search, known, frozenset(known)))
     return jobs
 
@@ -167,24 +169,40 @@ class Session:
         )  # fmt: skip
 
     def _search(self, crew: list[_Hand]) -> str:
+        schedule, last = self.schedule, False
+        settle_at = self._before_the_end()
         while True:
             if self.stop.is_set():
                 self._drain(crew)
                 return "interrupted"
+            if self._clock() >= settle_at and not schedule.settling:
+                schedule.settle()
             for hand in crew:
                 if hand.job is None and self._clock() < self._deadline:
                     self._hand_out(hand)
             if not crew:
                 return "runners"
             if all(hand.job is None for hand in crew):
-                short = self.schedule.short or self._clock() >= self._deadline
-                return "budget" if short else "searched"
+                if last or self._clock() >= self._deadline:
+                    short = schedule.short or self._clock() >= self._deadline
+                    return "budget" if short else "searched"
+                if schedule.settling:  # all is certain, and there is time left
+                    schedule.explore()
+                    settle_at = self._before_the_end()
+                else:  # nothing is left to search for
+                    schedule.settle()
+                    last = True
+                continue
             try:
                 left = self._deadline + GRACE - self._clock()
                 self._take(self._inbox.get(timeout=max(0.0, left)), crew)
             except Empty:
                 self._report(Warned("a runner did not come back at the end of the budget"))
                 return "budget"
+
+    def _before_the_end(self) -> float:
+        """When to begin settling."""
+        return self._deadline - SETTLE * max(0.0, self._deadline - self._clock())
 
     def _hand_out(self, hand: _Hand) -> None:
         job = self.schedule.next(hand.device)

@@ -16,8 +16,9 @@ of docs/performance.md of them. The parts:
     retune     three tunings of some problems, measured anew each time: do they agree?
     defaults   every contraction of the models searched: the default over the best
 
-What is measured for `defaults` is kept in a file of records; problems come in an order that has
-nothing to do with models, so that those of a part of the time stand for all.
+What is measured for `defaults` is kept in a file of records, as long as there is the file with the
+results. Problems of less than a GFLOP come first, otherwise in an order that has nothing to do with
+models, so that those that there is time for stand for the others.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ import argparse
 import math
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from statistics import fmean, median
 from typing import Any, Final
@@ -35,6 +36,9 @@ import models
 from autotune_plot import Panel, draw
 from autotune_search import (
     FILE,
+    FLOPS,
+    LARGE,
+    NEAR,
     Some,
     curves,
     jitter,
@@ -51,7 +55,7 @@ from tilewright.autotune.outcome import Measurement, Outcome
 from tilewright.autotune.recording import Recording, read
 from tilewright.autotune.records import Records
 from tilewright.autotune.replay import within
-from tilewright.autotune.runner import Runner
+from tilewright.autotune.runner import Runner, Strategy
 from tilewright.autotune.strategies.halving import Halving
 from tilewright.autotune.task import Candidate, Task
 from tilewright.autotune.transfer import starts
@@ -62,7 +66,9 @@ SPACES: Final = 40
 AGAIN: Final = 8
 """Problems that are tuned three times."""
 TUNINGS: Final = 3
-NEAR: Final = 2
+PLAIN: Final = Halving()
+QUICK: Final = Halving(most=32)
+"""For ratios that need to be known to a percent only."""
 RETUNE_SHARE: Final = 0.25
 SPACES_SHARE: Final = 0.4
 """Of the time."""
@@ -80,8 +86,10 @@ def main() -> None:
     args = p.parse_args()
     begin = time.monotonic()
     if args.fresh:
-        for file in (args.output, args.spaces, args.records):
-            file.unlink(missing_ok=True)
+        args.output.unlink(missing_ok=True)
+        args.spaces.unlink(missing_ok=True)
+    if not args.output.exists():
+        args.records.unlink(missing_ok=True)
     run = Run(args, begin + 60 * args.minutes, Sheet(args.output))
     for name in PARTS:
         if name in args.only:
@@ -145,16 +153,20 @@ def regret(run: Run) -> None:
 
 def transfer(run: Run) -> None:
     """Curves from scratch and from near winners."""
-    run.put("transfer", _compared(run.recordings, ("halving", "halving, held out")))
+    run.put("transfer", _compared(run.recordings, ("random", "halving", "halving, held out")))
     _say(run, "transfer")
 
 
 def _compared(recordings: Sequence[Recording], names: Sequence[str]) -> dict[str, Any]:
     found = curves(recordings, names)
     sizes = [len(r.task.space) for r in recordings]
+    made = {}
+    for name, some in found.items():
+        large = [x for x in some if x[0] >= LARGE]
+        made[name] = {**summary(some), "large": summary(large) if large else {},
+                      "curve": _median_curve(some), "runs": _by_count(some)}  # fmt: skip
     return {"problems": len(sizes), "candidates": sum(sizes), "sizes": sizes,
-            "strategies": {n: {**summary(some), "curve": _median_curve(some),
-                               "runs": _by_count(some)} for n, some in found.items()}}  # fmt: skip
+            "large": sum(n >= LARGE for n in sizes), "strategies": made}  # fmt: skip
 
 
 def _median_curve(some: Some) -> list[tuple[float, float]]:
@@ -193,9 +205,10 @@ def jittered(run: Run) -> None:
 def searched(
     task: Task, runner: Runner, end: float, known: Sequence[tuple[int, Outcome]] = (),
     first: Sequence[int] = (), heard: Callable[[int, Outcome], object] = lambda *_: None,
+    strategy: Strategy = PLAIN,
 ) -> tuple[dict[int, Outcome], bool]:  # fmt: skip
     """Outcomes of a search, and whether it came to its end."""
-    search = Halving().search(task, known, first)
+    search = strategy.search(task, known, first)
     outcomes = dict(known)
     while (request := search.ask()) is not None:
         told = []
@@ -214,27 +227,33 @@ def retune(run: Run) -> None:
     end = time.monotonic() + RETUNE_SHARE * run.left
     rows = []
     for task in mixed([t for t, _ in run.tasks], AGAIN):
-        won: list[Candidate] = []
-        ratios = []
+        tunings = []
         for _ in range(TUNINGS):
             with local_runner() as runner:
                 outcomes, whole = searched(task, runner, end)
             if whole:
-                by_candidate = {task.space[k]: o for k, o in outcomes.items()}
-                won.append(winner(task.default, by_candidate))
-                ratios.append(_ratio(task, outcomes) or math.nan)
-        if len(won) == TUNINGS:
-            rows.append({"problem": task.label, "candidates": len(task.space),
-                         "winners": [str(c) for c in won], "gain": ratios,
-                         "agree": len(set(won)) == 1})  # fmt: skip
-            print(f"{'agree' if rows[-1]['agree'] else 'DIFFER':6} {task.label}: "
-                  + "; ".join(dict.fromkeys(rows[-1]["winners"])), flush=True)  # fmt: skip
+                tunings.append({task.space[k]: o for k, o in outcomes.items()})
+        if len(tunings) == TUNINGS:
+            rows.append({"problem": task.label, **agreement(task, tunings)})
+            word = "agree" if rows[-1]["agree"] else f"apart by {rows[-1]['apart']:.1%}"
+            print(f"{task.label}: {word}: {'; '.join(rows[-1]['winners'])}", flush=True)
     run.put("retune", {"rows": rows, "tunings": TUNINGS})
+
+
+def agreement(task: Task, tunings: Sequence[Mapping[Candidate, Outcome]]) -> dict[str, Any]:
+    """Who won; and how far the winners' times are apart in one tuning, at most."""
+    won = list(dict.fromkeys(winner(task.default, found) for found in tunings))
+    apart = 0.0
+    for found in tunings:
+        times = [o.seconds for c in won if isinstance(o := found.get(c), Measurement)]
+        apart = max(apart, max(times, default=1.0) / min(times, default=1.0) - 1)
+    return {"candidates": len(task.space), "winners": [str(c) for c in won],
+            "agree": len(won) == 1, "apart": apart}  # fmt: skip
 
 
 def defaults(run: Run) -> None:
     """Search all problems, as many as there is time for."""
-    found = sorted(run.tasks, key=lambda t: t[0].key.digest)
+    found = sorted(run.tasks, key=lambda t: (t[0].features["flops"] > FLOPS, t[0].key.digest))
     rows = []
     run.args.records.parent.mkdir(parents=True, exist_ok=True)
     with Records(run.args.records) as records, local_runner() as runner:
@@ -265,7 +284,7 @@ def _default(
     def keep(place: int, outcome: Outcome) -> None:
         records.add(task.key, task.space[place], outcome, is_default=place == 0, features=features)
 
-    outcomes, whole = searched(task, runner, end, known, starts(task, near), keep)
+    outcomes, whole = searched(task, runner, end, known, starts(task, near), keep, QUICK)
     ratio = _ratio(task, outcomes)
     if not whole or ratio is None:
         return None

@@ -57,6 +57,9 @@ SEEDS: Final = 20
 NEAR: Final = 2
 """Recorded winners that a held-out problem starts from, as in a tuning session."""
 
+LARGE: Final = 20
+"""Candidates of spaces of which 15 % is more than one or two."""
+
 ROUNDS: Final = 16
 
 FLOPS: Final = 1e9
@@ -185,13 +188,15 @@ def near(held_out: Recording, recordings: Sequence[Recording]) -> list[Candidate
 
 
 def summary(some: Some) -> dict[str, Any]:
-    """Medians and minima over problems, by share of the space and by number of candidates."""
+    """By share of the space and by number of candidates, over problems: median, mean, minimum, and
+    how many of them come to 95 % of the best."""
     by_share = {f"{part:.0%}": [within(c, share(n, part)) for n, c in some] for part in SHARES}
     by_count = {str(k): [within(c, k) for _, c in some] for k in COUNTS}
     return {
-        kind: {k: {"median": median(v), "mean": fmean(v), "least": min(v)} for k, v in by.items()}
+        kind: {k: {"median": median(v), "mean": fmean(v), "least": min(v),
+                   "near": sum(x >= 0.95 for x in v)} for k, v in by.items()}
         for kind, by in (("share", by_share), ("count", by_count))
-    }
+    }  # fmt: skip
 
 
 def describe(found: dict[str, Some]) -> str:

@@ -391,15 +391,18 @@ def mib(count: float) -> str:
 def autotune_section(found: Sequence[Result]) -> str:
     """Searches on recorded spaces, how sure the choice is, and the defaults beside the best."""
     by_name = {r["name"]: r for r in found}
-    parts = [f"## Autotuning\n\n`python benchmarks/autotune.py`, one thread ({origin(found)})."]
+    parts = [f"## Autotuning\n\n`python benchmarks/autotune.py`, one thread ({origin(found)}).",
+             "![curves](../benchmarks/results/autotune.svg)"]  # fmt: skip
     if "regret" in by_name:
         parts.append(_regret(by_name["regret"], by_name.get("transfer")))
     if "jitter" in by_name:
         parts.append(_jitter(by_name["jitter"]["rows"]))
     if by_name.get("retune", {}).get("rows"):
         rows, k = by_name["retune"]["rows"], by_name["retune"]["tunings"]
+        far = max(r["apart"] for r in rows)
         parts.append(f"Measured anew, {k} tunings chose the same kernel for "
-                     f"{sum(r['agree'] for r in rows)} of {len(rows)} problems.")  # fmt: skip
+                     f"{sum(r['agree'] for r in rows)} of {len(rows)} problems; where they did "
+                     f"not, the choices were {fine(far)} apart at most.")  # fmt: skip
     if by_name.get("defaults", {}).get("rows"):
         parts.append(_defaults(by_name["defaults"]))
     return "\n\n".join(p.rstrip("\n") for p in parts) + "\n"
@@ -418,14 +421,25 @@ def _regret(regret: Result, transfer: Result | None) -> str:
     header = ["", *(f"{k} of the space" for k in parts), "the default alone",
               *(f"{k} candidates" for k in counts[1:])]  # fmt: skip
     sizes = sorted(regret["sizes"])
+    notes = ""
+    if regret["large"]:
+        found = {n: x["large"]["share"]["15%"] for n, x in some.items() if x["large"]}
+        notes += (f"\nOf the {regret['large']} spaces of 20 candidates or more, 15 % find, in the "
+                  "median and at least: "
+                  + ", ".join(f"{n} {fine(x['median'])} and {fine(x['least'])}"
+                              for n, x in found.items()) + ".\n")  # fmt: skip
+    if transfer is not None:
+        near = some["halving, held out"]["count"]["5"]["near"]
+        notes += (f"\nFrom the winners of near problems, 5 candidates come to 95 % of the best for "
+                  f"{near} of {transfer['problems']} held-out problems.\n")  # fmt: skip
     return (
         f"How good the best of what was run is, as a share of the best of the whole space: the "
         f"median over {regret['problems']} problems whose spaces of {sizes[0]} to {sizes[-1]} "
         f"candidates ({sizes[len(sizes) // 2]} in the median) were measured as a whole, in "
         "brackets the least. The default counts as one of the candidates, parts of a space are "
         "rounded up. `held out` starts from the winners of the nearest other problems.\n\n"
-        + markdown(header, rows)
-    )
+        + markdown(header, rows) + notes
+    )  # fmt: skip
 
 
 def _jitter(found: Sequence[Result]) -> str:

@@ -22,7 +22,7 @@ SECRETS: Final = (RECORDS_KEY,)
 
 ENVIRONMENT: Final[dict[str, str]] = {
     "TILEWRIGHT_THREADS": "how many threads run kernels (default: the CPUs this process may use)",
-    "TILEWRIGHT_CACHE": "directory of the store of built code; `off` disables it",
+    "TILEWRIGHT_CACHE": "directory of built code and of records of tuning; `off` keeps neither",
     RECORDS_KEY: "secret of 16 bytes or more that signs files of records and checks signatures",
     "TILEWRIGHT_CPU": "build for a lesser CPU: x86-64-avx512, x86-64-avx2 or x86-64-sse",
     "TILEWRIGHT_FUEL": "do only the first n rewrites of the graph, to bisect a miscompile",

@@ -36,6 +36,8 @@ PRIOR: Final = 4.0
 """Measurements that these deviations count as, against how far estimates turn out to be off."""
 NOISE: Final = 0.01
 """Deviation of a measured time, at least."""
+TINY: Final = 1e-7
+"""Added to variances, which rounding may have made negative."""
 DRAWS: Final = 256
 """Of all times together, to see what the best of them would save."""
 
@@ -83,8 +85,7 @@ class Posterior:
     def gain(self, places: Sequence[int], best: float) -> float:
         """The share of `best` that the best of the places is expected to save."""
         chosen = self.covariance[np.ix_(places, places)]
-        values, vectors = np.linalg.eigh(chosen)
-        root = vectors * np.sqrt(np.maximum(values, 0.0))
+        root = np.linalg.cholesky(chosen + np.diag(np.full(len(places), TINY)))
         drawn = np.random.default_rng(0).standard_normal((DRAWS, len(places))) @ root.T
         fastest = (self.mean[places] + drawn).min(axis=1)
         return float(np.mean(-np.expm1(np.minimum(fastest - best, 0.0))))

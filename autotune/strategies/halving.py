@@ -9,14 +9,15 @@ little, those that may yet win run until `choice.winner` is certain.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from ..choice import MARGIN, doubtful
-from ..outcome import Outcome
+from ..choice import MARGIN, doubtful, place, winner
+from ..outcome import Measurement, Outcome
 from ..runner import Request
-from ..task import Task
+from ..task import Candidate, Task
 from .survey import Survey
 
 DOUBT: Final = 0.002
@@ -56,7 +57,7 @@ class HalvingSearch:
             if request is not None:
                 return request
             self._settling = True
-        return self._settle()
+        return self._earlier() or self._settle()
 
     def tell(self, outcomes: Sequence[tuple[int, Outcome]]) -> None:
         """Places that nothing is told of are left alone from now on."""
@@ -83,8 +84,7 @@ class HalvingSearch:
         best = survey.best
         room = how.width - (best is not None)
         new, self._starts = self._starts[:room], self._starts[room:]
-        if len(new) < room:
-            new += [k for k in survey.promising(how.width) if k not in new][: room - len(new)]
+        new += survey.promising(room - len(new), new)
         if not new:
             return None
         self._heat = new if best is None else [best, *new]
@@ -98,6 +98,23 @@ class HalvingSearch:
 
     # ---------------------------------------------------------------- the end
 
+    def _earlier(self) -> Request | None:
+        """Candidates that nobody tried, that would win if they tie, and are believed to: with them
+        the winner does not depend on the way that the search went."""
+        survey, how = self._survey, self._how
+        best, task = survey.best, survey.task
+        if best is None:
+            return None
+        limit = math.log(survey.measured[best].seconds * (1 + how.margin))
+        won = place(task.default, task.space[self._winner])
+        found = [k for k in survey.untried if survey.posterior.mean[k] <= limit
+                 and place(task.default, task.space[k]) < won]  # fmt: skip
+        if not found:
+            return None
+        found.sort(key=lambda k: place(task.default, task.space[k]))
+        self._heat = [best, *found[: how.width - 1]]
+        return Request(tuple(self._heat), how.rounds)
+
     def _settle(self) -> Request | None:
         """Those in doubt once more, until nobody is or they have run often enough."""
         self._heat = self._doubtful
@@ -105,6 +122,15 @@ class HalvingSearch:
 
     @property
     def _doubtful(self) -> list[int]:
-        task, measured = self._survey.task, self._survey.measured
-        outcomes = {task.space[k]: m for k, m in measured.items()}
-        return [task.places[c] for c in doubtful(task.default, outcomes, self._how.margin)]
+        task = self._survey.task
+        return [task.places[c] for c in doubtful(task.default, self._outcomes, self._how.margin)]
+
+    @property
+    def _winner(self) -> int:
+        task = self._survey.task
+        return task.places[winner(task.default, self._outcomes, self._how.margin)]
+
+    @property
+    def _outcomes(self) -> dict[Candidate, Measurement]:
+        space = self._survey.task.space
+        return {space[k]: m for k, m in self._survey.measured.items()}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from functools import cached_property
 
 from ..outcome import Failure, Measurement, Outcome
@@ -77,12 +77,16 @@ class Survey:
             self._posterior = self._belief.given(self.measured)
         return self._posterior
 
-    def promising(self, count: int) -> list[int]:
-        """Untried places, the one with the largest expected improvement first, each as if those
-        before it had turned out as expected ("kriging believer": Ginsbourger, Le Riche and
-        Carraro, 2010)."""
+    def promising(self, count: int, beside: Sequence[int] = ()) -> list[int]:
+        """At most so many untried places, the one with the largest expected improvement first, each
+        as if those before it, and those `beside` them, had turned out as expected ("kriging
+        believer": Ginsbourger, Le Riche and Carraro, 2010)."""
         found: list[int] = []
-        posterior, limit, rest = self.posterior, self._limit, self.untried
+        posterior, limit = self.posterior, self._limit
+        rest = [k for k in self.untried if k not in beside]
+        for place in beside:
+            limit = min(limit, float(posterior.mean[place]))
+            posterior = posterior.supposing(place)
         while rest and len(found) < count:
             values = posterior.improvements(rest, limit)
             place = rest[int(values.argmax())]

@@ -96,7 +96,8 @@ def choice_of(rows: Sequence[Row], problem: Problem, place: str) -> Choice | Non
 
 
 def default_of(rows: Sequence[Row], problem: Problem) -> Candidate:
-    """What runs without tuning. Rows say which that was; where they do not, or no longer agree, the
-    templates are asked."""
+    """What runs without tuning. Rows say which that was, which is found out faster than from the
+    templates; these are asked where no row says so, or several do. A default that changed since is
+    unknown until somebody tunes again, and runs meanwhile where the old one was the best."""
     marked = [row.candidate for row in rows if row.is_default]
     return marked[0] if len(marked) == 1 else problem.default()

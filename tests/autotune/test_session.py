@@ -20,7 +20,7 @@ from tilewright.autotune.schedule import Job, Schedule
 from tilewright.autotune.session import Session, open_jobs
 from tilewright.autotune.task import Task
 
-from .session_fakes import Bench, Clock, InOrder, Surer, measured, task
+from .session_fakes import Bench, Clock, InOrder, Surer, Unsure, measured, task
 
 Events = list[Event]
 
@@ -87,6 +87,17 @@ def test_the_budget_is_kept_and_partial_answers_count() -> None:
     assert clock.now <= 102.5
     assert jobs[0].tried == {0, 1}
     assert isinstance(events[-1], Ended) and events[-1].state.tried == 2
+
+
+def test_nothing_is_begun_when_the_budget_is_spent() -> None:
+    class Careless(Unsure):
+        def run(self, task: Task, request: Request, deadline: float) -> Any:
+            return super().run(task, request, deadline + 100)
+
+    clock = Clock()
+    bench = Careless(clock, {"a": [1.0, 0.96, 2.0, 2.0]}, cost=3.0)  # there would be doubts
+    why, _, _ = session([(task("a"), 1.0)], [bench], clock, 5)
+    assert why == "budget" and bench.ran == [("a", 0), ("a", 1)]
 
 
 def test_where_no_time_is_left_for_a_slow_task_a_quick_one_may_still_run() -> None:
@@ -187,6 +198,24 @@ def test_a_search_that_wants_to_be_sure_is_heard_when_nothing_is_left_to_gain() 
     assert bench.ran == [("a", 0), ("b", 0), ("a", 1), ("b", 1), ("a", 1), ("b", 1)]
 
 
+def test_at_the_end_those_in_doubt_run_again_and_nothing_new() -> None:
+    clock = Clock()
+    bench = Unsure(clock, {"a": [1.0, 0.96, *[2.0] * 38]})
+    why, _, _ = session([(task("a", 40), 1.0)], [bench], clock, 20, strategy=InOrder(step=1))
+    assert why == "budget"
+    assert bench.ran[:17] == [("a", k) for k in range(17)]
+    assert {k for _, k in bench.ran[17:]} == {0, 1}
+    assert min(bench.rounds["a", 0], bench.rounds["a", 1]) >= 6
+
+
+def test_time_that_certainty_does_not_need_goes_to_the_search() -> None:
+    clock = Clock()
+    bench = Bench(clock, {"a": [1.0, *[2.0] * 39]})  # the default wins, without a doubt
+    why, _, _ = session([(task("a", 40), 1.0)], [bench], clock, 20, strategy=InOrder(step=1))
+    assert why == "budget"
+    assert bench.ran == [("a", k) for k in range(20)]
+
+
 # --------------------------------------------------------------------------- being stopped
 
 
@@ -199,6 +228,27 @@ def test_asked_to_stop_it_keeps_what_it_has(records: Records) -> None:
     assert 0 in jobs[0].outcomes and len(bench.ran) == 2
     assert isinstance(events[-1], Ended) and events[-1].why == "interrupted"
     assert set(kept(records)) == jobs[0].tried
+
+
+def test_what_was_heard_before_the_wish_to_stop_counts() -> None:
+    """The first outcome is told of only when two more are there and the wish to stop."""
+    clock, stop, asked = Clock(), Stop(), threading.Event()
+    bench = Bench(clock, {"a": FLAT})
+
+    def wish(name: str, place: int) -> None:
+        if place == 3:
+            stop.set()
+            asked.set()
+
+    def listen(event: Event) -> None:
+        assert not isinstance(event, Tried) or asked.wait(20)
+
+    bench.during = wish
+    jobs = open_jobs([(task("a"), 1.0)], InOrder(step=4), Records(None))
+    made = Session(jobs, [bench], clock.now + 50, Records(None), report=listen, stop=stop,
+                   clock=clock)  # fmt: skip
+    assert made.run() == "interrupted"
+    assert jobs[0].tried >= {0, 1, 2}
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

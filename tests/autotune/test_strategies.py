@@ -162,6 +162,22 @@ def test_those_in_doubt_run_until_the_winner_is_certain() -> None:
     assert rounds[0] == 8  # the default is the fastest for sure
 
 
+def test_the_winner_does_not_depend_on_the_way() -> None:
+    """x=1 ties with the fastest and comes first in order, but promises no gain: it runs in the end,
+    and x=0 does not, which is not believed to tie; nor x=9, which comes behind."""
+    configs = [{"x": k} for k in (5, 0, 1, 9, 7)]
+    times = [1.2, 1.1, 1.01, 1.0, 1.0]
+    task = made(times, times, configs).task
+    for known in ([0, 4], [0, 3, 4]):
+        seen = [(k, timed(times[k])) for k in known]
+        search = Halving(enough=1.0).search(task, seen, ())
+        asked: set[int] = set()
+        while (request := search.ask()) is not None:
+            asked.update(request.candidates)
+            search.tell([(k, timed(times[k])) for k in request.candidates])
+        assert {2} == asked - set(known)
+
+
 def test_what_is_promising_is_like_what_is_fast() -> None:
     """The estimates like a=0 best, but one of those is slower than one of the others."""
     configs = [{"a": a, "b": b, "c": c} for a in (0, 1) for b in "xy" for c in "uv"]

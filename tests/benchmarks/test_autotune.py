@@ -78,7 +78,10 @@ def test_all_that_needs_no_measuring(tmp_path: Path, capsys: pytest.CaptureFixtu
     ratios = [("gemm", 1.0), ("gemm", 1.02), ("winograd", 1.3)]
     rows = [{"template": t, "ratio": r} for t, r in ratios]
     run.put("defaults", {"problems": 5, "rows": rows})
-    run.put("retune", {"tunings": 3, "rows": [{"agree": True}, {"agree": False}]})
+    run.put(
+        "retune",
+        {"tunings": 3, "rows": [{"agree": True, "apart": 0.0}, {"agree": False, "apart": 0.02}]},
+    )
     rows = json.loads((tmp_path / "autotune.json").read_text())
     made = {r["name"]: r for r in rows}
     halving = made["regret"]["strategies"]["halving"]
@@ -88,13 +91,27 @@ def test_all_that_needs_no_measuring(tmp_path: Path, capsys: pytest.CaptureFixtu
     held_out = made["transfer"]["strategies"]["halving, held out"]
     assert held_out["count"]["5"]["median"] >= 0.95
     text = autotune.draw(autotune.panels(rows))
-    assert len(re.findall("<polyline", text)) == 3 + 2 + 1
+    assert len(re.findall("<polyline", text)) == 3 + 3 + 1
     ET.fromstring(text)
     page = report.autotune_section(rows)
     assert "| gemm | 2 | 1.010 | 1.020 | 1.020 | 100.0% |" in page
     assert "| all | 3 | 1.020 | 1.300 | 1.300 | 66.7% |" in page
+    assert re.search(r"for \d of 5 held-out problems", page) and "15 % find" in page
     assert "for 1 of 2 problems" in page and "| halving, held out | " in page
     assert report.autotune_section(rows[:1]).count("##") == 1
+
+
+def test_agreement_is_about_winners() -> None:
+    made = task(1, "gemm")
+
+    def times(*seconds: float) -> dict[Candidate, Measurement]:
+        found = zip(made.space, seconds, strict=False)
+        return {c: Measurement(t, t, t, 16) for c, t in found}
+
+    same = autotune.agreement(made, [times(1.0, 1.1), times(1.02, 1.0, 1.1)])
+    assert same["agree"] and same["winners"] == ["gemm(x=0)"] and same["apart"] == 0.0
+    other = autotune.agreement(made, [times(1.0, 1.01), times(1.05, 1.0)])
+    assert not other["agree"] and other["apart"] == pytest.approx(0.05)
 
 
 def test_a_search_by_hand(tmp_path: Path) -> None:

@@ -29,7 +29,7 @@ Array = np.ndarray[Any, Any]
 
 NUMERICS = ("reproducible", "standard")
 MODELS = ("squeezenet", "shufflenet", "mobilenet", "transformer", "gru_sent", "resnet50")
-SOME = 6
+SOME = 3
 """Candidates of each template, and of each tile of Winograd's algorithm, in quick tests."""
 
 

@@ -21,6 +21,7 @@ from tilewright.compiler.errors import ArtifactError
 from tilewright.compiler.graph.evaluate import evaluate
 from tilewright.compiler.inspect.views import Compilation
 from tilewright.compiler.kernels import select
+from tilewright.compiler.kernels.ir import Prepared
 from tilewright.compiler.records import open_records
 from tilewright.compiler.tuning import tuned
 from tilewright.compiler.tuning.explain import explain
@@ -123,6 +124,7 @@ def test_chosen_kernels_are_recalled(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(select, "_make", refuse)
     monkeypatch.setattr(Problem, "candidates", refuse)
+    monkeypatch.setattr(Problem, "default", refuse)
     again = tw.compile(net("residual"), threads=2)
     assert again.kernels == first.kernels and in_use(again)
     assert again.stats.built == 0
@@ -156,8 +158,12 @@ def test_algorithms_are_candidates_of_each_other(m: int | None) -> None:
     assert [x.kernel.template for x in c.launches].count("winograd") == 1
     keep(tasks_of(c, device(c)), winograd(m))
     exe = tw.compile(net("residual"), threads=2)
-    tiles = [k.config["m"] for k in exe.kernels if k.template == "winograd"]
-    assert tiles == ([m] if m else [])
+    tiles = [x for x in exe._compilation.launches if x.kernel.template == "winograd"]
+    assert len(tiles) == (m is not None)
+    for launch in tiles:
+        assert dict(launch.kernel.config)["m"] == m
+        (packed,) = (a for a in launch.args if isinstance(a, Prepared) and "winograd" in a.recipe)
+        assert f"m={m}" in packed.recipe
     check(exe, net("residual"))
 
 
@@ -175,6 +181,19 @@ def test_a_default_that_fails_is_replaced() -> None:
     exe = tw.compile(net("attention"), threads=2)
     assert in_use(exe) == picked
     assert all(k.origin == "default" or "default" not in k.origin for k in exe.kernels)
+
+
+def test_of_several_defaults_the_one_of_now_counts() -> None:
+    """Templates may have had another default when a row was taken."""
+    c = analysed("attention")
+    uses = tasks_of(c, device(c))
+    keep(uses, fast=took(2e-3))
+    with open_records(writing=True, strict=True) as records:
+        for use in uses:
+            was = use.task.space[1]
+            assert was != use.task.default
+            records.add(use.task.key, was, took(2e-3), is_default=True)
+    assert in_use(tw.compile(net("attention"), threads=2)) == {}
 
 
 def test_other_numbers_of_threads_are_other_problems() -> None:
