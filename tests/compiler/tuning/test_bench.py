@@ -189,6 +189,26 @@ def test_unknown_candidates_are_refused() -> None:
             bench.build(0, candidate)
 
 
+@pytest.mark.parametrize("disturbed", ["strain", "neighbours", ""])
+def test_disturbed_samples_are_taken_again(disturbed: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Up to twice as many as were wanted; others' use of all processors counts where kernels run on
+    several threads."""
+    monkeypatch.setattr(bench_module, "WATCHED_SECONDS", 0.0)
+    monkeypatch.setattr(bench_module, "strain", lambda: 2.0 if disturbed == "strain" else 1.0)
+    speed = 100.0 if disturbed == "neighbours" else 0.0
+    monkeypatch.setattr(bench_module, "busy_seconds", lambda: time.perf_counter() * speed)
+    monkeypatch.setattr(bench_module, "sampled", unhurried)
+    task = convolution(threads=2)
+    (samples,) = measured(made(task), task, [0], rounds=4).values()
+    assert len(samples) == (8 if disturbed else 4)
+    assert all(isinstance(s, Sample) and s.is_calm != bool(disturbed) for s in samples)
+
+
+def unhurried(wall: float, cpu: float, switches: int, strain: float, alone: bool) -> Sample:
+    """A sample of a machine that does nothing else."""
+    return Sample(wall, strain - 1)
+
+
 def test_no_time_is_left() -> None:
     task = convolution()
     assert measured(made(task), task, [0], deadline=time.monotonic() - 1) == {}

@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,7 @@ from tilewright.compiler.codegen.cpu.assemble import build_object
 from tilewright.compiler.codegen.cpu.target import NAMED
 from tilewright.compiler.runtime.linux import busy_seconds
 from tilewright.compiler.tuning import cold
-from tilewright.compiler.tuning.probe import probe_text, strain
+from tilewright.compiler.tuning.probe import _Probe, probe_text
 
 
 @pytest.mark.parametrize("nbytes", [0, 1, 64, 1000, 1 << 20])
@@ -35,9 +36,15 @@ def test_native_parts_build_for_every_target(name: str) -> None:
         assert build_object(cold.FLUSH, target)
 
 
-def test_strain_is_of_the_best_time() -> None:
-    found = [strain() for _ in range(200)]
-    assert min(found) == 1.0 and all(x >= 1 for x in found)
+def test_strain_is_of_the_best_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The best of three runs, compared with the best of all."""
+    made = _Probe()
+    assert made.strain() >= 1
+    times = iter([9e-9, 4e-9, 7e-9, 2e-9, 6e-9, 8e-9, 3e-9, 5e-9, 4e-9])
+    monkeypatch.setattr(_Probe, "seconds", lambda self: next(times))
+    assert made.strain() == 1  # nothing was ever as fast
+    assert made.strain() == 1
+    assert made.strain() == 1.5
 
 
 def test_busy_seconds(tmp_path: Path) -> None:
@@ -57,8 +64,10 @@ child = os.fork()
 if not child:
     end_with_parent(signal.SIGHUP)
     os.write(1, b"%d\\n" % os.getpid())
-    while True:
+    until = time.monotonic() + 20
+    while time.monotonic() < until:
         pass
+    os._exit(1)
 time.sleep(60)
 """
 
@@ -70,5 +79,6 @@ def test_a_busy_process_ends_with_its_parent() -> None:
         assert int(parent.stdout.readline())
         parent.send_signal(signal.SIGKILL)
         parent.wait()
-        # The pipe ends when nobody is left who could write to it.
-        assert parent.stdout.read() == b""
+        start = time.monotonic()
+        assert parent.stdout.read() == b""  # ends when nobody is left who could write to it
+        assert time.monotonic() - start < 10

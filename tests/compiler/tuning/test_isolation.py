@@ -55,6 +55,14 @@ def test_all_candidates_may_fail(monkeypatch: pytest.MonkeyPatch) -> None:
     assert [getattr(found[k], "kind", "") for k in range(3)] == ["wrong"] * 3
 
 
+def test_without_a_store_the_worker_that_measures_builds(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TILEWRIGHT_CACHE", "off")
+    monkeypatch.setenv(VARIABLE, "segv-build@1")
+    found = outcomes(convolution(), range(2))
+    assert isinstance(found[0], Measurement)
+    assert isinstance(found[1], Failure) and found[1].kind == "crash"
+
+
 def test_faults_by_share_and_by_hash() -> None:
     space = convolution().space
     with pytest.MonkeyPatch.context() as patch:
