@@ -61,7 +61,7 @@ class Began:
 @dataclass(frozen=True, slots=True)
 class Tried:
     """A candidate has come to an end. task: its place in `Began.tasks`. best: the least seconds so
-    far, and by what; None where nothing was measured yet."""
+    far, and by what; None where nothing was measured yet. seen: candidates with an outcome."""
 
     kind: ClassVar[str] = "tried"
     task: int
@@ -71,6 +71,7 @@ class Tried:
     default: float | None
     best: float | None
     best_candidate: str
+    seen: int
     remaining_gain: float
     state: State
 

@@ -248,7 +248,7 @@ class Session:
         self._report(Tried(
             self.schedule.jobs.index(job), task.label, str(task.space[place]), outcome,
             job.default, job.best_seconds, "" if best is None else str(task.space[best]),
-            job.search.remaining_gain(), self.state(),
+            len(job.outcomes), job.search.remaining_gain(), self.state(),
         ))  # fmt: skip
 
     def _drain(self, crew: list[_Hand]) -> None:

@@ -116,7 +116,7 @@ class Drawing:
                 self._state = state
             case Tried():
                 row = self._rows[event.task]
-                row.seen += 1
+                row.seen = event.seen
                 row.default, row.best = event.default, event.best
                 row.what, row.gain = event.best_candidate, event.remaining_gain
                 self._state, self._busy = event.state, event.task
@@ -139,7 +139,7 @@ class Drawing:
     def _table(self) -> Table:
         drawn = Table(box=None, pad_edge=False, header_style="dim")
         for name in ("share", "default", "best", "speedup", "seen", "to gain"):
-            drawn.add_column(name, justify="right", no_wrap=True)
+            drawn.add_column(name, justify="right", no_wrap=True, min_width=7)
         drawn.add_column("task", no_wrap=True, overflow="ellipsis")
         drawn.add_column("best candidate", no_wrap=True, overflow="ellipsis")
         order = sorted(range(len(self._rows)), key=lambda k: -self._rows[k].weight)
@@ -155,9 +155,9 @@ class Drawing:
 
 
 def _progress(state: State) -> str:
-    return (f"{state.elapsed:.0f} s, at most {state.left:.0f} s to go; model {state.speedup:.3f}x "
-            f"so far, {state.remaining_gain:.1%} more expected; {state.tried} candidates run "
-            f"({state.failed} failed), {state.recorded} known before")  # fmt: skip
+    return (f"{state.elapsed:.0f} s, at most {state.left:.0f} s left; model {state.speedup:.3f}x "
+            f"so far, {state.remaining_gain:.1%} more expected; {state.tried} run, "
+            f"{state.failed} failed, {state.recorded} known")  # fmt: skip
 
 
 def _failure(outcome: Failure) -> str:

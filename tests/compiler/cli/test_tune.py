@@ -28,7 +28,7 @@ STATE = State(elapsed=12.0, left=48.0, tried=7, failed=1, recorded=3, speedup=1.
 
 def tried(task: int, candidate: str, best: str, seconds: float, outcome: Any = None) -> Tried:
     outcome = outcome or Measurement(seconds, seconds, seconds, 9)
-    return Tried(task, f"conv \x1b {task}", candidate, outcome, 2e-3, seconds, best, 0.07, STATE)
+    return Tried(task, f"conv \x1b {task}", candidate, outcome, 2e-3, seconds, best, 5, 0.07, STATE)
 
 
 EVENTS = [
@@ -69,9 +69,9 @@ def test_the_drawing_shows_best_gain_and_what_is_left() -> None:
         shown = Console(file=io.StringIO(), width=140, color_system=None)
         shown.print(drawing.drawn())
     text = shown.file.getvalue()
-    assert "net.onnx  search  12 s, at most 48 s to go; model 1.080x so far, 3.1% more" in text
+    assert "net.onnx  search  12 s, at most 48 s left; model 1.080x so far, 3.1% more" in text
     first, second = [line.split() for line in text.splitlines() if "conv" in line]
-    assert first[:8] == ["60.0%", "2.00", "ms", "1.00", "ms", "2.00x", "6/24", "7.0%"]
+    assert first[:8] == ["60.0%", "2.00", "ms", "1.00", "ms", "2.00x", "5/24", "7.0%"]
     assert first[-1] == "t(n=1)" and second[-1] == "t(n=3)"
     assert "\x1b" not in text and "a runner is lost" in out.getvalue()
 
