@@ -32,6 +32,7 @@ from .template import Config, required
 
 WIDEST = 64  # most taps along columns: all of them are written out
 PRODUCTS = 256  # most products that are written out per tile
+FAR = 4  # second caches' bytes from which an input comes from memory
 ROWS_AHEAD = 2  # rows of results between those that are computed and those whose input is asked for
 ITEM_FLOPS = 250_000  # an item takes at least about 2 microseconds
 MAX_ITEMS = 32
@@ -62,7 +63,7 @@ class _Writer:
         self.acc = load(p.result, self.form.at, p.dtype)
         self.count = 0
         rows_apart = self.axes[-2].stride if len(self.axes) > 1 else 1
-        self.far = rows_apart > 1 and self.x.nbytes > device.l2_bytes
+        self.far = rows_apart > 1 and self.x.nbytes > FAR * device.l2_bytes
 
     def strides(self) -> tuple[int, ...]:
         """Elements between neighbours of x: image, block, then the axes of places."""

@@ -38,6 +38,7 @@ from .ir import (
     Launch,
     Local,
     Phase,
+    Prefetch,
     Set,
     Stmt,
     Store,
@@ -61,11 +62,14 @@ from .sliding import MOST_TAPS, Sliding, separated, sliding, taps
 from .template import Config, traffic
 from .tiles import Tiling, square, tiling
 
-VERSION = 2
+VERSION = 3
 SERIAL_WORK = 24_000  # element operations below which a phase is not worth sharing between threads
 LEAST_WORK = 12_000  # what one item of a few holds at least
 ITEM_WORK = 96_000  # and one of many: taking one costs little beside it
 FEW_ITEMS, MAX_ITEMS = 4, 32
+FAR = 4  # second caches' bytes from which an input comes from memory
+ROWS_AHEAD = 2  # rows of results between those that are computed and those whose input is asked for
+LINE = 64  # bytes that one prefetch brings
 CHAINS = 4  # accumulators of a long reduction in lanes: an addition takes up to 4 cycles
 BORDER = 4  # rounds at either end of a loop that may be split off to free the middle of guards
 LIGHT = {
@@ -124,6 +128,8 @@ class _Emitter:
         )
         self.lanes = device.lanes(f64) if widest == 8 else device.lanes()
         self.registers = device.registers
+        self.far = FAR * device.l2_bytes
+        self.around: list[Expr] = []  # the loops that the one being written stands in
         self.in_lanes = False
         self.locals = 0
         self.tile: Tiling | None = None
@@ -393,7 +399,33 @@ class _Emitter:
                   for a, x in zip(self.piece.assignments, there, strict=True)]  # fmt: skip
         self.in_lanes = False
         body = (Declare(columns), read, loop(w, seq(stmts, stores), "unroll"))
-        return (loop(lane, body, "vector", lanes=self.lanes),)
+        ahead = self._later_rows(values, v, base, width, lane)
+        return (*ahead, loop(lane, body, "vector", lanes=self.lanes))
+
+    def _later_rows(
+        self, values: Sequence[Expr], v: Expr, base: Expr, width: int, lane: Expr
+    ) -> list[Stmt]:
+        """Ask for what windows that move by several rows read first in the row after the next, at
+        `width` places from v = base on, where it comes from memory: processors see no stream in two
+        rows that are read side by side."""
+        taps = [t for n in _reduces(values) for t in n.payload[1]]
+        out: dict[Stmt, None] = {}
+        for n in (n for value in values for n in buffer_loads(value) if taps):
+            at, row = n.args[0], self.around[-1] if self.around else v
+            down, right = stride(at, row), stride(at, v)
+            if n.payload.nbytes <= self.far or stride(at, lane) != 1 or not down or not right:
+                continue
+            over = max(taps, key=lambda t: stride(at, t) or 0, default=row)
+            pitch = stride(at, over) or 0
+            if right % self.lanes or not right < pitch <= down // 2:
+                continue
+            corner = {t: index(t.payload[1]) for t in taps} | {
+                lane: index(lane.payload[1]), v: base, row: row + ROWS_AHEAD}  # fmt: skip
+            for k in range(1, min(down // pitch, trip_count(over)) + 1):
+                first = substitute(at, corner | {over: index(over.payload[2] - k)})
+                for line in range(0, width * right, LINE // n.dtype.bytes):
+                    out[Prefetch(n.payload, first + line, far=True)] = None
+        return list(out)
 
     def _parts(
         self, v: Expr, lane: Expr | None, values: Sequence[Expr]
@@ -415,8 +447,13 @@ class _Emitter:
         hi: Expr | None,
     ) -> Stmt:  # fmt: skip
         before = self.in_lanes
+        ahead = (
+            self._later_rows(values, v, v, 1, lane) if lane is not None and rest == [lane] else []
+        )
         self.in_lanes = before or v is lane
-        body = self._nest(rest, lane, values, bound | {v}, limits)
+        self.around.append(v)
+        body = seq(ahead, self._nest(rest, lane, values, bound | {v}, limits))
+        self.around.pop()
         self.in_lanes = before
         if v is lane:
             return loop(v, body, "vector", lo=lo, hi=hi, lanes=self.lanes)

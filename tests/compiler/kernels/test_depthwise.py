@@ -120,9 +120,9 @@ def asked_for(device: Device, **attrs: Any) -> set[int]:
     return {at // 16 for at in hints.get(x, ()) if at < x.elements}
 
 
-def test_strided_input_from_beyond_the_second_cache_is_asked_for_two_rows_ahead() -> None:
+def test_strided_input_from_memory_is_asked_for_two_rows_ahead() -> None:
     """Every line, but those that the first two rows of results read, also across blocks."""
-    small = replace(AVX512, l2_bytes=4 * 32 * 144 - 1)
+    small = replace(AVX512, l2_bytes=32 * 144 - 1)
     assert asked_for(small, strides=2) == set(range(4 * 12 - 1, 2 * 144))
     assert not asked_for(replace(small, l2_bytes=small.l2_bytes + 1), strides=2), "it fits"
     assert not asked_for(small), "windows that move by single rows"

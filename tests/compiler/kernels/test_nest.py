@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -302,6 +303,33 @@ def test_windows_that_overlap_share_their_columns(
     launch = launch_of(graph, DEVICES[device])
     check_launch(graph, launch, feeds(graph), 1e-5)
     assert ("result" in kernel_text(launch.kernel)) == (stride < kernel[1])
+
+
+@pytest.mark.parametrize("size", [2, 3])
+def test_windows_from_memory_are_asked_for_two_rows_ahead(size: int) -> None:
+    """Lines of 16 channels that lie in memory: those that are read first two rows of results on."""
+
+    def asked(l2_bytes: int, stride: int = 2) -> set[tuple[int, int]]:
+        graph = with_layouts(
+            graph_of(lambda g: g.output(g.max_pool(
+                g.input("x", (1, 16, 20, 14)), kernel_shape=(size, size), strides=stride
+            ))),
+            {"x": Layout(1, 16), "max_pool": Layout(1, 16)},
+        )  # fmt: skip
+        launch = launch_of(graph, replace(DEVICES["avx512"], l2_bytes=l2_bytes))
+        hints: interpret.Hints = {}
+        x = feeds(graph)["x"]
+        interpret.run_kernel(launch.kernel, [stored(x, graph.type("x")), None], hints=hints)
+        return {divmod(at // 16, 14) for at in hints.get(launch.kernel.params[0], ())}
+
+    nbytes = 16 * 20 * 14 * 4
+    found = asked(nbytes // 4 - 1)
+    assert found.issuperset(
+        (row, column) for row in range(4 + size - 2, 20) for column in range(12)
+    )
+    assert min(found) >= (4 + size - 2, 0), "what comes before is read at once"
+    assert not asked(nbytes // 4), "it stays in a cache"
+    assert not asked(nbytes // 4 - 1, stride=1)
 
 
 def test_a_result_has_one_order_of_additions_wherever_it_is_computed() -> None:
