@@ -142,7 +142,7 @@ def test_typical_error(m: int, channels: int) -> None:
 @pytest.mark.parametrize("m", [2, 4])
 def test_partial_sums_round_less(m: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """512 products in one chain are off by sqrt(512 / 2) of a term's roundoff, in 8 partial sums
-    of 64 by sqrt(64 / 2 + 8 / 2): of all roundings, those of the transforms are left as they are."""
+    of 64 by sqrt(64 / 2 + 8 / 2). The roundings of the transforms stay as they are."""
     case = dict(x_shape=(1, 512, 12, 12), w_shape=(16, 512, 3, 3), pads=1, bias=False)
     graph, feeds = winograd_graph(m, host_device(), **case)
     wanted = evaluate(graph, feeds)[graph.outputs[0]]
