@@ -59,6 +59,10 @@ Array = npt.NDArray[Any]
 REGISTERS: Final = 16
 """Places of a tile that are transformed at once without going through memory."""
 
+PARTIAL: Final = 64
+"""Terms of a partial sum of products, about: roundings of the transformed values are several times
+as large as a result's, so that these sums are shorter than those of a direct convolution."""
+
 TAPS: Final = 9
 PACKED_TOGETHER: Final = 768
 """3x3 weights transformed in one matrix product: they stay in the cache, and the product is too
@@ -189,7 +193,8 @@ class _Writer:
         full, rest = divmod(depth, block)
         segments = []
         if full:
-            segments.append(Segment((Level(full, self.v_block), Level(block, 1))))
+            levels = Level(full, self.v_block), Level(block, 1)
+            segments.append(Segment(levels, partial=max(1, PARTIAL // block)))
         if rest:
             segments.append(Segment((Level(rest, 1),), full * self.v_block, full * block))
         a = Rows(self.v, v_base + xi * self.v_step + q * (self.mr * block), (block,))

@@ -10,6 +10,7 @@ import pytest
 
 from tilewright.compiler.graph.evaluate import evaluate
 from tilewright.compiler.graph.ir import Graph
+from tilewright.compiler.kernels import winograd
 from tilewright.compiler.kernels.ir import Prepared
 from tilewright.compiler.kernels.winograd import Winograd, pack_transformed
 from tilewright.compiler.kernels.winograd_transforms import transformed_weights, transforms
@@ -136,6 +137,19 @@ def test_typical_error(m: int, channels: int) -> None:
     error = np.abs(run(graph, feeds) - wanted).max() / np.abs(wanted).max() / ROUNDOFF
     assert error <= transforms(m).error(channels)
     assert error >= transforms(m).error(channels) / 20, "the bound says nothing"
+
+
+@pytest.mark.parametrize("m", [2, 4])
+def test_partial_sums_round_less(m: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """512 products in one chain are off by sqrt(512 / 2) of a term's roundoff, in 8 partial sums
+    of 64 by sqrt(64 / 2 + 8 / 2). The roundings of the transforms stay as they are."""
+    case = dict(x_shape=(1, 512, 12, 12), w_shape=(16, 512, 3, 3), pads=1, bias=False)
+    graph, feeds = winograd_graph(m, host_device(), **case)
+    wanted = evaluate(graph, feeds)[graph.outputs[0]]
+    parts = np.square(run(graph, feeds) - wanted).mean() ** 0.5
+    monkeypatch.setattr(winograd, "PARTIAL", 512)
+    chain = np.square(run(graph, feeds) - wanted).mean() ** 0.5
+    assert (36 / 256) ** 0.5 * chain < parts < 0.6 * chain
 
 
 def test_noise_is_that_of_the_measured_algorithms() -> None:
