@@ -39,12 +39,10 @@ def check_space(problem: Problem, chosen: Sequence[Candidate]) -> None:
     sets, constants = Sets(problem.graph, reference.feeds), Constants(problem.graph)
     store = Store()
     want: dict[str, Array] = {}
-    for place, candidate in enumerate((problem.default(), *chosen)):
+    for candidate in (problem.default(), *chosen):
         launch = problem.instantiate(candidate)
         objects = load((launch.kernel,), host(), store)
-        contender = Contender(
-            place, candidate, problem, launch, objects, constants.of(launch), sets
-        )
+        contender = Contender(problem, launch, objects, constants.of(launch), sets)
         address = contender.address(1)
         sets.poison(0)
         contender.run(address)
