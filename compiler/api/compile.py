@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 from ...autotune.events import Event, Reached
 from ..codegen.cpu.target import CpuTarget
+from ..codegen.cuda.target import CudaTarget, cuda_target, is_cuda
 from ..errors import OptionError
 from ..graph.ir import Graph
 from ..graph.text import to_text
@@ -21,8 +22,9 @@ from .collector import paused_collector
 from .crew import local_crew
 from .deferred import DeferredExecutable, Shapes
 from .executable import Executable
+from .gpu import GpuExecutable, compile_gpu
 from .source import cpu_target, open_shapes, read_closed, read_source
-from .tuning import Budget, Help, Listener, tuned
+from .tuning import Budget, Listener, Means, tuned
 
 
 def compile(
@@ -39,15 +41,18 @@ def compile(
     inplace: bool = True,
     donate: Sequence[str] = (),
     progress: Progress | None = None,
-) -> Executable | DeferredExecutable:
-    """Compile a model for this machine.
+) -> Executable | GpuExecutable | DeferredExecutable:
+    """Compile a model for this machine, or for a GPU.
 
     source: path or bytes of an .onnx model, an onnx.ModelProto, a `tw.Graph`, or the path of a
         graph in text form (.txt).
-    target: "cpu".
+    target: "cpu", or "cuda:sm_80", "cuda:sm_89" or "cuda:sm_90": code for NVIDIA GPUs, made without
+        one, to be looked at; "cuda" for this machine's GPU. This version does not run it: calling
+        such a program raises TargetError.
     tune: None uses what was measured on this type of machine before (`tw.tune`), and the default
         config where nothing was; False uses default configs only. Seconds, or text like "60s" or
-        "10m": tune within that time first, compilation included; see `tw.tune`.
+        "10m": tune within that time first, compilation included; see `tw.tune`. Kernels for GPUs
+        have their default configs.
     numerics: "reproducible", "standard" or "reduced". On the CPU all three compute in the model's
         own precision, in an order that does not depend on the number of threads; only
         "reproducible" keeps every convolution a plain sum.
@@ -74,10 +79,10 @@ def compile(
     chosen = options(numerics=numerics, memory_limit=memory_limit, threads=threads,
                      reorder=reorder, inplace=inplace, donate=donate,
                      tune=None if tune is None else False)  # fmt: skip
-    machine = cpu_target(target)
+    machine = cuda_target(target) if is_cuda(target) else cpu_target(target)
 
     @paused_collector()
-    def build(bound: Shapes) -> Executable:
+    def build(bound: Shapes) -> Any:
         begin = time.perf_counter()
         g = model.to_graph(bound, outputs)
         return _build(g, machine, chosen, time.perf_counter() - begin, progress)
@@ -92,9 +97,12 @@ def compile(
         if graph is None:
             return DeferredExecutable(model.inputs, build)
     if budget is not None:
+        if isinstance(machine, CudaTarget):
+            raise OptionError(f"tune={tune!r}: kernels for {machine} cannot be tuned in this "
+                              "version, which does not run them")  # fmt: skip
         with open_records(writing=True) as records:
-            help = Help(records, local_crew, _seconds_of(budget, progress))
-            return tuned(graph, machine, chosen, budget, help)[1]
+            means = Means(records, local_crew, _seconds_of(budget, progress))
+            return tuned(graph, machine, chosen, budget, means)[1]
     with paused_collector():
         return _build(graph, machine, chosen, time.perf_counter() - start, progress)
 
@@ -124,8 +132,11 @@ def analyse(
 
 
 def _build(
-    graph: Graph, target: CpuTarget, chosen: Options, read: float, progress: Progress | None
-) -> Executable:
+    graph: Graph, target: CpuTarget | CudaTarget, chosen: Options, read: float,
+    progress: Progress | None,
+) -> Executable | GpuExecutable:  # fmt: skip
+    if isinstance(target, CudaTarget):
+        return compile_gpu(graph, target, chosen, read, progress)
     watch = Stopwatch()
     stages = optimise(graph, target, chosen, read)
     passes = watch.lap()

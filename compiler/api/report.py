@@ -196,9 +196,15 @@ def verdict_of(
     return "default" if best_is_default else "tie"
 
 
-def warnings_of(tasks: Sequence[TaskReport]) -> list[str]:
-    """What a user should know of the tasks."""
-    return [
+def warnings_of(tasks: Sequence[TaskReport], whole: Comparison | None) -> list[str]:
+    """What a user should know of the tasks, and of the model as a whole."""
+    found = [
         f"{t.label}: every candidate that was run failed; the default kernel serves"
         for t in tasks if t.verdict == "failed"
     ]  # fmt: skip
+    if whole is not None and whole.speedup * (1 + whole.spread) < 1:
+        found.append(
+            f"the model is {1 / whole.speedup:.3f}x slower with kernels that were faster alone: "
+            "tune longer or on a quieter machine, or compile with tune=False"
+        )
+    return found

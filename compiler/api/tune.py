@@ -14,7 +14,7 @@ from .crew import farm_crew, local_crew
 from .deferred import Shapes
 from .report import TuningReport
 from .source import cpu_target, read_closed
-from .tuning import Budget, Help, Listener, tuned
+from .tuning import Budget, Listener, Means, tuned
 
 
 def tune(
@@ -59,5 +59,5 @@ def tune(
     kept = open_records(writing=True) if records is None else Records(records, software())
     crew = local_crew if farm is None else partial(farm_crew, farm)
     with kept:
-        help = Help(kept, crew) if progress is None else Help(kept, crew, progress)
-        return tuned(graph, machine, chosen, spent, help)[0]
+        means = Means(kept, crew) if progress is None else Means(kept, crew, progress)
+        return tuned(graph, machine, chosen, spent, means)[0]

@@ -77,7 +77,7 @@ class Budget:
 
 
 @dataclass(frozen=True, slots=True)
-class Help:
+class Means:
     """Who takes part. crew: makes those who run candidates; called once, when the model has been
     compiled and has something to tune."""
 
@@ -88,7 +88,7 @@ class Help:
 
 
 def tuned(
-    graph: Graph, target: CpuTarget, chosen: Options, budget: Budget, help: Help
+    graph: Graph, target: CpuTarget, chosen: Options, budget: Budget, means: Means
 ) -> tuple[TuningReport, Executable]:  # fmt: skip
     """The report on tuning a graph, and the program with the kernels that were chosen.
 
@@ -102,7 +102,7 @@ def tuned(
     def tell(event: Event) -> None:
         if isinstance(event, Warned):
             warnings.append(event.text)
-        help.listener(event)
+        means.listener(event)
 
     def reach(station: str) -> None:
         tell(Reached(station, budget.elapsed))
@@ -119,11 +119,11 @@ def tuned(
         ended = "searched"
         found: list[_Found] = []
         if uses:
-            crew = help.crew(target)
+            crew = means.crew(target)
             try:
                 for text in crew.left_out:
                     tell(Warned(text))
-                ended, found = _searched(uses, seconds, crew, deadline, budget, help, tell, place)
+                ended, found = _searched(uses, seconds, crew, deadline, budget, means, tell, place)
             finally:
                 crew.close()
         reach("build")
@@ -135,7 +135,7 @@ def tuned(
             reach("compare")
             comparison, pairs = _compared(default, program, feeds, budget)
         tasks = tuple(_reported(f, pairs) for f in found)
-        for text in warnings_of(tasks):
+        for text in warnings_of(tasks, comparison):
             tell(Warned(text))
     report = TuningReport(
         label(place), chosen.numerics, default.threads, budget.seconds, budget.elapsed, ended,
@@ -159,13 +159,13 @@ class _Found:
 
 def _searched(
     uses: Sequence[Use], seconds: Sequence[float], crew: Crew, deadline: float, budget: Budget,
-    help: Help, tell: Listener, place: str,
+    means: Means, tell: Listener, place: str,
 ) -> tuple[str, list[_Found]]:  # fmt: skip
     """Search all tasks on every device of the crew; why that ended, and what was found for the
     device `place`, or another one of its model."""
     tasks = [(on_device(u.task, device), u.share(seconds)) for device in crew.devices for u in uses]
-    jobs = open_jobs(tasks, help.strategy, help.records)
-    session = Session(jobs, crew.runners, deadline, help.records, report=tell, stop=budget.stop,
+    jobs = open_jobs(tasks, means.strategy, means.records)
+    session = Session(jobs, crew.runners, deadline, means.records, report=tell, stop=budget.stop,
                       began=budget.began)  # fmt: skip
     try:
         ended = session.run()

@@ -33,6 +33,7 @@ OPTIONAL: Final = {
     "torch": ("pip install 'tilewright[bench]'", "peer of `tilewright bench`"),
     "ncnn": ("pip install 'tilewright[bench]'", "peer of `tilewright bench`"),
     "nvidia-nvjitlink": ("pip install 'tilewright[cuda]'", "assembles PTX"),
+    "nvidia-nvvm": ("pip install 'tilewright[cuda]'", "trigonometry and float64 on GPUs"),
     "nvidia-cuda-nvdisasm": ("pip install 'tilewright[cuda]'", "shows the machine code of GPUs"),
 }
 _FEATURES: Final = {
@@ -167,7 +168,7 @@ def _optional(package: str, remedy: str, use: str) -> Finding:
 
 def _driver() -> Finding:
     """NVIDIA's driver and its devices, asked directly: importing a CUDA package takes seconds."""
-    remedy = "only needed to run on a GPU; this version compiles for CPUs"
+    remedy = "not needed: this version makes code for GPUs, and runs on CPUs"
     try:
         cuda = ctypes.CDLL("nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1")
     except OSError:

@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from ..api.executable import Executable
+from ..api.gpu import GpuExecutable
 from ..errors import OptionError
 from ..graph.text import to_text
 from ..inspect.arena import draw
+from ..inspect.gpu_views import GPU_VIEWS
 from ..inspect.views import VIEWS
 from ..text import human_bytes
 from .console import emit_json, show, show_table
-from .models import add_json_argument, add_model_arguments, open_executable
+from .models import add_json_argument, add_model_arguments, open_shown
+
+LEVELS: Final = tuple(dict.fromkeys((*VIEWS, *GPU_VIEWS)))
+"""Of all targets; an executable refuses those of others."""
 
 
 def add_to(commands: Any) -> None:
@@ -27,7 +32,7 @@ def add_to(commands: Any) -> None:
     p.add_argument(
         "--stage",
         metavar="NAME",
-        help=f"print one level: {', '.join(VIEWS)}, or the graph after a pass",
+        help=f"print one level: {', '.join(LEVELS)}, or the graph after a pass",
     )
     p.add_argument(
         "--svg",
@@ -56,7 +61,7 @@ def run(args: argparse.Namespace) -> int:
     """Run the command."""
     if args.svg and args.stage != "memory":
         raise OptionError("--svg draws the memory plan; give --stage memory with it")
-    exe = open_executable(args)
+    exe = open_shown(args)
     if args.svg:
         args.svg.write_text(draw(exe.plan, Path(args.model).stem), encoding="utf-8")
     if args.stages:
@@ -76,19 +81,19 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def stage_text(exe: Executable, name: str) -> str:
+def stage_text(exe: Executable | GpuExecutable, name: str) -> str:
     """A level of IR, or the graph after the last pass of that name. Raises OptionError."""
-    if name in VIEWS:
+    if name in LEVELS:
         return exe.ir(name)
     for stage in reversed(exe.stages):
         if stage.name == name:
             return to_text(stage.graph)
     passes = dict.fromkeys(s.name for s in exe.stages)
-    raise OptionError(f"--stage {name!r}: there are the levels {', '.join(VIEWS)}, "
+    raise OptionError(f"--stage {name!r}: there are the levels {', '.join(LEVELS)}, "
                       f"and the passes {', '.join(passes)}")  # fmt: skip
 
 
-def _stages(exe: Executable, as_json: bool) -> None:
+def _stages(exe: Executable | GpuExecutable, as_json: bool) -> None:
     facts = [{"name": s.name, "milliseconds": s.milliseconds, "changed": s.changed,
               "ops": len(s.graph.ops)} for s in exe.stages]  # fmt: skip
     if as_json:
@@ -99,7 +104,7 @@ def _stages(exe: Executable, as_json: bool) -> None:
     show_table(rows, ("stage", "ms", "ops", "changed"), "lrrl")
 
 
-def _summary(exe: Executable, model: str, as_json: bool) -> None:
+def _summary(exe: Executable | GpuExecutable, model: str, as_json: bool) -> None:
     plan, kernels = exe.plan, exe.kernels
     if as_json:
         emit_json({

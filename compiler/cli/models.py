@@ -12,8 +12,9 @@ from ..api.artifact import is_artifact
 from ..api.compile import compile
 from ..api.deferred import DeferredExecutable
 from ..api.executable import Executable
+from ..api.gpu import GpuExecutable
 from ..api.load import load
-from ..errors import OptionError
+from ..errors import OptionError, TargetError
 from ..options import NUMERICS
 from .console import progress
 
@@ -33,7 +34,7 @@ def add_model_arguments(p: argparse.ArgumentParser, *, memory_limit: bool = True
     p.add_argument("--numerics", choices=NUMERICS, default="standard")
     if memory_limit:
         p.add_argument("--memory-limit", metavar="512MiB", help="the largest arena that will do")
-    p.add_argument("--target", default="cpu", help="what to compile for (default: cpu)")
+    p.add_argument("--target", default="cpu", help="cpu (the default), cuda, cuda:sm_90")
     # fmt: on
 
 
@@ -60,7 +61,20 @@ def parse_shapes(given: Sequence[str]) -> dict[str, Any] | None:
 
 
 def open_program(args: argparse.Namespace, shapes: Mapping[str, Any] | None = None) -> Program:
-    """Compile, or load, what the arguments say. shapes: in addition to those of the arguments."""
+    """Compile, or load, what the arguments say. shapes: in addition to those of the arguments.
+
+    Raises TargetError for a GPU: those programs cannot be run.
+    """
+    program = _opened(args, shapes)
+    if isinstance(program, GpuExecutable):
+        raise TargetError(f"--target {args.target}: this version does not run programs for GPUs; "
+                          "`tilewright inspect` shows them")  # fmt: skip
+    return program
+
+
+def _opened(
+    args: argparse.Namespace, shapes: Mapping[str, Any] | None = None
+) -> Program | GpuExecutable:  # fmt: skip
     given = {**(shapes or {}), **(parse_shapes(args.shapes) or {})}
     quiet = bool(getattr(args, "json", False))
     planning = {word: getattr(args, word) for word in ("reorder", "inplace") if word in args}
@@ -83,6 +97,14 @@ def open_program(args: argparse.Namespace, shapes: Mapping[str, Any] | None = No
 def open_executable(args: argparse.Namespace) -> Executable:
     """As `open_program`. Raises OptionError when the model leaves shapes open."""
     program = open_program(args)
+    if isinstance(program, DeferredExecutable):
+        raise OptionError(open_shapes(program))
+    return program
+
+
+def open_shown(args: argparse.Namespace) -> Executable | GpuExecutable:
+    """As `open_executable`, for commands that only look at a program."""
+    program = _opened(args)
     if isinstance(program, DeferredExecutable):
         raise OptionError(open_shapes(program))
     return program

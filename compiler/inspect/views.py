@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Final, Generic, TypeVar
 
 from ..codegen.cpu import lower
 from ..codegen.cpu.assemble import assembly
@@ -32,8 +32,11 @@ class Kept:
     is_new: bool
 
 
+TargetT = TypeVar("TargetT")
+
+
 @dataclass(frozen=True, slots=True)
-class Compilation:
+class Compilation(Generic[TargetT]):
     """Everything that the views read. choices: what was to take the place of default configs, as
     data (see `tuning.choices`)."""
 
@@ -42,7 +45,7 @@ class Compilation:
     stages: Sequence[Stage]
     launches: Sequence[Launch]
     plan: MemoryPlan
-    target: CpuTarget
+    target: TargetT
     options: Options
     kept: Kept | None = None
     choices: Mapping[str, Any] = field(default_factory=dict)
@@ -79,16 +82,17 @@ def kernels_view(c: Compilation) -> str:
     return "\n".join(out)
 
 
-def _distinct(c: Compilation) -> list[tuple[Launch, Kernel]]:
+def distinct(c: Compilation) -> list[tuple[Launch, Kernel]]:
+    """Every kernel once, with the first launch of it."""
     found: dict[str, tuple[Launch, Kernel]] = {}
     for launch in c.launches:
         found.setdefault(symbol(launch.kernel), (launch, launch.kernel))
     return list(found.values())
 
 
-def _native(c: Compilation, show: Callable[[str], str]) -> str:
+def _native(c: Compilation[CpuTarget], show: Callable[[str], str]) -> str:
     parts = []
-    for launch, kernel in _distinct(c):
+    for launch, kernel in distinct(c):
         text = lower.module_text(kernel, c.target.arithmetic)
         parts.append(f"; {kernel_name(launch)}: {quote(launch.label)}\n{show(text)}")
     return "\n".join(parts)
@@ -100,18 +104,23 @@ def memory_view(c: Compilation) -> str:
     return f"{c.plan.certificate()}\n\n{use}\n\n{c.plan.blocks()}\n"
 
 
-VIEWS: Mapping[str, Callable[[Compilation], str]] = {
+COMMON: Final[Mapping[str, Callable[[Compilation], str]]] = {
     "graph": lambda c: to_text(c.source),
     "fused": lambda c: to_text(c.graph),
     "memory": memory_view,
     "kernels": kernels_view,
+}
+"""Levels that every target has."""
+
+VIEWS: Final[Mapping[str, Callable[[Compilation[CpuTarget]], str]]] = {
+    **COMMON,
     "source": kernels_view,
     "llvm": lambda c: _native(c, str),
     "asm": lambda c: _native(c, lambda text: assembly(text, c.target)),
 }
 
 
-def view(c: Compilation, level: str) -> str:
+def view(c: Compilation[CpuTarget], level: str) -> str:
     """The text of one level. Raises OptionError for a level that this target does not have."""
     if level not in VIEWS:
         raise OptionError(f"ir({level!r}): a CPU program has the levels {', '.join(VIEWS)}")

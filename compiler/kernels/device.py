@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Final
 
 from ...ops.types import DType, f32
 
@@ -27,3 +28,20 @@ class Device:
     def channel_block(self) -> int:
         """Channels per block of the blocked layout: one float32 vector, 8 on narrow machines."""
         return max(8, self.vector_bytes // 4)
+
+
+@dataclass(frozen=True, slots=True)
+class GpuDevice(Device):
+    """A GPU as kernels see it: an item is a block of threads, a vector loop runs on all of them.
+
+    vector_bytes: four for each thread of a block; registers: of a thread that may hold a tile;
+    threads: blocks that run side by side.
+    """
+
+    def lanes(self, dtype: DType = f32) -> int:
+        """Threads of a block, whatever they compute with."""
+        return self.vector_bytes // 4
+
+
+GPU: Final = GpuDevice(vector_bytes=4 * 128, registers=64, threads=128)
+"""What templates take any GPU for as long as nothing is tuned: blocks of four warps."""

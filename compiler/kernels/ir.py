@@ -63,7 +63,8 @@ class Buffer:
 
 @dataclass(frozen=True, slots=True)
 class Local:
-    """Storage of one item: registers when all indices are static, else the stack.
+    """Storage of one item: registers when all indices are static, else the stack. On a GPU, arrays
+    that a vector loop sets lane by lane are shared by all lanes.
 
     lanes: 0 for one scalar per element, else each element holds that many lanes.
     """
@@ -146,7 +147,7 @@ class Store(Stmt):
 
 @dataclass(frozen=True, slots=True)
 class If(Stmt):
-    """A branch on a uniform condition."""
+    """A branch on a uniform condition; on a GPU, inside a vector loop, on any."""
 
     condition: Expr
     then: tuple[Stmt, ...]

@@ -56,6 +56,7 @@ from .pieces import (
     stride,
     trip_count,
 )
+from .reductions import across_lanes, combined, identity, reduces
 from .sliding import MOST_TAPS, Sliding, separated, sliding, taps
 from .template import Config, traffic
 from .tiles import Tiling, square, tiling
@@ -91,10 +92,6 @@ def items_for(work: int) -> int:
     return min(MAX_ITEMS, max(work // ITEM_WORK, min(FEW_ITEMS, work // LEAST_WORK)))
 
 
-def _reduces(values: Iterable[Expr]) -> list[Expr]:
-    return [n for n in walk(*values) if n.op == "reduce"]
-
-
 def _is_heavy(e: Expr) -> bool:
     """Whether unrolling e would repeat long code: elementary functions."""
     return any(n.op in HEAVY and n.dtype is not i64 for n in walk(e))
@@ -115,29 +112,6 @@ def _prefers_output_lanes(v: Expr, reduces: Sequence[Expr]) -> bool:
 
 
 # --------------------------------------------------------------------------- emission
-
-
-_IDENTITY_FLOAT = {"sum": 0.0, "prod": 1.0, "max": float("-inf"), "min": float("inf")}
-_COMBINE = {"sum": "add", "prod": "mul", "max": "max", "min": "min"}
-
-
-def _identity(combine: str, dtype: DType) -> Expr:
-    if dtype.is_float:
-        return const(_IDENTITY_FLOAT[combine], dtype)
-    if dtype is boolean:
-        return const(combine in ("min", "prod"), dtype)
-    if combine in ("sum", "prod"):
-        return const(int(combine == "prod"), dtype)
-    low = -(1 << (dtype.bits - 1)) if dtype.kind == "i" else 0
-    return const(low if combine == "max" else low + (1 << dtype.bits) - 1, dtype)
-
-
-def _combined(combine: str, acc: Expr, value: Expr) -> Expr:
-    if value.dtype is boolean:
-        return binary("or" if combine == "max" else "and", acc, value)
-    if combine == "sum" and value.op == "mul" and value.dtype.is_float:
-        return apply("fma", (*value.args, acc), value.dtype)
-    return binary(_COMBINE[combine], acc, value)
 
 
 class _Emitter:
@@ -167,7 +141,7 @@ class _Emitter:
         out: list[Stmt] = []
         known: dict[Expr, Expr] = {}
         fixed: dict[Expr, Expr] = {}
-        for r in _reduces(values):
+        for r in reduces(values):
             if r.free <= bound and r not in known:
                 stmts, (node,) = self._fixed([substitute(r, known)], fixed)
                 out += stmts
@@ -210,14 +184,14 @@ class _Emitter:
         acc = self.local(body.dtype, (chains,) if chains > 1 else (), lanes)
         chain = var("chain", chains)
         here = (chain,) if chains > 1 else ()
-        start = Set(acc, here, _identity(combine, body.dtype))
+        start = Set(acc, here, identity(combine, body.dtype))
         out: list[Stmt] = [Declare(acc), *([loop(chain, [start], "unroll")] if here else [start])]
         order = sorted(over, key=lambda v: v is lane)
         inner = bound | set(over)
         self.in_lanes = self.in_lanes or lane is not None
         stmts, (value,) = self.hoist([body], inner)
         self.in_lanes = lanes > 0 and lane is None
-        nest = seq(stmts, Set(acc, here, _combined(combine, acc[here], value)))
+        nest = seq(stmts, Set(acc, here, combined(combine, acc[here], value)))
         small = taps(r) <= MOST_TAPS and not _is_heavy(body)
         for v in reversed(order):
             if lane is not None and v is lane:
@@ -227,15 +201,11 @@ class _Emitter:
         out += nest
         if lane is None:
             return out, acc.value
-        kind = (
-            "hmax"
-            if combine == "max" or (body.dtype is boolean and combine == "sum")
-            else (f"h{combine}")
-        )
+        kind = across_lanes(combine, body.dtype)
         result = self.local(body.dtype)
         sums = [acc[k] for k in range(chains)] if here else [acc.value]
         while len(sums) > 1:
-            sums = [_combined(combine, a, b) for a, b in zip(sums[::2], sums[1::2], strict=True)]
+            sums = [combined(combine, a, b) for a, b in zip(sums[::2], sums[1::2], strict=True)]
         whole = sums[0]
         if here:
             join = (Set(acc, (index(0),), whole),)
@@ -277,9 +247,9 @@ class _Emitter:
     def emit(self) -> Phase:
         loops = [v for v in self.piece.loops]
         values = [guarded(a.value) for a in self.piece.assignments]
-        reduces = _reduces(values)
-        lane = self._output_lane(loops, reduces)
-        needed = {v for r in reduces for v in r.free}
+        inner = reduces(values)
+        lane = self._output_lane(loops, inner)
+        needed = {v for r in inner for v in r.free}
         rows = [v for v in loops if v in needed]
         columns = [v for v in loops if v not in needed]
         if lane is not None and lane in rows:
@@ -289,10 +259,10 @@ class _Emitter:
             order = rows + [v for v in columns if v is not lane] + [lane]
         if lane is not None and len(order) > 1 and lane is order[-1]:
             values = [separated(v, order[-2]) for v in values]
-        if not reduces:
+        if not inner:
             self.tile = tiling(order, lane, self.piece.assignments, self.lanes)
         work = prod(map(trip_count, order)) * (1 + sum(
-            prod(map(trip_count, r.payload[1])) for r in reduces if not columns or lane in rows
+            prod(map(trip_count, r.payload[1])) for r in inner if not columns or lane in rows
         )) * max(1, len(walk(*values)) // 12)  # fmt: skip
         if self.tile is not None:
             order = [v for v in order if v not in (self.tile.across, lane)] + [*self.tile.squares]
@@ -458,7 +428,7 @@ def guarded(value: Expr) -> Expr:
     themselves: they are computed ahead of the select."""
 
     def go(e: Expr, guard: Expr) -> Expr:
-        if not _reduces([e]):
+        if not reduces([e]):
             return e
         if e.op == "select":
             c = e.args[0]
@@ -467,7 +437,7 @@ def guarded(value: Expr) -> Expr:
         args = tuple(go(a, guard) for a in e.args)
         if e.op == "reduce" and not guard.is_const and _strays(e):
             combine, over = e.payload
-            inside = select(guard, args[0], _identity(combine, e.dtype))
+            inside = select(guard, args[0], identity(combine, e.dtype))
             return reduce(combine, over, inside)
         return rebuild(e, args)
 

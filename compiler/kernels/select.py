@@ -19,7 +19,9 @@ from .attention import Attend
 from .compose import only_element
 from .conv import DirectConv
 from .depthwise import Depthwise
-from .device import Device
+from .device import Device, GpuDevice
+from .gpu_nest import GpuNest
+from .gpu_tiles import GpuTiles
 from .grouped import GroupedConv
 from .ir import Launch, Prepared
 from .known import Record, record_of, restored, shape_digest
@@ -36,6 +38,10 @@ from .winograd import Winograd
 TEMPLATES: Final[tuple[KernelTemplate, ...]] = (
     Winograd(), Depthwise(), DirectConv(), GroupedConv(), Attend(), Gemm(), Recurrent(),
     ArgReduce(), TopK(), CumulativeSum(), Scatter(), Unpool(), Nest(),
+)  # fmt: skip
+"""For CPUs, in the order of preference."""
+GPU_TEMPLATES: Final[tuple[KernelTemplate, ...]] = (
+    GpuTiles(), Recurrent(), ArgReduce(), TopK(), CumulativeSum(), Scatter(), Unpool(), GpuNest(),
 )  # fmt: skip
 logger = logging.getLogger("tilewright")
 
@@ -68,9 +74,10 @@ Special = Callable[[str, Group], Launch | None]
 
 
 def select(
-    graph: Graph, device: Device, recall: Recall | None = None, special: Special | None = None
-) -> tuple[Launch, ...]:
-    """One launch for every group that needs code.
+    graph: Graph, device: Device, recall: Recall | None = None, special: Special | None = None,
+    templates: Sequence[KernelTemplate] = TEMPLATES,
+) -> tuple[Launch, ...]:  # fmt: skip
+    """One launch for every group that needs code, by the first of the templates that fits it.
 
     recall: finds records of kernels that were made before by the digests of the groups' shapes;
     those are not written again. special: asked for what it does not know. Raises LoweringError
@@ -88,11 +95,11 @@ def select(
             record = known.get(digest)
             launch = None
             if record:
-                launch = restored(record, TEMPLATES, graph, ops, outputs, names, device)
+                launch = restored(record, templates, graph, ops, outputs, names, device)
             if launch is None and special is not None and digest:
                 launch = special(digest, group)
-            launch = launch or _make(graph, ops, outputs, device)
-            _report(graph, ops, launch)
+            launch = launch or _make(graph, ops, outputs, device, templates)
+            _report(graph, ops, launch, isinstance(device, GpuDevice))
             made[shape] = launch, names
         launch = rebound(*made[shape], names)
         launches.append(replace(launch, ops=tuple(positions[id(op)] for op in ops),
@@ -153,11 +160,14 @@ def able(
     return tuple(dict.fromkeys((first, *more, other)))
 
 
-def _make(graph: Graph, ops: Sequence[Op], outputs: tuple[str, ...], device: Device) -> Launch:
-    template = next((t for t in TEMPLATES if t.matches(graph, ops, outputs)), None)
+def _make(
+    graph: Graph, ops: Sequence[Op], outputs: tuple[str, ...], device: Device,
+    templates: Sequence[KernelTemplate],
+) -> Launch:  # fmt: skip
+    template = next((t for t in templates if t.matches(graph, ops, outputs)), None)
     if template is None:
         what = ", ".join(f"{op.operator} (node {op.name!r})" for op in ops)
-        raise LoweringError(f"no CPU kernel computes {what}")
+        raise LoweringError(f"no kernel of this target computes {what}")
     config = template.default(graph, ops, outputs, device)
     return template.instantiate(graph, ops, outputs, device, config)
 
@@ -207,16 +217,17 @@ def rebound(launch: Launch, old: Names, new: Names) -> Launch:
     return replace(launch, args=args)
 
 
-def _report(graph: Graph, ops: Sequence[Op], launch: Launch) -> None:
+def _report(graph: Graph, ops: Sequence[Op], launch: Launch, on_gpu: bool) -> None:
     if logger.isEnabledFor(logging.INFO):
         _report_fallback(graph, ops, launch)
-        _report_slow_access(ops, launch)
+        if not on_gpu:  # whose threads may read from anywhere
+            _report_slow_access(ops, launch)
 
 
 def _report_fallback(graph: Graph, ops: Sequence[Op], launch: Launch) -> None:
     """Say when a contraction runs in the general loop nest, which is correct but slow."""
-    slow = [op for op in ops if _is_slow_in_a_nest(graph, op)]
-    if launch.kernel.template == Nest.name and slow:
+    slow = [op for op in ops if is_slow_in_a_nest(graph, op)]
+    if launch.kernel.template in (Nest.name, GpuNest.name) and slow:
         op = slow[0]
         types = ", ".join(str(t) for t in graph.input_types(op))
         logger.info("%s (node %r) of (%s) runs as a general loop nest: no contraction kernel fits",
@@ -231,7 +242,8 @@ def _report_slow_access(ops: Sequence[Op], launch: Launch) -> None:
                     label(ops), ", ".join(slow))  # fmt: skip
 
 
-def _is_slow_in_a_nest(graph: Graph, op: Op) -> bool:
+def is_slow_in_a_nest(graph: Graph, op: Op) -> bool:
+    """Whether a general loop nest computes an op far slower than a template for it would."""
     trait = op.definition.trait(Contraction)
     return trait is not None and not (trait.kind == "conv" and is_depthwise(graph, op))
 

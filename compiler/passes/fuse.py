@@ -34,10 +34,14 @@ MOST_OPS = 64
 
 @dataclass(frozen=True, slots=True)
 class Fuse(Pass):
-    """Assign `Op.group` and bring the members of each group together in the order of ops."""
+    """Assign `Op.group` and bring the members of each group together in the order of ops.
+
+    attention: whether the target has a kernel for whole attentions."""
+
+    attention: bool = True
 
     def run(self, graph: Graph) -> Graph:
-        return _Fuser(graph).run()
+        return _Fuser(graph, self.attention).run()
 
 
 def is_contraction(graph: Graph, op: Op) -> bool:
@@ -52,8 +56,9 @@ def is_contraction(graph: Graph, op: Op) -> bool:
 
 
 class _Fuser:
-    def __init__(self, graph: Graph) -> None:
+    def __init__(self, graph: Graph, attention: bool = True) -> None:
         self.graph = graph
+        self.takes_attention = attention
         self.ops = graph.ops
         self.at = {o: k for k, op in enumerate(self.ops) for o in op.outputs}
         self.ancestors: list[int] = []
@@ -134,7 +139,7 @@ class _Fuser:
     def attention(self, k: int) -> list[int]:
         """Both products of an attention that begins with op k, all between them, index maps on
         their operands, and what moves or changes the result element by element; [] for others."""
-        found = attention_from(self.graph, self.ops[k])
+        found = attention_from(self.graph, self.ops[k]) if self.takes_attention else None
         if found is None or not is_contraction(self.graph, found.second):
             return []
         second = self.at[found.second.outputs[0]]

@@ -37,3 +37,18 @@ def cpu_pipeline(channel_block: int, numerics: Numerics = "standard") -> tuple[P
         Fuse(),
         Place(),
     )
+
+
+def gpu_pipeline() -> tuple[Pass, ...]:
+    """Passes for a GPU: everything stays row-major, and no kernel takes a whole attention."""
+    return (
+        Decompose(),
+        Canonicalize(),
+        FoldConstants(),
+        FoldScales(),
+        ChannelOrder(),
+        CommonSubexpressions(),
+        DeadCode(),
+        Fuse(attention=False),
+        Place(),
+    )

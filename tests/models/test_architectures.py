@@ -52,3 +52,19 @@ def test_architecture(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     assert exe.plan.arena_bytes < exe.plan.unshared_bytes
     if name == "resnet50":
         assert len(exe.kernels) <= 70
+
+
+@pytest.mark.parametrize("name", ["squeezenet", pytest.param("resnet50", marks=pytest.mark.slow)])
+def test_code_for_a_gpu(name: str) -> None:
+    """PTX for all kernels; convolutions run in tiles; none needs more than shared memory has."""
+    pytest.importorskip("numba.cuda", reason="numba-cuda is not there")
+    exe = tw.compile(models().path(name), target="cuda:sm_90")
+    exe.plan.check()
+    text = exe.ir("ptx")
+    phases = [p for k in exe.kernels for p in k.phases]
+    assert all(f".entry {p.name}(" in text for p in phases)
+    assert ".local" not in text, "all is in registers"
+    tiles = [k for k in exe.kernels if k.template == "gpu_tiles"]
+    assert len(tiles) >= 26 and all(p.blocks > 1 for k in tiles for p in k.phases)
+    assert {k.template for k in exe.kernels} == {"gpu_tiles", "gpu_nest"}
+    assert not any("general nest" in note for k in exe.kernels for note in k.notes)

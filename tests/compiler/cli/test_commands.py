@@ -179,6 +179,17 @@ def test_inspect_prints_every_level_and_every_pass(model: str, capsys: Capture) 
     assert "changed" in capsys.readouterr().out
 
 
+def test_inspect_shows_programs_for_gpus(model: str, capsys: Capture) -> None:
+    pytest.importorskip("numba.cuda", reason="numba-cuda is not there")
+    facts = answer(capsys, "inspect", model, "--target", "cuda:sm_90")
+    assert {k["template"] for k in facts["kernels"]} == {"gpu_nest"}
+    for level, text in {"source": "cuda.blockIdx.x", "ptx": ".target sm_90"}.items():
+        tilewright("inspect", model, "--target", "cuda:sm_90", "--stage", level)
+        assert text in capsys.readouterr().out
+    assert main.main(["run", model, "--target", "cuda:sm_90"]) != 0
+    assert "`tilewright inspect` shows them" in capsys.readouterr().err
+
+
 def test_inspect_sums_up(model: str, capsys: Capture) -> None:
     facts = answer(capsys, "inspect", model)
     assert facts["ops"] == 4

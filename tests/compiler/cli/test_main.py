@@ -46,7 +46,7 @@ def test_errors_are_one_message_and_status_2(
         (["run", "MODEL", "--threads", "0"], "threads=0"),
         (["run", "MODEL", "--outputs", "nothing"], "nothing"),
         (["compile", "MODEL", "-o", "no/such/folder/p.tw"], "cannot save to"),
-        (["inspect", "MODEL", "--stage", "sass"], "there are the levels graph, fused"),
+        (["inspect", "MODEL", "--stage", "nothing"], "there are the levels graph, fused"),
         (["bench", "MODEL", "--peers", "caffe"], "expected some of onnxruntime"),
         (["bench", "MODEL", "--peers", "torch", "--outputs", "m"], "--peers with --outputs"),
         (["bench", "MODEL", "--rounds", "0"], "expected a positive number"),

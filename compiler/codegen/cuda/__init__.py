@@ -1,0 +1,1 @@
+"""NVIDIA GPUs: Kernel IR -> Numba CUDA source -> LLVM IR -> PTX -> machine code."""

@@ -1,0 +1,69 @@
+"""What a compilation for a GPU made, as text."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Final
+
+from ..codegen.cuda.assemble import disassembly
+from ..codegen.cuda.source import kernel_source
+from ..codegen.cuda.target import CudaTarget
+from ..codegen.cuda.toolkit import INSTALL
+from ..errors import OptionError, TargetError
+from ..kernels.printer import symbol
+from ..runtime.gpu_code import GpuCodes
+from ..text import quote
+from .views import COMMON, Compilation, distinct, kernel_name
+
+Gpu = Compilation[CudaTarget]
+_HEAD: Final = """\
+# Numba CUDA. max, exp, f32, udiv and the like are functions of compiler/codegen/cuda/dialect.py.
+"""
+
+
+def source_view(c: Gpu, codes: GpuCodes) -> str:
+    """The Python source of every distinct kernel, below the model nodes of its first launch."""
+    parts = [_HEAD]
+    for launch, kernel in distinct(c):
+        count = sum(x.kernel is kernel for x in c.launches)
+        again = f", and {count - 1} more" if count > 1 else ""
+        parts.append(f"# {kernel_name(launch)}, model: {quote(launch.label)}{again}\n"
+                     f"{kernel_source(kernel).text}")  # fmt: skip
+    return "\n".join(parts)
+
+
+def ptx_view(c: Gpu, codes: GpuCodes) -> str:
+    """The PTX of every distinct kernel."""
+    return "\n".join(
+        f"// {kernel_name(launch)}: {quote(launch.label)}\n{codes.codes[symbol(kernel)].ptx}"
+        for launch, kernel in distinct(c)
+    )
+
+
+def sass_view(c: Gpu, codes: GpuCodes) -> str:
+    """The machine code of every distinct kernel. Raises TargetError where a tool is missing."""
+    parts = []
+    for launch, kernel in distinct(c):
+        code = codes.codes[symbol(kernel)]
+        if code.machine is None and code.entries:
+            raise TargetError(
+                f"there is no machine code: nvJitLink, which makes it of PTX, is missing: {INSTALL}"
+            )
+        text = "" if code.machine is None else disassembly(code.machine.cubin)
+        parts.append(f"// {kernel_name(launch)}: {quote(launch.label)}\n{text}")
+    return "\n".join(parts)
+
+
+GPU_VIEWS: Final[Mapping[str, Callable[[Gpu, GpuCodes], str]]] = {
+    "source": source_view, "ptx": ptx_view, "sass": sass_view,
+}  # fmt: skip
+
+
+def gpu_view(c: Gpu, codes: GpuCodes, level: str) -> str:
+    """The text of one level. Raises OptionError for a level that this target does not have."""
+    if level in GPU_VIEWS:
+        return GPU_VIEWS[level](c, codes)
+    if level in COMMON:
+        return COMMON[level](c)
+    known = ", ".join((*COMMON, *GPU_VIEWS))
+    raise OptionError(f"ir({level!r}): a GPU program has the levels {known}")

@@ -1,0 +1,111 @@
+"""Code of GPU kernels: from the store when it was made before, else made now."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import importlib.metadata
+import json
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import asdict, dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any, Final
+
+from ...ops import expr
+from ..codegen import cpu, cuda
+from ..codegen.cuda.assemble import Assembled, Usage, assembled, can_assemble
+from ..codegen.cuda.frontend import lowered
+from ..codegen.cuda.ptx import kernel_ptx
+from ..codegen.cuda.source import Entry, kernel_source
+from ..codegen.cuda.target import PTX_FEATURES, CudaTarget
+from ..codegen.cuda.toolkit import part
+from ..kernels.ir import Kernel
+from ..kernels.printer import symbol, text_digest
+from ..store import Key, Store, source_digest
+
+_PACKAGES: Final = ("numba", "numba-cuda", "llvmlite")
+
+
+@dataclass(frozen=True, slots=True)
+class GpuCode:
+    """One kernel: a CUDA kernel for every phase, in one PTX module. machine: what nvJitLink made of
+    it, None where that is not installed and the driver has to."""
+
+    entries: tuple[Entry, ...]
+    ptx: str
+    machine: Assembled | None
+
+
+@dataclass(frozen=True, slots=True)
+class GpuCodes:
+    """The code of every kernel by its symbol; `built` of them were made now."""
+
+    codes: Mapping[str, GpuCode]
+    built: int
+
+
+def load(
+    kernels: Iterable[Kernel], target: CudaTarget, store: Store,
+    progress: Callable[[int, int], None] | None = None,
+) -> GpuCodes:  # fmt: skip
+    """Code for all kernels; equal ones share it. Raises LoweringError, and TargetError where Numba
+    CUDA or a library that a kernel needs is missing."""
+    distinct = {symbol(k): k for k in kernels}
+    codes: dict[str, GpuCode] = {}
+    built = 0
+    for name, kernel in distinct.items():
+        entries, ptx, is_new = _ptx(kernel, target, store)
+        codes[name] = GpuCode(entries, ptx, _machine(ptx, target, store))
+        built += is_new
+        if progress is not None:
+            progress(len(codes), len(distinct))
+    return GpuCodes(codes, built)
+
+
+def _ptx(kernel: Kernel, target: CudaTarget, store: Store) -> tuple[tuple[Entry, ...], str, bool]:
+    key = _key("PTX of a kernel", target, symbol=symbol(kernel), text=text_digest(kernel))
+    found = _decoded(store.get(key))
+    if found is not None:
+        return tuple(Entry(*e) for e in found["entries"]), found["ptx"], False
+    source = kernel_source(kernel)
+    ptx = "" if not source.entries else kernel_ptx(
+        kernel, source.entries, lowered(source, kernel.params, target), target)  # fmt: skip
+    listed = [[e.name, e.blocks, e.threads] for e in source.entries]
+    store.put(key, json.dumps({"entries": listed, "ptx": ptx}).encode())
+    return source.entries, ptx, True
+
+
+def _machine(ptx: str, target: CudaTarget, store: Store) -> Assembled | None:
+    if not ptx or not can_assemble():
+        return None
+    digest = hashlib.sha256(ptx.encode()).hexdigest()
+    key = _key("machine code of a kernel", target, ptx=digest, assembler=str(part("nvJitLink")))
+    found = _decoded(store.get(key))
+    if found is not None:
+        usage = {name: Usage(**u) for name, u in found["usage"].items()}
+        return Assembled(base64.b64decode(found["cubin"]), usage)
+    made = assembled(ptx, target)
+    listed = {name: asdict(u) for name, u in made.usage.items()}
+    text = {"usage": listed, "cubin": base64.b64encode(made.cubin).decode()}
+    store.put(key, json.dumps(text).encode())
+    return made
+
+
+def _decoded(payload: bytes | None) -> dict[str, Any] | None:
+    return None if payload is None else json.loads(payload)
+
+
+def _key(what: str, target: CudaTarget, **fields: str) -> Key:
+    known = {"what": what, "arch": target.arch, "features": PTX_FEATURES,
+             "codegen": _fingerprint(), **fields}  # fmt: skip
+    known |= {package: importlib.metadata.version(package) for package in _PACKAGES}
+    return tuple(known.items())
+
+
+@cache
+def _fingerprint() -> str:
+    """A hash of the source that decides what code comes out."""
+    folders = (Path(str(cuda.__file__)).parent, Path(str(cpu.__file__)).parent)
+    files = [f for folder in folders for f in sorted(folder.glob("*.py"))]
+    return source_digest([Path(str(expr.__file__)), *files])
