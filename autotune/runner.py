@@ -38,6 +38,9 @@ class Runner(Protocol):
         deadline: of `time.monotonic()`; nothing is begun that would not end by then.
         """
 
+    def stop(self) -> None:
+        """From any thread: end soon what `run` is doing, and begin nothing new."""
+
     def close(self) -> None:
         """Give up what it holds: processes, connections."""
 
@@ -58,7 +61,9 @@ class Search(Protocol):
 class Strategy(Protocol):
     """Makes searches."""
 
-    name: str
+    @property
+    def name(self) -> str:
+        """What people call it."""
 
     def search(
         self, task: Task, known: Sequence[tuple[int, Outcome]], starts: Sequence[int]

@@ -92,7 +92,7 @@ class Task:
     key: Key
     space: tuple[Candidate, ...]
     estimates: tuple[float, ...] = ()
-    features: Mapping[str, float] = _NOTHING
+    features: Mapping[str, float] = field(default_factory=lambda: _NOTHING)
     payload: str = ""
     label: str = ""
 

@@ -1,4 +1,4 @@
-"""Measures everything on docs/performance.md, then makes that page: some 20 minutes on two cores.
+"""Measures everything on docs/performance.md, then makes that page: some 35 minutes on two cores.
 
     python benchmarks/everything.py             goes on where it was interrupted
     python benchmarks/everything.py --fresh     forgets earlier results first
@@ -23,9 +23,11 @@ SCRIPTS: Final = (
     ("memory.py",),
     ("overhead.py",),
     ("compile_time.py", "--rounds", "2"),
+    ("autotune.py",),
     ("report.py",),
 )
-FILES: Final = ("inference", "kernels", "memory", "overhead", "compile_time")
+FILES: Final = ("inference", "kernels", "memory", "overhead", "compile_time", "autotune",
+                 "autotune_spaces")  # fmt: skip
 
 
 def main() -> int:

@@ -3,8 +3,8 @@
 python benchmarks/report.py                     from benchmarks/results
 python benchmarks/report.py folder --print
 
-Of the files in the folder, inference.json is needed; kernels.json, memory.json,
-overhead.json and compile_time.json each make a section.
+Of the files in the folder, inference.json is needed; kernels.json, memory.json, overhead.json,
+compile_time.json and autotune.json each make a section.
 """
 
 from __future__ import annotations
@@ -388,11 +388,97 @@ def mib(count: float) -> str:
     return f"{x:.0f}" if abs(x) >= 100 else f"{x:.1f}" if abs(x) >= 10 else f"{x:.2f}"
 
 
+def autotune_section(found: Sequence[Result]) -> str:
+    """Searches on recorded spaces, how sure the choice is, and the defaults beside the best."""
+    by_name = {r["name"]: r for r in found}
+    parts = [f"## Autotuning\n\n`python benchmarks/autotune.py`, one thread ({origin(found)}).",
+             "![curves](../benchmarks/results/autotune.svg)"]  # fmt: skip
+    if "regret" in by_name:
+        parts.append(_regret(by_name["regret"], by_name.get("transfer")))
+    if "jitter" in by_name:
+        parts.append(_jitter(by_name["jitter"]["rows"]))
+    if by_name.get("retune", {}).get("rows"):
+        rows, k = by_name["retune"]["rows"], by_name["retune"]["tunings"]
+        far = max(r["apart"] for r in rows)
+        parts.append(f"Measured anew, {k} tunings chose the same kernel for "
+                     f"{sum(r['agree'] for r in rows)} of {len(rows)} problems; where they did "
+                     f"not, the choices were {fine(far)} apart at most.")  # fmt: skip
+    if by_name.get("defaults", {}).get("rows"):
+        parts.append(_defaults(by_name["defaults"]))
+    return "\n\n".join(p.rstrip("\n") for p in parts) + "\n"
+
+
+def _regret(regret: Result, transfer: Result | None) -> str:
+    """How good what searches find is, by part of the space and by number of candidates."""
+    some = regret["strategies"] | ({} if transfer is None else transfer["strategies"])
+    parts, counts = ("5%", "10%", "15%", "25%", "50%"), ("1", "3", "5", "8")
+    rows = [
+        [name, *(fine(x["share"][k]["median"]) for k in parts),
+         *(f"{fine(x['count'][k]['median'])} ({fine(x['count'][k]['least'])})"
+           for k in counts)]
+        for name, x in some.items()
+    ]  # fmt: skip
+    header = ["", *(f"{k} of the space" for k in parts), "the default alone",
+              *(f"{k} candidates" for k in counts[1:])]  # fmt: skip
+    sizes = sorted(regret["sizes"])
+    notes = ""
+    if regret["large"]:
+        found = {n: x["large"]["share"]["15%"] for n, x in some.items() if x["large"]}
+        notes += (f"\nOf the {regret['large']} spaces of 20 candidates or more, 15 % find, in the "
+                  "median and at least: "
+                  + ", ".join(f"{n} {fine(x['median'])} and {fine(x['least'])}"
+                              for n, x in found.items()) + ".\n")  # fmt: skip
+    if transfer is not None:
+        near = some["halving, held out"]["count"]["5"]["near"]
+        notes += (f"\nFrom the winners of near problems, 5 candidates come to 95 % of the best for "
+                  f"{near} of {transfer['problems']} held-out problems.\n")  # fmt: skip
+    return (
+        f"How good the best of what was run is, as a share of the best of the whole space: the "
+        f"median over {regret['problems']} problems whose spaces of {sizes[0]} to {sizes[-1]} "
+        f"candidates ({sizes[len(sizes) // 2]} in the median) were measured as a whole, in "
+        "brackets the least. The default counts as one of the candidates, parts of a space are "
+        "rounded up. `held out` starts from the winners of the nearest other problems.\n\n"
+        + markdown(header, rows) + notes
+    )  # fmt: skip
+
+
+def _jitter(found: Sequence[Result]) -> str:
+    """What becomes of the choice where times are noisy."""
+    rows = [[fine(r[k]) for k in ("jitter", "wrong", "excess", "slower", "agree")] for r in found]
+    header = ["samples are off by up to", "wrong winners", "slower than the fastest at most",
+              "slower than the default", "all tunings agree"]  # fmt: skip
+    return (
+        f"Noise injected while replaying {found[0]['problems']} problems, {found[0]['tunings']} "
+        "times each; wrong is a winner that is slower than the fastest candidate that ran by more "
+        f"than the margin, within which ties go to the default.\n\n{markdown(header, rows)}"
+    )
+
+
+def _defaults(found: Result) -> str:
+    """The default's time over the best, by template."""
+    rows = []
+    kinds = dict.fromkeys(r["template"] for r in found["rows"])
+    for kind in (*sorted(kinds), "all"):
+        ratios = sorted(r["ratio"] for r in found["rows"] if kind in ("all", r["template"]))
+        n = len(ratios)
+        rows.append([kind, str(n), f"{(ratios[(n - 1) // 2] + ratios[n // 2]) / 2:.3f}",
+                     f"{ratios[math.ceil(0.9 * n) - 1]:.3f}", f"{ratios[-1]:.3f}",
+                     fine(sum(r <= 1.03 for r in ratios) / n)])  # fmt: skip
+    header = ["the default is of", "problems", "default / best", "nine in ten below", "worst",
+              "within 3 %"]  # fmt: skip
+    return (
+        f"The time of the config that is used without tuning over that of the best that a search "
+        f"finds, for {len(found['rows'])} of the {found['problems']} distinct convolutions and "
+        f"matrix products of all models.\n\n{markdown(header, rows)}"
+    )
+
+
 SECTIONS: Final[dict[str, Callable[[Sequence[Result]], str]]] = {
     "kernels": kernel_section,
     "memory": memory_section,
     "overhead": overhead_section,
     "compile_time": compile_section,
+    "autotune": autotune_section,
 }
 
 
@@ -406,6 +492,10 @@ def weighted(rows: Sequence[Result], field: str) -> float:
     """The mean of a field, weighted by time; NaN of none."""
     whole = sum(r["seconds"] for r in rows)
     return sum(r[field] * r["seconds"] for r in rows) / whole if whole else math.nan
+
+
+def fine(x: float) -> str:
+    return f"{x:.1%}"
 
 
 def percent(x: float) -> str:

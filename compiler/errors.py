@@ -59,5 +59,9 @@ class LoweringError(TilewrightError):
     """No kernel could be made for a group of operators, or its code did not build."""
 
 
+class RecordsError(TilewrightError):
+    """Records of tuning cannot be read, exchanged or kept."""
+
+
 class ArtifactError(TilewrightError):
     """A saved executable cannot be loaded: damaged, or made for another machine or version."""

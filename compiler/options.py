@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import re
 from collections.abc import Sequence
@@ -15,13 +16,19 @@ VERSION: Final = "0.1.0"
 Numerics = Literal["reproducible", "standard", "reduced"]
 NUMERICS: Final = ("reproducible", "standard", "reduced")
 
+RECORDS_KEY: Final = "TILEWRIGHT_RECORDS_KEY"
+SECRETS: Final = (RECORDS_KEY,)
+"""Variables whose values are shown to nobody."""
+
 ENVIRONMENT: Final[dict[str, str]] = {
     "TILEWRIGHT_THREADS": "how many threads run kernels (default: the CPUs this process may use)",
-    "TILEWRIGHT_CACHE": "directory of the store of built code; `off` disables it",
+    "TILEWRIGHT_CACHE": "directory of built code and of records of tuning; `off` keeps neither",
+    RECORDS_KEY: "secret of 16 bytes or more that signs files of records and checks signatures",
     "TILEWRIGHT_CPU": "build for a lesser CPU: x86-64-avx512, x86-64-avx2 or x86-64-sse",
     "TILEWRIGHT_FUEL": "do only the first n rewrites of the graph, to bisect a miscompile",
     "TILEWRIGHT_DUMP": "directory that receives every stage of every compilation as text",
     "TILEWRIGHT_POISON": "1: fill memory with NaN before a call and wherever it was last used",
+    "TILEWRIGHT_FAULT": "make candidates fail while tuning, such as segv@1,wrong50@3,hang@25%",
     "TILEWRIGHT_DEBUG": "1 to 4: how much the logger `tilewright` reports on stderr",
 }
 
@@ -39,18 +46,21 @@ class Options:
     reorder: bool = True
     inplace: bool = True
     donate: tuple[str, ...] = ()
+    records: bool = True
 
 
 def options(
     *, numerics: str = "standard", memory_limit: int | str | None = None,
     threads: int | None = None, reorder: bool = True, inplace: bool = True,
-    donate: Sequence[str] = (),
+    donate: Sequence[str] = (), tune: object = None,
 ) -> Options:  # fmt: skip
     """Arguments and environment together. Raises OptionError for a value that makes no sense.
 
     reorder, inplace: whether the memory plan may change the order of kernels, and let results take
-    the place of operands; to see what that saves.
+    the place of operands; to see what that saves. tune: None to use records, False not to.
     """
+    if tune is not None and tune is not False:
+        raise OptionError(f"tune={tune!r}: expected None or False")
     if numerics not in NUMERICS:
         raise OptionError(f"numerics={numerics!r}: expected one of {', '.join(NUMERICS)}")
     if threads is not None and (not isinstance(threads, int) or threads < 1):
@@ -68,6 +78,7 @@ def options(
         reorder,
         inplace,
         tuple(dict.fromkeys(donate)),
+        tune is None,
     )
 
 
@@ -102,3 +113,19 @@ def parse_bytes(value: int | str) -> int:
     if m is None:
         raise OptionError(f"{value!r} is not an amount of memory such as 1048576 or '512MiB'")
     return int(float(m[1]) * _UNIT[m[2]])
+
+
+_SECONDS: Final = re.compile(r"\s*(\d+(?:\.\d+)?)\s*(ms|s|m|min|h|)\s*\Z")
+_SECONDS_UNIT: Final = {"": 1.0, "ms": 1e-3, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0}
+
+
+def parse_seconds(value: float | str) -> float:
+    """A length of time: a number of seconds, or text like "60s", "10m" or "1.5 h"."""
+    if isinstance(value, (int, float)) and not isinstance(value, bool):
+        seconds = float(value)
+    else:
+        m = _SECONDS.match(value) if isinstance(value, str) else None
+        seconds = float(m[1]) * _SECONDS_UNIT[m[2]] if m else math.nan
+    if not 0 < seconds < math.inf:
+        raise OptionError(f"{value!r} is not a length of time such as 90, '60s' or '10m'")
+    return seconds

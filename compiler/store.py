@@ -210,23 +210,41 @@ class Store:
                 nearest = entry.name, differences
         return Explanation(False, *(nearest or (None, ())))
 
+    def beside(self, name: str, *, create: bool = False) -> Path | None:
+        """Where a file of others lies in the cache directory, or would lie; None if the directory
+        or the file cannot be trusted. create: make the directory if there is none."""
+        if self.directory is not None and not create and not os.path.lexists(self.directory):
+            return self.directory / name
+        return self._trusted(name, _check_file, create=create)
+
     def _folder(self, name: str, *, create: bool) -> Path | None:
         """A folder of the cache, checked anew; None if there is none that can be trusted."""
+
+        def check(path: Path) -> None:
+            if create and not os.path.lexists(path):
+                path.mkdir(mode=0o700, exist_ok=True)
+            _check_directory(path)
+
+        return self._trusted(name, check, create=create)
+
+    def _trusted(
+        self, name: str, check: Callable[[Path], None], *, create: bool
+    ) -> Path | None:  # fmt: skip
+        """What is called `name` in the cache directory, if that is ours and the check passes."""
         if self.directory is None:
             return None
-        folder = self.directory / name
         try:
             if create:
                 self.directory.parent.mkdir(parents=True, exist_ok=True)
-            for path in (self.directory, folder):
-                if create and not os.path.lexists(path):
-                    path.mkdir(mode=0o700, exist_ok=True)
-                _check_directory(path)
+                if not os.path.lexists(self.directory):
+                    self.directory.mkdir(mode=0o700, exist_ok=True)
+            _check_directory(self.directory)
+            check(self.directory / name)
         except (OSError, _Untrusted) as error:
             if create or not isinstance(error, FileNotFoundError):
                 _warn_once("folder", "not caching in %s: %s", self.directory, error)
             return None
-        return folder
+        return self.directory / name
 
     def _paths(self, name: str) -> Iterator[Path]:
         folder = self._folder(name, create=False)
@@ -401,6 +419,18 @@ def _check_directory(path: Path) -> None:
         raise _Untrusted(f"{path} belongs to user {status.st_uid}")
     if hasattr(os, "geteuid") and status.st_mode & 0o022:
         path.chmod(stat.S_IMODE(status.st_mode) & ~0o022)
+
+
+def _check_file(path: Path) -> None:
+    """Raises _Untrusted unless `path` is a file of ours, or nothing."""
+    try:
+        status = path.lstat()
+    except FileNotFoundError:
+        return
+    if not stat.S_ISREG(status.st_mode):
+        raise _Untrusted(f"{path} is not a regular file")
+    if _foreign(status):
+        raise _Untrusted(f"{path} belongs to user {status.st_uid}")
 
 
 def _shown(value: str | int | None) -> str:

@@ -81,7 +81,8 @@ _BROKEN: Final = (
 @dataclass(frozen=True, slots=True)
 class Saved:
     """What a file held, verified. entries: of the store, by the digest of their key. ready:
-    constants as kernels read them, in the file; none that other code than this packed."""
+    constants as kernels read them, in the file; none that other code than this packed. choices: of
+    configs other than defaults, as `tuning.choices.to_data` gives them."""
 
     graph: Graph
     version: str
@@ -90,6 +91,7 @@ class Saved:
     threads: int | None
     donate: tuple[str, ...]
     target: Mapping[str, str | int]
+    choices: Mapping[str, Any]
     entries: Mapping[str, bytes]
     ready: Ready
 
@@ -182,6 +184,7 @@ def _archive(f: IO[bytes], c: Compilation, packed: Mapping[Constant, Array]) -> 
                 "donate": list(c.options.donate),
             },
             "target": c.target.fingerprint,
+            "choices": dict(c.choices),
             "constants": constants,
             "packing": packing_fingerprint(),
             "packed": forms,
@@ -364,8 +367,8 @@ def _unpack(members: _Members, label: str) -> Saved:
         for e in (*manifest["objects"], *([kept] if kept["key"] else ()))
     }
     return Saved(graph, str(manifest["tilewright"]), options["numerics"], options["memory_limit"],
-                 options["threads"], donate, dict(manifest["target"]), entries,
-                 ready)  # fmt: skip
+                 options["threads"], donate, dict(manifest["target"]),
+                 dict(manifest.get("choices", {})), entries, ready)  # fmt: skip
 
 
 def _array(data: memoryview) -> Array:

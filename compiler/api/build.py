@@ -18,12 +18,16 @@ from ..memory.plan import MemoryPlan
 from ..options import Options
 from ..passes.base import Fuel, Stage, run_pipeline
 from ..passes.pipeline import cpu_pipeline
+from ..records import open_records
 from ..runtime.constants import Ready, prepare
 from ..runtime.linux import first_cache_ways
 from ..runtime.objects import load as load_objects
 from ..runtime.program import Program, plan_memory
 from ..runtime.threads import default_threads
 from ..store import Store
+from ..tuning.choices import NO_CHOICES, Choices, choices_digest, special, to_data, with_origins
+from ..tuning.fingerprint import fingerprint
+from ..tuning.tuned import recorded
 from .executable import CompileStats, Executable
 from .fit import fit
 from .recall import recalled
@@ -57,10 +61,21 @@ def optimise(graph: Graph, target: CpuTarget, chosen: Options, read: float) -> t
     return (Stage("import", graph, read * 1e3, True), *stages)
 
 
+def recorded_choices(graph: Graph, target: CpuTarget, chosen: Options) -> Choices:
+    """What records of tuning say for the groups of an optimised graph, if they are to be used."""
+    if not chosen.records:
+        return NO_CHOICES
+    with open_records() as records:
+        return recorded(graph, device_of(target, chosen), chosen.numerics, fingerprint(target),
+                        records)  # fmt: skip
+
+
 def choose(
-    stages: Sequence[Stage], target: CpuTarget, chosen: Options, store: Store | None = None
-) -> Compilation:
-    """Kernels and memory for the last of the stages. store: where kernels are looked up.
+    stages: Sequence[Stage], target: CpuTarget, chosen: Options, store: Store | None = None,
+    choices: Choices = NO_CHOICES,
+) -> Compilation:  # fmt: skip
+    """Kernels and memory for the last of the stages. store: where kernels are looked up. choices:
+    configs that take the place of defaults.
 
     Raises LoweringError, MemoryLimitError.
     """
@@ -72,15 +87,18 @@ def choose(
         return plan_memory(final, launches, reorder=reorder, inplace=chosen.inplace,
                            donate=chosen.donate, capacity=capacity)  # fmt: skip
 
-    launches, kept = (select(final, device), None) if store is None else recalled(
-        final, device, store)  # fmt: skip
+    other = special(final, device, chosen.numerics, choices)
+    launches, kept = (select(final, device, special=other), None) if store is None else recalled(
+        final, device, store, other, choices_digest(choices, chosen.numerics))  # fmt: skip
+    launches = with_origins(final, launches, choices)
     limit = chosen.memory_limit
     plan = planned(launches, chosen.reorder)
     launches = tuple(launches[k] for k in plan.order)
     if limit is not None and plan.arena_bytes > limit:
         launches, plan = fit(final, launches, plan, planned, device, chosen, limit)
     plan = replace(plan, alternatives=alternatives(final, launches, chosen))
-    return Compilation(stages[0].graph, final, stages, launches, plan, target, chosen, kept)
+    return Compilation(stages[0].graph, final, stages, launches, plan, target, chosen, kept,
+                       to_data(choices, device))  # fmt: skip
 
 
 def link(

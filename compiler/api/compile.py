@@ -2,34 +2,36 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-from ..codegen.cpu.target import CpuTarget, host
+from ...autotune.events import Event, Reached
+from ..codegen.cpu.target import CpuTarget
 from ..codegen.cuda.target import CudaTarget, cuda_target, is_cuda
-from ..errors import ModelError, OptionError, TargetError
-from ..frontends import onnx as onnx_frontend
-from ..graph.builder import GraphBuilder
+from ..errors import OptionError
 from ..graph.ir import Graph
-from ..graph.text import parse, to_text
+from ..graph.text import to_text
 from ..inspect.views import Compilation
-from ..options import Options, check_donated, options
+from ..options import Options, check_donated, options, parse_seconds
+from ..records import open_records
 from ..store import Store
-from .build import Progress, Stopwatch, choose, link, optimise
+from .build import Progress, Stopwatch, choose, link, optimise, recorded_choices
 from .collector import paused_collector
-from .deferred import DeferredExecutable, Shapes, checked_shapes
+from .crew import local_crew
+from .deferred import DeferredExecutable, Shapes
 from .executable import Executable
 from .gpu import GpuExecutable, compile_gpu
+from .source import cpu_target, open_shapes, read_closed, read_source
+from .tuning import Budget, Listener, Means, tuned
 
 
 def compile(
     source: Any,
     *,
     target: str = "cpu",
-    tune: None = None,
+    tune: Literal[False] | float | str | None = None,
     numerics: str = "standard",
     memory_limit: int | str | None = None,
     shapes: Shapes | None = None,
@@ -47,7 +49,10 @@ def compile(
     target: "cpu", or "cuda:sm_80", "cuda:sm_89" or "cuda:sm_90": code for NVIDIA GPUs, made without
         one, to be looked at; "cuda" for this machine's GPU. This version does not run it: calling
         such a program raises TargetError.
-    tune: None; kernels use their templates' default configs.
+    tune: None uses what was measured on this type of machine before (`tw.tune`), and the default
+        config where nothing was; False uses default configs only. Seconds, or text like "60s" or
+        "10m": tune within that time first, compilation included; see `tw.tune`. Kernels for GPUs
+        have their default configs.
     numerics: "reproducible", "standard" or "reduced". On the CPU all three compute in the model's
         own precision, in an order that does not depend on the number of threads; only
         "reproducible" keeps every convolution a plain sum.
@@ -63,16 +68,17 @@ def compile(
     donate: names of inputs whose memory calls may use as soon as they have read it, so that the
         arena is smaller; what such an array holds after a call is undefined. One that is strided,
         read-only, not aligned to 16 bytes or shares memory with another input is copied instead.
-    progress: called as progress(station, done, total) while compiling.
+    progress: called as progress(station, done, total) while compiling; while tuning, done and total
+        are seconds of the budget.
 
     Raises ModelError, UnsupportedOperator or GraphError for a bad model, OptionError and
     TargetError for bad arguments, LoweringError, and MemoryLimitError for a limit that cannot be
     met: it says where and why, and its `least_bytes` can.
     """
+    budget = None if tune is None or tune is False else Budget(parse_seconds(tune))
     chosen = options(numerics=numerics, memory_limit=memory_limit, threads=threads,
-                     reorder=reorder, inplace=inplace, donate=donate)  # fmt: skip
-    if tune is not None:
-        raise OptionError(f"tune={tune!r}: only tune=None is available; kernels run with defaults")
+                     reorder=reorder, inplace=inplace, donate=donate,
+                     tune=None if tune is None else False)  # fmt: skip
     machine = cuda_target(target) if is_cuda(target) else cpu_target(target)
 
     @paused_collector()
@@ -83,11 +89,21 @@ def compile(
 
     with paused_collector():
         start = time.perf_counter()
-        graph, model = _read(source, shapes, outputs)
+        graph, model = read_source(source, shapes, outputs)
         names = [v.name for v in model.inputs] if graph is None else graph.inputs
         check_donated(chosen.donate, names)
+        if graph is None and budget is not None:
+            raise open_shapes(model)
         if graph is None:
             return DeferredExecutable(model.inputs, build)
+    if budget is not None:
+        if isinstance(machine, CudaTarget):
+            raise OptionError(f"tune={tune!r}: kernels for {machine} cannot be tuned in this "
+                              "version, which does not run them")  # fmt: skip
+        with open_records(writing=True) as records:
+            means = Means(records, local_crew, _seconds_of(budget, progress))
+            return tuned(graph, machine, chosen, budget, means)[1]
+    with paused_collector():
         return _build(graph, machine, chosen, time.perf_counter() - start, progress)
 
 
@@ -100,52 +116,19 @@ def analyse(
     shapes: Shapes | None = None,
     outputs: Sequence[str] | None = None,
     threads: int | None = None,
+    tune: Literal[False] | None = None,
 ) -> Compilation:
     """Everything that `compile` does but native code: passes, kernels and the memory plan.
 
     Raises as `compile` does, and OptionError when the model leaves shapes open.
     """
-    chosen = options(numerics=numerics, memory_limit=memory_limit, threads=threads)
+    chosen = options(numerics=numerics, memory_limit=memory_limit, threads=threads, tune=tune)
     machine = cpu_target(target)
     start = time.perf_counter()
-    graph, model = _read(source, shapes, outputs)
-    if graph is None:
-        listed = ", ".join(f"{v.name}: {v}" for v in model.inputs)
-        raise OptionError(f"the model leaves shapes open ({listed}); give them in shapes={{...}}")
+    graph = read_closed(source, shapes, outputs)
     stages = optimise(graph, machine, chosen, time.perf_counter() - start)
-    return choose(stages, machine, chosen)
-
-
-def cpu_target(name: str) -> CpuTarget:
-    """The CPU that a `target` argument means. Raises TargetError."""
-    if name == "cpu":
-        return host()
-    raise TargetError(f"target={name!r} is not available; known are 'cpu', 'cuda' and 'cuda:sm_90'")
-
-
-def _read(
-    source: Any, shapes: Shapes | None, outputs: Sequence[str] | None
-) -> tuple[Graph | None, Any]:
-    """The graph, or the model that needs shapes first."""
-    shapes = checked_shapes(shapes)
-    if isinstance(source, GraphBuilder):
-        return source.build(), None
-    if isinstance(source, Graph):
-        return source, None
-    if isinstance(source, (str, os.PathLike)) and Path(source).suffix == ".txt":
-        return parse(_text(Path(source))), None
-    model = onnx_frontend.load(source)
-    ranked = all(v.dims is not None and v.dtype is not None for v in model.inputs)
-    if shapes is None and ranked and not model.is_static:
-        return None, model
-    return model.to_graph(shapes, outputs), model
-
-
-def _text(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8")
-    except (OSError, ValueError) as e:
-        raise ModelError(f"graph text {str(path)!r} cannot be read: {e}") from e
+    return choose(stages, machine, chosen,
+                  choices=recorded_choices(stages[-1].graph, machine, chosen))  # fmt: skip
 
 
 def _build(
@@ -158,11 +141,27 @@ def _build(
     stages = optimise(graph, target, chosen, read)
     passes = watch.lap()
     store = Store()
-    compilation = choose(stages, target, chosen, store)
+    choices = recorded_choices(stages[-1].graph, target, chosen)
+    compilation = choose(stages, target, chosen, store, choices)
     if chosen.dump:
         _dump(compilation, Path(chosen.dump))
     kernels = watch.lap()
     return link(compilation, store, progress, read=read, passes=passes, kernels=kernels)
+
+
+def _seconds_of(budget: Budget, progress: Progress | None) -> Listener:
+    """Tells `progress` of a session as seconds of its budget."""
+    station = "tune"
+
+    def listen(event: Event) -> None:
+        nonlocal station
+        if isinstance(event, Reached):
+            station = event.station
+        if progress is not None:
+            progress(f"tune: {station}", min(round(budget.elapsed), round(budget.seconds)),
+                     round(budget.seconds))  # fmt: skip
+
+    return listen
 
 
 def _dump(c: Compilation, directory: Path) -> None:

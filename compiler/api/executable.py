@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Final
@@ -39,7 +39,8 @@ class KernelInfo:
     """One launch of an executable.
 
     flops and bytes: the least work and memory traffic of the launch. ops: the model nodes it
-    computes. source: its Kernel IR. notes: why it may be slower than it could be.
+    computes. source: its Kernel IR. notes: why it may be slower than it could be. origin: where its
+    config comes from: "default", "memory limit", or the record of a measurement.
     """
 
     name: str
@@ -50,6 +51,7 @@ class KernelInfo:
     bytes: int
     source: str
     notes: tuple[str, ...] = ()
+    origin: str = "default"
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,8 +158,9 @@ class Executable:
         ops = self.graph.ops
         nodes = dict.fromkeys(s for j in launch.ops for s in ops[j].source)
         notes = (*element_by_element(k), *([launch.note] if launch.note else []))
+        origin = launch.origin or ("memory limit" if launch.note else "default")
         return KernelInfo(kernel_name(launch), k.template, dict(k.config), tuple(nodes), k.flops,
-                          k.bytes, kernel_text(k), notes)  # fmt: skip
+                          k.bytes, kernel_text(k), notes, origin)  # fmt: skip
 
     def ir(self, level: str = "graph") -> str:
         """The program as text: "graph", "fused", "memory", "kernels", "source", "llvm" or "asm".
@@ -180,31 +183,41 @@ class Executable:
         """
         c = self._compilation
         made = partial(profile, c.graph, c.launches, c.plan.arena_bytes, limits(self.threads))
-        feeds = arrays or tuple(random_input(s) for s in self.inputs)
-        clock = time.thread_time_ns if self.threads == 1 else time.perf_counter_ns
-
-        def given() -> Sequence[Array]:  # programs with donated inputs destroy them
-            return [np.array(a) for a in feeds] if self.plan.regions else feeds
-
+        clock = self._clock
         movers = None
         if moved and self.threads == 1:
             rows = made([1.0] * len(c.launches)).rows
             some = {k: x for k, (x, r) in enumerate(zip(c.launches, rows, strict=True))
                     if 2 * r.memory_seconds > r.compute_seconds and can_move(x)}  # fmt: skip
             movers = Movers(some, c.target, clock)
+        seconds = self._launch_seconds(arrays, rounds, movers)
+        of_movers = {} if movers is None else {k: _net(t, clock) for k, t in movers.times().items()}
+        return made(seconds, of_movers)
+
+    def launch_seconds(self, *arrays: Any, rounds: int = 20) -> tuple[float, ...]:
+        """Median time of every launch, as in `profile`, in the order of `kernels`."""
+        return tuple(self._launch_seconds(arrays, rounds))
+
+    @property
+    def _clock(self) -> Callable[[], int]:
+        return time.thread_time_ns if self.threads == 1 else time.perf_counter_ns
+
+    def _launch_seconds(
+        self, arrays: Sequence[Any], rounds: int, movers: Movers | None = None
+    ) -> list[float]:
+        clock = self._clock
+        feeds = arrays or tuple(random_input(s) for s in self.inputs)
+
+        def given() -> Sequence[Array]:  # programs with donated inputs destroy them
+            return [np.array(a) for a in feeds] if self.plan.regions else feeds
+
         times = []
         for _ in range(max(1, rounds)):
             times.append(self._program.timed(given(), clock)[1])
             if movers is not None:
                 self._program.timed(given(), clock, movers.before)
                 movers.turn += 1
-        call = call_seconds(clock)
-
-        def net(nanoseconds: float) -> float:
-            return max(nanoseconds / 1e9 - call, CLOCK_STEP)
-
-        of_movers = {} if movers is None else {k: net(t) for k, t in movers.times().items()}
-        return made([net(t) for t in np.median(times, axis=0)], of_movers)
+        return [_net(t, clock) for t in np.median(times, axis=0)]
 
     def save(self, path: str | os.PathLike[str], *, packed: bool = True) -> None:
         """Write the program to a file for `tw.load`: graph, constants and native code.
@@ -222,6 +235,11 @@ class Executable:
         outs = ", ".join(map(str, self.outputs))
         n = len(self._compilation.launches)
         return f"<tilewright.Executable ({ins}) -> ({outs}), {n} kernels>"
+
+
+def _net(nanoseconds: float, clock: Callable[[], int]) -> float:
+    """Seconds without what timing itself costs."""
+    return max(nanoseconds / 1e9 - call_seconds(clock), CLOCK_STEP)
 
 
 def random_input(spec: TensorSpec, seed: int = 0) -> Array:

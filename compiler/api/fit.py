@@ -41,7 +41,7 @@ def fit(
 ) -> Program:  # fmt: skip
     """The launches with as few replaced as `limit` bytes of arena ask for, and their plan.
 
-    launches: the default kernels in the order of `plan`, which is too large. Raises
+    launches: the fastest kernels in the order of `plan`, which is too large. Raises
     MemoryLimitError when neither kernels nor the order of execution can meet the limit.
     """
     search = _Search(_Choices(graph, launches, device, options), plan.buffers, planner, options)
@@ -172,4 +172,4 @@ def _noted(old: Launch, new: Launch, saved: int) -> Launch:
         )
     else:
         changes = f"{new.kernel.template} instead of {old.kernel.template}"
-    return replace(new, note=f"memory limit: {changes} saves {saved} bytes")
+    return replace(new, note=f"memory limit: {changes} saves {saved} bytes", origin="")

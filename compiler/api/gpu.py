@@ -127,7 +127,8 @@ class GpuExecutable:
         nodes = dict.fromkeys(s for j in launch.ops for s in ops[j].source)
         return GpuKernelInfo(
             kernel_name(launch), k.template, dict(k.config), tuple(nodes), k.flops, k.bytes,
-            kernel_source(k).text, _notes(self.graph, launch, code), phases,
+            kernel_source(k).text, _notes(self.graph, launch, code),
+            phases=phases,
         )  # fmt: skip
 
     def ir(self, level: str = "graph") -> str:

@@ -10,8 +10,9 @@ from ..errors import ArtifactError, LoweringError
 from ..options import options
 from ..passes.base import Stage
 from ..store import Key, Store
+from ..tuning.choices import from_data
 from .artifact import Saved, key_digest, read
-from .build import Progress, Stopwatch, choose, link
+from .build import Progress, Stopwatch, choose, device_of, link
 from .collector import paused_collector
 from .executable import Executable
 
@@ -63,11 +64,18 @@ def load(
         donate=saved.donate,
     )
     target = host()
+    try:
+        choices = from_data(saved.choices, device_of(target, chosen))
+    except (ValueError, TypeError, AttributeError, LookupError) as e:
+        raise ArtifactError(
+            f"saved program {str(path)!r} is malformed: its choices of kernels "
+            f"({type(e).__name__}: {e}); compile the model again"
+        ) from e
     reading = watch.lap()
     stage = Stage("load", saved.graph, reading * 1e3, True)
     try:
         store = _Bundled(saved.entries)
-        compilation = choose((stage,), target, chosen, store)
+        compilation = choose((stage,), target, chosen, store, choices)
         kernels = watch.lap()
         return link(compilation, store, progress,
                     read=reading, passes=0.0, kernels=kernels, ready=saved.ready)  # fmt: skip

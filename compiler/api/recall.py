@@ -19,7 +19,7 @@ from ..inspect.views import Kept
 from ..kernels.device import Device
 from ..kernels.ir import Launch, Unwritten
 from ..kernels.known import Record
-from ..kernels.select import records, select
+from ..kernels.select import Special, records, select
 from ..options import VERSION
 from ..store import Key, Store, source_digest
 
@@ -35,25 +35,29 @@ def templates_fingerprint() -> str:
     )
 
 
-def known_key(shapes: Sequence[str], device: Device) -> Key:
-    """Everything that decides the kernels of a program. shapes: the digests of its groups."""
+def known_key(shapes: Sequence[str], device: Device, chosen: str = "") -> Key:
+    """Everything that decides the kernels of a program. shapes: the digests of its groups. chosen:
+    the digest of what takes the place of defaults."""
     fields: dict[str, str | int] = {
         "what": "kernels of a program",
         "groups": hashlib.sha256("".join(shapes).encode()).hexdigest(),
         "templates": templates_fingerprint(),
         "tilewright": VERSION,
     }
+    if chosen:
+        fields["choices"] = chosen
     fields |= {name: getattr(device, name) for name in device.__dataclass_fields__}
     return tuple(fields.items())
 
 
 def recalled(
-    graph: Graph, device: Device, store: Store
-) -> tuple[tuple[Launch, ...], Kept]:  # fmt: skip
+    graph: Graph, device: Device, store: Store, special: Special | None = None, chosen: str = ""
+) -> tuple[tuple[Launch, ...], Kept]:
     """As `select`, without writing the kernels that the store describes; and the entry that
     describes these, which is the caller's to store: nothing stays of a compilation that fails.
 
-    Raises LoweringError naming the ops where no template fits.
+    special: as for `select`; chosen: a digest of all that it goes by beside the groups. Raises
+    LoweringError naming the ops where no template fits.
     """
     key: Key = ()
     stored: bytes | None = None
@@ -61,12 +65,12 @@ def recalled(
 
     def recall(shapes: Sequence[str]) -> Mapping[str, Record]:
         nonlocal key, stored, found
-        key = known_key(shapes, device)
+        key = known_key(shapes, device, chosen)
         stored = store.get(key)
         found = _decoded(stored)
         return found
 
-    launches = select(graph, device, recall)
+    launches = select(graph, device, recall, special)
     if stored is not None and all(isinstance(x.kernel.phases, Unwritten) for x in launches):
         return launches, Kept(key, stored, False)
     made = records(graph, launches)

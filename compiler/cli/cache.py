@@ -1,17 +1,25 @@
-"""`tilewright cache`: what is stored, throwing it away, and why a model misses it."""
+"""`tilewright cache`: what is stored, throwing it away, and what a model's kernels find of it."""
 
 from __future__ import annotations
 
 import argparse
+from collections import Counter
+from dataclasses import dataclass
 from typing import Any
 
+from ...autotune.row import to_data
+from ..api.build import device_of
 from ..api.compile import analyse
 from ..errors import OptionError
-from ..inspect.views import kernel_name
+from ..inspect.views import Compilation, kernel_name
 from ..kernels.printer import symbol
+from ..records import open_records
 from ..runtime.objects import object_key
 from ..store import Entry, Store
+from ..store import Explanation as StoreExplanation
 from ..text import human_bytes
+from ..tuning.explain import Explanation as ConfigExplanation
+from ..tuning.explain import explain
 from .console import emit_json, show, show_table
 from .models import add_json_argument, add_model_arguments, parse_shapes, split
 
@@ -20,14 +28,16 @@ def add_to(commands: Any) -> None:
     """The arguments of this command."""
     p: argparse.ArgumentParser = commands.add_parser(
         "cache",
-        help="list, clear or explain the cache of built code",
+        help="list or clear the cache of built code; what a model finds in it",
         description="The cache of built code: TILEWRIGHT_CACHE, or the user's cache directory.",
     )
     actions = p.add_subparsers(dest="action", metavar="action", required=True)
     ls = actions.add_parser("ls", help="what is stored")
     clear = actions.add_parser("clear", help="remove everything")
     explain = actions.add_parser(
-        "explain", help="which kernels of a model are stored, and what is different where not"
+        "explain",
+        help="where the config of each kernel of a model comes from, and whether its code "
+        "is stored; what is different where not",
     )
     add_model_arguments(explain)
     for parser, handler in ((ls, list_entries), (clear, clear_entries), (explain, explain_model)):
@@ -73,8 +83,18 @@ def clear_entries(args: argparse.Namespace) -> int:
     return 0
 
 
+@dataclass(frozen=True, slots=True)
+class _Kernel:
+    """What is known of one distinct kernel. choice: of its config; None if there is but one."""
+
+    name: str
+    stored: StoreExplanation
+    choice: ConfigExplanation | None
+
+
 def explain_model(args: argparse.Namespace) -> int:
-    """Hit or miss for each distinct kernel of a model; nothing is built."""
+    """For each distinct kernel of a model, where its config comes from, and whether its code is
+    stored; nothing is built."""
     store = Store()
     if store.directory is None:
         raise OptionError("the cache is switched off (TILEWRIGHT_CACHE): every kernel is a miss")
@@ -82,32 +102,60 @@ def explain_model(args: argparse.Namespace) -> int:
         args.model, target=args.target, numerics=args.numerics, memory_limit=args.memory_limit,
         shapes=parse_shapes(args.shapes), outputs=split(args.outputs), threads=args.threads,
     )  # fmt: skip
-    found: dict[str, tuple[str, Any]] = {}
-    for launch in compiled.launches:
-        name = symbol(launch.kernel)
-        if name not in found:
-            key = object_key(launch.kernel, compiled.target)
-            found[name] = f"{kernel_name(launch)} ({launch.label})", store.explain(key)
-    hits = sum(e.hit for _, e in found.values())
+    found = _kernels(compiled, store)
+    hits = sum(k.stored.hit for k in found.values())
     if args.json:
         emit_json({
-            "directory": _where(store),
-            "hits": hits,
-            "misses": len(found) - hits,
+            "directory": _where(store), "hits": hits, "misses": len(found) - hits,
             "kernels": [
-                {"symbol": name, "hit": e.hit, "nearest": e.nearest,
-                 "differences": [d.field for d in e.differences]}
-                for name, (_, e) in found.items()
+                {"symbol": name, "hit": k.stored.hit, "nearest": k.stored.nearest,
+                 "differences": [d.field for d in k.stored.differences],
+                 "config": _config(k.choice)} for name, k in found.items()
             ],
         })  # fmt: skip
         return 0
-    for label, explanation in found.values():
-        if not explanation.hit:
-            show(label)
-            for line in str(explanation).splitlines():
+    for k in found.values():
+        show(k.name)
+        if k.choice is None:
+            show("  the only config there is")
+        else:
+            show(f"  {k.choice.said}")
+            for line in str(k.choice).splitlines()[1:]:
                 show(f"  {line}")
+        for line in f"code: {k.stored}".splitlines():
+            show(f"  {line}")
+    said = Counter(k.choice.said for k in found.values() if k.choice is not None)
+    for words, count in said.most_common():
+        show(f"{count} of {len(found)} kernels: {words}")
     show(f"{hits} of {len(found)} kernels are stored in {store.directory}")
     return 0
+
+
+def _kernels(c: Compilation, store: Store) -> dict[str, _Kernel]:
+    """The distinct kernels of a compilation by symbol."""
+    with open_records() as records:
+        choices = {n: e for e in explain(c, device_of(c.target, c.options), records)
+                   for n in e.use.launches}  # fmt: skip
+    found: dict[str, _Kernel] = {}
+    for number, launch in enumerate(c.launches):
+        name = symbol(launch.kernel)
+        if name not in found:
+            stored = store.explain(object_key(launch.kernel, c.target))
+            what = f"{kernel_name(launch)} ({launch.label})"
+            found[name] = _Kernel(what, stored, choices.get(number))
+    return found
+
+
+def _config(e: ConfigExplanation | None) -> dict[str, Any] | None:
+    """Where a config comes from, as JSON."""
+    if e is None:
+        return None
+    return {
+        "verdict": e.verdict, "kernel": e.kernel, "problem": e.use.task.key.digest,
+        "record": None if e.row is None else to_data(e.row),
+        "nearest": None if e.nearest is None else to_data(e.nearest),
+        "differences": list(e.differences),
+    }  # fmt: skip
 
 
 def _where(store: Store) -> str | None:

@@ -6,7 +6,7 @@ import argparse
 import os
 from typing import Any
 
-from ..options import ENVIRONMENT
+from ..options import ENVIRONMENT, SECRETS
 from .console import emit_json, show_table
 from .models import add_json_argument
 
@@ -23,8 +23,13 @@ def add_to(commands: Any) -> None:
 def run(args: argparse.Namespace) -> int:
     """Run the command."""
     if args.json:
-        emit_json({n: {"value": os.environ.get(n), "meaning": m} for n, m in ENVIRONMENT.items()})
+        emit_json({n: {"value": _value(n), "meaning": m} for n, m in ENVIRONMENT.items()})
         return 0
-    rows = [(n, os.environ.get(n, "-"), m) for n, m in ENVIRONMENT.items()]
+    rows = [(n, _value(n, "-"), m) for n, m in ENVIRONMENT.items()]
     show_table(rows, ("variable", "value", "meaning"))
     return 0
+
+
+def _value(name: str, otherwise: str | None = None) -> str | None:
+    value = os.environ.get(name, otherwise)
+    return "(set)" if name in SECRETS and os.environ.get(name) else value

@@ -21,7 +21,7 @@ from .console import progress
 Program = Executable | DeferredExecutable
 
 
-def add_model_arguments(p: argparse.ArgumentParser) -> None:
+def add_model_arguments(p: argparse.ArgumentParser, *, memory_limit: bool = True) -> None:
     """MODEL and what `compile` may be told about it."""
     # fmt: off
     p.add_argument("model", help="an .onnx model, a graph in text form (.txt), or a saved program")
@@ -32,7 +32,8 @@ def add_model_arguments(p: argparse.ArgumentParser) -> None:
                    help="compute these values instead of the model's outputs")
     p.add_argument("--threads", type=int, metavar="N", help="threads that run kernels")
     p.add_argument("--numerics", choices=NUMERICS, default="standard")
-    p.add_argument("--memory-limit", metavar="512MiB", help="the largest arena that will do")
+    if memory_limit:
+        p.add_argument("--memory-limit", metavar="512MiB", help="the largest arena that will do")
     p.add_argument("--target", default="cpu", help="cpu (the default), cuda, cuda:sm_90")
     # fmt: on
 

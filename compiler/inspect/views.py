@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Final, Generic, TypeVar
+from dataclasses import dataclass, field
+from typing import Any, Final, Generic, TypeVar
 
 from ..codegen.cpu import lower
 from ..codegen.cpu.assemble import assembly
@@ -37,7 +37,8 @@ TargetT = TypeVar("TargetT")
 
 @dataclass(frozen=True, slots=True)
 class Compilation(Generic[TargetT]):
-    """Everything that the views read."""
+    """Everything that the views read. choices: what was to take the place of default configs, as
+    data (see `tuning.choices`)."""
 
     source: Graph
     graph: Graph
@@ -47,6 +48,7 @@ class Compilation(Generic[TargetT]):
     target: TargetT
     options: Options
     kept: Kept | None = None
+    choices: Mapping[str, Any] = field(default_factory=dict)
 
 
 def kernel_name(launch: Launch) -> str:
@@ -71,8 +73,7 @@ def kernels_view(c: Compilation) -> str:
             for a, b in zip(launch.args, launch.kernel.params, strict=True)
         )
         out.append(f"k{k} {kernel_name(launch)}({args})  # model: {quote(launch.label)}")
-        if launch.note:
-            out.append(f"  # {launch.note}")
+        out += [f"  # {said}" for said in (launch.origin, launch.note) if said]
         digest = kernel_digest(launch.kernel)
         if digest not in seen:
             seen.add(digest)

@@ -18,9 +18,10 @@ def alternatives(
 ) -> Iterator[Launch]:
     """Launches that compute the same ops, the fastest first, made as they are asked for.
 
-    First come lean configs of the launch's own template, then the templates behind it in the order
-    of preference, as long as none was free of scratch. Templates may differ in the order in which
-    they add, so that numerics "reproducible" keeps to one.
+    First come the default of the launch's own template, unless it is that, and its lean configs,
+    then the templates behind it in the order of preference, as long as none was free of scratch.
+    Templates may differ in the order in which they add, so that numerics "reproducible" keeps to
+    one.
     """
     ops = [graph.ops[k] for k in launch.ops]
     outputs = live_outputs(graph, ops)
@@ -31,7 +32,8 @@ def alternatives(
         first = template is TEMPLATES[own]
         if not first and (free or not template.matches(graph, ops, outputs)):
             continue
-        configs = [] if first else [template.default(graph, ops, outputs, device)]
+        default = template.default(graph, ops, outputs, device)
+        configs = [] if first and default == dict(launch.kernel.config) else [default]
         if isinstance(template, Frugal):
             configs += template.lean(graph, ops, outputs, device)
         for config in configs:

@@ -22,7 +22,8 @@ from ...ops.types import row_major_strides
 from ..graph.ir import Graph, Op
 from .compose import Indices
 from .conv_group import ConvGroup, Operands, conv_group, conv_results, formal
-from .conv_sharing import Costs, few_items, shared, units_of
+from .conv_sharing import Costs, Cut, few_items, shared, units_of
+from .conv_tiles import tiles, whole_panels
 from .device import Device
 from .edges import Axis, Run, Taps, runs
 from .epilogue import Params, inplace, lowered, place
@@ -38,24 +39,12 @@ from .ir import (
     loop,
     seq,
 )
-from .microkernel import (
-    LINE,
-    Level,
-    MicroKernel,
-    Panel,
-    Rows,
-    Segment,
-    bind,
-    issue_slots,
-    most_rows,
-)
+from .microkernel import Level, MicroKernel, Panel, Rows, Segment, bind
 from .recipe import prepared
 from .template import Config, required
 
 PARTIAL = 300  # terms of a partial sum, about; errors grow with the root of it
-MOST_BODIES = 16  # inner loops per kernel: what their code costs to compile, and in the first cache
 FEW_TILES = 32  # tiles per visit of a panel; behind more, asking for it costs more than waiting
-COLD_LINE = 12  # multiply-add slots that one core waits for each cache line of a stream from memory
 
 
 Inside = tuple[Indices, Expr, Sequence[Taps] | None, Sequence[Taps]]
@@ -67,7 +56,7 @@ class ConvWriter:
     """Writes the kernel of one problem for one config."""
 
     template = "direct_conv"
-    version = 4
+    version = 5
 
     def __init__(self, p: ConvGroup, device: Device, config: Config) -> None:
         self.p, self.config = p, config
@@ -405,7 +394,7 @@ class DirectConv:
             taken[shape["nb"]] = taken.get(shape["nb"], 0) + 1
             if taken[shape["nb"]] > 2:
                 continue
-            costs = Costs.of(p, device, shape)
+            costs = _costs(p, device, shape)
             for cut in costs.some(few_items(p, device)):
                 config = {**shape, **cut.config}
                 if config not in found:
@@ -417,7 +406,13 @@ class DirectConv:
     ) -> Config:
         p = _require(graph, ops, outputs)
         tile = _tiles(p, device)[0]
-        return {**tile, **Costs.of(p, device, tile).best(few_items(p, device)).config}
+        return {**tile, **_costs(p, device, tile).best(few_items(p, device)).config}
+
+    def estimate(
+        self, graph: Graph, ops: Sequence[Op], outputs: Sequence[str], device: Device,
+        config: Config,
+    ) -> float:  # fmt: skip
+        return _costs(_require(graph, ops, outputs), device, config).cost(Cut.of(config))
 
     def instantiate(
         self, graph: Graph, ops: Sequence[Op], outputs: Sequence[str], device: Device,
@@ -431,73 +426,8 @@ def _require(graph: Graph, ops: Sequence[Op], outputs: Sequence[str]) -> ConvGro
 
 
 def _tiles(p: ConvGroup, device: Device) -> list[Config]:
-    lanes = device.lanes(p.dtype)
-    vectors = -(-p.channels // p.block) * (p.block // lanes)
-    each = p.channels // p.group // lanes
-
-    def panels(nb: int) -> list[tuple[int, int, int]]:
-        if p.group > 1 and each % nb:
-            return []
-        full, rest = divmod(vectors, nb)
-        return [(n, blocks, p.depth) for n, blocks in ((full, nb), (rest > 0, rest)) if n]
-
-    return tiles(p, device, panels)
+    return tiles(p, device, lambda nb: whole_panels(p, device, nb))
 
 
-def tiles(
-    p: ConvGroup, device: Device, panels: Callable[[int], Sequence[tuple[int, int, int]]]
-) -> list[Config]:
-    """Register tiles, the one that takes the fewest issue slots first. panels: for a number of
-    vectors per panel, (how many panels, of how many vectors, how many channels each reads).
-
-    Counted are the multiply-adds of all tiles without those on padding, the loads beside them
-    (`issue_slots`), and what the first tile of every panel waits for weights that come from memory:
-    in a model they are not in any cache, so tiles of few rows cannot use them fast enough. Tiles
-    that need many bodies of code for the edges are left out.
-    """
-    lanes = device.lanes(p.dtype)
-    unit = p.block // lanes
-    vectors = -(-p.channels // p.block) * unit
-    taps = p.window.taps
-    cold = COLD_LINE * lanes * p.dtype.bytes / LINE
-    down, right = p.axes[-2:]
-    outer = prod(p.places[0])
-    found: list[tuple[bool, float, Config]] = []
-    for nb in range(unit, min(vectors, 4 * max(unit, 1)) + 1, unit):
-        limit, work = most_rows(nb, device.registers), panels(nb)
-        if limit < 1 or not work:
-            continue
-        for th, tw in _shapes(p.places[1], p.places[2], limit):
-            rows = [(1, down.taps)] if th == 1 else _sizes(down, th)
-            columns = _sizes(right, tw)
-            other = taps // (down.kernel * right.kernel)
-            slots = 0.0
-            for count, blocks, channels in work:
-                each_vector = channels * taps * lanes * p.dtype.bytes
-                one = sum(
-                    m * n * issue_slots(h * w, blocks, device, each_vector)
-                    for h, m in rows for w, n in columns
-                )  # fmt: skip
-                wait = cold * blocks - issue_slots(th * tw, blocks, device, each_vector)
-                slots += count * channels * (one * other * outer + max(wait, 0) * taps)
-            bodies = len(rows) * len(columns) * len({blocks for _, blocks, _ in work})
-            config = {"th": th, "tw": tw, "nb": nb}
-            found.append((bodies > MOST_BODIES, slots, config))
-    found.sort(key=lambda f: (f[0], f[1], -f[2]["nb"], -f[2]["tw"]))
-    return [c for _, _, c in found]
-
-
-def _sizes(axis: Axis, size: int) -> list[tuple[int, int]]:
-    """(places, how often) of all groups of taps of the tiles of an axis: a body of code each."""
-    return [(t.hi - t.lo, r.count * t.count) for r in runs(axis, size) for t in r.taps]
-
-
-def _shapes(rows: int, columns: int, limit: int) -> list[tuple[int, int]]:
-    """(th, tw) of at most `limit` places: widths that divide the columns or fill the registers."""
-    found = []
-    for tw in range(min(columns, limit), 0, -1):
-        if columns % tw == 0 or tw >= limit - 3:
-            found.append((1, tw))
-        found += [(th, tw) for th in range(2, min(rows, limit // tw) + 1)
-                  if columns % tw == 0 and (tw == columns or rows % th == 0)]  # fmt: skip
-    return found
+def _costs(p: ConvGroup, device: Device, tile: Config) -> Costs:
+    return Costs.of(p, device, tile, whole_panels(p, device, tile["nb"]))

@@ -14,6 +14,7 @@ from dataclasses import asdict, dataclass
 from math import prod
 
 from .conv_group import ConvGroup
+from .conv_tiles import Panels, tile_slots
 from .device import Device
 from .microkernel import LINE
 from .template import Config
@@ -39,6 +40,10 @@ class Cut:
     shares: int
     items: str
     order: str
+
+    @classmethod
+    def of(cls, config: Config) -> Cut:
+        return cls(config["parts"], config["shares"], config["items"], config["order"])
 
     @property
     def config(self) -> Config:
@@ -80,9 +85,9 @@ def units_of(p: ConvGroup, tile: Config) -> tuple[int, int]:
 class Costs:
     """Estimates for one problem and one register tile.
 
-    slots: multiply-adds of vectors. panels, units: how many there are; as the last ones may be
-    smaller, they make no more than `whole` (panels, units) of full size. tiles: in all units.
-    weights, input: bytes of all. unit: bytes of the input that a unit of places reads.
+    slots: of all register tiles (`tile_slots`). panels, units: how many there are; as the last ones
+    may be smaller, they make no more than `whole` (panels, units) of full size. tiles: in all
+    units. weights, input: bytes of all. unit: bytes of the input that a unit of places reads.
     """
 
     device: Device
@@ -96,11 +101,11 @@ class Costs:
     unit: int
 
     @classmethod
-    def of(cls, p: ConvGroup, device: Device, tile: Config) -> Costs:
+    def of(cls, p: ConvGroup, device: Device, tile: Config, panels: Panels) -> Costs:
         lanes = device.lanes(p.dtype)
         units, across = units_of(p, tile)
         down, right = p.axes[-2:]
-        vectors = -(-p.channels // p.block) * (p.block // lanes)
+        vectors = sum(count * blocks for count, blocks, _ in panels)
         outer, rows, columns = p.places
         along = columns / tile["tw"] if rows == 1 else rows / tile["th"]
         # Between strided places along a row, lines come along that nobody asked for.
@@ -112,9 +117,10 @@ class Costs:
             unit = touched[-1] * min(touched[-2], (tile["th"] - 1) * down.stride + down.kernel)
         place = p.depth * p.group * p.dtype.bytes
         return cls(
-            device, p.flops / 2 / lanes, -(-vectors // tile["nb"]), units,
+            device, tile_slots(p, device, tile, panels), sum(n for n, _, _ in panels), units,
             (vectors / tile["nb"], prod(outer) * along), units * across,
-            vectors * lanes * p.depth * p.window.taps * p.dtype.bytes,
+            sum(n * blocks * depth for n, blocks, depth in panels)
+            * lanes * p.window.taps * p.dtype.bytes,
             p.x.dims[0] * prod(touched) * place, unit * place,
         )  # fmt: skip
 

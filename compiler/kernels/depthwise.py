@@ -32,8 +32,10 @@ from .template import Config, required
 
 WIDEST = 64  # most taps along columns: all of them are written out
 PRODUCTS = 256  # most products that are written out per tile
+ROWS_AHEAD = 2  # rows of results between those that are computed and those whose input is asked for
 ITEM_FLOPS = 250_000  # an item takes at least about 2 microseconds
 MAX_ITEMS = 32
+LOOP, ITEM = 4.0, 500.0  # multiply-add slots of a step of a loop, and to take an item
 
 
 class _Writer:
@@ -59,6 +61,8 @@ class _Writer:
         self.stores = lowered(self.params, found, p.result, operands)
         self.acc = load(p.result, self.form.at, p.dtype)
         self.count = 0
+        rows_apart = self.axes[-2].stride if len(self.axes) > 1 else 1
+        self.far = rows_apart > 1 and self.x.nbytes > device.l2_bytes
 
     def strides(self) -> tuple[int, ...]:
         """Elements between neighbours of x: image, block, then the axes of places."""
@@ -117,9 +121,30 @@ class _Writer:
         swap = {v: e for v, e in zip(names, actual, strict=True) if v.op == "var"}
         done = [place(s, {**swap, self.acc: acc[r]}) for s in self.stores]
         return [
+            *(self.later_rows(outer, cb, row, w0, run.size) if half == 0 else ()),
             Declare(acc), loop(r, (vector(Set(acc, (r,), bias)),), "unroll"),
             *nest, loop(r, (vector(*done),), "unroll"),
         ]  # fmt: skip
+
+    def later_rows(
+        self, outer: Indices, cb: Expr, row: Expr, w0: Expr, size: int
+    ) -> list[Stmt]:  # fmt: skip
+        """Ask for what the row after the next reads first, at the places of one tile. Windows that
+        move by single rows read no faster for that."""
+        if not self.far:
+            return []
+        *leads, down, right = self.axes
+        image, block, *space = self.strides()
+        *others, height, width = space
+        at = outer[0] * image + cb * block + (w0 * right.stride - right.begin) * width
+        for axis, o, s in zip(leads, outer[1:], others, strict=True):
+            at = at + (o * axis.stride - axis.begin) * s
+        end = (row + ROWS_AHEAD) * down.stride + (down.kernel - 1) * down.dilation + 1 - down.begin
+        declare, at = bind(f"later{self.count}", at + end * height)
+        rows = range(1, min(down.stride, down.kernel) + 1)
+        columns = range(0, size * right.stride * width, LINE // self.p.dtype.bytes)
+        return [*declare, *(Prefetch(self.x, at - r * height + c, far=True)
+                            for r in rows for c in columns)]  # fmt: skip
 
     def row(self, cb: Expr, outer: Indices, row: Expr) -> list[Stmt]:
         """All tiles of a row, for all vectors of a channel block."""
@@ -204,7 +229,7 @@ class Depthwise:
     """
 
     name = "depthwise_conv"
-    version = 1
+    version = 2
 
     def matches(self, graph: Graph, ops: Sequence[Op], outputs: Sequence[str]) -> bool:
         return _group(graph, ops, outputs) is not None
@@ -231,11 +256,38 @@ class Depthwise:
         items = max(1, min(MAX_ITEMS, p.flops // ITEM_FLOPS))
         return {"tw": _even(p.places[2], limit), "items": items}
 
+    def estimate(
+        self, graph: Graph, ops: Sequence[Op], outputs: Sequence[str], device: Device,
+        config: Config,
+    ) -> float:  # fmt: skip
+        return _estimate(_require(graph, ops, outputs), device, config)
+
     def instantiate(
         self, graph: Graph, ops: Sequence[Op], outputs: Sequence[str], device: Device,
         config: Config,
     ) -> Launch:  # fmt: skip
         return _Writer(_require(graph, ops, outputs), device, config).launch()
+
+
+def _estimate(p: ConvGroup, device: Device, config: Config) -> float:
+    """Slots until the last thread is done: products or loads, whichever are more, and what the loop
+    over the outer taps costs; a tile of more sums than there are registers keeps some in memory."""
+    lanes, column = device.lanes(p.dtype), p.axes[-1]
+    slots = 0.0
+    for run in runs(column, config["tw"]):
+        products = sum(len(places) * len(taps) for places, taps in _products(run))
+        loads = (run.size - 1) * column.stride + 2 * column.kernel
+        spilled = max(0, run.size + column.kernel + 3 - device.registers)
+        per_row = max(products, loads) + LOOP + 2 * spilled * column.kernel
+        leads = prod(a.kernel for a in p.axes[:-1])
+        slots += run.count * (leads * per_row + run.size)
+    vectors = -(-p.channels // p.block) * (p.block // lanes)
+    units = prod(p.places[0]) * -(-p.channels // p.block) * p.places[1]
+    share = -(-units // min(units, config["items"]))
+    items = -(-units // share)
+    busiest = min(1.0, share * -(-items // device.threads) / units)
+    rows = vectors * prod(p.places[0]) * p.places[1]
+    return slots * rows * busiest + ITEM * items / device.threads
 
 
 def _even(extent: int, limit: int) -> int:

@@ -23,9 +23,10 @@ from ...ops.expr import Expr, index, var
 from ...ops.types import i64
 from ..graph.arrays import aligned_empty
 from ..graph.ir import Graph, Op
-from .conv import ConvWriter, Inside, tiles
+from .conv import ConvWriter, Inside
 from .conv_group import ConvGroup, conv_group
-from .conv_sharing import evenly, few_items, units_of
+from .conv_sharing import Costs, Cut, evenly, few_items, units_of
+from .conv_tiles import Panels, tiles
 from .device import Device
 from .ir import Buffer, Launch, Stmt, loop, seq
 from .microkernel import Level, MicroKernel, Panel, Rows, bind
@@ -33,6 +34,8 @@ from .recipe import prepared, recipe
 from .template import Config, required
 
 Array = npt.NDArray[Any]
+
+MISSES = 1.5  # times as long, about, where a tile's input does not stay in the first cache
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,6 +189,14 @@ class GroupedConv:
         tile = _tiles(p, device)[0]
         return {**tile, **_cut(p, device, tile, order, few_items(p, device))}
 
+    def estimate(
+        self, graph: Graph, ops: Sequence[Op], outputs: Sequence[str], device: Device,
+        config: Config,
+    ) -> float:  # fmt: skip
+        p = _require(graph, ops, outputs)
+        costs = Costs.of(p, device, config, _panels(p, device, config["nb"]))
+        return costs.cost(Cut.of(config)) * (MISSES if _is_scattered(p, device, config) else 1)
+
     def instantiate(
         self, graph: Graph, ops: Sequence[Op], outputs: Sequence[str], device: Device,
         config: Config,
@@ -202,15 +213,22 @@ def _require(graph: Graph, ops: Sequence[Op], outputs: Sequence[str]) -> ConvGro
     return required(conv_group(graph, ops, outputs), "grouped convolution", ops)
 
 
+def _panels(p: ConvGroup, device: Device, nb: int) -> Panels:
+    found = _parts(p, device.lanes(p.dtype), nb)
+    return [(1, x.vectors, len(x.groups) * p.depth) for x in found]
+
+
 def _tiles(p: ConvGroup, device: Device) -> list[Config]:
-    """Where a panel reads channels from all over x, a tile's input has to fit the first cache."""
-    lanes = device.lanes(p.dtype)
-
-    def panels(nb: int) -> list[tuple[int, int, int]]:
-        return [(1, x.vectors, len(x.groups) * p.depth) for x in _parts(p, lanes, nb)]
-
-    scattered = 0 if p.chosen is None else -(-p.x.dims[1] // p.block) * p.block * p.dtype.bytes
     return sorted(
-        tiles(p, device, panels),
-        key=lambda c: c["th"] * c["tw"] * scattered > device.l1_bytes,
+        tiles(p, device, lambda nb: _panels(p, device, nb)),
+        key=lambda c: _is_scattered(p, device, c),
     )
+
+
+def _is_scattered(p: ConvGroup, device: Device, tile: Config) -> bool:
+    """Whether a panel reads channels from all over x, and the first cache does not hold what a tile
+    finds there."""
+    if p.chosen is None:
+        return False
+    each = -(-p.x.dims[1] // p.block) * p.block * p.dtype.bytes
+    return bool(tile["th"] * tile["tw"] * each > device.l1_bytes)

@@ -266,13 +266,14 @@ class Kernel:
 class Launch:
     """A kernel applied to blobs. args: per parameter a blob name, a `Prepared`, or None (scratch).
     ops: indices of the graph's ops it computes. note: why it is this kernel where another would be
-    faster."""
+    faster. origin: where its config comes from, if it is not the template's default."""
 
     kernel: Kernel
     args: tuple[str | Prepared | None, ...]
     ops: tuple[int, ...]
     label: str = ""
     note: str = ""
+    origin: str = ""
 
 
 # --------------------------------------------------------------------------- building and walking

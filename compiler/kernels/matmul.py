@@ -49,10 +49,17 @@ PACK_ROWS = 32  # fewer rows read a right operand that is not constant where it 
 MANY_ROWS = 128  # more rows read a panel often enough for blocks along K to pay
 WIDE_BLOCKS = 8  # blocks of the widest tile, for few rows
 DEPTH = 512  # steps of the reduction in one block of K
-AHEAD, AHEAD_ONE_ROW = 8192, 4096  # bytes between what a lone tile reads and what it asks for
+AHEAD = 4096  # bytes between what a lone tile reads and what it asks for
+STREAMED = 4  # second caches' bytes from which a right operand comes from memory in every call
+COLD_LINE = 9.0  # multiply-add slots in which one core gets a cache line of it
+BURST = 0.4  # more to wait for each vector beside one in a panel: memory serves bursts worse
+COLD_ROW = 0.65  # slots per row and step of the left operand, whose loads queue behind those
 FAR_ROW = 0.15  # slots per row and step where the left operand does not stay in the second cache
 CHAINS = 2  # vectors of sums that a row feeds at least; loads allow for hardly more
 LONG = 64  # steps of a reduction that is worth more than one sum per element
+# Slots: of a line of a packed operand from the second cache, and for making it; of a vector of sums
+# that rests in the output between blocks of K; of an item.
+NEAR_LINE, PACK_LINE, KEPT_SUM, ITEM = 0.8, 6.0, 3.0, 500.0
 PAGE, LINE = 4096, 64  # bytes between addresses that share a cache set; bytes per line
 OTHER_WAYS = 2  # lines of a set that are left to what is not the left operand
 
@@ -163,8 +170,7 @@ class _Writer(Operands):
         if not self.right.packed or self.fill or (tiles > 1 and self.config["order"] != "n"):
             return None
         if tiles == 1:
-            ahead = AHEAD_ONE_ROW if self.p.m == 1 else AHEAD
-            return Stream(b.buffer, b.base + ahead // self.p.dtype.bytes, b.step)
+            return Stream(b.buffer, b.base + AHEAD // self.p.dtype.bytes, b.step)
         part = -(-b.step // tiles)
         start = b.base + b.step * self.p.k + floordiv(m0, self.mr) * (part * depth)
         return Stream(b.buffer, start, part)
@@ -248,7 +254,7 @@ class Gemm:
     """
 
     name = "gemm"
-    version = 3
+    version = 4
 
     def matches(self, graph: Graph, ops: Sequence[Op], outputs: Sequence[str]) -> bool:
         return matmul_group(graph, ops, outputs) is not None
@@ -291,6 +297,12 @@ class Gemm:
                       {**own, "items": 1, "nb": 1}]  # fmt: skip
         return each_once([first, *found])[1:]
 
+    def estimate(
+        self, graph: Graph, ops: Sequence[Op], outputs: Sequence[str], device: Device,
+        config: Config,
+    ) -> float:  # fmt: skip
+        return _estimate(_require(graph, ops, outputs), device, config)
+
     def instantiate(
         self, graph: Graph, ops: Sequence[Op], outputs: Sequence[str], device: Device,
         config: Config,
@@ -328,25 +340,73 @@ def _depth(p: MatmulGroup) -> int:
 
 def _tiles(p: MatmulGroup, device: Device) -> list[Config]:
     """Register tiles, the one that takes the fewest issue slots first; one per number of blocks."""
-    lanes = device.lanes(p.dtype)
+    vectors = -(-p.n // device.lanes(p.dtype))
+    best: dict[int, tuple[float, Config]] = {}
+    for nb in range(1, min(vectors, WIDE_BLOCKS) + 1):
+        limit = min(most_rows(nb, device.registers, _chains(p, device)), p.m)
+        for mr in range(limit, max(0, limit - 5), -1):
+            slots = _tile_slots(p, device, mr, nb, _depth(p))
+            if nb not in best or slots < best[nb][0]:
+                best[nb] = slots, {"mr": mr, "nb": nb}
+    return [c for _, c in sorted(best.values(), key=lambda f: (f[0], -f[1]["nb"]))]
+
+
+def _tile_slots(p: MatmulGroup, device: Device, mr: int, nb: int, depth: int) -> float:
+    """Multiply-add slots of all register tiles of one matrix. depth: steps per block of K."""
+    lanes, chains = device.lanes(p.dtype), _chains(p, device)
     vectors = -(-p.n // lanes)
-    chains = _chains(p, device)
-    each_vector = (_depth(p) or p.k) * lanes * p.dtype.bytes
+    each_vector = (depth or p.k) * lanes * p.dtype.bytes
     # rows that lie a multiple of a page apart compete for the same few sets of the first cache
     step = p.k * p.dtype.bytes
     distinct = max(1, PAGE // math.gcd(PAGE, step)) if step % LINE == 0 else PAGE
     far = FAR_ROW if 2 * p.m * step > device.l2_bytes else 0.0
-    best: dict[int, tuple[float, Config]] = {}
-    for nb in range(1, min(vectors, WIDE_BLOCKS) + 1):
-        limit = min(most_rows(nb, device.registers, chains), p.m)
-        for mr in range(limit, max(0, limit - 5), -1):
-            slots = sum(
-                tall * wide * (issue_slots(rows, blocks, device, each_vector, chains) + far * rows)
-                for tall, rows in ((p.m // mr, mr), (min(p.m % mr, 1), p.m % mr))
-                for wide, blocks in ((vectors // nb, nb), (min(vectors % nb, 1), vectors % nb))
-            )
-            if mr > (device.l1_ways - OTHER_WAYS) * distinct:
-                slots *= 1.5
-            if nb not in best or slots < best[nb][0]:
-                best[nb] = slots, {"mr": mr, "nb": nb}
-    return [c for _, c in sorted(best.values(), key=lambda f: (f[0], -f[1]["nb"]))]
+    streamed = p.constant and p.n * step > STREAMED * device.l2_bytes
+
+    def tile(rows: int, blocks: int, first: bool) -> float:
+        if first and streamed:
+            return cold_slots(rows, blocks, lanes * p.dtype.bytes / LINE)
+        return issue_slots(rows, blocks, device, each_vector, chains) + far * rows
+
+    whole, rest = divmod(p.m, mr)
+    slots = p.k * sum(
+        wide * (tile(mr, blocks, True) + (whole - 1) * tile(mr, blocks, False)
+                + (tile(rest, blocks, False) if rest else 0.0))
+        for wide, blocks in ((vectors // nb, nb), (min(vectors % nb, 1), vectors % nb))
+    )  # fmt: skip
+    return slots * (1.5 if mr > (device.l1_ways - OTHER_WAYS) * distinct else 1)
+
+
+def cold_slots(rows: int, blocks: int, lines: float) -> float:
+    """Multiply-add slots of one reduction step of the first tile on a panel that comes from memory,
+    `lines` cache lines a vector: its work, and what it waits for the panel.
+
+    So few rows want to be one tile, and very few of them panels of one vector. The weights were
+    fitted to products of 1 to 16 rows on one core of a Zen 4, within 15 %.
+    """
+    work = rows * blocks + COLD_ROW * rows
+    wait = max(0.0, COLD_LINE * lines * blocks - work)
+    return work + wait * (1 + BURST * (blocks - 1))
+
+
+def _estimate(p: MatmulGroup, device: Device, config: Config) -> float:
+    """Slots until the last thread is done: arithmetic or the stream of the right operand, whichever
+    takes longer, then what blocks along K, packing and the order of loops add."""
+    lanes, size, threads = device.lanes(p.dtype), p.dtype.bytes, device.threads
+    mr, nb, matrices = config["mr"], config["nb"], prod(p.batch)
+    tiles, panels = -(-p.m // mr), -(-p.n // (nb * lanes))
+    shares = _Shares.of(p, config, lanes)
+    items = shares.outer * shares.parts * shares.shares
+    each = (shares.per_batch / matrices) * (shares.per_part / panels) * (shares.per_share / tiles)
+    busiest = min(1.0, each * -(-items // threads))
+    right = p.k * -(-p.n // lanes) * lanes * size / LINE  # lines of one packed matrix
+    # Panels outermost, each is read from far away once; rows outermost, once for every tile.
+    again = config["order"] == "m" and right * LINE > device.l2_bytes
+    stream = COLD_LINE * right * (shares.per_share if again else 1)
+    slots = max(_tile_slots(p, device, mr, nb, config["kc"]), stream)
+    if config["order"] == "m":
+        slots += NEAR_LINE * right * tiles
+    if config["kc"]:
+        slots += KEPT_SUM * p.m * -(-p.n // lanes) * (-(-p.k // config["kc"]) - 1)
+    if not p.constant and config["pack"]:
+        slots += PACK_LINE * right
+    return slots * matrices * busiest + ITEM * items / threads

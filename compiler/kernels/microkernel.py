@@ -32,7 +32,9 @@ from .ir import Buffer, Declare, Local, Prefetch, Set, Stmt, loop
 UNROLL = 4  # most steps of the reduction per round
 ROUND = 32  # multiply-adds per round that hide the loop's own cost; more only make code longer
 PIPELINE = 8  # independent multiply-adds that keep two units of latency 4 busy
-AHEAD = 8 << 10  # bytes of B between use and prefetch: longer than memory takes, far below a cache
+# Bytes of B between asking for it and its use. The second cache can wait for more lines at a time
+# than the first: it is asked long before, the first one for what is near by then.
+AHEAD, NEXT = 32 << 10, 2 << 10
 LINE = 64  # bytes per cache line: what one prefetch brings
 
 Range = tuple[int, int]
@@ -111,11 +113,13 @@ class Panel:
 @dataclass(frozen=True, slots=True)
 class Stream:
     """Memory that is asked for while a reduction runs, because it will be read soon: the lines that
-    hold `step` elements from base + k * step, at step k of the reduction."""
+    hold `step` elements from base + k * step, at step k of the reduction. far: for the second cache
+    only."""
 
     buffer: Buffer
     base: Expr
     step: int
+    far: bool = False
 
 
 Element = Callable[[Indices, Expr, Expr], Expr]
@@ -234,7 +238,8 @@ class MicroKernel:
         out: list[Stmt] = [Declare(panel), Declare(scalar), *declare_a, *declare_b]
         streams: list[Stream] = []
         if b.far:
-            streams.append(Stream(b.buffer, b_base + AHEAD // self.dtype.bytes, b.step))
+            streams += [Stream(b.buffer, b_base + ahead // self.dtype.bytes, b.step, far)
+                        for ahead, far in ((AHEAD, True), (NEXT, False))]  # fmt: skip
         if soon is not None:
             declare_c, base = bind(f"pc{self.tag}", soon.base)
             out += declare_c
@@ -259,7 +264,7 @@ class MicroKernel:
                 return (Set(scalar, (), a.buffer[at]), *self.each_block(add, self.blocks))
 
             hints = [
-                Prefetch(x.buffer, x.base + b_k * x.step + at)
+                Prefetch(x.buffer, x.base + b_k * x.step + at, x.far)
                 for x in streams for at in range(0, x.step, LINE // self.dtype.bytes)
             ]  # fmt: skip
             return (*self.each_vector(read, b.tail), *hints, self.each_row(row, rows))

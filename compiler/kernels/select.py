@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Final
 
 from ...ops.library import BUILT_IN
@@ -12,6 +12,7 @@ from ...ops.operator import Contraction
 from ..errors import LoweringError
 from ..graph.ir import Graph, Op
 from ..graph.storage import needs_no_code
+from ..options import Numerics
 from ..passes.convolutions import is_depthwise
 from .access import element_by_element
 from .attention import Attend
@@ -30,7 +31,7 @@ from .recurrent import Recurrent
 from .scan import CumulativeSum
 from .scatter import Scatter
 from .sorting import ArgReduce, TopK
-from .template import KernelTemplate
+from .template import KernelTemplate, Marked
 from .unpool import Unpool
 from .winograd import Winograd
 
@@ -58,24 +59,45 @@ def live_outputs(graph: Graph, ops: Sequence[Op]) -> tuple[str, ...]:
     return tuple(found) or (ops[-1].outputs[0],)
 
 
+@dataclass(frozen=True, slots=True)
+class Group:
+    """A fusion group that needs code. outputs: the live ones. shape, names: as in `shape_of`."""
+
+    ops: tuple[Op, ...]
+    outputs: Names
+    shape: object
+    names: Names
+
+
+Special = Callable[[str, Group], Launch | None]
+"""A launch for a group with the given digest that takes the place of the default one, if any."""
+
+
 def select(
-    graph: Graph, device: Device, recall: Recall | None = None,
+    graph: Graph, device: Device, recall: Recall | None = None, special: Special | None = None,
     templates: Sequence[KernelTemplate] = TEMPLATES,
 ) -> tuple[Launch, ...]:  # fmt: skip
     """One launch for every group that needs code, by the first of the templates that fits it.
 
     recall: finds records of kernels that were made before by the digests of the groups' shapes;
-    those are not written again. Raises LoweringError naming the ops where no template fits.
+    those are not written again. special: asked for what it does not know. Raises LoweringError
+    naming the ops where no template fits.
     """
     positions = {id(op): k for k, op in enumerate(graph.ops)}
-    found = [(ops, *rest) for ops in graph.groups if (rest := _seen(graph, ops)) is not None]
-    known = recall(_digests(found)) if recall else {}
+    digests = digests_of(graph) if recall or special else {}
+    known = recall(list(digests.values())) if recall else {}
     made: dict[object, tuple[Launch, Names]] = {}
     launches = []
-    for ops, outputs, shape, names in found:
+    for group in coded_groups(graph):
+        ops, outputs, shape, names = group.ops, group.outputs, group.shape, group.names
         if shape not in made:
-            record = known.get(shape_digest(shape)) if known and _is_ours(ops) else None
-            launch = record and restored(record, templates, graph, ops, outputs, names, device)
+            digest = digests.get(shape, "")
+            record = known.get(digest)
+            launch = None
+            if record:
+                launch = restored(record, templates, graph, ops, outputs, names, device)
+            if launch is None and special is not None and digest:
+                launch = special(digest, group)
             launch = launch or _make(graph, ops, outputs, device, templates)
             _report(graph, ops, launch, isinstance(device, GpuDevice))
             made[shape] = launch, names
@@ -87,25 +109,55 @@ def select(
 
 def records(graph: Graph, launches: Sequence[Launch]) -> dict[str, Record]:
     """What `recall` has to know to get the same launches again, as JSON values."""
-    out: dict[str, Record] = {}
+    digests, out = digests_of(graph), {}
+    groups = {g.ops[0].outputs[0]: g for g in coded_groups(graph)}
     for launch in {x.kernel: x for x in launches}.values():
-        ops = [graph.ops[k] for k in launch.ops]
-        shape, names = shape_of(graph, ops, live_outputs(graph, ops))
-        record = record_of(launch, names)
-        if record is not None and _is_ours(ops):
-            out[shape_digest(shape)] = record
+        group = groups[graph.ops[launch.ops[0]].outputs[0]]
+        record = record_of(launch, group.names)
+        if record is not None and group.shape in digests:
+            out[digests[group.shape]] = record
     return out
 
 
-def _digests(found: Iterable[tuple[Sequence[Op], Names, object, Names]]) -> list[str]:
-    """Of the distinct shapes that records can be found for."""
-    ours = dict.fromkeys(shape for ops, _, shape, _ in found if _is_ours(ops))
-    return [shape_digest(shape) for shape in ours]
+def coded_groups(graph: Graph) -> tuple[Group, ...]:
+    """The groups that need code, in order."""
+    if coded_groups not in graph.derived:
+        found = []
+        for ops in graph.groups:
+            if not needs_no_code(graph, ops):
+                outputs = live_outputs(graph, ops)
+                found.append(Group(ops, outputs, *shape_of(graph, ops, outputs)))
+        graph.derived[coded_groups] = tuple(found)
+    groups: tuple[Group, ...] = graph.derived[coded_groups]
+    return groups
 
 
-def _is_ours(ops: Sequence[Op]) -> bool:
+def digests_of(graph: Graph) -> Mapping[object, str]:
+    """Names for the distinct shapes of a graph's groups that mean the same in any process."""
+    if digests_of not in graph.derived:
+        ours = dict.fromkeys(g.shape for g in coded_groups(graph) if is_built_in(g.ops))
+        graph.derived[digests_of] = {shape: shape_digest(shape) for shape in ours}
+    digests: Mapping[object, str] = graph.derived[digests_of]
+    return digests
+
+
+def is_built_in(ops: Sequence[Op]) -> bool:
     """Whether a group's shape says what it computes: users may declare operators anew."""
     return all(BUILT_IN.get(op.operator) is op.definition for op in ops)
+
+
+def able(
+    graph: Graph, ops: Sequence[Op], outputs: Sequence[str], numerics: Numerics
+) -> tuple[KernelTemplate, ...]:  # fmt: skip
+    """Templates that may compute a group, the one that is used without tuning first. Templates add
+    in orders of their own, so that under "reproducible" there is that one only."""
+    given = graph, ops, outputs
+    first = next((t for t in TEMPLATES if t.matches(*given)), None)
+    if first is None or numerics == "reproducible":
+        return () if first is None else (first,)
+    other = next(t for t in TEMPLATES if not isinstance(t, Marked) and t.matches(*given))
+    more = (t for t in TEMPLATES if isinstance(t, Marked) and t.serves(*given))
+    return tuple(dict.fromkeys((first, *more, other)))
 
 
 def _make(
@@ -124,14 +176,6 @@ def _make(
 #
 # Networks repeat their blocks. Groups that differ in the names of blobs only get one kernel object,
 # which saves building, printing and hashing it again.
-
-
-def _seen(graph: Graph, ops: Sequence[Op]) -> tuple[Names, object, Names] | None:
-    """Live outputs, shape and blobs of a group; None where it needs no code."""
-    if needs_no_code(graph, ops):
-        return None
-    outputs = live_outputs(graph, ops)
-    return outputs, *shape_of(graph, ops, outputs)
 
 
 def shape_of(graph: Graph, ops: Sequence[Op], outputs: Names) -> tuple[object, Names]:

@@ -59,6 +59,28 @@ class Frugal(Protocol):
         results in place of operands. They need not be in the space."""
 
 
+@runtime_checkable
+class Marked(Protocol):
+    """A template for groups that others compute as well, in another order of additions. It matches
+    those that a pass marked for it."""
+
+    def serves(self, graph: Graph, ops: Sequence[Op], outputs: Sequence[str]) -> bool:
+        """Whether this template can compute the group, marked or not."""
+
+
+@runtime_checkable
+class Estimating(Protocol):
+    """A template that says what its configs cost, before any of them is built."""
+
+    def estimate(
+        self, graph: Graph, ops: Sequence[Op], outputs: Sequence[str], device: Device,
+        config: Config,
+    ) -> float:  # fmt: skip
+        """About how long a kernel takes, weights not in any cache, until the last thread is done;
+        in multiply-adds of one vector by one core. Configs of one problem compare, and so do
+        templates that compute the same one."""
+
+
 def each_once(found: Sequence[Config]) -> list[Config]:
     """The configs in their order, without those that stood before."""
     return [c for k, c in enumerate(found) if c not in found[:k]]

@@ -51,7 +51,7 @@ from .microkernel import Level, MicroKernel, Panel, Rows, Segment, bind
 from .packing import Stage, Weights, write
 from .recipe import prepared, recipe
 from .template import Config, required
-from .winograd_configs import Tiles, lean, ranked, shares, steps, vectors_of
+from .winograd_configs import Tiles, estimate, lean, ranked, shares, steps, vectors_of
 from .winograd_transforms import applied, transformed_weights, transforms
 
 Array = npt.NDArray[Any]
@@ -70,7 +70,7 @@ class _Writer:
 
     def __init__(self, p: ConvGroup, device: Device, config: Config) -> None:
         self.p, self.config = p, config
-        self.m: int = p.anchor.attr("winograd")
+        self.m: int = config["m"]
         self.maps = transforms(self.m)
         self.a = self.maps.size
         self.points = self.a * self.a
@@ -459,20 +459,25 @@ def pack_transformed(
 
 
 class Winograd:
-    """Convolutions that a pass marked with the tile size of Winograd's algorithm, and the pointwise
-    ops behind them.
+    """Convolutions of 3x3 windows that a pass marked with the tile size of Winograd's algorithm, or
+    that a config says it for, and the pointwise ops behind them.
 
     `flops` of its kernels is that of a direct sum, so that rates compare; `own_flops` says how many
     the products at the points take.
 
-    Config: tiles (that go through the steps together), mr, nb (tiles and vectors of results per
-    register tile), vectors (of results that M holds), phases (1 or 3), items.
+    Config: m (results per axis of one tile), tiles (that go through the steps together), mr, nb
+    (tiles and vectors of results per register tile), vectors (of results that M holds), phases (1
+    or 3), items.
     """
 
     name = "winograd"
-    version = 2
+    version = 3
 
     def matches(self, graph: Graph, ops: Sequence[Op], outputs: Sequence[str]) -> bool:
+        p = _group(graph, ops, outputs)
+        return p is not None and bool(p.anchor.attr("winograd"))
+
+    def serves(self, graph: Graph, ops: Sequence[Op], outputs: Sequence[str]) -> bool:
         return _group(graph, ops, outputs) is not None
 
     def space(
@@ -490,6 +495,12 @@ class Winograd:
     ) -> list[Config]:
         return lean(_require(graph, ops, outputs), device)
 
+    def estimate(
+        self, graph: Graph, ops: Sequence[Op], outputs: Sequence[str], device: Device,
+        config: Config,
+    ) -> float:  # fmt: skip
+        return estimate(_require(graph, ops, outputs), device, config)
+
     def instantiate(
         self, graph: Graph, ops: Sequence[Op], outputs: Sequence[str], device: Device,
         config: Config,
@@ -499,7 +510,9 @@ class Winograd:
 
 def _group(graph: Graph, ops: Sequence[Op], outputs: Sequence[str]) -> ConvGroup | None:
     p = conv_group(graph, ops, outputs)
-    if p is None or p.chosen is not None or not p.anchor.attr("winograd"):
+    if p is None or p.chosen is not None or p.group != 1 or p.window.kernel != (3, 3):
+        return None
+    if {*p.window.strides, *p.window.dilations} != {1}:
         return None
     return p if p.x.layout.is_blocked and p.dtype is f32 else None
 

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from ...ops.expr import Expr, index
+from ..passes.winograd import LINE_SLOTS, PLACE_SLOTS, TILES
 from .conv_group import ConvGroup
 from .device import Device
 from .ir import Stmt
@@ -17,9 +18,7 @@ BATCH_ROUNDS = (1, 2, 4, 8)  # register tiles of tiles that go through the steps
 ITEM_SLOTS = 50_000  # an item takes at least about 5 microseconds
 ITEMS_PER_THREAD = (1, 2, 4)  # more share the work out better, fewer keep V and M in the cache
 PHASE_SLOTS = 8_000  # what threads wait for the last of them at the end of a phase
-PLACE_SLOTS = 5.0  # multiply-add slots that one place of a transformed tile takes, per vector
 CACHE_SHARE = 0.75  # of the second cache is for V and M; U and the images pass through the rest
-STREAM_SLOTS = 10.0  # multiply-add slots between vectors of a panel that is streamed
 # Slots that a line takes: of U beyond the first cache, where it is asked for early; of V beyond the
 # second, read in the order of memory; of V and M when transforms write or read them there, which
 # all lie far apart.
@@ -79,7 +78,7 @@ def steps(p: ConvGroup, lanes: int, tiles: int) -> tuple[int, int]:
 
 def shares(p: ConvGroup, config: Config) -> int:
     """Items of the one phase, each with a V and an M of its own."""
-    batches = -(-Tiles.of(p, p.anchor.attr("winograd")).count // config["tiles"])
+    batches = -(-Tiles.of(p, config["m"]).count // config["tiles"])
     each = -(-batches // config["items"])
     return -(-batches // each)
 
@@ -87,7 +86,7 @@ def shares(p: ConvGroup, config: Config) -> int:
 def scratch_elements(p: ConvGroup, device: Device, config: Config) -> int:
     """Elements of all V and M."""
     v_step, m_step = steps(p, device.lanes(p.dtype), config["tiles"])
-    points = (p.anchor.attr("winograd") + 2) ** 2
+    points = (config["m"] + 2) ** 2
     workers = shares(p, config) if config["phases"] == 1 else 1
     return workers * points * (v_step + config["vectors"] * m_step)
 
@@ -116,10 +115,10 @@ class _Costs:
         """All products for so many tiles. The first register tile that meets a panel of U waits
         for it; the others find it in a cache."""
         rounds = -(-tiles // mr)
-        busy = max(mr * nb, PIPELINE + nb)
-        slots = max(busy, STREAM_SLOTS * nb) + (rounds - 1) * busy
-        slots += rounds * (0.1 * mr + 0.2 * nb)
         vector = self.lanes * self.p.dtype.bytes
+        busy = max(mr * nb, PIPELINE + nb)
+        slots = max(busy, LINE_SLOTS * nb * vector / LINE) + (rounds - 1) * busy
+        slots += rounds * (0.1 * mr + 0.2 * nb)
         both = self.p.depth * (nb * vector + tiles * self.p.dtype.bytes)  # of U and V at one point
         near = 2 * both <= self.device.l1_bytes
         slots += PANEL_LINE * nb * vector / LINE * (1 if near else rounds)
@@ -172,13 +171,28 @@ class _Costs:
         return total / self.device.threads + 3 * PHASE_SLOTS
 
 
+def estimate(p: ConvGroup, device: Device, config: Config) -> float:
+    """Slots until the last thread is done."""
+    costs = _Costs(p, device, Tiles.of(p, config["m"]))
+    return costs.together(config) if config["phases"] == 1 else costs.apart(config)
+
+
 def ranked(p: ConvGroup, device: Device) -> list[Config]:
-    """Configs worth trying, the one with the least estimate first, both schedules among them."""
+    """Configs worth trying, the one with the least estimate first; of every size of tile, both
+    schedules are among them."""
     threads = device.threads
     items = [1] if threads == 1 else [threads * k for k in ITEMS_PER_THREAD]
-    found = sorted(_candidates(p, device, items), key=_estimate)
-    best = [f for n in (1, 3) for f in [f for f in found if f[1]["phases"] == n][:KEPT]]
-    return [c for _, c in sorted(best, key=_estimate)]
+    best: list[tuple[float, Config]] = []
+    for m in sizes(p):
+        found = sorted(_candidates(p, m, device, items), key=_first)
+        best += (f for n in (1, 3) for f in [f for f in found if f[1]["phases"] == n][:KEPT])
+    return [c for _, c in sorted(best, key=_first)]
+
+
+def sizes(p: ConvGroup) -> tuple[int, ...]:
+    """Results per axis of a tile: the number that a pass marked the convolution with, or all."""
+    marked: int = p.anchor.attr("winograd")
+    return (marked,) if marked else TILES
 
 
 def lean(p: ConvGroup, device: Device) -> list[Config]:
@@ -190,21 +204,22 @@ def lean(p: ConvGroup, device: Device) -> list[Config]:
     most = scratch_elements(p, device, ranked(p, device)[0])
     return falling(
         (cost, size, config)
-        for cost, config in _candidates(p, device, items)
+        for m in sizes(p)
+        for cost, config in _candidates(p, m, device, items)
         if cost < direct and (size := scratch_elements(p, device, config)) < most
     )
 
 
 def _candidates(
-    p: ConvGroup, device: Device, items: Sequence[int]
+    p: ConvGroup, m: int, device: Device, items: Sequence[int]
 ) -> Iterator[tuple[float, Config]]:
     """(estimate, config), both schedules. items: how many the one phase may have."""
-    costs = _Costs(p, device, Tiles.of(p, p.anchor.attr("winograd")))
+    costs = _Costs(p, device, Tiles.of(p, m))
     count, vectors, threads = costs.tiles.count, costs.vectors, device.threads
     for mr, nb in _register_tiles(count, vectors, device):
         rounds = -(-count // mr)
         worth = max(1, int(costs.products(count, mr, nb) / ITEM_SLOTS))
-        config = {"tiles": rounds * mr, "mr": mr, "nb": nb, "vectors": vectors, "phases": 3,
+        config = {"m": m, "tiles": rounds * mr, "mr": mr, "nb": nb, "vectors": vectors, "phases": 3,
                   "items": min(threads * PHASE_ITEMS, worth)}  # fmt: skip
         yield costs.apart(config), config
         for n in dict.fromkeys((*(r for r in BATCH_ROUNDS if r < rounds), rounds)):
@@ -212,12 +227,12 @@ def _candidates(
             for wanted in dict.fromkeys(min(i, batches, worth) for i in items):
                 for share in dict.fromkeys((nb, 4 * nb, vectors)):
                     if vectors % share == 0:
-                        config = {"tiles": n * mr, "mr": mr, "nb": nb, "vectors": share,
+                        config = {"m": m, "tiles": n * mr, "mr": mr, "nb": nb, "vectors": share,
                                   "phases": 1, "items": wanted}  # fmt: skip
                         yield costs.together(config), config
 
 
-def _estimate(found: tuple[float, Config]) -> float:
+def _first(found: tuple[float, Config]) -> float:
     return found[0]
 
 

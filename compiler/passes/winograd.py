@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from ...ops.types import TensorType, f32
@@ -14,12 +14,15 @@ from .convolutions import Algorithm, algorithm
 from .layout import PLANAR_CHANNELS
 from .rewrite import SourceRewriter
 
+MARK: Final = "winograd"
+"""The attribute that says how many results per axis a tile has."""
+
 TILES: Final = (2, 4)
 FEW_ROWS: Final = 9  # multiply-adds of a register tile that hide their latency
-ROWS: Final = 14  # of a common register tile
-TRANSFORM: Final = 9.0  # multiply-adds that one place of a transformed tile takes, per vector
+ROWS: Final = 28  # of the largest register tile, a vector wide
+PLACE_SLOTS: Final = 5.0  # multiply-adds that one place of a transformed tile takes, per vector
 LINE: Final = 64  # bytes of weights that arrive together
-LINE_SLOTS: Final = 20.0  # multiply-adds while a core waits for its share of memory's bandwidth
+LINE_SLOTS: Final = 12.0  # multiply-adds while a core waits for its share of memory's bandwidth
 GAIN: Final = 1.1  # that another way of rounding must be worth
 
 
@@ -37,13 +40,18 @@ class ChooseWinograd(Pass):
         rewriter = SourceRewriter(graph)
 
         def visit(op: Op, inputs: tuple[Value | None, ...]) -> Value | tuple[Value, ...] | None:
-            m = tile_size(graph, op, self.block)
-            if not m:
+            found = marked(graph, op, self.block)
+            if found is op:
                 return None
-            attrs = op.attributes | {"winograd": m}
-            return rewriter.op(op.operator, *inputs, out=op.outputs, **attrs)
+            return rewriter.op(op.operator, *inputs, out=op.outputs, **found.attributes)
 
         return rewriter.run(visit)
+
+
+def marked(graph: Graph, op: Op, block: int) -> Op:
+    """The op with the size of tile that it should be computed with, if with any."""
+    m = tile_size(graph, op, block)
+    return replace(op, attrs=tuple((k, m if k == MARK else v) for k, v in op.attrs)) if m else op
 
 
 def tile_size(graph: Graph, op: Op, block: int) -> int:
@@ -67,8 +75,9 @@ def tile_size(graph: Graph, op: Op, block: int) -> int:
     return best
 
 
-# Costs count multiply-adds of one vector. Arithmetic and the stream of weights from memory go on
-# side by side: what takes longer decides.
+# Costs count multiply-adds of one vector, by the figures that choose the kernels' configs, too
+# (`kernels/winograd_configs.py`). Arithmetic and the stream of weights from memory go on side by
+# side: what takes longer decides.
 
 
 def _direct(x: TensorType, w: TensorType, window: Window, block: int) -> float:
@@ -90,7 +99,7 @@ def _winograd(x: TensorType, w: TensorType, window: Window, block: int, m: int) 
     rounds = -(-tiles // ROWS)
     rows = max(-(-tiles // rounds), FEW_ROWS) * rounds
     products = points * x.dims[1] * vectors * rows * 1.1
-    additions = points * tiles * (inputs + vectors) * TRANSFORM
+    additions = points * tiles * (inputs + vectors) * PLACE_SLOTS
     return max(products, _stream(w, points)) + additions
 
 

@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from ..errors import InputError
 from ..graph.arrays import aligned_empty
-from .address import address
+from .fields import address
 
 Array = npt.NDArray[Any]
 Bounds = tuple[int, int]

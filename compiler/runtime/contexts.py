@@ -9,12 +9,13 @@ from __future__ import annotations
 import ctypes
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from .constants import allocated
-from .driver import Frame
+from .driver import Entry, Expected, Frame, Slot
 from .linux import available_processors
 from .threads import ThreadPool
 
@@ -26,12 +27,16 @@ _STEP_BYTES = 24
 class Bindings:
     """A program's steps, bound as far as it goes without memory.
 
-    table: one address per parameter of every launch; those of constants are final. in_arena: the
-    entries that lie in the arena, and where in it. steps: per step its code, its first entry in the
-    table, and its items.
+    inputs: dtype and shape of each. table: one address per parameter of every launch; those of
+    constants are final. slots: the entries that change from call to call, the number of the array
+    whose address goes there (inputs, then outputs), and bytes from its start. in_arena: the entries
+    that lie in the arena, and where in it. steps: per step its code, its first entry in the table,
+    and its items.
     """
 
+    inputs: Sequence[tuple[np.dtype[Any], tuple[int, ...]]]
     table: _Words
+    slots: Sequence[tuple[int, int, int]]
     in_arena: tuple[npt.NDArray[np.intp], _Words]
     steps: Sequence[tuple[int, int, int]]
     arena_bytes: int
@@ -40,7 +45,8 @@ class Bindings:
 class Context:
     """Memory for one call at a time."""
 
-    __slots__ = ("_pool", "_steps", "_table", "_wake", "_whole", "arena", "entries", "whole")
+    __slots__ = ("_entry", "_inputs", "_pool", "_slots", "_steps", "_table", "_wake", "_whole",
+                 "arena", "entries", "entry", "whole")  # fmt: skip
 
     def __init__(self, bound: Bindings, pool: ThreadPool) -> None:
         self.arena = allocated((bound.arena_bytes,), np.uint8)
@@ -55,6 +61,16 @@ class Context:
         self._wake = any(items > 1 for *_, items in steps)
         self._whole = self.frame(0, len(steps))
         self.whole = ctypes.addressof(self._whole)
+        self._inputs = (Expected * len(bound.inputs))(*(
+            Expected(id(dtype), len(shape), (ctypes.c_int64 * len(shape))(*shape))
+            for dtype, shape in bound.inputs
+        ))  # fmt: skip
+        self._slots = (Slot * len(bound.slots))(*(Slot(*slot) for slot in bound.slots))
+        self._entry = Entry(
+            self.whole, base, ctypes.addressof(self._inputs), len(self._inputs),
+            ctypes.addressof(self._slots), len(self._slots), id(np.ndarray),
+        )  # fmt: skip
+        self.entry = ctypes.addressof(self._entry)
 
     def frame(self, first: int, end: int) -> Frame:
         """Steps first..end as the driver takes them. Without shared steps no worker is woken."""

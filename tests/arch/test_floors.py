@@ -30,8 +30,9 @@ FLOORS = (
     ("compiler.frontends", "compiler.passes"),
     ("compiler.memory", "compiler.kernels"),
     ("compiler.codegen",),
-    ("compiler.store", "compiler.runtime"),
+    ("compiler.store", "compiler.records", "compiler.runtime"),
     ("compiler.inspect",),
+    ("compiler.tuning",),
     ("compiler.api",),
     ("compiler.cli",),
 )
@@ -41,7 +42,7 @@ STRANGERS = ("ops", "autotune")
 # What is imported where it is used, because it may be missing or because it is slow to load.
 OPTIONAL = (
     "cuda",
-    "dask",
+    "distributed",
     "ncnn",
     "numba",
     "onnx",

@@ -264,6 +264,50 @@ def test_folders_of_others_are_not_used(
     assert store.get(KEY) == PAYLOAD
 
 
+@pytest.mark.parametrize("create", [False, True])
+@pytest.mark.parametrize("kind", ["nothing", "file", "link", "broken link", "folder", "pipe"])
+def test_files_of_others_beside_the_entries(
+    root: Path, tmp_path: Path, kind: str, create: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = root / "others"
+    assert Store(root).beside("others") == path and not root.exists(), "looking must not write"
+    Store(root).put(KEY, PAYLOAD)
+    target = tmp_path / "target"
+    if kind == "file":
+        path.write_text("rows")
+    elif kind in ("link", "broken link"):
+        path.symlink_to(target)
+        if kind == "link":
+            target.write_text("rows")
+    elif kind == "folder":
+        path.mkdir()
+    elif kind == "pipe":
+        os.mkfifo(path)
+    found = Store(root).beside("others", create=create)
+    if kind in ("nothing", "file"):
+        assert found == path and not warnings(caplog)
+        assert path.exists() is (kind == "file"), "the file is for others to make"
+    else:
+        assert found is None
+        assert warnings(caplog) == [f"not caching in {root}: {path} is not a regular file"]
+
+
+def test_no_file_of_others_in_a_directory_of_others(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert Store(root).beside("others", create=True) == root / "others"
+    assert stat.S_IMODE(root.stat().st_mode) == 0o700
+    mine = os.geteuid()
+    monkeypatch.setattr(os, "geteuid", lambda: mine + 1)
+    assert Store(root).beside("others") is None
+    monkeypatch.undo()
+    (tmp_path / "link").symlink_to(root)
+    for create in (False, True):
+        assert Store(tmp_path / "link").beside("others", create=create) is None
+    monkeypatch.setenv("TILEWRIGHT_CACHE", "off")
+    assert Store().beside("others", create=True) is None
+
+
 # Faults of the disk.
 
 

@@ -10,9 +10,14 @@ import numpy as np
 import pytest
 
 import tilewright as tw
+from tilewright.autotune.outcome import Measurement
+from tilewright.compiler.api.build import device_of
+from tilewright.compiler.api.compile import analyse
 from tilewright.compiler.cli import main
 from tilewright.compiler.cli.models import parse_shapes
 from tilewright.compiler.errors import OptionError
+from tilewright.compiler.records import open_records
+from tilewright.compiler.tuning.tasks import tasks_of
 
 from .models import write_open, write_static
 
@@ -340,6 +345,35 @@ def test_cache_explain_names_the_field_that_differs(
     assert {"cpu", "features", "vector_bits"} <= differences
     tilewright("cache", "explain", model)
     assert "cpu: wanted 'nehalem', stored" in capsys.readouterr().out
+
+
+def test_cache_explain_says_where_configs_come_from(
+    model: str, private_cache: Path, capsys: Capture
+) -> None:
+    arguments = ("cache", "explain", model, "--threads", "1")
+    config, only = (k["config"] for k in answer(capsys, *arguments)["kernels"])
+    assert only is None and config["verdict"] == "none" and config["nearest"] is None
+    assert not private_cache.exists()
+
+    compiled = analyse(model, threads=1)
+    (use,) = tasks_of(compiled, device_of(compiled.target, compiled.options))
+    with open_records(writing=True, strict=True) as records:
+        for k, seconds in enumerate((3e-3, 1e-3)):
+            records.add(use.task.key, use.task.space[k],
+                        Measurement(seconds, 0.9 * seconds, 1.1 * seconds, 9), is_default=k == 0,
+                        features=use.task.features)  # fmt: skip
+    config, only = (k["config"] for k in answer(capsys, *arguments)["kernels"])
+    assert config["verdict"] == "record" and config["problem"] == use.task.key.digest
+    assert config["record"]["seconds"] == 1e-3
+    assert config["record"]["config"] == dict(use.task.space[1].config)
+    tilewright(*arguments)
+    out = capsys.readouterr().out
+    assert "  config of a record\n" in out and "1000.0 us on" in out
+    assert "code: miss" in out and "  the only config there is\n" in out
+
+    config, _ = (k["config"] for k in answer(capsys, *arguments[:3], "--threads", "2")["kernels"])
+    assert config["verdict"] == "none" and config["nearest"]["seconds"] == 1e-3
+    assert config["differences"] == ["threads: 2 here, 1 there"]
 
 
 def test_a_cache_that_is_switched_off(

@@ -164,3 +164,15 @@ def test_alternatives_are_made_as_they_are_asked_for(monkeypatch: pytest.MonkeyP
     assert not made
     next(found)
     assert len(made) == 1
+
+
+def test_the_default_is_an_alternative_to_any_other_config() -> None:
+    graph = one_group(winograd_graph(4, **LARGE)[0])
+    problem = graph, graph.ops, graph.outputs, AVX512
+    default, other = Winograd().default(*problem), Winograd().space(*problem)[-1]
+    assert default != other
+    launch = replace(Winograd().instantiate(*problem, other), ops=tuple(range(len(graph.ops))))
+    found = [dict(x.kernel.config) for x in alternatives(graph, launch, AVX512, "standard")]
+    assert found[0] == default
+    plain = alternatives(graph, launch_of(graph), AVX512, "standard")
+    assert dict(next(plain).kernel.config) != default

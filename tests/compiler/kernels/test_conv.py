@@ -241,11 +241,11 @@ def test_strided_input_from_beyond_the_second_cache_is_asked_for_a_channel_block
 
 
 def test_weights_that_serve_few_tiles_are_asked_for() -> None:
-    """All lines from 8 KiB behind the first one on; none where 36 tiles use them in turn."""
+    """All lines from 2 KiB behind the first one on; none where 36 tiles use them in turn."""
     shape = (32, 96, 1, 1)
     _, w = _asked_for(shape, AVX512, th=1, tw=12, nb=2, **WHOLE)
-    assert w == set(range(128, 96 * 2)), "two lines of weights for each of 96 channels"
+    assert w == set(range(32, 96 * 2)), "two lines of weights for each of 96 channels"
     _, w = _asked_for(shape, AVX512, th=1, tw=4, nb=2, **WHOLE)
     assert not w
     _, w = _asked_for(shape, AVX512, th=1, tw=4, nb=2, **{**WHOLE, "order": "sp"})
-    assert w == set(range(128, 96 * 2)), "other panels come in between"
+    assert w == set(range(32, 96 * 2)), "other panels come in between"

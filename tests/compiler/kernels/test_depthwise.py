@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,9 @@ from tilewright.compiler.graph.builder import GraphBuilder
 from tilewright.compiler.graph.ir import Graph
 from tilewright.compiler.kernels.depthwise import WIDEST, Depthwise
 from tilewright.compiler.kernels.device import Device
+from tilewright.compiler.kernels.ir import Prepared
 
+from .interpret import Hints, run_kernel
 from .native import Native, host_device
 from .support import AVX512, DEVICES, blocked_group, check_group, stored
 
@@ -101,3 +104,25 @@ def test_declines() -> None:
     assert matches()
     assert not matches(multiplier=2), "several output channels per group are a grouped convolution"
     assert not matches(kernel=(1, WIDEST + 1), pads=(0, WIDEST // 2)), "too much code"
+
+
+def asked_for(device: Device, **attrs: Any) -> set[int]:
+    """The lines of 32 channels of 12 x 12 places, 12 a row, that a kernel asks for ahead."""
+    graph, feeds = depthwise_graph((1, 32, 12, 12), (3, 3), AVX512, bias=False, pads=1, **attrs)
+    config = DEPTHWISE.default(graph, graph.ops, graph.outputs, device)
+    launch = DEPTHWISE.instantiate(graph, graph.ops, graph.outputs, device, config)
+    made = next(a for a in launch.args if isinstance(a, Prepared))
+    weights = made.make(graph.blobs[made.blobs[0]].value)
+    arrays = [stored(feeds["x"], graph.type("x")).reshape(-1), weights.reshape(-1), None]
+    hints: Hints = {}
+    run_kernel(launch.kernel, arrays, hints=hints)
+    x = launch.kernel.params[0]
+    return {at // 16 for at in hints.get(x, ()) if at < x.elements}
+
+
+def test_strided_input_from_beyond_the_second_cache_is_asked_for_two_rows_ahead() -> None:
+    """Every line, but those that the first two rows of results read, also across blocks."""
+    small = replace(AVX512, l2_bytes=4 * 32 * 144 - 1)
+    assert asked_for(small, strides=2) == set(range(4 * 12 - 1, 2 * 144))
+    assert not asked_for(replace(small, l2_bytes=small.l2_bytes + 1), strides=2), "it fits"
+    assert not asked_for(small), "windows that move by single rows"

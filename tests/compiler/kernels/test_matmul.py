@@ -11,7 +11,7 @@ import pytest
 
 from tilewright.compiler.graph.builder import GraphBuilder, Value
 from tilewright.compiler.graph.ir import Graph
-from tilewright.compiler.kernels.matmul import AHEAD, AHEAD_ONE_ROW, LINE, Gemm
+from tilewright.compiler.kernels.matmul import AHEAD, LINE, STREAMED, Gemm, cold_slots
 from tilewright.compiler.kernels.matmul_group import pack_panels
 
 from .interpret import Hints, run_kernel
@@ -189,9 +189,31 @@ def test_every_panel_is_asked_for_before_it_is_read(rows: int, kc: int) -> None:
     run_kernel(launch.kernel, arrays, hints=hints)
     line = LINE // 4
     asked = {at // line for at in hints[panels]}
-    lone = AHEAD_ONE_ROW if rows == 1 else AHEAD
-    first = steps * config["nb"] * AVX2.lanes() if rows > config["mr"] else lone // 4
+    first = steps * config["nb"] * AVX2.lanes() if rows > config["mr"] else AHEAD // 4
     assert asked.issuperset(range(first // line, panels.elements // line))
+
+
+def test_few_rows_take_constants_from_memory_once() -> None:
+    """A panel that is larger than the second cache would come from beyond it for every tile."""
+
+    def tile(rows: int, steps: int, columns: int = 1024) -> tuple[int, int]:
+        t = Maker()
+        graph, _ = t.finish(t.input(rows, steps) @ t.constant(steps, columns))
+        config = GEMM.default(graph, graph.ops, graph.outputs, AVX512)
+        return config["mr"], config["nb"]
+
+    far = STREAMED * AVX512.l2_bytes // 1024 // 4 + 8
+    assert tile(1, far) == (1, 1) and tile(4, far) == (4, 1)
+    assert tile(8, far) == (8, 3)
+    assert tile(1, 256)[1] > 1, "cached panels are best wide"
+    assert tile(8, 1024, 1024)[0] < 8, "rows that share a cache set"
+
+
+def test_what_a_tile_waits_for_memory() -> None:
+    assert cold_slots(1, 1, 1) == cold_slots(4, 1, 1), "memory sets the pace"
+    assert cold_slots(1, 2, 1) > 2 * cold_slots(1, 1, 1), "in bursts it serves worse"
+    assert cold_slots(1, 1, 0.5) < cold_slots(1, 1, 1), "half a line"
+    assert cold_slots(30, 1, 1) > 30, "work hides it"
 
 
 def test_rows_that_share_a_cache_set() -> None:

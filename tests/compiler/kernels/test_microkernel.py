@@ -7,8 +7,23 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from tilewright.compiler.kernels.ir import Buffer, For, If, Kernel, Phase, Set, Stmt, Store, loop
+from tilewright.compiler.kernels.ir import (
+    Buffer,
+    For,
+    If,
+    Kernel,
+    Phase,
+    Prefetch,
+    Set,
+    Stmt,
+    Store,
+    loop,
+    statements,
+)
 from tilewright.compiler.kernels.microkernel import (
+    AHEAD,
+    LINE,
+    NEXT,
     Level,
     MicroKernel,
     Panel,
@@ -19,7 +34,7 @@ from tilewright.compiler.kernels.microkernel import (
     round_width,
     simplified,
 )
-from tilewright.ops.expr import compare, const, index, select, var
+from tilewright.ops.expr import compare, const, index, linear, select, var
 from tilewright.ops.types import f32
 
 from .interpret import KernelError, run_kernel
@@ -114,6 +129,18 @@ def test_chains_take_turns(steps: int) -> None:
     left = wide_a[3:103].reshape(2, 50)[:, : 2 * steps : 2]
     want = 4 * wide_a[390:392, None] + left @ wide_b[1 : 1 + 8 * steps].reshape(steps, 8)
     np.testing.assert_array_equal(found, want)
+
+
+def test_a_panel_from_far_away_is_asked_for_twice() -> None:
+    """Every line of a step: long before for the second cache, and for the first one in time."""
+    micro = MicroKernel(f32, 16, (2,), 2)
+    rows, segments = Rows(A, index(0), (40,)), [Segment((Level(1, 1),))]
+    body = micro.accumulate(rows, Panel(B, index(0), 32, far=True), segments)
+    hints = [s for s in statements(body) if isinstance(s, Prefetch)]
+    asked = {(linear(s.offset)[1] * 4, s.far) for s in hints if s.buffer is B}
+    assert asked == {(at + k, at == AHEAD) for at in (AHEAD, NEXT) for k in (0, LINE)}
+    near = micro.accumulate(rows, Panel(B, index(0), 32), segments)
+    assert not any(isinstance(s, Prefetch) for s in statements(near))
 
 
 def test_loops_that_continue_each_other_merge() -> None:

@@ -95,7 +95,7 @@ def test_what_transforms_touch_is_asked_for() -> None:
     """All results, and of the inputs those that the next tiles of the item read first."""
     case = dict(x_shape=(1, 32, 16, 16), w_shape=(32, 32, 3, 3), pads=1, bias=False)
     graph, feeds = winograd_graph(4, **case)
-    config = {"tiles": 4, "mr": 4, "nb": 2, "vectors": 2, "phases": 1, "items": 1}
+    config = {"m": 4, "tiles": 4, "mr": 4, "nb": 2, "vectors": 2, "phases": 1, "items": 1}
     launch = WINOGRAD.instantiate(graph, graph.ops, graph.outputs, AVX512, config)
     x, u, y, *_ = launch.kernel.params
     made = launch.args[1]

@@ -38,10 +38,12 @@ def test_layers_with_many_places_take_large_tiles(case: tuple[int, int, int]) ->
 
 
 def test_few_places_take_smaller_tiles_or_none() -> None:
-    """At 8 x 8 places F(4) would read 36 / 9 of the weights for 4 tiles; at 7 x 7 with 512
-    channels even the 16 / 9 of F(2) take longer than the sums they save."""
+    """At 8 x 8 places F(4) would read 36 / 9 of the weights for 4 tiles; at 4 x 4 even the 16 / 9
+    of F(2) take longer than the sums they save."""
+    assert chosen(net(512, 12, 512).build()) == 4
     assert chosen(net(128, 8, 128).build()) == 2
-    assert chosen(net(512, 7, 512).build()) == 0
+    assert chosen(net(512, 7, 512).build()) == 2
+    assert chosen(net(512, 4, 512).build()) == 0
     assert chosen(net(512, 7, 512, batch=16).build()) == 4
 
 

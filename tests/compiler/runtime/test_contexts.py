@@ -110,14 +110,14 @@ def test_a_call_inside_a_call_has_a_context_of_its_own() -> None:
     exe = chain(1)
     x = np.ones((N, N), np.float32)
     inner: list[np.ndarray] = []
-    run = exe._program._run
+    enter = exe._program._enter
 
-    def interrupted(frame: int) -> None:
-        exe._program._run = run
+    def interrupted(entry: int, objects: int) -> int:
+        exe._program._enter = enter
         inner.append(exe(2 * x))
-        run(frame)
+        return enter(entry, objects)
 
-    exe._program._run = interrupted
+    exe._program._enter = interrupted
     np.testing.assert_array_equal(exe(x), want(x))
     np.testing.assert_array_equal(inner[0], want(2 * x))
     assert len(exe._program.contexts.idle) == 2

@@ -1,0 +1,136 @@
+"""Successive halving over heats, each of the most promising candidates that are left.
+
+A heat is a few candidates side by side: all with few rounds, the better half with twice as many,
+and so on until one is left (Jamieson and Talwalkar, AISTATS 2016). The first heat holds the
+default, the starts, and those that the cost model likes best; later ones the best so far and those
+from which most is expected, given what is known (`belief.py`). When all that is left promises too
+little, those that may yet win run until `choice.winner` is certain.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from ..choice import MARGIN, doubtful, place, winner
+from ..outcome import Measurement, Outcome
+from ..runner import Request
+from ..task import Candidate, Task
+from .survey import Survey
+
+DOUBT: Final = 0.002
+"""What it is worth to know the winner for certain, as a share of its time."""
+
+
+@dataclass(frozen=True, slots=True)
+class Halving:
+    """width: candidates of a heat. rounds: samples of each at first. most: samples that any gets.
+    enough: the expected gain below which nothing new is tried. margin: of `choice.winner`."""
+
+    width: int = 4
+    rounds: int = 8
+    most: int = 256
+    enough: float = 0.005
+    margin: float = MARGIN
+    name: Final = "halving"
+
+    def search(
+        self, task: Task, known: Sequence[tuple[int, Outcome]], starts: Sequence[int]
+    ) -> HalvingSearch:
+        return HalvingSearch(self, Survey(task, known), starts)
+
+
+class HalvingSearch:
+    """One search; see the module."""
+
+    def __init__(self, how: Halving, survey: Survey, starts: Sequence[int]) -> None:
+        self._how, self._survey = how, survey
+        self._starts = [k for k in dict.fromkeys([0, *starts]) if k not in survey.tried]
+        self._heat: list[int] = []
+        self._settling = False
+
+    def ask(self) -> Request | None:
+        if not self._settling:
+            request = self._half() or self._next_heat()
+            if request is not None:
+                return request
+            self._settling = True
+        return self._earlier() or self._settle()
+
+    def tell(self, outcomes: Sequence[tuple[int, Outcome]]) -> None:
+        """Places that nothing is told of are left alone from now on."""
+        self._survey.tell(outcomes)
+        self._survey.give_up(self._heat)
+
+    def remaining_gain(self) -> float:
+        return max(0.0 if self._settling else self._survey.gain,
+                   DOUBT if self._doubtful else 0.0)  # fmt: skip
+
+    # ---------------------------------------------------------------- heats
+
+    def _half(self) -> Request | None:
+        """The better half of the heat again, until one is left."""
+        times = self._survey.measured
+        running = sorted((k for k in self._heat if k in times), key=lambda k: times[k].seconds)
+        self._heat = running[: (len(running) + 1) // 2] if len(running) > 1 else []
+        return self._more(self._heat) if len(self._heat) > 1 else None
+
+    def _next_heat(self) -> Request | None:
+        survey, how = self._survey, self._how
+        if not self._starts and survey.tried and survey.gain < how.enough:
+            return None
+        best = survey.best
+        room = how.width - (best is not None)
+        new, self._starts = self._starts[:room], self._starts[room:]
+        new += survey.promising(room - len(new), new)
+        if not new:
+            return None
+        self._heat = new if best is None else [best, *new]
+        return Request(tuple(self._heat), how.rounds)
+
+    def _more(self, places: Sequence[int]) -> Request | None:
+        """So many rounds that the least sampled one has twice what it has."""
+        least = min(self._survey.measured[k].rounds for k in places)
+        rounds = min(least, self._how.most - least)
+        return Request(tuple(places), rounds) if rounds > 0 else None
+
+    # ---------------------------------------------------------------- the end
+
+    def _earlier(self) -> Request | None:
+        """Candidates that nobody tried, that would win if they tie, and are believed to: with them
+        the winner does not depend on the way that the search went."""
+        survey, how = self._survey, self._how
+        best, task = survey.best, survey.task
+        if best is None:
+            return None
+        limit = math.log(survey.measured[best].seconds * (1 + how.margin))
+        won = place(task.default, task.space[self._winner])
+        found = [k for k in survey.untried if survey.posterior.mean[k] <= limit
+                 and place(task.default, task.space[k]) < won]  # fmt: skip
+        if not found:
+            return None
+        found.sort(key=lambda k: place(task.default, task.space[k]))
+        self._heat = [best, *found[: how.width - 1]]
+        return Request(tuple(self._heat), how.rounds)
+
+    def _settle(self) -> Request | None:
+        """Those in doubt once more, until nobody is or they have run often enough."""
+        self._heat = self._doubtful
+        return self._more(self._heat) if self._heat else None
+
+    @property
+    def _doubtful(self) -> list[int]:
+        task = self._survey.task
+        return [task.places[c] for c in doubtful(task.default, self._outcomes, self._how.margin)]
+
+    @property
+    def _winner(self) -> int:
+        task = self._survey.task
+        return task.places[winner(task.default, self._outcomes, self._how.margin)]
+
+    @property
+    def _outcomes(self) -> dict[Candidate, Measurement]:
+        space = self._survey.task.space
+        return {space[k]: m for k, m in self._survey.measured.items()}

@@ -1,0 +1,62 @@
+"""What users may give as a model or a target, and what it stands for."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from ..codegen.cpu.target import CpuTarget, host
+from ..errors import ModelError, OptionError, TargetError
+from ..frontends import onnx as onnx_frontend
+from ..graph.builder import GraphBuilder
+from ..graph.ir import Graph
+from ..graph.text import parse
+from .deferred import Shapes, checked_shapes
+
+
+def cpu_target(name: str) -> CpuTarget:
+    """The CPU that a `target` argument means. Raises TargetError."""
+    if name == "cpu":
+        return host()
+    raise TargetError(f"target={name!r} is not available; known are 'cpu', 'cuda' and 'cuda:sm_90'")
+
+
+def read_source(
+    source: Any, shapes: Shapes | None, outputs: Sequence[str] | None
+) -> tuple[Graph | None, Any]:
+    """The graph, or the model that needs shapes first."""
+    shapes = checked_shapes(shapes)
+    if isinstance(source, GraphBuilder):
+        return source.build(), None
+    if isinstance(source, Graph):
+        return source, None
+    if isinstance(source, (str, os.PathLike)) and Path(source).suffix == ".txt":
+        return parse(_text(Path(source))), None
+    model = onnx_frontend.load(source)
+    ranked = all(v.dims is not None and v.dtype is not None for v in model.inputs)
+    if shapes is None and ranked and not model.is_static:
+        return None, model
+    return model.to_graph(shapes, outputs), model
+
+
+def read_closed(source: Any, shapes: Shapes | None, outputs: Sequence[str] | None) -> Graph:
+    """The graph. Raises OptionError when the model leaves shapes open."""
+    graph, model = read_source(source, shapes, outputs)
+    if graph is None:
+        raise open_shapes(model)
+    return graph
+
+
+def open_shapes(model: Any) -> OptionError:
+    """The error about a model that leaves shapes open."""
+    listed = ", ".join(f"{v.name}: {v}" for v in model.inputs)
+    return OptionError(f"the model leaves shapes open ({listed}); give them in shapes={{...}}")
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, ValueError) as e:
+        raise ModelError(f"graph text {str(path)!r} cannot be read: {e}") from e

@@ -1,0 +1,63 @@
+"""`tw.tune`: find faster kernels for a model within a budget, and keep what was measured."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
+
+from ...autotune.records import Records
+from ..options import options, parse_seconds
+from ..records import open_records, software
+from .crew import farm_crew, local_crew
+from .deferred import Shapes
+from .report import TuningReport
+from .source import cpu_target, read_closed
+from .tuning import Budget, Listener, Means, tuned
+
+
+def tune(
+    source: Any,
+    *,
+    target: str = "cpu",
+    budget: float | str = "10m",
+    numerics: str = "standard",
+    shapes: Shapes | None = None,
+    outputs: Sequence[str] | None = None,
+    threads: int | None = None,
+    records: str | os.PathLike[str] | None = None,
+    farm: str | None = None,
+    progress: Listener | None = None,
+) -> TuningReport:
+    """Measure candidates for a model's kernels, the ones first that promise most for its run time.
+
+    Every outcome is recorded at once. `tw.compile` uses what is recorded from then on, and another
+    `tune` goes on where this one ended. Candidates run in processes of their own, and their results
+    are checked before their times count.
+
+    source, target, numerics, shapes, outputs, threads: as for `tw.compile`; records are good for
+        compilations with the same numerics and number of threads.
+    budget: seconds, or text like "60s" or "10m", for all of it, compilations included. Ends within
+        5 % or 2 seconds of it, unless compiling the model takes longer than that by itself; ends
+        early when nothing is left to gain.
+    records: a file to keep outcomes in instead of the user's cache; see `tilewright records`.
+    farm: the address of a dask.distributed scheduler, such as "tcp://10.0.0.1:8786": its workers
+        run the candidates, each for the device that it is, and this process keeps the records.
+    progress: called with every event (`tilewright.autotune.events`), in this thread.
+
+    The first Ctrl-C or SIGTERM ends the search with the best so far, which the report says; the
+    second raises KeyboardInterrupt. Where all candidates for a kernel fail, the default serves, and
+    the report warns.
+
+    Raises as `tw.compile` does, and OptionError when shapes are open or nobody can run candidates.
+    """
+    spent = Budget(parse_seconds(budget))
+    chosen = options(numerics=numerics, threads=threads, tune=False)
+    machine = cpu_target(target)
+    graph = read_closed(source, shapes, outputs)
+    kept = open_records(writing=True) if records is None else Records(records, software())
+    crew = local_crew if farm is None else partial(farm_crew, farm)
+    with kept:
+        means = Means(kept, crew) if progress is None else Means(kept, crew, progress)
+        return tuned(graph, machine, chosen, spent, means)[0]

@@ -1,0 +1,282 @@
+"""How a model is tuned: compiled with defaults, profiled, searched, compiled with what was found.
+
+Both `tw.tune` and `tw.compile(tune=...)` come here. A budget counts from its first moment to its
+last: before searching begins, time is laid by for the compilation and the comparison that follow.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+import numpy as np
+
+from ...autotune.choice import winner
+from ...autotune.errors import TunerError
+from ...autotune.events import Event, Reached, Warned
+from ...autotune.farm import on_device
+from ...autotune.interrupts import Stop, stopped_by_signals
+from ...autotune.outcome import Measurement
+from ...autotune.records import Records
+from ...autotune.runner import Strategy
+from ...autotune.schedule import Job
+from ...autotune.session import Session, open_jobs
+from ...autotune.strategies.halving import Halving
+from ...autotune.task import Candidate
+from ..codegen.cpu.target import CpuTarget
+from ..errors import OptionError
+from ..graph.ir import Graph
+from ..kernels.select import digests_of, live_outputs, shape_of
+from ..options import Options
+from ..store import Store
+from ..tuning.choices import NO_CHOICES, Choice, Choices
+from ..tuning.fingerprint import fingerprint, label, same_model
+from ..tuning.tasks import Use, tasks_of
+from .build import Stopwatch, choose, device_of, link, optimise
+from .collector import paused_collector
+from .crew import Crew
+from .executable import Executable, random_input
+from .report import Comparison, TaskReport, TuningReport, compare, verdict_of, warnings_of
+
+Listener = Callable[[Event], None]
+Build = Callable[[Choices], Executable]
+Pairs = Sequence[tuple[float, float]]
+"""By launch of the default program: its seconds, and those of the launch in its place."""
+
+PROFILE_SHARE: Final = 0.03
+PROFILE_SECONDS: Final = 0.5
+COMPARE_SHARE: Final = 0.05
+COMPARE_SECONDS: Final = 2.0
+OBJECT_SECONDS: Final = 0.06
+"""To build the code of one kernel, where this process has built none yet."""
+CLOSE_SECONDS: Final = 0.5
+"""For worker processes to leave."""
+
+
+@dataclass(slots=True)
+class Budget:
+    """Seconds of the wall clock, from `began`, and what may end them before their time."""
+
+    seconds: float
+    began: float = field(default_factory=time.monotonic)
+    stop: Stop = field(default_factory=Stop)
+
+    @property
+    def end(self) -> float:
+        return self.began + self.seconds
+
+    @property
+    def elapsed(self) -> float:
+        return time.monotonic() - self.began
+
+    @property
+    def left(self) -> float:
+        return max(0.0, self.end - time.monotonic())
+
+
+@dataclass(frozen=True, slots=True)
+class Means:
+    """Who takes part. crew: makes those who run candidates; called once, when the model has been
+    compiled and has something to tune."""
+
+    records: Records
+    crew: Callable[[CpuTarget], Crew]
+    listener: Listener = lambda event: None
+    strategy: Strategy = field(default_factory=Halving)
+
+
+def tuned(
+    graph: Graph, target: CpuTarget, chosen: Options, budget: Budget, means: Means
+) -> tuple[TuningReport, Executable]:  # fmt: skip
+    """The report on tuning a graph, and the program with the kernels that were chosen.
+
+    The first Ctrl-C or SIGTERM ends the search; the second raises KeyboardInterrupt. Raises
+    OptionError where nobody can run candidates.
+    """
+    device, place = device_of(target, chosen), fingerprint(target)
+    build = _builder(graph, target, chosen)
+    warnings: list[str] = []
+
+    def tell(event: Event) -> None:
+        if isinstance(event, Warned):
+            warnings.append(event.text)
+        means.listener(event)
+
+    def reach(station: str) -> None:
+        tell(Reached(station, budget.elapsed))
+
+    with stopped_by_signals(budget.stop):
+        reach("compile")
+        default = build(NO_CHOICES)
+        reach("profile")
+        feeds = tuple(random_input(s, k) for k, s in enumerate(default.inputs))
+        once, seconds = _profiled(default, feeds, budget)
+        uses = tasks_of(default._compilation, device)
+        deadline = budget.end - _reserve(default, once, len(uses), budget)
+        reach("search")
+        ended = "searched"
+        found: list[_Found] = []
+        if uses:
+            crew = means.crew(target)
+            try:
+                for text in crew.left_out:
+                    tell(Warned(text))
+                ended, found = _searched(uses, seconds, crew, deadline, budget, means, tell, place)
+            finally:
+                crew.close()
+        reach("build")
+        choices = _choices(default, found)
+        program = build(choices) if choices else default
+        comparison: Comparison | None = None
+        pairs: Pairs = ()
+        if program is not default:
+            reach("compare")
+            comparison, pairs = _compared(default, program, feeds, budget)
+        tasks = tuple(_reported(f, pairs) for f in found)
+        for text in warnings_of(tasks, comparison):
+            tell(Warned(text))
+    report = TuningReport(
+        label(place), chosen.numerics, default.threads, budget.seconds, budget.elapsed, ended,
+        tasks, comparison, tuple(warnings),
+    )  # fmt: skip
+    return report, program
+
+
+@dataclass(frozen=True, slots=True)
+class _Found:
+    """What came of one task on the device that the program is for."""
+
+    use: Use
+    job: Job
+
+    @property
+    def winner(self) -> Candidate:
+        space = self.job.task.space
+        return winner(self.use.task.default, {space[k]: o for k, o in self.job.outcomes.items()})
+
+
+def _searched(
+    uses: Sequence[Use], seconds: Sequence[float], crew: Crew, deadline: float, budget: Budget,
+    means: Means, tell: Listener, place: str,
+) -> tuple[str, list[_Found]]:  # fmt: skip
+    """Search all tasks on every device of the crew; why that ended, and what was found for the
+    device `place`, or another one of its model."""
+    tasks = [(on_device(u.task, device), u.share(seconds)) for device in crew.devices for u in uses]
+    jobs = open_jobs(tasks, means.strategy, means.records)
+    session = Session(jobs, crew.runners, deadline, means.records, report=tell, stop=budget.stop,
+                      began=budget.began)  # fmt: skip
+    try:
+        ended = session.run()
+    except TunerError as e:
+        raise OptionError(f"tuning cannot go on: {e}") from e
+    ours = max(crew.devices, key=lambda d: (d == place, same_model(d, place)))
+    mine = [job for job in jobs if job.task.key.device == ours]
+    return ended, [_Found(u, job) for u, job in zip(uses, mine, strict=True)]
+
+
+def _builder(graph: Graph, target: CpuTarget, chosen: Options) -> Build:
+    """Compiles the graph with defaults, except for choices."""
+    watch, store = Stopwatch(), Store()
+    with paused_collector():
+        stages = optimise(graph, target, chosen, 0.0)
+    passes = watch.lap()
+
+    @paused_collector()
+    def build(choices: Choices) -> Executable:
+        watch.lap()
+        compilation = choose(stages, target, chosen, store, choices)
+        return link(compilation, store, None, read=0.0, passes=passes, kernels=watch.lap())
+
+    return build
+
+
+# --------------------------------------------------------------------------- time
+
+
+def _profiled(
+    exe: Executable, feeds: Sequence[Any], budget: Budget
+) -> tuple[float, tuple[float, ...]]:  # fmt: skip
+    """Seconds of a call, and of every launch."""
+    _call(exe, feeds)
+    start = time.perf_counter()
+    _call(exe, feeds)
+    once = time.perf_counter() - start
+    most = min(PROFILE_SECONDS, PROFILE_SHARE * budget.seconds)
+    rounds = min(20, max(3, int(most / max(once, 1e-6))))
+    return once, exe.launch_seconds(*feeds, rounds=rounds)
+
+
+def _reserve(exe: Executable, once: float, tasks: int, budget: Budget) -> float:
+    """Seconds to lay by: to compile again, with all the tasks' kernels to be built, and to compare;
+    at most half of what is left."""
+    s = exe.stats
+    each = s.objects / s.built if s.built else OBJECT_SECONDS
+    building = s.kernels + s.link + each * tasks
+    return min(CLOSE_SECONDS + building + _comparing(once, budget), budget.left / 2)
+
+
+def _comparing(once: float, budget: Budget) -> float:
+    wanted = min(COMPARE_SECONDS, COMPARE_SHARE * budget.seconds)
+    return max(wanted, 10 * once)
+
+
+def _compared(
+    default: Executable, tuned: Executable, feeds: Sequence[Any], budget: Budget
+) -> tuple[Comparison, Pairs]:  # fmt: skip
+    """Both programs and their launches in turn, for what is left of the budget within reason."""
+    seconds = 0.0 if budget.stop.is_set() else min(budget.left, COMPARE_SECONDS)
+    whole = compare(lambda: _call(default, feeds), lambda: _call(tuned, feeds), seconds / 2)
+    end = time.monotonic() + seconds / 2
+    times: tuple[list[Any], list[Any]] = ([], [])
+    while len(times[0]) < 3 or (time.monotonic() < end and len(times[0]) < 100):
+        for exe, found in zip((default, tuned), times, strict=True):
+            found.append(exe.launch_seconds(*feeds, rounds=1))
+    before, after = (np.median(found, axis=0) for found in times)
+    order = {launch.ops: k for k, launch in enumerate(tuned._compilation.launches)}
+    now = [after[order[launch.ops]] for launch in default._compilation.launches]
+    return whole, tuple(zip(before.tolist(), map(float, now), strict=True))
+
+
+def _call(exe: Executable, feeds: Sequence[Any]) -> None:
+    exe(*([np.array(a) for a in feeds] if exe.plan.regions else feeds))
+
+
+# --------------------------------------------------------------------------- what was found
+
+
+def _choices(default: Executable, found: Sequence[_Found]) -> Choices:
+    """Winners that are no defaults, for every group of their tasks."""
+    compilation = default._compilation
+    graph = compilation.graph
+    digests = digests_of(graph)
+    choices: dict[str, Choice] = {}
+    for f in found:
+        if f.winner == f.use.task.default:
+            continue
+        for number in f.use.launches:
+            ops = [graph.ops[k] for k in compilation.launches[number].ops]
+            shape, _ = shape_of(graph, ops, live_outputs(graph, ops))
+            choices[digests[shape]] = Choice(f.winner, "tuned just now")
+    return choices
+
+
+def _reported(found: _Found, pairs: Pairs) -> TaskReport:
+    job, task, chosen = found.job, found.job.task, found.winner
+    measured = sum(isinstance(o, Measurement) for o in job.outcomes.values())
+    verdict = verdict_of(
+        chosen_is_default=chosen == task.default, best_is_default=job.best == 0,
+        measured=measured, failed=len(job.outcomes) - measured,
+    )  # fmt: skip
+    outcome = job.outcomes.get(task.places[chosen])
+    seconds = outcome.seconds if isinstance(outcome, Measurement) else None
+    in_model = None
+    if pairs and verdict == "tuned":
+        before, after = map(sum, zip(*(pairs[k] for k in found.use.launches), strict=True))
+        in_model = before / after
+    return TaskReport(
+        task.label, len(found.use.launches), job.weight, len(task.space), len(job.tried),
+        job.failed, len(job.recorded), len(job.outcomes), str(task.default), str(chosen),
+        job.default, seconds, verdict, in_model,
+    )  # fmt: skip

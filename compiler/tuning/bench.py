@@ -1,0 +1,290 @@
+"""Build, check and time the candidates of one problem: what a worker does with its requests.
+
+Every candidate first has to compute what the float64 reference does, within the bound of its
+arithmetic, into memory that was filled with NaN. Short ones are looked at many times, as code that
+is wrong once in a while should not be found by users. Then come timed runs, one sample of each
+candidate in turn, so that all meet the same conditions. The results of every run are compared with
+the first ones, bit by bit, before its time counts.
+"""
+
+from __future__ import annotations
+
+import resource
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from math import ceil
+from typing import Final
+
+from ...autotune.outcome import Failure
+from ...autotune.serving import Failed, Post, Wanted, failure
+from ...autotune.statistics import Sample, per_run, sampled
+from ...autotune.task import Candidate
+from ..codegen.cpu.target import host
+from ..errors import LoweringError
+from ..kernels.ir import Launch
+from ..runtime.linux import available_processors, busy_seconds
+from ..runtime.objects import Objects, load
+from ..store import Store
+from . import faults
+from .candidate import Constants, Contender, Sets
+from .probe import strain
+from .problem import parse
+from .reference import Reference
+
+SAMPLE_SECONDS: Final = 100e-6
+"""A sample is as many runs as take that long, at least: a thousand times the clock's step."""
+
+MOST_RUNS: Final = 32
+"""Of one sample."""
+
+CHECKS: Final = 50
+CHECK_SECONDS: Final = 10e-3
+"""A candidate's results are looked at that many times before it is timed, or for that long."""
+
+AGAIN: Final = 2
+"""Times as many rounds as are wanted, at most, where other work disturbs some."""
+
+KEPT_BYTES: Final = 1 << 30
+"""Of constants and scratch of candidates that are ready to run. Where they take more, they are
+given up, and candidates of one request are timed in several fields, one after another."""
+
+WATCHED_SECONDS: Final = 0.1
+"""What others do to all processors is looked at in stretches of that length: ten of the system's
+ticks."""
+
+FOREIGN: Final = 0.1
+"""Share of the processors that others may have without being noticed: what the ticks leave open."""
+
+Found = list[tuple[int, Sample | Failure]]
+
+
+class ProblemBench:
+    """A Bench (`autotune/serving.py`) for the problem that a task's payload is the text of.
+
+    Raises TextError for text that is none.
+    """
+
+    def __init__(self, payload: str, post: Post) -> None:
+        self.problem = parse(payload)
+        self._alone = self.problem.device.threads == 1  # kernels run on the calling thread only
+        self._post = post
+        self._target = host()
+        self._store = Store()
+        self._constants = Constants(self.problem.graph)
+        self._ready: dict[tuple[int, Candidate], tuple[Contender, float]] = {}
+
+    # ---------------------------------------------------------------- made once
+
+    @cached_property
+    def _reference(self) -> Reference:
+        return Reference(self.problem)
+
+    @cached_property
+    def _sets(self) -> Sets:
+        return Sets(self.problem.graph, self._reference.feeds)
+
+    @cached_property
+    def _canonical(self) -> Contender | None:
+        """The candidate whose bits all others must have, run once; None where they may differ."""
+        if self.problem.numerics != "reproducible":
+            return None
+        made = self._contender(self.problem.default(), ())
+        self._checked(made)
+        return made
+
+    def prepare(self) -> None:
+        """Compute what candidates are compared with."""
+        self._sets.get(0)
+        self._canonical  # noqa: B018
+
+    # ---------------------------------------------------------------- one candidate
+
+    def build(self, place: int, candidate: Candidate) -> None:
+        """Put the candidate's code into the store. Raises Failed."""
+        self._load(candidate, faults.faults_of(place, candidate))
+
+    def contender(self, place: int, candidate: Candidate) -> tuple[Contender, float]:
+        """The candidate, built and checked, and the seconds of a run with warm caches. Those that
+        were made before are kept for a while. Raises Failed, LoweringError, MemoryError."""
+        known = place, candidate
+        if known not in self._ready:
+            self._post("build", place)
+            made = self._contender(candidate, faults.faults_of(place, candidate))
+            self._ready[known] = made, self._check(place, made)
+        return self._ready[known]
+
+    def _load(self, candidate: Candidate, given: Sequence[str]) -> tuple[Launch, Objects]:
+        try:
+            launch = self.problem.instantiate(candidate)
+        except LoweringError as e:
+            raise Failed(Failure("refused", str(e))) from e
+        faults.in_build(given)
+        return launch, load((launch.kernel,), self._target, self._store)
+
+    def _contender(self, candidate: Candidate, given: Sequence[str]) -> Contender:
+        launch, objects = self._load(candidate, given)
+        constants = self._constants.of(launch)
+        return Contender(self.problem, launch, objects, constants, self._sets, given)
+
+    def _check(self, place: int, made: Contender) -> float:
+        """Seconds of its fastest run, if its results are right time and again. Raises Failed."""
+        self._post("run", place)
+        least = self._checked(made)
+        for n, kept in made.results.items():
+            if self._canonical is not None and not self._canonical.agree(n, kept):
+                raise Failed(Failure("wrong", f"output {n} has other bits than the default's"))
+        end = time.perf_counter() + CHECK_SECONDS
+        for _ in range(1, CHECKS):
+            if time.perf_counter() > end:
+                break
+            self._post("run", place)
+            least = min(least, self._run_once(made))
+            made.compare(1)
+        return least
+
+    def _checked(self, made: Contender) -> float:
+        """Seconds of its first run, whose results are compared with the truth. Raises Failed."""
+        seconds = self._run_once(made)
+        self._reference.check(made.launch, made.computed())
+        made.keep()
+        return seconds
+
+    def _run_once(self, made: Contender) -> float:
+        address = made.address(1)
+        self._sets.poison(0)
+        start = time.perf_counter()
+        made.run(address)
+        seconds = time.perf_counter() - start
+        made.spoil(1)
+        return seconds
+
+    # ---------------------------------------------------------------- several, side by side
+
+    def measure(self, wanted: Wanted, rounds: Sequence[int], deadline: float) -> Iterator[Found]:
+        """As `Bench.measure`."""
+        queue = list(zip(wanted, rounds, strict=True))
+        while queue and time.monotonic() < deadline:
+            field: list[_Entrant] = []
+            while queue and time.monotonic() < deadline and self._bytes < KEPT_BYTES:
+                (place, candidate), count = queue.pop(0)
+                try:
+                    contender, seconds = self.contender(place, candidate)
+                except Exception as e:  # whatever else is wrong with a candidate
+                    yield [(place, failure(e, "build"))]
+                else:
+                    runs = min(max(ceil(SAMPLE_SECONDS / seconds), 1), MOST_RUNS)
+                    field.append(_Entrant(place, contender, runs, count, runs * seconds))
+            yield from self._rounds(field, deadline)
+            if self._bytes >= KEPT_BYTES:
+                self._ready.clear()
+                self._constants.forget()
+
+    @property
+    def _bytes(self) -> int:
+        """Of constants and scratch of all that is ready to run, as if nothing were shared."""
+        return sum(made.nbytes for made, _ in self._ready.values())
+
+    def _rounds(self, field: Sequence[_Entrant], deadline: float) -> Iterator[Found]:
+        """A sample of each, in turn, until all have as many calm ones as are wanted. Samples are
+        told of when it is known what others did meanwhile."""
+        watch = _Watch(self._alone)
+        held: list[tuple[_Entrant, Sample | Failure]] = []
+        for turn in range(AGAIN * max((e.missing for e in field), default=0)):
+            for entrant in field[:: -1 if turn % 2 else 1]:
+                if entrant.missing <= 0:
+                    continue
+                if time.monotonic() + entrant.seconds > deadline:
+                    yield _told(held, 0.0)
+                    return
+                held.append((entrant, self._sample(entrant)))
+                _count(*held[-1], -1)
+            share = watch.foreign()
+            if share is not None:
+                yield _told(held, share)
+                held = []
+        yield _told(held, 0.0)
+
+    def _sample(self, entrant: _Entrant) -> Sample | Failure:
+        contender, runs = entrant.contender, entrant.runs
+        begin = time.perf_counter()
+        contender.refresh(runs)
+        address = contender.address(runs)
+        alone = self._alone
+        whose = resource.RUSAGE_THREAD if alone else resource.RUSAGE_SELF
+        self._post("run", entrant.place)
+        before = strain()
+        switches = resource.getrusage(whose).ru_nivcsw
+        cpu = time.thread_time_ns()
+        wall = time.perf_counter_ns()
+        contender.run(address)
+        wall = time.perf_counter_ns() - wall
+        cpu = time.thread_time_ns() - cpu
+        switches = resource.getrusage(whose).ru_nivcsw - switches
+        strained = max(before, strain())
+        try:
+            contender.spoil(runs)
+            contender.compare(runs)
+        except Failed as e:
+            return e.failure
+        entrant.seconds = time.perf_counter() - begin
+        return per_run(sampled(wall / 1e9, cpu / 1e9, switches, strained, alone), runs)
+
+
+@dataclass(slots=True)
+class _Entrant:
+    """A candidate in a field. runs: in one sample. missing: samples that are still wanted. seconds:
+    what one takes, with all that is around it."""
+
+    place: int
+    contender: Contender
+    runs: int
+    missing: int
+    seconds: float
+
+
+class _Watch:
+    """Sees how much others have of all processors, for kernels that run on all of them: a thread
+    that comes late because its processor is taken shows in no clock of ours."""
+
+    def __init__(self, alone: bool) -> None:
+        self._alone = alone
+        self._start()
+
+    def _start(self) -> None:
+        self._busy = None if self._alone else busy_seconds()
+        self._own, self._wall = time.process_time(), time.perf_counter()
+
+    def foreign(self) -> float | None:
+        """The share that others had since it was asked last, 0 where it is small; None as long as
+        that cannot be told, and it has to be asked again."""
+        if self._busy is None:
+            return 0.0
+        wall = time.perf_counter() - self._wall
+        if wall < WATCHED_SECONDS:
+            return None
+        busy = (busy_seconds() or self._busy) - self._busy
+        own = time.process_time() - self._own
+        self._start()
+        share = (busy - own) / (wall * available_processors())
+        return share if share > FOREIGN else 0.0
+
+
+def _told(held: Sequence[tuple[_Entrant, Sample | Failure]], share: float) -> Found:
+    """What came of some rounds, in which others had that share of the processors."""
+    found: Found = []
+    for entrant, outcome in held:
+        _count(entrant, outcome, 1)
+        told = outcome.pressed(share) if isinstance(outcome, Sample) else outcome
+        _count(entrant, told, -1)
+        found.append((entrant.place, told))
+    return found
+
+
+def _count(entrant: _Entrant, outcome: Sample | Failure, by: int) -> None:
+    """Change the number of missing samples by a calm one. After a failure nothing is missing."""
+    if isinstance(outcome, Failure):
+        entrant.missing = 0
+    elif outcome.is_calm:
+        entrant.missing += by

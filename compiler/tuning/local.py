@@ -1,0 +1,36 @@
+"""Who runs problems on this machine's processors."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Mapping
+from typing import Final
+
+from ...autotune.isolation import IsolatedRunner
+from ...autotune.workers import Limits
+from ..runtime.linux import available_processors
+from ..store import cache_directory
+from .faults import check
+
+WORKER: Final = (sys.executable, "-m", "tilewright.compiler.tuning.worker")
+"""How a worker process is started. It is not imported anywhere: it is a program."""
+
+
+def local_runner(
+    limits: Limits | None = None, environment: Mapping[str, str] | None = None
+) -> IsolatedRunner:
+    """A Runner whose workers build and time candidates here.
+
+    limits: of workers (default: half of the machine's memory each). environment: of the workers.
+
+    As many build at the same time as there are processors. Without a store nobody would find what
+    they build, and the worker that measures builds as well.
+
+    Raises OptionError for a TILEWRIGHT_FAULT that makes no sense.
+    """
+    check()
+    if limits is None:
+        limits = Limits(memory=os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2)
+    builders = available_processors() if cache_directory() is not None else 0
+    return IsolatedRunner(WORKER, limits=limits, builders=builders, environment=environment)

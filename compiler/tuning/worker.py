@@ -1,0 +1,20 @@
+"""The program of worker processes: python -m tilewright.compiler.tuning.worker REQUESTS ANSWERS ...
+
+An `IsolatedRunner` (`autotune/isolation.py`, made in `local.py`) starts it; it is of no use to
+people.
+"""
+
+from __future__ import annotations
+
+import signal
+import sys
+
+from ...autotune.serving import serve
+from ..runtime.linux import end_with_parent
+from .bench import ProblemBench
+from .faults import check
+
+if __name__ == "__main__":
+    end_with_parent(signal.SIGHUP)
+    check()
+    serve(sys.argv[1:], ProblemBench)

@@ -1,0 +1,227 @@
+"""Candidates in this process: made, compared with the reference, timed."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterable
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tilewright.autotune.outcome import Failure
+from tilewright.autotune.serving import Failed
+from tilewright.autotune.statistics import Sample
+from tilewright.autotune.task import Candidate, Task
+from tilewright.compiler.graph.builder import GraphBuilder
+from tilewright.compiler.tuning import bench as bench_module
+from tilewright.compiler.tuning.bench import ProblemBench
+from tilewright.compiler.tuning.candidate import Contender, Sets
+from tilewright.compiler.tuning.faults import VARIABLE
+from tilewright.compiler.tuning.memory import logical, store
+from tilewright.compiler.tuning.problem import parse
+from tilewright.compiler.tuning.reference import Reference, roundoff
+from tilewright.ops.types import f32, parse_type
+
+from .problems import convolution, product, task_of_largest
+
+Found = dict[int, list[Sample | Failure]]
+
+
+def made(task: Task) -> ProblemBench:
+    return ProblemBench(task.payload, lambda *_: None)
+
+
+def measured(
+    bench: ProblemBench, task: Task, places: Iterable[int], rounds: int = 2,
+    deadline: float = math.inf,
+) -> Found:  # fmt: skip
+    found: Found = {}
+    wanted = [(k, task.space[k]) for k in places]
+    for outcomes in bench.measure(wanted, [rounds] * len(wanted), deadline):
+        for place, outcome in outcomes:
+            found.setdefault(place, []).append(outcome)
+    return found
+
+
+@pytest.mark.parametrize("task", [
+    convolution(), convolution(kernel=1, channels=21, size=5), convolution(threads=2), product(),
+    convolution("reproducible", channels=19),
+], ids=lambda t: t.label)  # fmt: skip
+def test_every_kind_of_task_is_measured(task: Task) -> None:
+    places = [k * len(task.space) // 4 for k in range(4)]
+    found = measured(made(task), task, places)
+    assert set(found) == set(places)
+    for samples in found.values():
+        assert len(samples) >= 2
+        assert all(isinstance(s, Sample) and 0 < s.seconds < 1 for s in samples), samples
+
+
+def test_every_template_keeps_the_bound() -> None:
+    """The whole space, Winograd's algorithm and direct sums side by side."""
+    task = convolution(channels=16, size=9)
+    assert {c.template for c in task.space} == {"winograd", "direct_conv"}
+    bench = made(task)
+    for place, candidate in list(enumerate(task.space))[:: max(1, len(task.space) // 12)]:
+        bench.contender(place, candidate)
+
+
+@pytest.mark.parametrize("error", [3e-5, 1e-3, np.nan, np.inf])
+def test_results_beyond_the_bound_are_wrong(error: float) -> None:
+    task = convolution()
+    bench = made(task)
+    launch = bench.contender(0, task.default)[0].launch
+    reference = Reference(bench.problem)
+    (name,) = bench.problem.outputs
+    right = reference.truth[name].astype(np.float32)
+    reference.check(launch, {name: right})
+    scale = np.abs(right).max()
+    off = right.copy()
+    off.flat[7] += np.float32(error * scale)
+    with pytest.raises(Failed) as e:
+        reference.check(launch, {name: off})
+    assert e.value.failure.kind == "wrong" and name in e.value.failure.detail
+
+
+def test_the_bound_follows_the_arithmetic() -> None:
+    """More terms, more roundoffs; F(4) more than F(2), and both less than ten direct sums."""
+    task = convolution(channels=64)
+    bench = made(task)
+    reference = Reference(bench.problem)
+    launches: dict[Any, Any] = {}
+    for c in task.space:
+        launches.setdefault(c.config.get("m", 0), bench.problem.instantiate(c))
+    direct, two, four = (reference.roundoffs(launches[m]) for m in (0, 2, 4))
+    assert direct < 100 and two < four < 10 * direct
+    small = made(convolution(channels=16))
+    launch = small.problem.instantiate(
+        next(c for c in convolution(channels=16).space if c.template == "direct_conv")
+    )
+    assert Reference(small.problem).roundoffs(launch) < direct
+    assert roundoff(f32) == 2.0**-24
+
+
+def test_groups_that_amplify_errors_are_compared_with_plain_arithmetic() -> None:
+    """A difference of near values: the error is as large as the result."""
+    g = GraphBuilder("net")
+    x = g.input("x", (7, 33))
+    w = np.random.default_rng(0).standard_normal((33, 40)).astype(np.float32)
+    y = g.matmul(x, w)
+    big = np.float32(1e4)
+    g.output(g.sub(g.add(y, big), big), name="y")
+    task = task_of_largest(g, "standard", 1)
+    found = measured(made(task), task, [0])
+    assert all(isinstance(s, Sample) for s in found[0]), found
+
+
+def test_reproducible_candidates_have_the_bits_of_the_default(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """One that is right but rounds otherwise is refused; under `standard` it is not."""
+    kept = Contender.keep
+
+    def rounded(self: Contender) -> None:
+        kept(self)
+        number[0] += 1
+        if number[0] == 2:  # the first is the default's
+            (flat,) = self.results.values()
+            flat[:1] = np.nextafter(flat[:1], np.float32(np.inf))
+
+    monkeypatch.setattr(Contender, "keep", rounded)
+    for numerics in ("reproducible", "standard"):
+        number = [0 if numerics == "reproducible" else 5]
+        task = convolution(numerics)
+        found = measured(made(task), task, [1])
+        if numerics == "reproducible":
+            assert isinstance(found[1][0], Failure) and "other bits" in found[1][0].detail
+        else:
+            assert isinstance(found[1][0], Sample)
+
+
+def test_a_wrong_run_among_the_timed_ones_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Beyond those that are looked at before: the results of every timed run are compared."""
+    monkeypatch.setattr(bench_module, "CHECKS", 3)
+    monkeypatch.setenv(VARIABLE, "wrong50@1")
+    task = convolution()
+    found = measured(made(task), task, [0, 1], rounds=60)
+    assert all(isinstance(s, Sample) for s in found[0])
+    last = found[1][-1]
+    assert isinstance(last, Failure) and "run 50" in last.detail
+    assert len(found[1]) < 60
+
+
+def test_outputs_that_are_not_written_are_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Memory is poisoned before a run, so that what an earlier one left does not count."""
+    task = convolution()
+    bench = made(task)
+    contender, _ = bench.contender(0, task.default)
+    contender.refresh(1)
+    with pytest.raises(Failed, match="another"):
+        contender.compare(1)
+    contender.run(contender.address(1))
+    contender.compare(1)
+
+
+def test_several_runs_have_memory_of_their_own() -> None:
+    task = convolution()
+    bench = made(task)
+    contender, _ = bench.contender(0, task.default)
+    contender.refresh(5)
+    contender.run(contender.address(5))
+    contender.compare(5)
+    tables = [contender._table(k) for k in range(5)]
+    shared = set.intersection(*map(set, tables))
+    assert len(shared) == sum(a is None for a in contender.launch.args), "only scratch"
+
+
+def test_unknown_candidates_are_refused() -> None:
+    task = convolution()
+    stranger = Candidate("no_such_template", 1, {})
+    newer = replace(task.default, version=99)
+    bench = made(task)
+    for candidate in (stranger, newer):
+        found = bench.measure([(0, candidate)], [1], math.inf)
+        ((_, failure),) = (pair for outcomes in found for pair in outcomes)
+        assert isinstance(failure, Failure) and failure.kind == "refused"
+        with pytest.raises(Failed):
+            bench.build(0, candidate)
+
+
+def test_no_time_is_left() -> None:
+    task = convolution()
+    assert measured(made(task), task, [0], deadline=time.monotonic() - 1) == {}
+
+
+def test_fields_are_split_where_memory_is_short(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bench_module, "KEPT_BYTES", 1)
+    task = convolution()
+    found = measured(made(task), task, range(3))
+    assert [len(found[k]) >= 2 for k in range(3)] == [True] * 3
+
+
+@pytest.mark.parametrize("text", [
+    "f32[2,21,5,3]@1x16", "f32[1,32,7,7]@1x16@1/96", "f32[2,32,7]@1/96", "f32[3,5]",
+    "f32[2,16,1]@1x8",
+])  # fmt: skip
+def test_layouts(text: str) -> None:
+    """What is stored comes back, and nothing else is touched."""
+    kind = parse_type(text)
+    value = np.random.default_rng(0).standard_normal(kind.dims).astype(np.float32)
+    flat = np.full(kind.span, np.nan, np.float32)
+    store(flat, kind, value)
+    np.testing.assert_array_equal(logical(flat, kind), value)
+    assert np.count_nonzero(~np.isnan(flat)) == value.size
+
+
+def test_inputs_are_written_anew() -> None:
+    problem = parse(convolution().payload)
+    feeds = problem.feeds()
+    sets = Sets(problem.graph, feeds)
+    name = problem.graph.inputs[0]
+    flat = sets.get(1)[name]
+    before = flat.copy()
+    flat.fill(0)
+    sets.write(1)
+    np.testing.assert_array_equal(flat, before)
