@@ -6,8 +6,8 @@ with one item per output element, and its reductions are loops of that thread. W
 a reduction (a softmax, a normalisation), or where few long ones have to be computed, an item is a
 row: a block takes each reduction in lanes, combines them, and then the row's elements in lanes.
 
-A contraction that `gpu_tiles` has no tiles for, one with groups, say, comes out right and far below
-what the device could do: operands are read from the caches for every multiply-add.
+A contraction that `gpu_tiles` has no tiles for, a product with a vector, say, comes out right, and
+most below what the device could do: operands are read from the caches for every multiply-add.
 """
 
 from __future__ import annotations

@@ -3,9 +3,9 @@
 What is a contraction is read off the expression: an element is a function of one sum of products
 whose first factor depends on some of the output's indices, the rows, and whose second factor
 depends on the others, the columns; indices in both count batches. That is so for matrix products,
-with any transposition and broadcasting, and for convolutions without groups (an implicit matrix
-product: columns are places, the sum runs over channels and windows). What follows on the sum is the
-epilogue.
+with any transposition and broadcasting, and for convolutions (an implicit matrix product: columns
+are places, the sum runs over channels and windows; groups are batches). What follows on the sum is
+the epilogue.
 
 A block of threads computes a tile of `m` rows and `n` columns. In rounds of `k` terms it copies
 both operands' parts into shared memory, and each thread multiplies `tm` rows with `tn` columns,
@@ -22,7 +22,7 @@ from math import prod
 from typing import Final
 
 from ...ops.expr import Expr, apply, const, logical_and, select, var
-from ...ops.traverse import substitute
+from ...ops.traverse import substitute, walk
 from ...ops.types import DType, boolean, f32, f64
 from ..graph.ir import Graph, Op
 from .address import offset
@@ -106,6 +106,8 @@ def contraction_of(graph: Graph, ops: Sequence[Op], outputs: Sequence[str]) -> C
         return None
     ((loops, at),) = regions(kind)
     value = Composer(graph, ops).element(outputs[0], at)
+    for v in loops:
+        loops, at, value = _grouped(v, loops, at, value)
     found = reduces([value])
     if len(found) != 1 or found[0].payload[0] != "sum" or found[0].args[0].op != "mul":
         return None
@@ -122,6 +124,24 @@ def contraction_of(graph: Graph, ops: Sequence[Op], outputs: Sequence[str]) -> C
     batches = tuple(v for v in loops if v in both)
     made = Contraction(outputs[0], at, value, node, left, right, batches, rows, columns)
     return made if min(made.m, made.n, made.k) >= LEAST else None
+
+
+def _grouped(
+    v: Expr, loops: tuple[Expr, ...], at: tuple[Expr, ...], value: Expr
+) -> tuple[tuple[Expr, ...], tuple[Expr, ...], Expr]:
+    """Index v as a group and a place in it, where something in the value depends on the group only:
+    the channels that a convolution with groups reads."""
+    n = trip_count(v)
+    sizes = {int(e.args[1].payload) for e in walk(value)
+             if e.op == "floordiv" and e.args[0] is v and e.args[1].is_const}  # fmt: skip
+    size = max((s for s in sizes if 1 < s < n and n % s == 0), default=0)
+    if not size:
+        return loops, at, value
+    name = v.payload[0]
+    group, place = var(f"{name}_group", n // size), var(f"{name}_place", size)
+    parts = {v: group * size + place}
+    apart = tuple(x for w in loops for x in ((group, place) if w is v else (w,)))
+    return apart, tuple(substitute(i, parts) for i in at), substitute(value, parts)
 
 
 class GpuTiles:

@@ -56,7 +56,7 @@ def test_architecture(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("name", ["squeezenet", pytest.param("resnet50", marks=pytest.mark.slow)])
 def test_code_for_a_gpu(name: str) -> None:
-    """PTX for all kernels; convolutions run in tiles; none needs more than shared memory has."""
+    """PTX for all kernels; convolutions run in tiles, and nothing lies in local memory."""
     pytest.importorskip("numba.cuda", reason="numba-cuda is not there")
     exe = tw.compile(models().path(name), target="cuda:sm_90")
     exe.plan.check()

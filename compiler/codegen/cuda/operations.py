@@ -62,61 +62,69 @@ def literal(e: Expr) -> Text:
     return Text(f"to_{dtype}({shown})" if dtype in _HALF else f"{dtype}({shown})", ATOM)
 
 
-class Operations:
-    """Calls as text. Half floats are computed with in f32 and rounded after every operation."""
+def operation(e: Expr, args: Sequence[Text], small: bool) -> Text:
+    """e over arguments that are written already. small: all are indices from 0 to 2**32 - 1.
 
-    def call(self, e: Expr, args: Sequence[Text], small: bool) -> Text:
-        """An operation on arguments. small: all of them are indices from 0 to 2**32."""
-        kinds = [a.dtype for a in e.args]
-        if e.op == "cast":
-            return self.cast(args[0], kinds[0], e.dtype)
-        if kinds[0] in _HALF:
-            wide = [self.wide(a, t) for a, t in zip(args, kinds, strict=True)]
-            made = self.apply(e.op, wide, f32, small)
-            return made if e.dtype is boolean else Text(f"to_{e.dtype}({made.text})", ATOM)
-        return self.apply(e.op, args, kinds[0], small)
+    Half floats are computed with in f32, and rounded after every operation.
+    """
+    kinds = [a.dtype for a in e.args]
+    if e.op == "cast":
+        return _cast(args[0], kinds[0], e.dtype)
+    if kinds[0] in _HALF:
+        wide = [_widened(a, t) for a, t in zip(args, kinds, strict=True)]
+        made = _applied(e.op, wide, f32, small)
+        return made if e.dtype is boolean else Text(f"to_{e.dtype}({made.text})", ATOM)
+    return _applied(e.op, args, kinds[0], small)
 
-    def binary(self, op: str, a: Text, b: Text, dtype: DType) -> Text:
-        if dtype not in _HALF:
-            return self.apply(op, [a, b], dtype, False)
-        made = self.apply(op, [self.wide(a, dtype), self.wide(b, dtype)], f32, False)
-        return Text(f"to_{dtype}({made.text})", ATOM)
 
-    def wide(self, x: Text, dtype: DType) -> Text:
-        return Text(f"from_{dtype}({x.text})", ATOM) if dtype in _HALF else x
+def paired(op: str, a: Text, b: Text, dtype: DType) -> Text:
+    """A binary operation on two values of one type."""
+    if dtype not in _HALF:
+        return _applied(op, [a, b], dtype, False)
+    made = _applied(op, [_widened(a, dtype), _widened(b, dtype)], f32, False)
+    return Text(f"to_{dtype}({made.text})", ATOM)
 
-    def cast(self, x: Text, source: DType, to: DType) -> Text:
-        x = self.wide(x, source)
-        return Text(f"to_{to}({x.text})" if to in _HALF else f"{to}({x.text})", ATOM)
 
-    def apply(self, op: str, args: Sequence[Text], dtype: DType, small: bool) -> Text:
-        if op in _COMPARE:
-            a, b = (x.within(COMPARE + 1) for x in args)
-            return Text(f"{a} {_COMPARE[op]} {b}", COMPARE)
-        if op == "not" and dtype is boolean:
-            return Text(f"not {args[0].within(COMPARE)}", NOT)
-        if op == "neg" and dtype.is_float:
-            return Text(f"-{args[0].within(UNARY)}", UNARY)
-        if op in _SIGNS and self._has_sign(op, dtype):
-            return self._wrapped(self._infix(op, *args), dtype)
-        if op in ("floordiv", "mod") and dtype is i64 and small:
-            op = {"floordiv": "udiv", "mod": "umod"}[op]
-        return Text(f"{op}({', '.join(x.text for x in args)})", ATOM)
+def _widened(x: Text, dtype: DType) -> Text:
+    return Text(f"from_{dtype}({x.text})", ATOM) if dtype in _HALF else x
 
-    def _has_sign(self, op: str, dtype: DType) -> bool:
-        if dtype.is_float:
-            return op in ("add", "sub", "mul", "div")
-        return op in (_WRAPPED[3:] if dtype is boolean else _WRAPPED)
 
-    def _infix(self, op: str, a: Text, b: Text) -> Text:
-        sign, rank = _SIGNS[op]
-        right = b.within(rank + 1)
-        if op == "add" and right.startswith("-"):
-            return Text(f"{a.within(rank)} - {right[1:]}", rank)
-        return Text(f"{a.within(rank)} {sign} {right}", rank)
+def _cast(x: Text, source: DType, to: DType) -> Text:
+    x = _widened(x, source)
+    return Text(f"to_{to}({x.text})" if to in _HALF else f"{to}({x.text})", ATOM)
 
-    def _wrapped(self, made: Text, dtype: DType) -> Text:
-        """Arithmetic of narrower integers is done in 64 bits: cut it to its width again."""
-        if dtype.is_float or dtype is i64 or dtype is boolean:
-            return made
-        return Text(f"{dtype}({made.text})", ATOM)
+
+def _applied(op: str, args: Sequence[Text], dtype: DType, small: bool) -> Text:
+    if op in _COMPARE:
+        a, b = (x.within(COMPARE + 1) for x in args)
+        return Text(f"{a} {_COMPARE[op]} {b}", COMPARE)
+    if op == "not" and dtype is boolean:
+        return Text(f"not {args[0].within(COMPARE)}", NOT)
+    if op == "neg" and dtype.is_float:
+        return Text(f"-{args[0].within(UNARY)}", UNARY)
+    if op in _SIGNS and _has_sign(op, dtype):
+        return _wrapped(_infix(op, *args), dtype)
+    if op in ("floordiv", "mod") and dtype is i64 and small:
+        op = {"floordiv": "udiv", "mod": "umod"}[op]
+    return Text(f"{op}({', '.join(x.text for x in args)})", ATOM)
+
+
+def _has_sign(op: str, dtype: DType) -> bool:
+    if dtype.is_float:
+        return op in ("add", "sub", "mul", "div")
+    return op in (_WRAPPED[3:] if dtype is boolean else _WRAPPED)
+
+
+def _infix(op: str, a: Text, b: Text) -> Text:
+    sign, rank = _SIGNS[op]
+    right = b.within(rank + 1)
+    if op == "add" and right.startswith("-"):
+        return Text(f"{a.within(rank)} - {right[1:]}", rank)
+    return Text(f"{a.within(rank)} {sign} {right}", rank)
+
+
+def _wrapped(made: Text, dtype: DType) -> Text:
+    """Arithmetic of narrower integers is done in 64 bits: cut it to its width again."""
+    if dtype.is_float or dtype is i64 or dtype is boolean:
+        return made
+    return Text(f"{dtype}({made.text})", ATOM)

@@ -50,11 +50,12 @@ from .dialect import FUNCTIONS
 from .operations import (
     ATOM,
     TERNARY,
-    Operations,
     Text,
     from_memory,
     in_memory,
     literal,
+    operation,
+    paired,
     storage,
 )
 
@@ -130,7 +131,6 @@ class _Function:
         self.inline = 0
         self.tables: dict[DType, str] = {}
         self.loops = 0
-        self.operations = Operations()
 
     # ---------------------------------------------------------------- the function
 
@@ -375,7 +375,7 @@ class _Function:
         if e.op == "reduce":
             raise LoweringError(f"{e!r} is still a reduction")
         small = all((b := bounds(a)) is not None and b[0] >= 0 and b[1] < 1 << 32 for a in e.args)
-        return self.operations.call(e, [self.value(a) for a in e.args], small)
+        return operation(e, [self.value(a) for a in e.args], small)
 
     def _element(self, source: Buffer | Local, at: tuple[Expr, ...]) -> str:
         name = source.name if isinstance(source, Buffer) else self.locals.get(source)
@@ -442,7 +442,7 @@ class _Function:
         if dtype is boolean:
             return f"{a.text} {'|' if op in ('hmax', 'hsum') else '&'} {b.text}"
         name = {"hsum": "add", "hprod": "mul", "hmax": "max", "hmin": "min"}[op]
-        return self.operations.binary(name, a, b, dtype).text
+        return paired(name, a, b, dtype).text
 
 
 def _is_plain(e: Expr) -> bool:

@@ -137,11 +137,17 @@ def convolution(g: GraphBuilder) -> Value:
     return g.relu(g.conv(g.input("x", (2, 3, 8, 7)), w, b, pads=1, strides=2, dilations=2))
 
 
+def groups(g: GraphBuilder) -> Value:
+    return g.conv(g.input("x", (2, 4, 5, 6)), g.input("w", (16, 2, 3, 3)), group=2)
+
+
 def weights_as_input(g: GraphBuilder) -> Value:
     return g.conv(g.input("x", (1, 9, 5, 5)), g.input("w", (8, 9, 1, 1)))
 
 
-@pytest.mark.parametrize("build", [batched, convolution, weights_as_input, product(9, 8, 37)])
+@pytest.mark.parametrize(
+    "build", [batched, convolution, groups, weights_as_input, product(9, 8, 37)]
+)
 def test_tiles(build: Callable[[GraphBuilder], Value]) -> None:
     graph = graph_of(build)
     (launch,) = check(GpuTiles(), graph, TILES[-1:])
@@ -188,7 +194,7 @@ def test_the_default_tile_fills_the_device() -> None:
 @pytest.mark.parametrize(
     "build",
     [
-        lambda g: g.conv(g.input("x", (1, 8, 9, 9)), g.input("w", (8, 4, 3, 3)), group=2),
+        lambda g: g.conv(g.input("x", (1, 9, 9, 9)), g.input("w", (9, 1, 3, 3)), group=9),
         product(1, 64, 64),  # too few rows for a tile
         lambda g: g.matmul(g.input("x", (20,)), g.input("w", (20,))),
         lambda g: g.reduce_sum(g.input("x", (9, 9, 9)), axes=(2,)),
