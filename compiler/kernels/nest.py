@@ -408,7 +408,7 @@ class _Emitter:
         """Ask for what windows that move by several rows read first in the row after the next, at
         `width` places from v = base on, where it comes from memory: processors see no stream in two
         rows that are read side by side."""
-        taps = [t for n in _reduces(values) for t in n.payload[1]]
+        taps = [t for n in reduces(values) for t in n.payload[1]]
         out: dict[Stmt, None] = {}
         for n in (n for value in values for n in buffer_loads(value) if taps):
             at, row = n.args[0], self.around[-1] if self.around else v
