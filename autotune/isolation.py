@@ -121,6 +121,8 @@ class IsolatedRunner:
                     place = queue.popleft()
                     worker = self._free_builder(doing)
                     doing[worker] = place, now
+                    if self._durations:
+                        worker.limits = self.limits.among(self._typical())
                     worker.ask("build", name, task.payload,
                                wanted=[wanted(place, task.space[place])])  # fmt: skip
                 if not doing or now >= deadline or self._stopped.is_set():

@@ -144,6 +144,20 @@ def test_the_deadline_is_kept(runner: IsolatedRunner) -> None:
     assert isinstance(found[0], Measurement) and not isinstance(found.get(2), Failure)
 
 
+def test_a_build_is_not_waited_for_much_longer_than_others() -> None:
+    limits = Limits(build=60)
+    assert limits.among(0.1).build == 5
+    assert limits.among(0.5) == Limits(build=10)
+    assert limits.among(9.0).build == 60
+    assert Limits(build=2).among(0.1).build == 2
+    with IsolatedRunner(WORKER, limits=limits) as made:
+        outcomes(made, task(GOOD, name="quick"))
+        made._durations.append(1e-3)
+        worker = made._builders[0]
+        outcomes(made, task(GOOD, name="next"))
+        assert worker.limits.build == 5
+
+
 def test_a_deadline_in_the_past_starts_nothing(runner: IsolatedRunner) -> None:
     assert outcomes(runner, task(GOOD, name="past"), deadline=time.monotonic() - 1) == {}
 
