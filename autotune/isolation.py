@@ -121,8 +121,6 @@ class IsolatedRunner:
                     place = queue.popleft()
                     worker = self._free_builder(doing)
                     doing[worker] = place, now
-                    if self._durations:
-                        worker.limits = self.limits.among(self._typical())
                     worker.ask("build", name, task.payload,
                                wanted=[wanted(place, task.space[place])])  # fmt: skip
                 if not doing or now >= deadline or self._stopped.is_set():
@@ -132,6 +130,8 @@ class IsolatedRunner:
                     if isinstance(event, Built):
                         self._built.add((name, task.space[place]))
                         self._durations.append(time.monotonic() - since)
+                        for each in self._builders:
+                            each.limits = self.limits.among(self._typical())
                     elif isinstance(event, Failing):
                         yield place, event.failure
                     elif isinstance(event, Done):
