@@ -130,6 +130,8 @@ class IsolatedRunner:
                     if isinstance(event, Built):
                         self._built.add((name, task.space[place]))
                         self._durations.append(time.monotonic() - since)
+                        for each in self._builders:
+                            each.limits = self.limits.among(self._typical())
                     elif isinstance(event, Failing):
                         yield place, event.failure
                     elif isinstance(event, Done):

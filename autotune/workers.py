@@ -20,7 +20,7 @@ import tempfile
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import isfinite
 from typing import Any, Final
 
@@ -41,6 +41,10 @@ LOOK_SECONDS: Final = 0.5
 LEAVE_SECONDS: Final = 1.0
 """A worker that closed its pipe, or was asked to leave, has so long to do so."""
 
+PATIENCE: Final = 20.0
+LEAST_BUILD: Final = 5.0
+"""A build may take so many times as long as others, and at least so many seconds."""
+
 NEARLY: Final = 0.75
 """Share of the memory limit from which crashes are put down to it: not all is used that counts."""
 
@@ -58,8 +62,13 @@ class Limits:
     start: float = 30.0
     prepare: float = 60.0
     build: float = 30.0
-    run: float = 10.0
+    run: float = 5.0
     memory: int = 8 << 30
+
+    def among(self, seconds: float) -> Limits:
+        """The limits where builds mostly take so many seconds: one that takes many times as long
+        hangs, and need not be waited for."""
+        return replace(self, build=min(self.build, max(LEAST_BUILD, PATIENCE * seconds)))
 
     def of(self, step: Step) -> float:
         """Seconds for what a worker has posted."""

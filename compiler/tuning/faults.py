@@ -106,12 +106,17 @@ class _Rule:
     share: float
     begin: str
 
-    def meets(self, place: int, digest: str) -> bool:
+    def meets(self, place: int, text: str) -> bool:
         if self.place is not None:
             return place == self.place
         if self.begin:
-            return digest.startswith(self.begin)
-        return int(digest[:8], 16) < self.share * 2**32
+            return _hash(text).startswith(self.begin)
+        # Other candidates for every fault: shares of two faults are independent.
+        return int(_hash(f"{self.fault} {text}")[:8], 16) < self.share * 2**32
+
+
+def _hash(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def faults_of(place: int, candidate: Candidate) -> tuple[str, ...]:
@@ -120,8 +125,7 @@ def faults_of(place: int, candidate: Candidate) -> tuple[str, ...]:
     if not rules:
         return ()
     text = f"{candidate.template} {candidate.version} {candidate.text}"
-    digest = hashlib.sha256(text.encode()).hexdigest()
-    return tuple(dict.fromkeys(r.fault for r in rules if r.meets(place, digest)))
+    return tuple(dict.fromkeys(r.fault for r in rules if r.meets(place, text)))
 
 
 def check() -> None:

@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from tilewright.autotune import workers
 from tilewright.autotune.errors import TunerError
 from tilewright.autotune.isolation import IsolatedRunner
 from tilewright.autotune.outcome import Failure, Measurement, Outcome
@@ -142,6 +143,22 @@ def test_the_deadline_is_kept(runner: IsolatedRunner) -> None:
     found = outcomes(runner, t, rounds=100, deadline=start + 0.8)
     assert time.monotonic() - start < 1.5
     assert isinstance(found[0], Measurement) and not isinstance(found.get(2), Failure)
+
+
+def test_a_build_is_not_waited_for_much_longer_than_others(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    limits = Limits(build=60)
+    assert limits.among(0.1).build == 5
+    assert limits.among(0.5) == Limits(build=10)
+    assert limits.among(9.0).build == 60
+    assert Limits(build=2).among(0.1).build == 2
+    monkeypatch.setattr(workers, "LEAST_BUILD", 1.0)
+    t = task(failing("build", "hang"), *[GOOD] * 4, name="others")
+    with IsolatedRunner(WORKER, limits=limits) as made:
+        found = outcomes(made, t)
+    assert found[0] == Failure("timeout", "building took more than 1 s")
+    assert len(found) == 5
 
 
 def test_a_deadline_in_the_past_starts_nothing(runner: IsolatedRunner) -> None:
