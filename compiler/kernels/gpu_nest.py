@@ -62,7 +62,7 @@ class GpuNest:
         self, graph: Graph, ops: Sequence[Op], outputs: Sequence[str], device: Device,
         config: Config,
     ) -> Launch:  # fmt: skip
-        buffers = Buffers(graph)
+        buffers = Buffers(graph) if config["per"] == "thread" else _AlongSums(graph)
         found = _pieces(graph, ops, outputs, buffers)
         steps: list[Piece] = []
         scratch: list[Buffer] = []
@@ -79,6 +79,14 @@ class GpuNest:
             overwritable(params, phases),
         )  # fmt: skip
         return Launch(kernel, (*args, *(None for _ in scratch)), ())
+
+
+class _AlongSums(Buffers):
+    """Constants lie as the threads of a block read them: side by side along a reduction."""
+
+    def lower(self, value: Expr, lane: Expr | None) -> Expr:
+        found = reduces([value])
+        return super().lower(value, found[-1].payload[1][-1] if found else lane)
 
 
 def _pieces(
@@ -122,6 +130,8 @@ def _follows_reduction(piece: Piece, outer: Sequence[Expr]) -> bool:
     score = 0
     for r in outer:
         for n in buffer_loads(r.args[0]):
+            if n.payload.role == "const":  # is stored as suits
+                continue
             over = r.payload[1]
             score += any(stride(n.args[0], v) == 1 and trip_count(v) >= SHORT for v in over)
             score -= last is not None and stride(n.args[0], last) == 1

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from tilewright.compiler.codegen.cuda.source import kernel_source
 from tilewright.compiler.graph.builder import GraphBuilder, Value
 from tilewright.compiler.graph.evaluate import evaluate
 from tilewright.compiler.graph.ir import Graph
@@ -106,6 +107,14 @@ def test_who_computes_a_row() -> None:
     assert preferred(lambda g: g.reduce_sum(g.input("x", (512, 8192)), axes=(0,))) == {
         "per": "thread"
     }
+
+
+def test_weights_of_a_product_with_a_vector_lie_along_the_sum() -> None:
+    graph = graph_of(product(1, 50, 70))
+    (launch,) = check(GpuNest(), graph, [{"per": "block", "threads": 32}])
+    assert preferred(product(1, 4096, 4096)) == {"per": "block", "threads": 256}
+    source = kernel_source(launch.kernel).text
+    assert "x1[item * 70 + k1]" in source
 
 
 def test_large_sums_take_two_phases() -> None:
