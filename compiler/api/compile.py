@@ -5,9 +5,8 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-from ...autotune.events import Event, Reached
 from ..codegen.cpu.target import CpuTarget
 from ..codegen.cuda.target import CudaTarget, cuda_target, is_cuda
 from ..errors import OptionError
@@ -15,16 +14,15 @@ from ..graph.ir import Graph
 from ..graph.text import to_text
 from ..inspect.views import Compilation
 from ..options import Options, check_donated, options, parse_seconds
-from ..records import open_records
 from ..store import Store
 from .build import Progress, Stopwatch, choose, link, optimise, recorded_choices
 from .collector import paused_collector
-from .crew import local_crew
 from .deferred import DeferredExecutable, Shapes
 from .executable import Executable
-from .gpu import GpuExecutable, compile_gpu
 from .source import cpu_target, open_shapes, read_closed, read_source
-from .tuning import Budget, Listener, Means, tuned
+
+if TYPE_CHECKING:
+    from .gpu import GpuExecutable
 
 
 def compile(
@@ -75,7 +73,8 @@ def compile(
     TargetError for bad arguments, LoweringError, and MemoryLimitError for a limit that cannot be
     met: it says where and why, and its `least_bytes` can.
     """
-    budget = None if tune is None or tune is False else Budget(parse_seconds(tune))
+    began = time.monotonic()
+    budget = None if tune is None or tune is False else parse_seconds(tune)
     chosen = options(numerics=numerics, memory_limit=memory_limit, threads=threads,
                      reorder=reorder, inplace=inplace, donate=donate,
                      tune=None if tune is None else False)  # fmt: skip
@@ -100,9 +99,9 @@ def compile(
         if isinstance(machine, CudaTarget):
             raise OptionError(f"tune={tune!r}: kernels for {machine} cannot be tuned in this "
                               "version, which does not run them")  # fmt: skip
-        with open_records(writing=True) as records:
-            means = Means(records, local_crew, _seconds_of(budget, progress))
-            return tuned(graph, machine, chosen, budget, means)[1]
+        from .tuning import Budget, tuned_here
+
+        return tuned_here(graph, machine, chosen, Budget(budget, began), progress)
     with paused_collector():
         return _build(graph, machine, chosen, time.perf_counter() - start, progress)
 
@@ -136,6 +135,8 @@ def _build(
     progress: Progress | None,
 ) -> Executable | GpuExecutable:  # fmt: skip
     if isinstance(target, CudaTarget):
+        from .gpu import compile_gpu
+
         return compile_gpu(graph, target, chosen, read, progress)
     watch = Stopwatch()
     stages = optimise(graph, target, chosen, read)
@@ -147,21 +148,6 @@ def _build(
         _dump(compilation, Path(chosen.dump))
     kernels = watch.lap()
     return link(compilation, store, progress, read=read, passes=passes, kernels=kernels)
-
-
-def _seconds_of(budget: Budget, progress: Progress | None) -> Listener:
-    """Tells `progress` of a session as seconds of its budget."""
-    station = "tune"
-
-    def listen(event: Event) -> None:
-        nonlocal station
-        if isinstance(event, Reached):
-            station = event.station
-        if progress is not None:
-            progress(f"tune: {station}", min(round(budget.elapsed), round(budget.seconds)),
-                     round(budget.seconds))  # fmt: skip
-
-    return listen
 
 
 def _dump(c: Compilation, directory: Path) -> None:

@@ -18,9 +18,10 @@ from ..inspect.memory import MemoryUse, memory_use
 from ..inspect.views import Compilation, kernel_name
 from ..kernels.device import GPU
 from ..kernels.gpu_nest import GpuNest
+from ..kernels.gpu_templates import GPU_TEMPLATES
 from ..kernels.ir import Launch
 from ..kernels.printer import symbol
-from ..kernels.select import GPU_TEMPLATES, is_slow_in_a_nest, select
+from ..kernels.select import is_slow_in_a_nest, select
 from ..memory.plan import MemoryPlan
 from ..options import Options
 from ..passes.base import Fuel, Stage, run_pipeline

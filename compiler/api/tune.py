@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Sequence
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ...autotune.records import Records
 from ..options import options, parse_seconds
 from ..records import open_records, software
-from .crew import farm_crew, local_crew
 from .deferred import Shapes
-from .report import TuningReport
 from .source import cpu_target, read_closed
-from .tuning import Budget, Listener, Means, tuned
+
+if TYPE_CHECKING:
+    from .report import TuningReport
+    from .tuning import Listener
 
 
 def tune(
@@ -52,12 +54,16 @@ def tune(
 
     Raises as `tw.compile` does, and OptionError when shapes are open or nobody can run candidates.
     """
-    spent = Budget(parse_seconds(budget))
+    began = time.monotonic()
+    seconds = parse_seconds(budget)
     chosen = options(numerics=numerics, threads=threads, tune=False)
     machine = cpu_target(target)
     graph = read_closed(source, shapes, outputs)
+    from .crew import farm_crew, local_crew
+    from .tuning import Budget, Means, tuned
+
     kept = open_records(writing=True) if records is None else Records(records, software())
     crew = local_crew if farm is None else partial(farm_crew, farm)
     with kept:
         means = Means(kept, crew) if progress is None else Means(kept, crew, progress)
-        return tuned(graph, machine, chosen, spent, means)[0]
+        return tuned(graph, machine, chosen, Budget(seconds, began), means)[0]

@@ -29,13 +29,14 @@ from ..errors import OptionError
 from ..graph.ir import Graph
 from ..kernels.select import digests_of, live_outputs, shape_of
 from ..options import Options
+from ..records import open_records
 from ..store import Store
 from ..tuning.choices import NO_CHOICES, Choice, Choices
 from ..tuning.fingerprint import fingerprint, label, same_model
 from ..tuning.tasks import Use, tasks_of
-from .build import Stopwatch, choose, device_of, link, optimise
+from .build import Progress, Stopwatch, choose, device_of, link, optimise
 from .collector import paused_collector
-from .crew import Crew
+from .crew import Crew, local_crew
 from .executable import Executable, random_input
 from .report import Comparison, TaskReport, TuningReport, compare, verdict_of, warnings_of
 
@@ -84,6 +85,31 @@ class Means:
     crew: Callable[[CpuTarget], Crew]
     listener: Listener = lambda event: None
     strategy: Strategy = field(default_factory=Halving)
+
+
+def tuned_here(
+    graph: Graph, target: CpuTarget, chosen: Options, budget: Budget, progress: Progress | None
+) -> Executable:  # fmt: skip
+    """The program with the kernels that were chosen by worker processes of this machine; what they
+    measured is in the user's cache. progress: as for `tw.compile`. Raises as `tuned`."""
+    with open_records(writing=True) as records:
+        means = Means(records, local_crew, _seconds_of(budget, progress))
+        return tuned(graph, target, chosen, budget, means)[1]
+
+
+def _seconds_of(budget: Budget, progress: Progress | None) -> Listener:
+    """Tells `progress` of a session as seconds of its budget."""
+    station = "tune"
+
+    def listen(event: Event) -> None:
+        nonlocal station
+        if isinstance(event, Reached):
+            station = event.station
+        if progress is not None:
+            progress(f"tune: {station}", min(round(budget.elapsed), round(budget.seconds)),
+                     round(budget.seconds))  # fmt: skip
+
+    return listen
 
 
 def tuned(

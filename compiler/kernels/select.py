@@ -20,8 +20,6 @@ from .compose import only_element
 from .conv import DirectConv
 from .depthwise import Depthwise
 from .device import Device, GpuDevice
-from .gpu_nest import GpuNest
-from .gpu_tiles import GpuTiles
 from .grouped import GroupedConv
 from .ir import Launch, Prepared
 from .known import Record, record_of, restored, shape_digest
@@ -39,10 +37,7 @@ TEMPLATES: Final[tuple[KernelTemplate, ...]] = (
     Winograd(), Depthwise(), DirectConv(), GroupedConv(), Attend(), Gemm(), Recurrent(),
     ArgReduce(), TopK(), CumulativeSum(), Scatter(), Unpool(), Nest(),
 )  # fmt: skip
-"""For CPUs, in the order of preference."""
-GPU_TEMPLATES: Final[tuple[KernelTemplate, ...]] = (
-    GpuTiles(), Recurrent(), ArgReduce(), TopK(), CumulativeSum(), Scatter(), Unpool(), GpuNest(),
-)  # fmt: skip
+"""For CPUs, in the order of preference; the last one takes any group with expressions."""
 logger = logging.getLogger("tilewright")
 
 Names = tuple[str, ...]
@@ -99,7 +94,7 @@ def select(
             if launch is None and special is not None and digest:
                 launch = special(digest, group)
             launch = launch or _make(graph, ops, outputs, device, templates)
-            _report(graph, ops, launch, isinstance(device, GpuDevice))
+            _report(graph, ops, launch, templates[-1], isinstance(device, GpuDevice))
             made[shape] = launch, names
         launch = rebound(*made[shape], names)
         launches.append(replace(launch, ops=tuple(positions[id(op)] for op in ops),
@@ -217,17 +212,20 @@ def rebound(launch: Launch, old: Names, new: Names) -> Launch:
     return replace(launch, args=args)
 
 
-def _report(graph: Graph, ops: Sequence[Op], launch: Launch, on_gpu: bool) -> None:
+def _report(
+    graph: Graph, ops: Sequence[Op], launch: Launch, general: KernelTemplate, on_gpu: bool
+) -> None:
     if logger.isEnabledFor(logging.INFO):
-        _report_fallback(graph, ops, launch)
+        if launch.kernel.template == general.name:
+            _report_fallback(graph, ops)
         if not on_gpu:  # whose threads may read from anywhere
             _report_slow_access(ops, launch)
 
 
-def _report_fallback(graph: Graph, ops: Sequence[Op], launch: Launch) -> None:
+def _report_fallback(graph: Graph, ops: Sequence[Op]) -> None:
     """Say when a contraction runs in the general loop nest, which is correct but slow."""
     slow = [op for op in ops if is_slow_in_a_nest(graph, op)]
-    if launch.kernel.template in (Nest.name, GpuNest.name) and slow:
+    if slow:
         op = slow[0]
         types = ", ".join(str(t) for t in graph.input_types(op))
         logger.info("%s (node %r) of (%s) runs as a general loop nest: no contraction kernel fits",

@@ -172,12 +172,12 @@ def cycle_problems(sources: Mapping[str, Source]) -> list[str]:
 
 
 def lazy_problems(sources: Mapping[str, Source], optional: Collection[str]) -> list[str]:
-    """Imports inside functions, other than of `optional` dependencies."""
+    """Imports inside functions, other than of `optional` packages and modules."""
     return [
         f"{source.name}:{item.line} imports {item.target} inside a function"
         for source in sources.values()
         for item in source.imports
-        if item.lazy and not item.typing and item.target.split(".")[0] not in optional
+        if item.lazy and not item.typing and not any(within(item.target, o) for o in optional)
     ]
 
 

@@ -12,8 +12,9 @@ from tilewright.compiler.codegen.cuda.source import Source, kernel_source
 from tilewright.compiler.graph.ir import Graph
 from tilewright.compiler.graph.storage import aliases
 from tilewright.compiler.kernels.device import GPU
+from tilewright.compiler.kernels.gpu_templates import GPU_TEMPLATES
 from tilewright.compiler.kernels.ir import Buffer, Launch, Prepared
-from tilewright.compiler.kernels.select import GPU_TEMPLATES, select
+from tilewright.compiler.kernels.select import select
 from tilewright.compiler.memory.buffers import round_up
 from tilewright.compiler.memory.plan import MemoryPlan
 from tilewright.compiler.passes.base import run_pipeline

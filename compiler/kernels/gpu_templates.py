@@ -1,0 +1,19 @@
+"""The templates for GPUs."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from .gpu_nest import GpuNest
+from .gpu_tiles import GpuTiles
+from .recurrent import Recurrent
+from .scan import CumulativeSum
+from .scatter import Scatter
+from .sorting import ArgReduce, TopK
+from .template import KernelTemplate
+from .unpool import Unpool
+
+GPU_TEMPLATES: Final[tuple[KernelTemplate, ...]] = (
+    GpuTiles(), Recurrent(), ArgReduce(), TopK(), CumulativeSum(), Scatter(), Unpool(), GpuNest(),
+)  # fmt: skip
+"""In the order of preference, as `select.TEMPLATES`."""
