@@ -128,6 +128,7 @@ class IsolatedRunner:
                 for worker, event in listen(list(doing), deadline, self._stopped.is_set):
                     place, since = doing[worker]
                     if isinstance(event, Built):
+                        self._excused = 0
                         self._built.add((name, task.space[place]))
                         self._durations.append(time.monotonic() - since)
                         for each in self._builders:
@@ -135,6 +136,7 @@ class IsolatedRunner:
                     elif isinstance(event, Failing):
                         yield place, event.failure
                     elif isinstance(event, Done):
+                        self._excused = 0
                         del doing[worker]
                     elif isinstance(event, Death):
                         del doing[worker]
@@ -183,8 +185,12 @@ class IsolatedRunner:
                         if place in asked:
                             self._samples.setdefault((name, task.space[place]), []).append(sample)
                             missing[place] -= sample.is_calm
+                            if sample.is_calm:  # it gets further
+                                self._excused = 0
                 elif isinstance(event, Failing) and event.place in asked:
                     failures[event.place] = event.failure
+                elif isinstance(event, Done):
+                    self._excused = 0
                 elif isinstance(event, Death):
                     death = event
             why = None if death is None else self._judged(death)

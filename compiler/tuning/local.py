@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Final
 
 from ...autotune.isolation import IsolatedRunner
@@ -13,8 +14,8 @@ from ..runtime.linux import available_processors
 from ..store import cache_directory
 from .faults import check
 
-WORKER: Final = (sys.executable, "-m", "tilewright.compiler.tuning.worker")
-"""How a worker process is started. It is not imported anywhere: it is a program."""
+WORKER: Final = (sys.executable, "-P", str(Path(__file__).with_name("start.py")))
+"""How a worker process is started."""
 
 
 def local_runner(

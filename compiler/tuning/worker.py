@@ -1,6 +1,6 @@
-"""The program of worker processes: python -m tilewright.compiler.tuning.worker REQUESTS ANSWERS ...
+"""The program of worker processes. Its arguments are what `serve` wants.
 
-An `IsolatedRunner` (`autotune/isolation.py`, made in `local.py`) starts it; it is of no use to
+An `IsolatedRunner` (`autotune/isolation.py`) starts it by `start.py`; it is of no use to
 people.
 """
 

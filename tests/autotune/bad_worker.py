@@ -58,7 +58,7 @@ def misbehave(what: str) -> None:
 
 class BadBench:
     """Payload "bad": cannot be prepared. A config: step (build or run), does, seconds, turn: in
-    which of its runs it does that."""
+    which of its runs it does that. once: a file, with which it does not do it any more."""
 
     def __init__(self, payload: str, post: Post) -> None:
         self.post, self.payload = post, payload
@@ -103,7 +103,11 @@ class BadBench:
         self.runs[place] = self.runs.get(place, 0) + 1
         time.sleep(float(c.config.get("takes", 0)))
         if c.config.get("step") == "run" and self.runs[place] == int(c.config.get("turn", 1)):
-            misbehave(str(c.config["does"]))
+            once = c.config.get("once")
+            if once is None or not Path(str(once)).exists():
+                if once is not None:
+                    Path(str(once)).touch()
+                misbehave(str(c.config["does"]))
 
 
 if __name__ == "__main__":

@@ -129,6 +129,14 @@ def test_a_candidate_without_fault_is_tried_again(runner: IsolatedRunner) -> Non
     assert isinstance(found[1], Failure) and "SIGHUP" in found[1].detail
 
 
+def test_deaths_without_fault_count_in_a_row_only(tmp_path: Path) -> None:
+    """Somebody ends workers now and then; each time something was measured in between."""
+    with IsolatedRunner(WORKER, limits=LIMITS) as made:
+        for k in range(4):
+            t = task(failing("run", "hangup", once=str(tmp_path / f"{k}")), name=f"now and then {k}")
+            assert isinstance(outcomes(made, t)[0], Measurement), k
+
+
 @pytest.mark.parametrize(("payload", "kind"), [("bad", "refused"), ("hang", "timeout")])
 def test_a_task_that_cannot_be_prepared(runner: IsolatedRunner, payload: str, kind: str) -> None:
     found = outcomes(runner, task(GOOD, GOOD, payload=payload, name=payload))

@@ -249,7 +249,7 @@ def workers_of(cache: Path) -> list[int]:
             about = (entry / "cmdline").read_bytes(), (entry / "environ").read_bytes()
         except OSError:
             continue
-        if b"tuning.worker" in about[0] and os.fsencode(cache) in about[1]:
+        if b"tuning/start.py" in about[0] and os.fsencode(cache) in about[1]:
             found.append(int(entry.name))
     return found
 

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 import time
 from collections.abc import Mapping
+from pathlib import Path
 
 import pytest
 
+import tilewright as tw
 from tilewright.autotune.outcome import Failure, Measurement, Outcome
 from tilewright.autotune.runner import Request
 from tilewright.autotune.task import Task
@@ -61,6 +66,29 @@ def test_without_a_store_the_worker_that_measures_builds(monkeypatch: pytest.Mon
     found = outcomes(convolution(), range(2))
     assert isinstance(found[0], Measurement)
     assert isinstance(found[1], Failure) and found[1].kind == "crash"
+
+
+def test_workers_run_nothing_from_the_current_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "json.py").write_text("raise SystemExit('the wrong json')")
+    monkeypatch.chdir(tmp_path)
+    assert isinstance(outcomes(convolution(), range(1))[0], Measurement)
+
+
+def test_workers_run_the_package_that_tunes(tmp_path: Path) -> None:
+    """Here it is found in the current folder alone, where workers do not look."""
+    (tmp_path / "tilewright").symlink_to(Path(tw.__file__).parent)
+    program = """
+import subprocess
+from tilewright.compiler.tuning.local import WORKER
+print(subprocess.run(WORKER, stderr=subprocess.PIPE, text=True).stderr)
+"""
+    env = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
+    said = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, env=env, text=True,
+                          capture_output=True, check=True).stdout  # fmt: skip
+    # It misses its arguments, and the traceback says where it lies.
+    assert str(tmp_path / "tilewright/compiler/tuning/worker.py") in said, said
 
 
 def test_faults_by_share_and_by_hash() -> None:
