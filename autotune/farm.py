@@ -13,12 +13,14 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import CancelledError
 from dataclasses import replace
 from threading import Event
 from typing import Any, Final
 
 from .errors import RunnerLost, TunerError
-from .outcome import Failure, Measurement, Outcome
+from .outcome import Outcome
+from .row import outcome_from_data, outcome_to_data, told
 from .runner import Request, Runner
 from .task import Candidate, Key, Task
 
@@ -83,8 +85,8 @@ class FarmRunner:
             return
         try:
             text = self._answer(ask(task, request, left), deadline)
-        except OSError as e:  # errors of dask's connections are such
-            raise RunnerLost(f"{self.origin}: {e}") from e
+        except (OSError, CancelledError) as e:  # of dask's connections, and what its client does
+            raise RunnerLost(f"{self.origin}: {e}") from e  # when the scheduler is gone
         if text is not None:
             yield from outcomes(text, request)
 
@@ -166,35 +168,17 @@ def answer(message: str, runner: Runner) -> str:
     deadline = time.monotonic() + seconds
     for place, outcome in runner.run(task, Request(tuple(range(len(space))), rounds), deadline):
         found[place] = outcome
-    return json.dumps([None if o is None else _data(o) for o in found])
+    return json.dumps([None if o is None else outcome_to_data(told(o)) for o in found])
 
 
 def outcomes(text: str, request: Request) -> list[tuple[int, Outcome]]:
-    """What `answer` wrote. Raises TunerError."""
+    """What `answer` wrote, nothing in it that no row may hold. Raises TunerError."""
     try:
         data = json.loads(text)
         pairs = zip(request.candidates, data, strict=True)
-        return [(place, _outcome(d)) for place, d in pairs if d is not None]
-    except (ValueError, KeyError, TypeError) as e:
+        return [(place, outcome_from_data(d)) for place, d in pairs if d is not None]
+    except (ValueError, TypeError, RecursionError, TunerError) as e:
         raise TunerError(f"not an answer of a farm: {e!r}") from e
-
-
-def _data(outcome: Outcome) -> dict[str, Any]:
-    if isinstance(outcome, Failure):
-        return {"failure": outcome.kind, "detail": outcome.detail}
-    return {"seconds": outcome.seconds, "low": outcome.low, "high": outcome.high,
-            "rounds": outcome.rounds, "contaminated": outcome.contaminated}  # fmt: skip
-
-
-def _outcome(data: Mapping[str, Any]) -> Outcome:
-    """Raises ValueError, KeyError, TypeError."""
-    if "failure" in data:
-        return Failure(data["failure"], str(data["detail"]))
-    m = Measurement(float(data["seconds"]), float(data["low"]), float(data["high"]),
-                    int(data["rounds"]), bool(data["contaminated"]))  # fmt: skip
-    if not 0 < m.low <= m.seconds <= m.high < float("inf"):
-        raise ValueError(f"no measurement: {data}")
-    return m
 
 
 def on_device(task: Task, device: str) -> Task:

@@ -96,12 +96,7 @@ def to_data(row: Row) -> dict[str, Any]:
         "template": candidate.template, "version": candidate.version,
         "config": dict(candidate.config), "default": row.is_default,
     }  # fmt: skip
-    if isinstance(found, Measurement):
-        data |= {"seconds": found.seconds, "low": found.low, "high": found.high,
-                 "rounds": found.rounds, "contaminated": found.contaminated}  # fmt: skip
-    else:
-        data |= {"failure": found.kind, "detail": found.detail}
-    return data | {
+    return data | outcome_to_data(found) | {
         "features": dict(row.features), "date": row.date, "versions": dict(row.versions),
         "origin": row.origin,
     }  # fmt: skip
@@ -110,17 +105,32 @@ def to_data(row: Row) -> dict[str, Any]:
 def from_data(data: object) -> Row:
     """The row that a JSON object stands for. Raises TunerError, which names the field."""
     d = _checked(data)
-    outcome: Outcome
-    if "failure" in d:
-        outcome = Failure(d["failure"], d["detail"])
-    else:
-        outcome = Measurement(float(d["seconds"]), float(d["low"]), float(d["high"]), d["rounds"],
-                              d["contaminated"])  # fmt: skip
     return Row(
         Key(d["problem"], d["device"], d["numerics"]),
-        Candidate(d["template"], d["version"], d["config"]), outcome, d["default"],
+        Candidate(d["template"], d["version"], d["config"]), _outcome(d), d["default"],
         {k: float(v) for k, v in d["features"].items()}, d["date"], d["versions"], d["origin"],
     )  # fmt: skip
+
+
+def outcome_to_data(found: Outcome) -> dict[str, Any]:
+    """The fields of a row that hold its outcome; `outcome_from_data` makes it again."""
+    if isinstance(found, Failure):
+        return {"failure": found.kind, "detail": found.detail}
+    return {"seconds": found.seconds, "low": found.low, "high": found.high,
+            "rounds": found.rounds, "contaminated": found.contaminated}  # fmt: skip
+
+
+def outcome_from_data(data: object) -> Outcome:
+    """The outcome that a JSON object of these fields alone stands for. Raises TunerError, which
+    names the field."""
+    return _outcome(_checked(data, shared=False))
+
+
+def _outcome(d: Mapping[str, Any]) -> Outcome:
+    if "failure" in d:
+        return Failure(d["failure"], d["detail"])
+    return Measurement(float(d["seconds"]), float(d["low"]), float(d["high"]), d["rounds"],
+                       d["contaminated"])  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,14 +173,15 @@ _LARGE: Final = 2**53
 _DATE: Final = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ")
 
 
-def _checked(data: object) -> dict[str, Any]:
-    """The object, if its fields are those of a row and hold what they should."""
+def _checked(data: object, *, shared: bool = True) -> dict[str, Any]:
+    """The object, if its fields are those of a row and hold what they should. shared: with those
+    that every row has."""
     if not isinstance(data, dict):
         raise TunerError("expected a JSON object")
-    wanted = ("all", "failure" if "failure" in data else "measurement")
-    fields = [f for f in FIELDS if f.of in wanted]
+    kind = "failure" if "failure" in data else "measurement"
+    fields = [f for f in FIELDS if f.of == kind or (shared and f.of == "all")]
     for unknown in sorted(data.keys() - {f.name for f in fields}):
-        raise TunerError(f"field {unknown[:64]!r}: no such field in a {wanted[1]}")
+        raise TunerError(f"field {unknown[:64]!r}: no such field in a {kind}")
     for f in fields:
         if f.name not in data:
             raise TunerError(f"field {f.name!r}: is missing")

@@ -11,8 +11,11 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Iterator
+from concurrent.futures import CancelledError
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from threading import Timer
 from typing import Any
 
 import pytest
@@ -53,11 +56,24 @@ def test_candidates_that_no_time_was_left_for_do_not_come_back() -> None:
 @pytest.mark.parametrize(
     "text",
     ["", "[", "{}", "[1]", "[null]", '[{"seconds": 1}, null]', '[{"seconds": -1, "low": -1, '
-     '"high": 1, "rounds": 3, "contaminated": false}, null]'],
+     '"high": 1, "rounds": 3, "contaminated": false}, null]',
+     '[{"failure": "bored", "detail": ""}, null]', '[{"failure": "crash"}, null]',
+     '[{"seconds": 1, "low": 1, "high": 1, "rounds": 0, "contaminated": false}, null]',
+     '[{"seconds": 1, "low": 1, "high": 1, "rounds": 3, "contaminated": 0}, null]',
+     pytest.param("[" * 100_000, id="deep")],
 )  # fmt: skip
 def test_an_answer_that_makes_no_sense_is_an_error(text: str) -> None:
     with pytest.raises(TunerError, match="not an answer"):
         farm.outcomes(text, Request((0, 1), 3))
+
+
+def test_whatever_a_candidate_printed_can_be_told() -> None:
+    clock = Clock()
+    clock.now = time.monotonic()
+    bench = Bench(clock, {"a": [Failure("crash", "\0\udc80" * 9000)]})
+    told = farm.answer(farm.ask(task("a", 1), Request((0,), 5), seconds=60.0), bench)
+    ((_, outcome),) = farm.outcomes(told, Request((0,), 5))
+    assert isinstance(outcome, Failure) and outcome.detail.startswith("??")
 
 
 @pytest.mark.parametrize("text", ["", "{}", '{"key": ["a"], "candidates": []}', "[]"])
@@ -66,12 +82,32 @@ def test_a_request_that_makes_no_sense_is_an_error(text: str) -> None:
         farm.answer(text, Bench(Clock(), {}))
 
 
+class GivenUp:
+    """A client of dask that has lost its scheduler, and a future of its own."""
+
+    def submit(self, *_: Any, **__: Any) -> GivenUp:
+        return self
+
+    def exception(self, timeout: float) -> None: ...
+    def cancel(self) -> None: ...
+
+    def result(self) -> None:
+        raise CancelledError("scheduler-connection-lost")
+
+
+def test_what_the_client_gives_up_is_a_loss() -> None:
+    runner = farm.FarmRunner(GivenUp(), "tcp://x:1", str, "cpu")
+    with pytest.raises(RunnerLost, match="tcp://x:1: scheduler-connection-lost"):
+        list(runner.run(task("a"), Request((0,), 3), time.monotonic() + 30))
+
+
 # --------------------------------------------------------------------------- a cluster
 
 
 @dataclass
 class Cluster:
     address: str
+    scheduler: int
     pids: dict[str, int]
     bench: Any
     log: Path
@@ -82,19 +118,24 @@ class Cluster:
 
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
-    """A scheduler and two workers, each a process."""
+    with started(tmp_path_factory.mktemp("cluster"), 2) as made:
+        yield made
+
+
+@contextmanager
+def started(folder: Path, workers: int) -> Iterator[Cluster]:
+    """A scheduler and its workers, each a process."""
     pytest.importorskip("distributed")
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(str(HERE))
         bench = importlib.import_module("farm_bench")
-    folder = tmp_path_factory.mktemp("cluster")
     where, log = folder / "scheduler.json", folder / "log"
     path = os.pathsep.join(filter(None, [str(HERE), os.environ.get("PYTHONPATH", "")]))
     env = {**os.environ, "PYTHONPATH": path, "FARM_LOG": str(log)}
     shared = ["--scheduler-file", str(where), "--no-dashboard"]
     commands = [
         ["dask_scheduler", "--host", "127.0.0.1", "--port", "0", *shared],
-        *[["dask_worker", "--no-nanny", "--nthreads", "1", *shared] for _ in range(2)],
+        *[["dask_worker", "--no-nanny", "--nthreads", "1", *shared] for _ in range(workers)],
     ]
     running = [
         subprocess.Popen([sys.executable, "-m", f"distributed.cli.{c[0]}", *c[1:]], env=env,
@@ -110,11 +151,11 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
                 address = json.loads(where.read_text())["address"]
         connected = farm.Farm(address, bench.measure, bench.describe)
         told: Any = {}
-        while len(told) < 2 and time.monotonic() < until:
+        while len(told) < workers and time.monotonic() < until:
             told = connected.members()
             time.sleep(0.05)
         connected.close()
-        yield Cluster(address, {a: d["pid"] for a, d in told.items()}, bench, log)
+        yield Cluster(address, running[0].pid, {a: d["pid"] for a, d in told.items()}, bench, log)
     finally:
         for process in running:
             process.kill()
@@ -182,6 +223,22 @@ def test_a_killed_worker_loses_nothing_and_nothing_is_measured_twice(
     # What the victim had answered nobody did again; the rest the other one did, once.
     assert of[survivor] == everything - answered
     assert len(of[victim] - answered) <= 2  # of the one request that it was killed in
+
+
+def test_with_its_scheduler_a_farm_is_lost(tmp_path: Path) -> None:
+    with started(tmp_path, 1) as cluster:
+        joined = cluster.farm()
+        try:
+            (address,) = cluster.pids
+            kill = Timer(0.6, os.kill, (cluster.scheduler, signal.SIGKILL))
+            kill.start()
+            many = task("a", 2000)  # a minute's work
+            runner = joined.runner(address, "cpu")
+            with pytest.raises(RunnerLost, match=address):
+                list(runner.run(many, Request(tuple(range(2000)), 3), time.monotonic() + 30))
+            kill.join()
+        finally:
+            joined.close()
 
 
 def measured_as(number: object) -> Any:
