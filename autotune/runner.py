@@ -54,6 +54,9 @@ class Search(Protocol):
     def tell(self, outcomes: Sequence[tuple[int, Outcome]]) -> None:
         """What came of the last request: maybe not of all of it."""
 
+    def learn(self, outcomes: Sequence[tuple[int, Outcome]]) -> None:
+        """What came of candidates that it did not ask for; the last request still stands."""
+
     def remaining_gain(self) -> float:
         """The share of the best time so far that more searching is expected to save, 0 to 1."""
 

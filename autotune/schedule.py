@@ -41,8 +41,9 @@ class Job:
 
     outcomes: by place in the space, those on record among them. recorded: places known before.
     tried: places run in this session. seconds, units: time spent, and candidates it was spent on.
-    pending: what is to be run next; heard: what came of it from runners that are gone. settled: how
-    often those in doubt were run again.
+    pending: what is to be run next; heard: what came of it from runners that are gone. unsure:
+    whether that is to make sure of the winner, and no request of the search. aside: the one of the
+    search that waits meanwhile. settled: how often those in doubt were run again.
     """
 
     task: Task
@@ -57,6 +58,8 @@ class Job:
     closed: bool = False
     pending: Request | None = None
     heard: list[tuple[int, Outcome]] = field(default_factory=list)
+    unsure: bool = False
+    aside: Request | None = None
     settled: int = 0
 
     @property
@@ -106,11 +109,14 @@ class Schedule:
         self.settling = True
         for job in self.jobs:
             if not job.busy:
-                job.pending = None
+                job.pending, job.aside = None, job.pending
 
     def explore(self) -> None:
-        """Go on searching."""
+        """Go on searching where that was left."""
         self.settling = False
+        for job in self.jobs:
+            if not job.busy and (job.unsure or job.pending is None):
+                job.pending, job.aside, job.unsure = job.aside, None, False
 
     def next(self, device: str | None = None) -> Job | None:
         """The job whose pending request brings most per second, now busy; None when none is worth
@@ -131,7 +137,8 @@ class Schedule:
     def _value(self, job: Job, exploring: bool) -> float:
         """What the job's next request brings per second: a gain, or certainty."""
         if self.settling:
-            job.pending = job.pending or _unsure(job)
+            if job.pending is None:
+                job.pending, job.unsure = _unsure(job), True
             return job.share * DOUBT / self.cost(job, job.pending) if job.pending else 0.0
         if job.closed:
             return 0.0
@@ -151,13 +158,14 @@ class Schedule:
     def finished(self, job: Job, heard: Sequence[tuple[int, Outcome]], seconds: float) -> None:
         """The pending request came to an end after so many seconds. One of which nothing was heard
         will not be repeated, and its task is left alone: no time was left for it."""
-        job.busy, job.pending = False, None
+        unsure = job.unsure
+        job.busy, job.pending, job.unsure = False, None, False
         told, job.heard = [*job.heard, *heard], []
         job.seconds += seconds
         job.units += len(dict(heard))
-        job.settled += self.settling
+        job.settled += unsure
         if told:
-            job.search.tell(told)
+            (job.search.learn if unsure else job.search.tell)(told)
         else:
             job.closed = self.short = True
             job.settled = MOST_TIMES

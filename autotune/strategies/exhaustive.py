@@ -44,6 +44,9 @@ class InOrder:
         return Request(batch, self._rounds) if batch else None
 
     def tell(self, outcomes: Sequence[tuple[int, Outcome]]) -> None:
+        self.learn(outcomes)
+
+    def learn(self, outcomes: Sequence[tuple[int, Outcome]]) -> None:
         self._survey.tell(outcomes)
 
     def remaining_gain(self) -> float:

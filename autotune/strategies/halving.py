@@ -61,8 +61,11 @@ class HalvingSearch:
 
     def tell(self, outcomes: Sequence[tuple[int, Outcome]]) -> None:
         """Places that nothing is told of are left alone from now on."""
-        self._survey.tell(outcomes)
+        self.learn(outcomes)
         self._survey.give_up(self._heat)
+
+    def learn(self, outcomes: Sequence[tuple[int, Outcome]]) -> None:
+        self._survey.tell(outcomes)
 
     def remaining_gain(self) -> float:
         return max(0.0 if self._settling else self._survey.gain,

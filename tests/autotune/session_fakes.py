@@ -114,6 +114,9 @@ class _Walk:
         heard = dict(outcomes)
         self.left = [k for k in self.left if k not in heard]
 
+    def learn(self, outcomes: Sequence[tuple[int, Outcome]]) -> None:
+        self.tell(outcomes)
+
     def remaining_gain(self) -> float:
         return self.gain * len(self.left)
 

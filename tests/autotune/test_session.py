@@ -19,6 +19,7 @@ from tilewright.autotune.records import Records
 from tilewright.autotune.runner import Request, Runner
 from tilewright.autotune.schedule import Job, Schedule
 from tilewright.autotune.session import Session, open_jobs
+from tilewright.autotune.strategies.halving import Halving
 from tilewright.autotune.task import Task
 
 from .session_fakes import Bench, Clock, InOrder, Surer, Unsure, measured, task
@@ -207,6 +208,48 @@ def test_at_the_end_those_in_doubt_run_again_and_nothing_new() -> None:
     assert bench.ran[:17] == [("a", k) for k in range(17)]
     assert {k for _, k in bench.ran[17:]} == {0, 1}
     assert min(bench.rounds["a", 0], bench.rounds["a", 1]) >= 6
+
+
+def test_a_heat_that_waits_while_winners_are_made_sure_of_is_run_later() -> None:
+    """All that the search has asked for is run, or it would give up what it never saw run."""
+    asked: dict[str, list[Request]] = {}
+
+    class Listening(Halving):
+        def search(self, task: Task, *more: Any) -> Any:
+            found = super().search(task, *more)
+            asks = asked.setdefault(task.label, [])
+            ask = found.ask
+
+            def listen() -> Request | None:
+                request = ask()
+                asks.extend(filter(None, [request]))
+                return request
+
+            found.ask = listen  # type: ignore[method-assign]
+            return found
+
+    jobs = open_jobs([(task("a", 9), 0.5), (task("b", 9), 0.4)], Listening(), Records(None))
+    schedule = Schedule(jobs)
+
+    def step(seconds: float, off: float) -> tuple[str, Request]:
+        job = schedule.next()
+        assert job is not None and job.pending is not None
+        request, found = job.pending, Measurement(seconds, seconds - off, seconds + off, 8)
+        for k in request.candidates:
+            schedule.heard(job, k, found)
+        schedule.finished(job, [(k, found) for k in request.candidates], 1.0)
+        return job.task.label, request
+
+    ran = [step(1.0, 0.2) for _ in range(2)]
+    assert schedule.next() is not None  # somebody is at work on one task, the other one waits
+    waiting = next(job for job in jobs if not job.busy)
+    name, request = waiting.task.label, asked[waiting.task.label][-1]
+    assert waiting.pending == request
+    schedule.settle()
+    label, again = step(1.0, 0.2)
+    assert label == name and set(again.candidates) <= set(ran[0][1].candidates)
+    schedule.explore()
+    assert schedule.next() is waiting and waiting.pending == request
 
 
 def test_time_that_certainty_does_not_need_goes_to_the_search() -> None:

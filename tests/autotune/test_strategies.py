@@ -73,6 +73,16 @@ def test_it_begins_with_the_default_and_ends(strategy: Strategy) -> None:
     assert best <= recording.best * 1.03
 
 
+def test_what_it_learns_beside_is_not_the_answer_to_its_request() -> None:
+    recording = bowl()
+    told, learning = (Halving().search(recording.task, (), ()) for _ in range(2))
+    assert told.ask() == learning.ask()
+    default = [(0, recording.outcomes[0])]
+    told.tell(default)  # the rest of the heat is given up
+    learning.learn(default)
+    assert learning.remaining_gain() > told.remaining_gain()
+
+
 @pytest.mark.parametrize("strategy", ALL, ids=lambda s: s.name)
 def test_what_is_known_is_not_asked_for(strategy: Strategy) -> None:
     recording = bowl()
