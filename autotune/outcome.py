@@ -23,7 +23,8 @@ class Measurement:
 
     seconds: the median. low, high: the interval that holds the true median with 95 % confidence.
     rounds: samples in it. contaminated: other work disturbed the samples and went on doing so when
-    they were taken again; good for a ranking, not kept for good.
+    they were taken again; good for a ranking, and on record until a later session, which measures
+    it again, does better.
     """
 
     seconds: float

@@ -18,7 +18,7 @@ from typing import Final
 from .errors import RunnerLost, TunerError
 from .events import Began, Ended, Event, Listed, State, Tried, Warned
 from .interrupts import Stop
-from .outcome import Failure, Outcome
+from .outcome import Failure, Measurement, Outcome
 from .records import Records
 from .row import Row
 from .runner import Request, Runner, Strategy
@@ -33,21 +33,27 @@ GRACE: Final = 1.0
 """Seconds after the deadline for a runner to come back, and for one that is stopped to end."""
 
 NEAR: Final = 2
-"""Winners of that many near problems are where a search begins."""
+"""Winners of that many near problems are where a search begins, and as many candidates that looked
+fast while other work got in the way."""
 
 
 def open_jobs(
     tasks: Sequence[tuple[Task, float]], strategy: Strategy, records: Records
 ) -> list[Job]:
     """A search for every task, given with its share of the run time. Outcomes on record are known
-    to it; what was found on other devices and for near problems is where it begins."""
+    to it, but for contaminated ones, which are measured again: the fastest of these, and what was
+    found on other devices and for near problems, is where it begins."""
     jobs = []
     for task, weight in tasks:
         templates = _templates(task)
-        known = on_record(task, records)
+        found = on_record(task, records)
+        disturbed = {k: o.seconds for k, o in found.items()
+                     if isinstance(o, Measurement) and o.contaminated}  # fmt: skip
+        known = {k: o for k, o in found.items() if k not in disturbed}
         rows = [*_winners(records.elsewhere(task.key, templates)),
                 *records.near(task.key, task.features, NEAR, templates)]  # fmt: skip
-        first = starts(task, [row.candidate for row in rows])
+        again = sorted(disturbed, key=lambda k: (disturbed[k], k))[:NEAR]
+        first = starts(task, [*(task.space[k] for k in again), *(row.candidate for row in rows)])
         search = strategy.search(task, tuple(known.items()), first)
         jobs.append(Job(task, weight, search, known, frozenset(known)))
     return jobs

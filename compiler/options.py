@@ -28,7 +28,7 @@ ENVIRONMENT: Final[dict[str, str]] = {
     "TILEWRIGHT_FUEL": "do only the first n rewrites of the graph, to bisect a miscompile",
     "TILEWRIGHT_DUMP": "directory that receives every stage of every compilation as text",
     "TILEWRIGHT_POISON": "1: fill memory with NaN before a call and wherever it was last used",
-    "TILEWRIGHT_FAULT": "make candidates fail while tuning, such as segv@1,wrong50@3,hang@25%",
+    "TILEWRIGHT_FAULT": "make candidates fail while tuning, and record nothing: segv@1,hang@25%",
     "TILEWRIGHT_DEBUG": "1 to 4: how much the logger `tilewright` reports on stderr",
 }
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 import numpy as np
@@ -32,6 +32,7 @@ from ..options import Options
 from ..records import open_records
 from ..store import Store
 from ..tuning.choices import NO_CHOICES, Choice, Choices
+from ..tuning.faults import VARIABLE, are_asked_for
 from ..tuning.fingerprint import fingerprint, label, same_model
 from ..tuning.tasks import Use, tasks_of
 from .build import Progress, Stopwatch, choose, device_of, link, optimise
@@ -132,6 +133,9 @@ def tuned(
     def reach(station: str) -> None:
         tell(Reached(station, budget.elapsed))
 
+    if are_asked_for():
+        tell(Warned(f"{VARIABLE} is set: nothing is recorded"))
+        means = replace(means, records=Records(None))
     with stopped_by_signals(budget.stop):
         reach("compile")
         default = build(NO_CHOICES)

@@ -3,6 +3,8 @@ survives them.
 
     TILEWRIGHT_FAULT="segv@1,wrong50@3,hang@25%,nan@#9f"
 
+While it is set nothing is recorded: a fault that is on record stays there for good.
+
 A fault stands before an @, behind it the candidates that have it: a place in the task's space, the
 share of all candidates in percent, or how the SHA-256 of a candidate's text begins. Faults that end
 or stop the process are native code that runs ahead of the kernel's.
@@ -126,6 +128,11 @@ def faults_of(place: int, candidate: Candidate) -> tuple[str, ...]:
         return ()
     text = f"{candidate.template} {candidate.version} {candidate.text}"
     return tuple(dict.fromkeys(r.fault for r in rules if r.meets(place, text)))
+
+
+def are_asked_for() -> bool:
+    """Whether any candidate is to fail. Raises OptionError as `check`."""
+    return bool(_rules(os.environ.get(VARIABLE, "")))
 
 
 def check() -> None:

@@ -6,6 +6,7 @@ import os
 import signal
 import threading
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -190,6 +191,19 @@ def test_winners_of_near_problems_and_other_devices_are_where_a_search_begins(
     strategy = InOrder()
     open_jobs([(task("a", size=8.0), 1.0)], strategy, records)
     assert strategy.starts == [(3, 2)]
+
+
+def test_what_was_disturbed_is_measured_again(records: Records) -> None:
+    clock, a = Clock(), task("a", 8)
+    for k, seconds, disturbed in ((0, 1.0, False), (1, 0.9, False), (2, 0.7, True), (3, 0.5, True),
+                                  (4, 0.6, True)):  # fmt: skip
+        records.add(a.key, a.space[k], replace(measured(seconds), contaminated=disturbed))
+    strategy = InOrder()
+    bench = Bench(clock, {"a": [9.0] * 8})
+    _, jobs, _ = session([(a, 1.0)], [bench], clock, 100, records, strategy)
+    assert strategy.starts == [(3, 4)] and jobs[0].recorded == {0, 1}
+    assert bench.ran == [("a", k) for k in range(2, 8)]
+    assert kept(records)[3] == measured(9.0)
 
 
 def test_a_search_that_wants_to_be_sure_is_heard_when_nothing_is_left_to_gain() -> None:
