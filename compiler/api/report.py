@@ -19,7 +19,7 @@ _MEANING: Final[dict[str, str]] = {
     "runners": "nobody was left to run candidates",
 }
 _MOST_ROUNDS: Final = 200
-_LEAST_ROUNDS: Final = 3
+LEAST_ROUNDS: Final = 3
 _SAMPLE_SECONDS: Final = 1e-3
 
 
@@ -72,6 +72,11 @@ class Comparison:
     speedup: float
     spread: float
     rounds: int
+
+    @property
+    def is_slower(self) -> bool:
+        """Whether the model is slower with the kernels that were chosen, by more than the noise."""
+        return self.speedup * (1 + self.spread) < 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,10 +165,10 @@ def _time(seconds: float | None) -> str:
 
 def compare(
     default: Callable[[], object], tuned: Callable[[], object], seconds: float,
-    clock: Callable[[], float] = time.perf_counter,
+    clock: Callable[[], float] = time.perf_counter, least: int = LEAST_ROUNDS,
 ) -> Comparison:  # fmt: skip
-    """Call both in turn, in changing order, for about so many seconds: at least 3 rounds. A sample
-    is a call, or as many as take a millisecond."""
+    """Call both once, and then in turn, in changing order, for about so many seconds: `least`
+    rounds, two at least. A sample is a call, or as many as take a millisecond."""
     both = (default, tuned)
     default()
     start = clock()
@@ -171,7 +176,7 @@ def compare(
     calls = max(1, int(_SAMPLE_SECONDS / max(clock() - start, 1e-7)))
     samples: tuple[list[float], list[float]] = ([], [])
     end = clock() + seconds
-    while len(samples[0]) < _LEAST_ROUNDS or (clock() < end and len(samples[0]) < _MOST_ROUNDS):
+    while len(samples[0]) < least or (clock() < end and len(samples[0]) < _MOST_ROUNDS):
         first = len(samples[0]) % 2
         for which in (first, 1 - first):
             call = both[which]
@@ -202,7 +207,7 @@ def warnings_of(tasks: Sequence[TaskReport], whole: Comparison | None) -> list[s
         f"{t.label}: every candidate that was run failed; the default kernel serves"
         for t in tasks if t.verdict == "failed"
     ]  # fmt: skip
-    if whole is not None and whole.speedup * (1 + whole.spread) < 1:
+    if whole is not None and whole.is_slower:
         found.append(
             f"the model is {1 / whole.speedup:.3f}x slower with kernels that were faster alone: "
             "tune longer, on a quieter machine, or compile with tune=False"

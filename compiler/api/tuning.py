@@ -6,6 +6,7 @@ last: before searching begins, time is laid by for the compilation and the compa
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
@@ -31,6 +32,7 @@ from ..kernels.select import digests_of, live_outputs, shape_of
 from ..options import Options
 from ..records import open_records
 from ..store import Store
+from ..text import printable
 from ..tuning.choices import NO_CHOICES, Choice, Choices
 from ..tuning.faults import VARIABLE, are_asked_for
 from ..tuning.fingerprint import fingerprint, label, same_model
@@ -39,8 +41,9 @@ from .build import Progress, Stopwatch, choose, device_of, link, optimise
 from .collector import paused_collector
 from .crew import Crew, local_crew
 from .executable import Executable, random_input
-from .report import Comparison, TaskReport, TuningReport, compare, verdict_of, warnings_of
+from .report import LEAST_ROUNDS, Comparison, TaskReport, TuningReport, compare, verdict_of, warnings_of
 
+_log: Final = logging.getLogger("tilewright")
 Listener = Callable[[Event], None]
 Build = Callable[[Choices], Executable]
 Pairs = Sequence[tuple[float, float]]
@@ -50,6 +53,10 @@ PROFILE_SHARE: Final = 0.03
 PROFILE_SECONDS: Final = 0.5
 COMPARE_SHARE: Final = 0.05
 COMPARE_SECONDS: Final = 2.0
+COMPARE_CALLS: Final = 2 * (1 + LEAST_ROUNDS) + 2 * LEAST_ROUNDS
+"""Of the shortest comparison, of programs and then of their launches; where there is no time for
+it, the programs have HURRIED_ROUNDS, and launches none."""
+HURRIED_ROUNDS: Final = 2
 OBJECT_SECONDS: Final = 0.06
 """To build the code of one kernel, where this process has built none yet."""
 CLOSE_SECONDS: Final = 0.5
@@ -91,21 +98,27 @@ class Means:
 def tuned_here(
     graph: Graph, target: CpuTarget, chosen: Options, budget: Budget, progress: Progress | None
 ) -> Executable:  # fmt: skip
-    """The program with the kernels that were chosen by worker processes of this machine; what they
-    measured is in the user's cache. progress: as for `tw.compile`. Raises as `tuned`."""
+    """The program with the kernels that were chosen by worker processes of this machine, or the
+    default one where that is faster; what they measured is in the user's cache. Warnings go to the
+    log. progress: as for `tw.compile`. Raises as `tuned`."""
     with open_records(writing=True) as records:
         means = Means(records, local_crew, _seconds_of(budget, progress))
-        return tuned(graph, target, chosen, budget, means)[1]
+        report, program = tuned(graph, target, chosen, budget, means)
+    if report.comparison is not None and report.comparison.is_slower:
+        _log.warning("tune: this program has its default kernels, with which it is faster")
+    return program
 
 
 def _seconds_of(budget: Budget, progress: Progress | None) -> Listener:
-    """Tells `progress` of a session as seconds of its budget."""
+    """Tells `progress` of a session as seconds of its budget, and the log of warnings."""
     station = "tune"
 
     def listen(event: Event) -> None:
         nonlocal station
         if isinstance(event, Reached):
             station = event.station
+        if isinstance(event, Warned):
+            _log.warning("tune: %s", printable(event.text))
         if progress is not None:
             progress(f"tune: {station}", min(round(budget.elapsed), round(budget.seconds)),
                      round(budget.seconds))  # fmt: skip
@@ -116,7 +129,8 @@ def _seconds_of(budget: Budget, progress: Progress | None) -> Listener:
 def tuned(
     graph: Graph, target: CpuTarget, chosen: Options, budget: Budget, means: Means
 ) -> tuple[TuningReport, Executable]:  # fmt: skip
-    """The report on tuning a graph, and the program with the kernels that were chosen.
+    """The report on tuning a graph, and the program with the kernels that were chosen: with the
+    default ones where that was faster.
 
     The first Ctrl-C or SIGTERM ends the search; the second raises KeyboardInterrupt. Raises
     OptionError where nobody can run candidates.
@@ -164,7 +178,7 @@ def tuned(
         pairs: Pairs = ()
         if program is not default:
             reach("compare")
-            comparison, pairs = _compared(default, program, feeds, budget)
+            comparison, pairs = _compared(default, program, feeds, once, budget)
         tasks = tuple(_reported(f, pairs) for f in found)
         for text in warnings_of(tasks, comparison):
             tell(Warned(text))
@@ -172,7 +186,8 @@ def tuned(
         label(place), chosen.numerics, default.threads, budget.seconds, budget.elapsed, ended,
         tasks, comparison, tuple(warnings),
     )  # fmt: skip
-    return report, program
+    slower = comparison is not None and comparison.is_slower
+    return report, default if slower else program
 
 
 @dataclass(frozen=True, slots=True)
@@ -249,18 +264,24 @@ def _reserve(exe: Executable, once: float, tasks: int, budget: Budget) -> float:
 
 def _comparing(once: float, budget: Budget) -> float:
     wanted = min(COMPARE_SECONDS, COMPARE_SHARE * budget.seconds)
-    return max(wanted, 10 * once)
+    return max(wanted, COMPARE_CALLS * once)
 
 
 def _compared(
-    default: Executable, tuned: Executable, feeds: Sequence[Any], budget: Budget
+    default: Executable, tuned: Executable, feeds: Sequence[Any], once: float, budget: Budget
 ) -> tuple[Comparison, Pairs]:  # fmt: skip
-    """Both programs and their launches in turn, for what is left of the budget within reason."""
-    seconds = 0.0 if budget.stop.is_set() else min(budget.left, COMPARE_SECONDS)
-    whole = compare(lambda: _call(default, feeds), lambda: _call(tuned, feeds), seconds / 2)
+    """Both programs and their launches in turn, for what is left of the budget within reason; the
+    programs alone, and few times, where little is left or the user waits. once: seconds of a call.
+    """
+    hurried = budget.stop.is_set() or budget.left < COMPARE_CALLS * once
+    seconds = 0.0 if hurried else min(budget.left, COMPARE_SECONDS)
+    whole = compare(lambda: _call(default, feeds), lambda: _call(tuned, feeds), seconds / 2,
+                    least=HURRIED_ROUNDS if hurried else LEAST_ROUNDS)  # fmt: skip
+    if hurried:
+        return whole, ()
     end = time.monotonic() + seconds / 2
     times: tuple[list[Any], list[Any]] = ([], [])
-    while len(times[0]) < 3 or (time.monotonic() < end and len(times[0]) < 100):
+    while len(times[0]) < LEAST_ROUNDS or (time.monotonic() < end and len(times[0]) < 100):
         for exe, found in zip((default, tuned), times, strict=True):
             found.append(exe.launch_seconds(*feeds, rounds=1))
     before, after = (np.median(found, axis=0) for found in times)
