@@ -85,8 +85,9 @@ class FarmRunner:
             return
         try:
             text = self._answer(ask(task, request, left), deadline)
-        except (OSError, CancelledError) as e:  # of dask's connections, and what its client does
-            raise RunnerLost(f"{self.origin}: {e}") from e  # when the scheduler is gone
+        except (OSError, CancelledError) as e:
+            # Errors of dask's connections, and what its client makes of work that it gives up.
+            raise RunnerLost(f"{self.origin}: {e}") from e
         if text is not None:
             yield from outcomes(text, request)
 

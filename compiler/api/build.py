@@ -20,13 +20,12 @@ from ..passes.base import Fuel, Stage, run_pipeline
 from ..passes.pipeline import cpu_pipeline
 from ..records import open_records
 from ..runtime.constants import Ready, prepare
-from ..runtime.linux import first_cache_ways
 from ..runtime.objects import load as load_objects
 from ..runtime.program import Program, plan_memory
 from ..runtime.threads import default_threads
 from ..store import Store
 from ..tuning.choices import NO_CHOICES, Choices, choices_digest, special, to_data, with_origins
-from ..tuning.fingerprint import fingerprint
+from ..tuning.fingerprint import fingerprint, kernel_device
 from ..tuning.tuned import recorded
 from .executable import CompileStats, Executable
 from .fit import fit
@@ -49,9 +48,7 @@ class Stopwatch:
 
 def device_of(target: CpuTarget, chosen: Options) -> Device:
     """The target as kernel templates see it. Raises OptionError for a bad TILEWRIGHT_THREADS."""
-    threads = chosen.threads or default_threads()
-    return Device(target.vector_bits // 8, target.tile_registers, threads,
-                  l1_ways=first_cache_ways())  # fmt: skip
+    return kernel_device(target, chosen.threads or default_threads())
 
 
 def optimise(graph: Graph, target: CpuTarget, chosen: Options, read: float) -> tuple[Stage, ...]:

@@ -10,29 +10,30 @@ from ...autotune.farm import Farm
 from ...autotune.runner import Runner
 from ..codegen.cpu.target import CpuTarget
 from ..errors import OptionError
+from ..kernels.device import Device
 from ..tuning import farmhand
-from ..tuning.fingerprint import fingerprint
+from ..tuning.fingerprint import fingerprint, label, same_model
 from ..tuning.local import local_runner
 
 
 @dataclass(frozen=True, slots=True)
 class Crew:
-    """Runners, and the devices that they are: tasks are tuned for each of them. left_out: who does
-    not take part, and why."""
+    """Runners, and the devices that they are: tasks are tuned for each of them. warnings: such as
+    who does not take part, and why."""
 
     runners: Sequence[Runner]
     devices: tuple[str, ...]
-    left_out: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
     close: Callable[[], None] = lambda: None
 
 
-def local_crew(target: CpuTarget) -> Crew:
+def local_crew(target: CpuTarget, device: Device) -> Crew:
     """Worker processes of this machine."""
     return Crew((local_runner(),), (fingerprint(target),))
 
 
-def farm_crew(address: str, target: CpuTarget) -> Crew:
-    """The workers of a cluster that can run what is compiled for `target`.
+def farm_crew(address: str, target: CpuTarget, device: Device) -> Crew:
+    """The workers of a cluster that can run what is compiled for `target`, used as `device`.
 
     Raises OptionError when there is no such cluster, or none of its workers can.
     """
@@ -42,16 +43,20 @@ def farm_crew(address: str, target: CpuTarget) -> Crew:
         raise OptionError(f"farm={address!r}: {e}") from e
     runners: list[Runner] = []
     devices: dict[str, None] = {}
-    left_out = []
+    warnings = []
     for member, found in farm.members().items():
-        why = farmhand.objection(found, target)
+        why = farmhand.objection(found, target, device)
         if why is not None or isinstance(found, str):
-            left_out.append(f"{member} takes no part: {why}")
+            warnings.append(f"{member} takes no part: {why}")
             continue
         devices[found["device"]] = None
         runners.append(farm.runner(member, found["device"]))
     if not runners:
         farm.close()
-        reasons = "; ".join(left_out) or "it has none"
+        reasons = "; ".join(warnings) or "it has none"
         raise OptionError(f"farm={address!r}: no worker can run candidates ({reasons})")
-    return Crew(runners, tuple(devices), tuple(left_out), farm.close)
+    here = fingerprint(target)
+    if not any(same_model(other, here) for other in devices):
+        warnings.append(f"no worker is of this machine's model, {label(here)}: what is found is "
+                        "for machines like theirs, and defaults serve here")  # fmt: skip
+    return Crew(runners, tuple(devices), tuple(warnings), farm.close)

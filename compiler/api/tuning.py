@@ -28,6 +28,7 @@ from ...autotune.task import Candidate
 from ..codegen.cpu.target import CpuTarget
 from ..errors import OptionError
 from ..graph.ir import Graph
+from ..kernels.device import Device
 from ..kernels.select import digests_of, live_outputs, shape_of
 from ..options import Options
 from ..records import open_records
@@ -41,7 +42,15 @@ from .build import Progress, Stopwatch, choose, device_of, link, optimise
 from .collector import paused_collector
 from .crew import Crew, local_crew
 from .executable import Executable, random_input
-from .report import LEAST_ROUNDS, Comparison, TaskReport, TuningReport, compare, verdict_of, warnings_of
+from .report import (
+    LEAST_ROUNDS,
+    Comparison,
+    TaskReport,
+    TuningReport,
+    compare,
+    verdict_of,
+    warnings_of,
+)
 
 _log: Final = logging.getLogger("tilewright")
 Listener = Callable[[Event], None]
@@ -90,7 +99,7 @@ class Means:
     compiled and has something to tune."""
 
     records: Records
-    crew: Callable[[CpuTarget], Crew]
+    crew: Callable[[CpuTarget, Device], Crew]
     listener: Listener = lambda event: None
     strategy: Strategy = field(default_factory=Halving)
 
@@ -162,9 +171,9 @@ def tuned(
         ended = "searched"
         found: list[_Found] = []
         if uses:
-            crew = means.crew(target)
+            crew = means.crew(target, device)
             try:
-                for text in crew.left_out:
+                for text in crew.warnings:
                     tell(Warned(text))
                 ended, found = _searched(uses, seconds, crew, deadline, budget, means, tell, place)
             finally:

@@ -7,17 +7,22 @@ from __future__ import annotations
 
 import atexit
 import json
+import os
 import threading
 from collections.abc import Mapping
+from dataclasses import asdict
 from functools import cache
 from typing import Any, Final
 
 from ...autotune.farm import answer
 from ...autotune.isolation import IsolatedRunner
 from ..codegen.cpu.target import CpuTarget, host
+from ..kernels.device import Device
 from ..kernels.select import TEMPLATES
 from ..options import VERSION
-from .fingerprint import fingerprint
+from ..runtime.linux import available_processors
+from .faults import VARIABLE
+from .fingerprint import fingerprint, kernel_device
 from .local import local_runner
 
 _lock: Final = threading.Lock()  # candidates that run at the same time would disturb each other
@@ -25,7 +30,7 @@ _lock: Final = threading.Lock()  # candidates that run at the same time would di
 
 def describe(_: str = "") -> str:
     """What this machine is, in JSON."""
-    return json.dumps(description(host()))
+    return json.dumps(description(host(), kernel_device(host(), available_processors())))
 
 
 def measure(message: str) -> str:
@@ -34,26 +39,30 @@ def measure(message: str) -> str:
         return answer(message, _runner())
 
 
-def description(target: CpuTarget) -> dict[str, Any]:
+def description(target: CpuTarget, device: Device) -> dict[str, Any]:
     """What decides whether a machine can run candidates for another one: the same templates, and
-    registers as wide and as many."""
+    what problems say of the device that they are for (`problem.py`)."""
     return {
         "device": fingerprint(target),
         "tilewright": VERSION,
         "templates": {t.name: t.version for t in TEMPLATES},
-        "vector_bits": target.vector_bits,
-        "registers": target.tile_registers,
+        "faults": os.environ.get(VARIABLE, ""),
+        **asdict(device),
     }
 
 
-def objection(found: Mapping[str, Any] | str, target: CpuTarget) -> str | None:
-    """Why a machine that describes itself like this cannot run candidates for `target`; None if it
-    can."""
+def objection(
+    found: Mapping[str, Any] | str, target: CpuTarget, device: Device
+) -> str | None:  # fmt: skip
+    """Why a machine that describes itself like this cannot run candidates for `target`, used as
+    `device`; None if it can. It may have more processors than `device` has threads."""
     if isinstance(found, str):
         return f"it cannot say what it is: {found}"
-    for field, wanted in description(target).items():
-        if field != "device" and found.get(field) != wanted:
-            return f"its {field} is {found.get(field)!r}, here it is {wanted!r}"
+    for field, wanted in description(target, device).items():
+        given = found.get(field)
+        enough = field == "threads" and isinstance(given, int) and given >= wanted
+        if field != "device" and given != wanted and not enough:
+            return f"its {field} is {given!r}, here it is {wanted!r}"
     return None if isinstance(found.get("device"), str) else "it names no device"
 
 

@@ -15,6 +15,8 @@ from typing import Any, Final
 
 from ...autotune.task import canonical
 from ..codegen.cpu.target import CpuTarget
+from ..kernels.device import Device
+from ..runtime.linux import first_cache_ways
 
 _VECTOR: Final = (
     "amx", "avx", "bf16", "dotprod", "f16c", "fma", "fullfp16", "i8mm", "neon", "sse4", "sve",
@@ -44,6 +46,12 @@ def fingerprint(target: CpuTarget, root: Path = Path("/")) -> str:
         **_identity(root),
     }
     return canonical(found)
+
+
+def kernel_device(target: CpuTarget, threads: int) -> Device:
+    """This machine, used as `target` with so many threads, as kernel templates see it."""
+    return Device(target.vector_bits // 8, target.tile_registers, threads,
+                  l1_ways=first_cache_ways())  # fmt: skip
 
 
 def same_model(a: str, b: str) -> bool:

@@ -133,7 +133,7 @@ def test_deaths_without_fault_count_in_a_row_only(tmp_path: Path) -> None:
     """Somebody ends workers now and then; each time something was measured in between."""
     with IsolatedRunner(WORKER, limits=LIMITS) as made:
         for k in range(4):
-            t = task(failing("run", "hangup", once=str(tmp_path / f"{k}")), name=f"now and then {k}")
+            t = task(failing("run", "hangup", once=str(tmp_path / f"{k}")), name=f"once {k}")
             assert isinstance(outcomes(made, t)[0], Measurement), k
 
 

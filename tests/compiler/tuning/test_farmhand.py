@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import time
+from dataclasses import fields
 from pathlib import Path
 
 import numpy as np
@@ -15,29 +16,62 @@ import pytest
 import tilewright as tw
 from tilewright.autotune import farm
 from tilewright.autotune.records import Records
+from tilewright.autotune.task import canonical
+from tilewright.compiler.api import crew
 from tilewright.compiler.codegen.cpu.target import host
+from tilewright.compiler.runtime.linux import available_processors
 from tilewright.compiler.tuning import farmhand
-from tilewright.compiler.tuning.fingerprint import fingerprint
+from tilewright.compiler.tuning.fingerprint import fingerprint, kernel_device
+
+HERE = kernel_device(host(), 1)
 
 
 def test_this_machine_may_take_part_in_tuning_for_itself() -> None:
     told = json.loads(farmhand.describe())
     assert told["device"] == fingerprint(host())
-    assert farmhand.objection(told, host()) is None
+    for threads in (1, available_processors()):
+        assert farmhand.objection(told, host(), kernel_device(host(), threads)) is None
+    why = farmhand.objection(told, host(), kernel_device(host(), told["threads"] + 1))
+    assert why is not None and "its threads is" in why
 
 
 @pytest.mark.parametrize(
     ("change", "why"),
-    [({"tilewright": "0.0"}, "its tilewright is '0.0'"), ({"vector_bits": 128}, "its vector_bits"),
-     ({"templates": {}}, "its templates"), ({"device": None}, "names no device")],
+    [({"tilewright": "0.0"}, "its tilewright is '0.0'"), ({"vector_bytes": 4}, "its vector_bytes"),
+     ({"templates": {}}, "its templates"), ({"device": None}, "names no device"),
+     ({"faults": "segv@1"}, "its faults is 'segv@1'"), *(
+         ({f.name: 0}, f"its {f.name} is 0, here it is {getattr(HERE, f.name)}")
+         for f in fields(HERE))],
 )  # fmt: skip
 def test_who_differs_may_not(change: dict[str, object], why: str) -> None:
-    found = {**farmhand.description(host()), **change}
-    assert why in str(farmhand.objection(found, host()))
+    found = {**farmhand.description(host(), HERE), **change}
+    assert why in str(farmhand.objection(found, host(), HERE))
 
 
 def test_who_cannot_say_what_it_is_may_not() -> None:
-    assert "cannot say what it is: boom" in str(farmhand.objection("boom", host()))
+    assert "cannot say what it is: boom" in str(farmhand.objection("boom", host(), HERE))
+
+
+@pytest.mark.parametrize("stranger", [False, True])
+def test_a_farm_of_other_models_warns(monkeypatch: pytest.MonkeyPatch, stranger: bool) -> None:
+    told = farmhand.description(host(), HERE)
+    if stranger:
+        told["device"] = canonical({**json.loads(told["device"]), "model": "another"})
+
+    class Known:
+        def __init__(self, *_: object) -> None: ...
+        def close(self) -> None: ...
+
+        def members(self) -> dict[str, object]:
+            return {"tcp://a": told, "tcp://b": "boom"}
+
+        def runner(self, address: str, device: str) -> str:
+            return address
+
+    monkeypatch.setattr(crew, "Farm", Known)
+    made = crew.farm_crew("tcp://x", host(), HERE)
+    assert list(made.runners) == ["tcp://a"] and "tcp://b takes no part" in made.warnings[0]
+    assert any("no worker is of this machine's model" in w for w in made.warnings) == stranger
 
 
 @pytest.mark.slow
