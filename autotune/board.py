@@ -51,9 +51,6 @@ class Board:
                 return Post(STEPS[number], place, since / 1e9)
         return None
 
-    def close(self) -> None:
-        self._memory.close()
-
 
 def _check(number: int, place: int, since: int) -> int:
     return ~(number ^ place ^ since)

@@ -119,6 +119,13 @@ def make_tables(connection: sqlite3.Connection) -> None:
         connection.execute(f"PRAGMA user_version = {VERSION}")
 
 
+def check(connection: sqlite3.Connection) -> None:
+    """Ask for every column, and write what is there already: what cannot be kept fails."""
+    connection.execute(f"{_SELECT} LIMIT 0")
+    with _transaction(connection):
+        connection.execute(f"PRAGMA user_version = {VERSION}")
+
+
 @contextmanager
 def _transaction(connection: sqlite3.Connection) -> Iterator[None]:
     connection.execute("BEGIN IMMEDIATE")
@@ -305,7 +312,7 @@ def _read(found: Iterable[tuple[Any, ...]]) -> Iterator[Row]:
             candidate = Candidate(template, version, dict(json.loads(config)))
             row = Row(key, candidate, outcome, bool(is_default), parsed(features), date,
                       parsed(versions), origin)  # fmt: skip
-        except (ValueError, TypeError) as e:
+        except (ValueError, TypeError, RecursionError) as e:
             _log.warning("a row of the records cannot be read and is left out: %s", e)
             continue
         yield row

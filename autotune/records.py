@@ -5,7 +5,8 @@ what it had not finished; the next one measures what is missing. Any number of p
 and write at once. Nothing but numbers and text is kept (`row.py`).
 
 No fault of the file fails a caller that only wants to be faster: the worst case is measuring again.
-A damaged file is set aside and a new one begun; one of a newer version is left alone.
+A damaged file is set aside and a new one begun, but only where Tilewright chose its path: at any
+other it may be somebody's own. One of a newer version is left alone.
 """
 
 from __future__ import annotations
@@ -34,7 +35,9 @@ try:
 except ImportError:  # not a POSIX system
     fcntl = None  # type: ignore[assignment]
 
-_BUSY_SECONDS: Final = 30.0
+PATIENCE: Final = 1.0
+"""Seconds to wait for others who use the file, where whoever asks has something better to do."""
+_STRICT_PATIENCE: Final = 30.0
 _AT_ONCE: Final = 500  # keys of one question
 _KEPT_ASIDE: Final = 2
 _DAMAGE: Final = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
@@ -49,18 +52,20 @@ class Records:
 
     The file appears with the first row. versions: of the software that makes and times candidates,
     kept with every row that is added. strict: faults raise TunerError instead of a warning, for
-    those who came for the records and nothing else; a damaged file is set aside all the same.
+    those who came for the records and nothing else, and wait for others who use the file. own: the
+    path is Tilewright's own, so that a damaged file there is set aside; else it is left alone.
 
     Safe to use from several threads. A forked process opens the file anew.
     """
 
     def __init__(
         self, path: str | os.PathLike[str] | None, versions: Mapping[str, str] | None = None,
-        *, strict: bool = False,
+        *, strict: bool = False, own: bool = False,
     ) -> None:  # fmt: skip
         self.path = None if path is None else Path(path)
         self.versions = dict(versions or {})
         self._strict = strict
+        self._own = own
         self._lock = threading.Lock()
         self._connection: sqlite3.Connection | None = None
         self._opened: tuple[int, int] | None = None  # device and inode of the file
@@ -78,18 +83,33 @@ class Records:
         with self._lock:
             self._drop()
 
+    def check(self) -> None:
+        """Raise TunerError unless rows can be kept; a file that is not there is made."""
+        self._attempt(queries.check, None, writing=True, strict=True)
+
+    def row(
+        self, key: Key, candidate: Candidate, outcome: Outcome, *, is_default: bool = False,
+        features: Mapping[str, float] | None = None, origin: str = "",
+    ) -> Row:  # fmt: skip
+        """A row of now, which is not kept yet. Raises TunerError for values that no row may hold:
+        times that are not finite and positive, for example."""
+        date = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+        row = Row(key, candidate, told(outcome), is_default, features or {}, date, self.versions,
+                  origin)  # fmt: skip
+        check(row)
+        return row
+
     def add(
         self, key: Key, candidate: Candidate, outcome: Outcome, *, is_default: bool = False,
         features: Mapping[str, float] | None = None, origin: str = "",
     ) -> bool:  # fmt: skip
         """Keep an outcome; False if that was not possible. It is on disk when this returns.
 
-        Where there is a row already, the one that `preferred` says stays. Raises TunerError for
-        values that no row may hold: times that are not finite and positive, for example.
+        Where there is a row already, the one that `preferred` says stays. Raises TunerError as
+        `row` does.
         """
-        date = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
-        row = Row(key, candidate, told(outcome), is_default, features or {}, date, self.versions,
-                  origin)  # fmt: skip
+        row = self.row(key, candidate, outcome, is_default=is_default, features=features,
+                       origin=origin)  # fmt: skip
         return self.merge([row]) is not None
 
     def merge(self, rows: Iterable[Row]) -> int | None:
@@ -167,11 +187,13 @@ class Records:
         return self._attempt(query, nothing, writing=False)
 
     def _attempt(
-        self, action: Callable[[sqlite3.Connection], T], otherwise: T, *, writing: bool
-    ) -> T:
+        self, action: Callable[[sqlite3.Connection], T], otherwise: T, *, writing: bool,
+        strict: bool = False,
+    ) -> T:  # fmt: skip
         """What the action returns, or `otherwise` where there is no file or it cannot be used."""
         if self.path is None:
             return otherwise
+        strict = strict or self._strict
         with self._lock:
             why: Exception
             for _ in range(2):
@@ -179,21 +201,24 @@ class Records:
                     connection = self._connected(self.path, writing)
                     return otherwise if connection is None else action(connection)
                 except Newer as e:
-                    return self._fault("newer", f"{self.path} {e}", otherwise)
+                    return self._fault("newer", f"{self.path} {e}", otherwise, strict)
                 except (sqlite3.Error, OSError, Damaged) as e:
                     why = e
                 if not _is_damage(why):
                     break
+                if not self._own:
+                    text = f"{self.path} is no whole file of records ({why}): it is left alone"
+                    return self._fault("foreign", text, otherwise, strict)
                 try:
                     self._set_aside(self.path, str(why))
                 except OSError as e:
                     why = e
                     break
-            return self._fault("use", f"cannot use {self.path} ({why})", otherwise)
+            return self._fault("use", f"cannot use {self.path} ({why})", otherwise, strict)
 
-    def _fault(self, topic: str, text: str, otherwise: T) -> T:
+    def _fault(self, topic: str, text: str, otherwise: T, strict: bool) -> T:
         self._drop()
-        if self._strict:
+        if strict:
             raise TunerError(f"records of tuning: {text}")
         _warn_once(topic, self.path, f"tuning without records: {text}")
         return otherwise
@@ -208,7 +233,7 @@ class Records:
             self._opened, self._owner = _inode(path), os.getpid()
             if self._opened is None and not writing:
                 return None
-            self._connection = _connect(path)
+            self._connection = _connect(path, _STRICT_PATIENCE if self._strict else PATIENCE)
             if not queries.has_tables(self._connection):
                 if not writing:
                     self._drop()
@@ -263,11 +288,11 @@ def _is_damage(e: Exception) -> bool:
     return code in _DAMAGE or (code == sqlite3.SQLITE_ERROR and str(e).startswith("no such"))
 
 
-def _connect(path: Path) -> sqlite3.Connection:
+def _connect(path: Path, patience: float) -> sqlite3.Connection:
     """Raises sqlite3.Error. Where nothing can be written, the file is read as it lies there."""
     readonly = path.exists() and not os.access(path.parent, os.W_OK)
     name = path.absolute().as_uri() + ("?immutable=1" if readonly else "")
-    connection = sqlite3.connect(name, timeout=_BUSY_SECONDS, isolation_level=None,
+    connection = sqlite3.connect(name, timeout=patience, isolation_level=None,
                                  check_same_thread=False, uri=True)  # fmt: skip
     try:
         # What is committed survives the process at once, and a loss of power within seconds.

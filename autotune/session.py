@@ -2,8 +2,8 @@
 
 The caller's thread owns the searches and the records. Every runner has a thread of its own that
 hands it requests and passes on what it hears, so that a signal, the end of the budget or a runner
-that does not answer are noticed at once. Every outcome is recorded before anything else happens:
-whatever ends a session, what it measured need not be measured again.
+that does not answer are noticed at once. Every outcome is recorded before anything else happens, if
+nobody keeps the file locked: whatever ends a session, what it heard of is not measured again.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from typing import Final
 from .errors import RunnerLost, TunerError
 from .events import Began, Ended, Event, Listed, State, Tried, Warned
 from .interrupts import Stop
+from .keeping import Keeper
 from .outcome import Failure, Measurement, Outcome
 from .records import Records
 from .row import Row
@@ -143,6 +144,7 @@ class Session:
         self.schedule = Schedule(jobs)
         self.stop = stop or Stop()
         self._records = records
+        self._keeper = Keeper(records, clock)
         self._report = report
         self._clock = clock
         self._deadline = deadline
@@ -170,6 +172,10 @@ class Session:
         finally:
             self.stop.wake = None
             self._dismiss()
+            lost = self._keeper.close()
+        if lost:
+            self._report(Warned(f"{lost} outcomes could not be kept in {self._records.path}, and "
+                                "will be measured again"))  # fmt: skip
         self._report(Ended(why, self.state()))
         return why
 
@@ -247,8 +253,10 @@ class Session:
         late = isinstance(outcome, Failure) and outcome.kind == "timeout" \
             and self._clock() >= self._deadline  # fmt: skip
         if not late:  # it might have come in time with more of it
-            self._records.add(task.key, task.space[place], outcome, is_default=place == 0,
-                              features=task.features, origin=hand.origin)  # fmt: skip
+            self._keeper.add(self._records.row(
+                task.key, task.space[place], outcome, is_default=place == 0,
+                features=task.features, origin=hand.origin,
+            ))  # fmt: skip
         self.schedule.heard(job, place, outcome)
         best = job.best
         self._report(Tried(

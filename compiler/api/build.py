@@ -6,9 +6,12 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from pathlib import Path
 
 from ..codegen.cpu.target import CpuTarget
+from ..errors import OptionError
 from ..graph.ir import Graph
+from ..graph.text import to_text
 from ..inspect.alternatives import alternatives
 from ..inspect.views import Compilation
 from ..kernels.device import Device
@@ -96,6 +99,21 @@ def choose(
     plan = replace(plan, alternatives=alternatives(final, launches, chosen))
     return Compilation(stages[0].graph, final, stages, launches, plan, target, chosen, kept,
                        to_data(choices, device))  # fmt: skip
+
+
+def dump(c: Compilation) -> None:
+    """Every stage as a numbered text file, if a directory was named for that. Raises OptionError
+    when it cannot be used."""
+    if not c.options.dump:
+        return
+    directory = Path(c.options.dump)
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        for k, stage in enumerate(c.stages):
+            (directory / f"{k:02d}_{stage.name}.txt").write_text(to_text(stage.graph))
+        (directory / f"{len(c.stages):02d}_memory.txt").write_text(str(c.plan))
+    except OSError as e:
+        raise OptionError(f"TILEWRIGHT_DUMP={str(directory)!r} cannot be written: {e}") from e
 
 
 def link(

@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from ..codegen.cpu.target import CpuTarget
 from ..codegen.cuda.target import CudaTarget, cuda_target, is_cuda
 from ..errors import OptionError
 from ..graph.ir import Graph
-from ..graph.text import to_text
 from ..inspect.views import Compilation
 from ..options import Options, check_donated, options, parse_seconds
 from ..store import Store
-from .build import Progress, Stopwatch, choose, link, optimise, recorded_choices
+from .build import Progress, Stopwatch, choose, dump, link, optimise, recorded_choices
 from .collector import paused_collector
 from .deferred import DeferredExecutable, Shapes
 from .executable import Executable
@@ -144,18 +142,6 @@ def _build(
     store = Store()
     choices = recorded_choices(stages[-1].graph, target, chosen)
     compilation = choose(stages, target, chosen, store, choices)
-    if chosen.dump:
-        _dump(compilation, Path(chosen.dump))
+    dump(compilation)
     kernels = watch.lap()
     return link(compilation, store, progress, read=read, passes=passes, kernels=kernels)
-
-
-def _dump(c: Compilation, directory: Path) -> None:
-    """Every stage as a numbered text file. Raises OptionError when the directory cannot be used."""
-    try:
-        directory.mkdir(parents=True, exist_ok=True)
-        for k, stage in enumerate(c.stages):
-            (directory / f"{k:02d}_{stage.name}.txt").write_text(to_text(stage.graph))
-        (directory / f"{len(c.stages):02d}_memory.txt").write_text(str(c.plan))
-    except OSError as e:
-        raise OptionError(f"TILEWRIGHT_DUMP={str(directory)!r} cannot be written: {e}") from e

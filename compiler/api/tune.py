@@ -8,9 +8,8 @@ from collections.abc import Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from ...autotune.records import Records
 from ..options import options, parse_seconds
-from ..records import open_records, software
+from ..records import make_file, open_records
 from .deferred import Shapes
 from .source import cpu_target, read_closed
 
@@ -43,7 +42,8 @@ def tune(
     budget: seconds, or text like "60s" or "10m", for all of it, compilations included. Ends within
         5 % or 2 seconds of it, unless compiling the model takes longer than that by itself; ends
         early when nothing is left to gain.
-    records: a file to keep outcomes in instead of the user's cache; see `tilewright records`.
+    records: a file to keep outcomes in instead of the user's cache. Compilations use the cache
+        alone: `tilewright records export --records FILE` and `import` bring rows there.
     farm: the address of a dask.distributed scheduler, such as "tcp://10.0.0.1:8786": its workers
         run the candidates, each for the device that it is, and this process keeps the records.
     progress: called with every event (`tilewright.autotune.events`), in this thread.
@@ -52,7 +52,8 @@ def tune(
     second raises KeyboardInterrupt. Where all candidates for a kernel fail, the default serves, and
     the report warns.
 
-    Raises as `tw.compile` does, and OptionError when shapes are open or nobody can run candidates.
+    Raises as `tw.compile` does, OptionError when shapes are open or nobody can run candidates, and
+    RecordsError when rows cannot be kept in the file `records`: it is left as it is.
     """
     began = time.monotonic()
     seconds = parse_seconds(budget)
@@ -62,7 +63,7 @@ def tune(
     from .crew import farm_crew, local_crew
     from .tuning import Budget, Means, tuned
 
-    kept = open_records(writing=True) if records is None else Records(records, software())
+    kept = open_records(writing=True) if records is None else make_file(records)
     crew = local_crew if farm is None else partial(farm_crew, farm)
     with kept:
         means = Means(kept, crew) if progress is None else Means(kept, crew, progress)

@@ -38,7 +38,7 @@ from ..tuning.choices import NO_CHOICES, Choice, Choices
 from ..tuning.faults import VARIABLE, are_asked_for
 from ..tuning.fingerprint import fingerprint, label, same_model
 from ..tuning.tasks import Use, tasks_of
-from .build import Progress, Stopwatch, choose, device_of, link, optimise
+from .build import Progress, Stopwatch, choose, device_of, dump, link, optimise
 from .collector import paused_collector
 from .crew import Crew, local_crew
 from .executable import Executable, random_input
@@ -241,6 +241,7 @@ def _builder(graph: Graph, target: CpuTarget, chosen: Options) -> Build:
     def build(choices: Choices) -> Executable:
         watch.lap()
         compilation = choose(stages, target, chosen, store, choices)
+        dump(compilation)  # that of the program with choices comes last
         return link(compilation, store, None, read=0.0, passes=passes, kernels=watch.lap())
 
     return build

@@ -22,7 +22,7 @@ from ...autotune.row import Row, combined, to_data
 from ..errors import OptionError, RecordsError, TilewrightError
 from ..kernels.select import TEMPLATES
 from ..options import RECORDS_KEY
-from ..records import open_records
+from ..records import open_file, open_records
 from ..text import human_time
 from ..tuning import fingerprint, problem
 from .console import emit_json, show, show_table
@@ -40,7 +40,8 @@ def add_to(commands: Any) -> None:
         "records",
         help="list, exchange or prune what tuning measured",
         description="What tuning measured: records.sqlite in TILEWRIGHT_CACHE, or in the user's "
-        "cache directory. Files for other machines are JSON lines, see docs/records.md.",
+        "cache directory, or a FILE of `tilewright tune --records FILE`. Files for other machines "
+        "are JSON lines, see docs/records.md.",
     )
     actions = p.add_subparsers(dest="action", metavar="action", required=True)
 
@@ -64,6 +65,9 @@ def add_to(commands: Any) -> None:
                        help="of templates that have another version now, or are gone")  # fmt: skip
     prune.add_argument("--failures", action="store_true", help="without a time, to try them again")
     prune.add_argument("--dry-run", action="store_true", help="only count the rows")
+    for parser in (ls, rows, export, add_in, prune):
+        parser.add_argument("--records", metavar="FILE", type=Path,
+                            help="a file of records instead of the cache's")  # fmt: skip
     for parser in (ls, export, prune):
         parser.add_argument("--device", metavar="TEXT", help="of devices with this in their name")
     for parser in (export, merge):
@@ -117,7 +121,7 @@ def outdated(row: Row) -> bool:
 
 def list_problems(args: argparse.Namespace) -> int:
     """Every problem with its best and default."""
-    with _records() as records:
+    with _records(args) as records:
         found = summaries([r for r in records.rows() if _on(r.device, args.device)])
         where = records.path
     if args.json:
@@ -140,7 +144,7 @@ def list_problems(args: argparse.Namespace) -> int:
 
 def show_rows(args: argparse.Namespace) -> int:
     """The rows of the problems whose digest begins like that, the fastest first."""
-    with _records() as records:
+    with _records(args) as records:
         found = summaries(records.rows(args.digest))
     if not found:
         raise RecordsError(f"no problem has a digest that begins with {args.digest!r}: "
@@ -232,7 +236,7 @@ def _on(device: str, text: str | None) -> bool:
 def export_rows(args: argparse.Namespace) -> int:
     """Write rows to a file."""
     secret = _secret(args)
-    with _records() as records:
+    with _records(args) as records:
         rows = [r for digest in args.digest or [""] for r in records.rows(digest)]
     kept = [r for r in rows if _on(r.device, args.device)]
     if not kept and (args.digest or args.device):
@@ -246,7 +250,7 @@ def import_files(args: argparse.Namespace) -> int:
     secret = _secret(args)
     loaded = [(name, _load(name, secret)) for name in args.file]
     answers = []
-    with _records(writing=True) as records:
+    with _records(args, writing=True) as records:
         if records.path is None:
             raise RecordsError("no records are kept: the cache is switched off "
                                "(TILEWRIGHT_CACHE) or not trusted")  # fmt: skip
@@ -307,7 +311,7 @@ def prune_rows(args: argparse.Namespace) -> int:
             "say which rows to remove: --older-than, --outdated, --device, --failures"
         )
     before = None if args.older_than is None else _date_before(args.older_than)
-    with _records() as records:
+    with _records(args) as records:
         devices = None
         if args.device is not None:
             names = {r.device for r in records.rows()}
@@ -336,9 +340,11 @@ def _date_before(age: str) -> str:
 
 
 @contextmanager
-def _records(*, writing: bool = False) -> Iterator[Records]:
+def _records(args: argparse.Namespace, *, writing: bool = False) -> Iterator[Records]:
     """The records, closed in the end; what is wrong with them stops the command."""
-    with _told(), open_records(writing=writing, strict=True) as records:
+    opened = open_records(writing=writing, strict=True) if args.records is None \
+        else open_file(args.records, strict=True)  # fmt: skip
+    with _told(), opened as records:
         yield records
 
 

@@ -34,7 +34,9 @@ def add_to(commands: Any) -> None:
         metavar="TIME",
         help="wall-clock time for all of it, such as 30s or 10m (default: 60s)",
     )
-    p.add_argument("--records", type=Path, metavar="FILE", help="instead of the cache's records")
+    p.add_argument(
+        "--records", type=Path, metavar="FILE", help="keep outcomes there instead of in the cache"
+    )
     p.add_argument(
         "--farm",
         metavar="tcp://HOST:PORT",

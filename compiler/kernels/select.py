@@ -70,14 +70,16 @@ Special = Callable[[str, Group], Launch | None]
 
 def select(
     graph: Graph, device: Device, recall: Recall | None = None, special: Special | None = None,
-    templates: Sequence[KernelTemplate] = TEMPLATES,
+    templates: Sequence[KernelTemplate] | None = None,
 ) -> tuple[Launch, ...]:  # fmt: skip
     """One launch for every group that needs code, by the first of the templates that fits it.
 
     recall: finds records of kernels that were made before by the digests of the groups' shapes;
-    those are not written again. special: asked for what it does not know. Raises LoweringError
-    naming the ops where no template fits.
+    those are not written again. special: asked for what it does not know. templates: in the order
+    of preference; those for CPUs where none are given. Raises LoweringError naming the ops where no
+    template fits.
     """
+    templates = TEMPLATES if templates is None else templates
     positions = {id(op): k for k, op in enumerate(graph.ops)}
     digests = digests_of(graph) if recall or special else {}
     known = recall(list(digests.values())) if recall else {}

@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
 from typing import Final, Literal
 
+from ...autotune.choice import MARGIN
+from ...autotune.outcome import Failure
 from ...autotune.records import Records
 from ...autotune.row import Row
 from ...autotune.task import Candidate, Key
 from ..inspect.views import Compilation
 from ..kernels.device import Device
+from ..options import NUMERICS
 from . import fingerprint
 from .choices import is_of
 from .tasks import Use, tasks_of
 from .tuned import VERSIONS, choice_of, default_of, of_same_model
 
-Verdict = Literal["record", "default", "refused", "none"]
+Verdict = Literal["record", "default", "refused", "failed", "none"]
 
 _SHOWN: Final = 6  # numbers that differ
 
@@ -26,9 +29,10 @@ class Explanation:
     """What is known of one distinct problem of a program.
 
     use: its task and launches. verdict: "record" (a recorded config runs), "default" (the default
-    runs, and is the best on record), "refused" (what is recorded was not followed), "none" (nothing
-    is recorded). kernel: what runs. row: the record that decided; nearest: where there is none, the
-    most similar record. differences: what of the nearest one's key is different, in words.
+    runs, and is the best on record), "refused" (what is recorded was not followed), "failed" (what
+    was tried failed), "none" (no record is of this problem on such a device). kernel: what runs.
+    row: the record that decided, or one that failed; nearest: where there is none, the most similar
+    record with a time. differences: what of the nearest one is different, in words.
     """
 
     use: Use
@@ -44,15 +48,18 @@ class Explanation:
         return {
             "record": "config of a record", "default": "default config, the best on record",
             "refused": "default config: what is recorded was not followed",
-            "none": "default config, nothing is recorded",
+            "failed": "default config: every candidate on record failed",
+            "none": "default config: no record is for this problem",
         }[self.verdict]  # fmt: skip
 
     def __str__(self) -> str:
         lines = [f"{self.use.task.label} (launches {len(self.use.launches)}): {self.said}",
                  f"  {self.kernel}"]  # fmt: skip
-        if self.row is not None and self.row.seconds is not None:
-            place = fingerprint.label(self.row.device)
-            lines.append(f"  {self.row.date}, {self.row.seconds * 1e6:.1f} us on {place}")
+        if self.row is not None:
+            found, place = self.row.outcome, fingerprint.label(self.row.device)
+            came = f"{self.row.candidate}: {found.kind}" if isinstance(found, Failure) \
+                else f"{found.seconds * 1e6:.1f} us"  # fmt: skip
+            lines.append(f"  {self.row.date}, {came} on {place}")
         if self.nearest is not None:
             lines.append(f"  nearest record: {self.nearest.candidate}")
             lines += [f"    {d}" for d in self.differences]
@@ -72,9 +79,8 @@ def _explained(c: Compilation, use: Use, records: Records) -> Explanation:
     launch = c.launches[use.launches[0]]
     kernel = str(Candidate(launch.kernel.template, launch.kernel.version,
                            dict(launch.kernel.config)))  # fmt: skip
-    rows = records.of(task.key, VERSIONS) or of_same_model(
-        records.elsewhere(task.key, VERSIONS), place
-    )
+    mine = records.of_many([task.key], VERSIONS, 1 + MARGIN)[task.key.digest]  # as `recorded` does
+    rows = mine or of_same_model(records.elsewhere(task.key, VERSIONS), place)
     timed = {row.candidate: row for row in rows if row.seconds is not None}
     if timed:
         problem = use.problem
@@ -85,24 +91,38 @@ def _explained(c: Compilation, use: Use, records: Records) -> Explanation:
             return Explanation(use, "default", kernel, row)
         verdict: Verdict = "record" if is_of(launch, wanted) else "refused"
         return Explanation(use, verdict, kernel, row)
-    nearest = next(iter(_nearest(use, records)), None)
+    failed = records.of(task.key, VERSIONS) or rows
+    if failed:
+        return Explanation(use, "failed", kernel, max(failed, key=lambda row: row.date))
+    nearest = next(_nearest(use, records), None)
     if nearest is None:
         return Explanation(use, "none", kernel)
     return Explanation(use, "none", kernel, None, nearest, differences(use, nearest))
 
 
-def _nearest(use: Use, records: Records) -> list[Row]:
-    """The same problem on another device, else the most similar ones on this one."""
-    key = use.task.key
-    other = [row for row in records.elsewhere(key, VERSIONS) if row.seconds is not None]
-    fastest = sorted(other, key=lambda row: row.seconds or 0.0)
-    return fastest or records.near(key, use.task.features, 1, VERSIONS)
+def _nearest(use: Use, records: Records) -> Iterator[Row]:
+    """Rows with a time, the nearest first: of the same problem, on other devices, then with other
+    numerics, then of other versions of templates; then the most similar ones on this device."""
+    mine = use.task.key
+    texts = {n: replace(use.problem, numerics=n).text for n in NUMERICS}
+    keys = [mine, *(Key(t, mine.device, n) for n, t in texts.items() if n != mine.numerics)]
+    for templates in (VERSIONS, None):
+        for key in keys:
+            rows = [*records.of(key, templates), *records.elsewhere(key, templates)]
+            timed = [row for row in rows if row.seconds is not None]
+            yield from sorted(timed, key=lambda row: row.seconds or 0.0)
+    for templates in (VERSIONS, None):
+        for key in keys:
+            yield from records.near(key, use.task.features, 1, templates)
 
 
 def differences(use: Use, row: Row) -> tuple[str, ...]:
-    """What of a record's key is different from that of a task, field by field, in words."""
-    mine, other = use.task.key, row.key
+    """What of a record is different from a task, field by field, in words."""
+    mine, other, made = use.task.key, row.key, row.candidate
     found = []
+    if VERSIONS.get(made.template) != made.version:
+        found.append(f"{made.template}: version {VERSIONS.get(made.template, 'none')} here, "
+                     f"{made.version} there")  # fmt: skip
     if mine.device != other.device:
         found.append(f"device: {fingerprint.label(mine.device)} here, "
                      f"{fingerprint.label(other.device)} there")  # fmt: skip

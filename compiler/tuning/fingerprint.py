@@ -73,11 +73,19 @@ def label(text: str) -> str:
 
 
 def _read(text: str) -> dict[str, Any]:
+    """The fields that are text or lists of texts, as those of fingerprints are. Text from somebody
+    else's file may be anything, nested a thousand times for example."""
     try:
         found = json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         return {}
-    return found if isinstance(found, dict) else {}
+    if not isinstance(found, dict):
+        return {}
+    return {name: value for name, value in found.items() if _plain(value)}
+
+
+def _plain(value: object) -> bool:
+    return all(isinstance(x, str) for x in (value if isinstance(value, list) else [value]))
 
 
 def _identity(root: Path) -> dict[str, str]:

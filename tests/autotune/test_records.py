@@ -13,7 +13,7 @@ import sys
 import tempfile
 import textwrap
 import threading
-from dataclasses import replace
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tilewright.autotune import records as module
-from tilewright.autotune.distance import distance
 from tilewright.autotune.errors import TunerError
 from tilewright.autotune.outcome import Failure, Measurement
 from tilewright.autotune.records import Records
@@ -129,123 +128,6 @@ def test_rows_come_all_or_none(path: Path) -> None:
     with pytest.raises(TunerError, match="field 'date'"):
         records.merge([row(KEY, candidate(1), time(1)), bad])
     assert records.rows() == []
-
-
-# --------------------------------------------------------------------------- what is asked for
-
-
-def test_rows_of_other_versions_are_kept_but_not_current(path: Path) -> None:
-    records = Records(path)
-    old, new = candidate(1, version=1), candidate(1, version=2)
-    records.add(KEY, old, time(1))
-    records.add(KEY, new, time(2))
-    records.add(KEY, candidate(1, "gone"), time(3))
-    now = {"conv": 2}
-    assert [r.candidate for r in records.of(KEY, now)] == [new]
-    assert [r.candidate for r in records.of_many([KEY], now, 1.1)[KEY.digest]] == [new]
-    assert records.of(KEY, {}) == [] and len(records.of(KEY)) == 3
-    other = key("other")
-    assert [r.candidate for r in records.near(other, {}, 9, now)] == []  # no features
-    assert records.elsewhere(key(KEY.problem, "else"), now)[0].candidate == new
-
-
-def test_many_keys_at_once(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "_AT_ONCE", 3)
-    records = Records(path)
-    keys = [key(f"problem {k}") for k in range(8)]
-    for k, each in enumerate(keys[:7]):
-        for tile in range(4):
-            records.add(each, candidate(tile), time(100 + k + 10 * tile), is_default=tile == 3)
-        records.add(each, candidate(9), Failure("build"))
-    found = records.of_many(keys)
-    assert [len(found[k.digest]) for k in keys] == [5] * 7 + [0]
-    assert all(r.key == k for k in keys for r in found[k.digest])
-    close = records.of_many(keys, {"conv": 1}, within=1.15)
-    tiles = [[r.candidate.config["tile"] for r in close[k.digest]] for k in keys]
-    assert tiles == [[0, 1, 3]] * 7 + [[]]  # two within 15 percent, and the default
-
-
-def test_keys_differ_in_every_part(path: Path) -> None:
-    records = Records(path)
-    keys = [KEY, replace(KEY, problem="p"), replace(KEY, device="d"), replace(KEY, numerics="n")]
-    for k, each in enumerate(keys):
-        records.add(each, candidate(1), time(1 + k))
-    assert [[r.seconds for r in records.of(k)] for k in keys] == [[1.0], [2.0], [3.0], [4.0]]
-
-
-def test_the_nearest_problems(path: Path) -> None:
-    records = Records(path)
-    for size in (8, 16, 32, 64, 128):
-        for tile in (1, 2):
-            records.add(key(f"conv {size}"), candidate(tile), time(size * 3 / tile),
-                        features={"channels": size, "taps": 9})  # fmt: skip
-    records.add(key("gemm"), candidate(1), time(0.1), features={"channels": 32, "m": 9})
-    records.add(key("bare"), candidate(1), time(0.1))
-    records.add(key("far", "else"), candidate(1), time(0.1), features={"channels": 30, "taps": 9})
-    records.add(key("bits", numerics="reproducible"), candidate(1), time(0.1),
-                features={"channels": 30, "taps": 9})  # fmt: skip
-    records.add(key("broken"), candidate(1), Failure("build"), features={"channels": 30, "taps": 9})
-    features = {"channels": 30, "taps": 9}
-    found = records.near(key("conv 30"), features, 3)
-    assert [r.key.problem for r in found] == ["conv 32", "conv 16", "conv 64"]
-    assert all(r.candidate == candidate(2) for r in found), "the fastest of each"
-    everything = records.near(key("conv 32"), features, 99)
-    assert [r.key.problem for r in everything] == [
-        "conv 16", "conv 64", "conv 8", "conv 128", "gemm"
-    ]  # fmt: skip
-    assert records.near(key("conv 30"), features, 3, {"gemm": 1}) == []
-
-
-def test_distance_is_of_ratios() -> None:
-    near, far = distance({"k": 8.0}, {"k": 16.0}), distance({"k": 64.0}, {"k": 256.0})
-    assert near == distance({"k": 16.0}, {"k": 8.0}) == (0, pytest.approx(math.log(2)))
-    assert far == (0, pytest.approx(math.log(4)))
-    assert distance({"k": 1.0, "z": 0.0}, {"k": 1.0, "z": 0.0}) == (0, 0.0)
-    assert distance({"k": 1.0, "a": 2.0}, {"k": 1.0, "b": 2.0}) == (2, 0.0)
-    assert distance({"k": 1.0}, {"m": 1.0}) is None
-
-
-def test_other_devices(path: Path) -> None:
-    records = Records(path)
-    for device in ("this", "b", "a"):
-        records.add(key("p", device), candidate(1), time(1))
-        records.add(key("q", device), candidate(1), time(1))
-        records.add(key("p", device, "reproducible"), candidate(1), time(1))
-    found = records.elsewhere(key("p", "this"))
-    assert [r.key for r in found] == [key("p", "a"), key("p", "b")]
-
-
-def test_listing_by_digest(path: Path) -> None:
-    records = Records(path)
-    for problem in ("p", "q"):
-        records.add(key(problem), candidate(1), time(1))
-    for digest in (key("p").digest, key("p").digest[:7]):
-        assert [r.key for r in records.rows(digest)] == [key("p")]
-    assert records.rows("%") == [] and len(records.rows()) == 2
-
-
-def test_pruning(path: Path) -> None:
-    records = Records(path)
-    days = [f"2026-01-0{k}T00:00:00Z" for k in range(1, 5)]
-    kept = [
-        row(key("p", "a"), candidate(1), time(1), date=days[0]),
-        row(key("p", "b"), candidate(1, version=2), time(1), date=days[1]),
-        row(key("p", "b"), candidate(2, version=2), Failure("wrong"), date=days[2]),
-        row(key("p", "b"), candidate(3, "gone"), time(1), date=days[3]),
-    ]
-    records.merge(kept)
-    for dry in (True, False):
-        assert records.prune(before=days[0], dry=dry) == 0
-        assert records.prune(outdated={"conv": 2}, devices=["a"], dry=dry) == 1
-    assert records.rows() == kept[1:]
-    assert [r.key.device for r in records.rows(kept[0].key.digest)] == []
-    assert records.prune(failures=True, before=days[2]) == 0
-    assert records.prune(failures=True, before=days[3]) == 1
-    assert records.prune(outdated={"conv": 2}) == 1 and records.rows() == [kept[1]]
-    assert records.prune(devices=[]) == 0 and records.prune(outdated={}) == 1
-    assert records.rows() == []
-    with pytest.raises(TunerError, match="nothing says which"):
-        records.prune()
 
 
 # --------------------------------------------------------------------------- who else is there
@@ -412,7 +294,7 @@ def test_a_damaged_file_is_set_aside_with_one_warning(
     fill(path)
     DAMAGE[damage](path)
     before = path.read_bytes()
-    records = Records(path)
+    records = Records(path, own=True)
     if first == "read":
         assert records.rows() == []
     assert records.add(KEY, candidate(1), time(1))
@@ -424,7 +306,46 @@ def test_a_damaged_file_is_set_aside_with_one_warning(
     assert damage != "other tables" or "it holds something else" in warning
 
 
-@pytest.mark.parametrize("value", ["no JSON", "[1]", "3"])
+def of_another_program(path: Path) -> None:
+    path.unlink()
+    with sqlite3.connect(path) as connection:
+        connection.execute("CREATE TABLE photos (x)")
+        connection.execute("PRAGMA user_version = 1")
+    connection.close()
+
+
+@pytest.mark.parametrize("damage", [*DAMAGE.values(), of_another_program])
+def test_a_file_that_somebody_named_is_left_as_it_is(
+    path: Path, damage: Callable[[Path], Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    fill(path)
+    damage(path)
+    before = path.read_bytes()
+    with Records(path) as records, Records(path, strict=True) as strict:
+        assert records.rows() == [] or damage is one_page_of_rows
+        assert not records.add(KEY, candidate(1), time(1))
+        for action in (records.check, strict.check, lambda: strict.add(KEY, candidate(1), time(1))):
+            with pytest.raises(TunerError, match=r"no whole file of records.*left alone"):
+                action()
+    assert path.read_bytes() == before
+    assert [p.name for p in path.parent.iterdir() if p.name[-4:] not in ("-wal", "-shm")] == [
+        path.name
+    ]
+    assert len(warnings(caplog)) == 1
+
+
+def test_whether_rows_can_be_kept(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    Records(None).check()
+    Records(path).check()
+    assert path.exists() and Records(path, strict=True).rows() == []
+    with pytest.raises(TunerError, match="unable to open"):
+        Records(path.parent / "none" / "r").check()
+    monkeypatch.setattr(os, "access", lambda *_: False)
+    with pytest.raises(TunerError, match="readonly"):
+        Records(path).check()
+
+
+@pytest.mark.parametrize("value", ["no JSON", "[1]", "3", "[" * 9000])
 def test_a_row_that_cannot_be_read_is_left_out_and_replaced(
     path: Path, value: str, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -442,7 +363,7 @@ def test_a_row_that_cannot_be_read_is_left_out_and_replaced(
 
 def test_damage_under_an_open_connection(path: Path, caplog: pytest.LogCaptureFixture) -> None:
     fill(path)
-    one, other = Records(path), Records(path)
+    one, other = Records(path, own=True), Records(path, own=True)
     assert len(one.rows()) == len(other.rows()) == 200
     DAMAGE["all other pages"](path)
     for records in (one, other):
@@ -472,7 +393,7 @@ def test_what_was_set_aside_by_somebody_else_takes_no_log_along(path: Path) -> N
 
 def test_a_file_that_took_the_place_of_a_damaged_one_stays(path: Path) -> None:
     fill(path)
-    late = Records(path)
+    late = Records(path, own=True)
     late.rows()
     os.replace(path, path.with_name("aside"))
     fill(path, 3)
@@ -483,7 +404,7 @@ def test_a_file_that_took_the_place_of_a_damaged_one_stays(path: Path) -> None:
 def test_few_damaged_files_are_kept(path: Path) -> None:
     for _ in range(5):
         path.write_text("no records" * 999)
-        Records(path).rows()
+        Records(path, own=True).rows()
     assert len(list(path.parent.glob("*.damaged-*"))) == 2
 
 
@@ -516,7 +437,7 @@ def test_a_folder_that_is_not_there(tmp_path: Path, caplog: pytest.LogCaptureFix
 def test_a_locked_file(
     path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(module, "_BUSY_SECONDS", 0.05)
+    monkeypatch.setattr(module, "PATIENCE", 0.05)
     fill(path)
     holder = sqlite3.connect(path, isolation_level=None)
     holder.execute("BEGIN IMMEDIATE")
@@ -548,7 +469,7 @@ def test_a_damaged_file_that_cannot_be_moved(
 
     path.write_text("no records" * 999)
     monkeypatch.setattr(os, "replace", fail)
-    records = Records(path)
+    records = Records(path, own=True)
     for _ in range(2):
         assert records.rows() == [] and not records.add(KEY, candidate(1), time(1))
     assert len(warnings(caplog)) == 1

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from tilewright.autotune.events import Began, Ended, Event, Tried, Warned, as_js
 from tilewright.autotune.interrupts import Stop, stopped_by_signals
 from tilewright.autotune.outcome import Failure, Measurement, Outcome
 from tilewright.autotune.records import Records
+from tilewright.autotune.row import Row
 from tilewright.autotune.runner import Request, Runner
 from tilewright.autotune.schedule import Job, Schedule
 from tilewright.autotune.session import Session, open_jobs
@@ -147,6 +148,48 @@ def test_every_outcome_is_recorded_before_it_is_told(records: Records) -> None:
     rows = records.rows()
     assert {(r.origin, r.features["size"]) for r in rows} == {("here", 1.0)}
     assert [r.candidate.config["n"] for r in rows if r.is_default] == [0]
+
+
+class Refusing(Records):
+    """A file that somebody else has locked, for so many tries."""
+
+    def __init__(self, path: Path, times: int) -> None:
+        super().__init__(path)
+        self.left, self.tries = times, 0
+
+    def merge(self, rows: Iterable[Row]) -> int | None:
+        self.tries += 1
+        if self.left > 0:
+            self.left -= 1
+            return None
+        return super().merge(rows)
+
+
+def test_what_records_refuse_is_offered_again(tmp_path: Path) -> None:
+    clock, records = Clock(), Refusing(tmp_path / "records.sqlite", 1)
+    bench = Bench(clock, {"a": [1.0] * 20})
+    _, _, events = session([(task("a", 20), 1.0)], [bench], clock, 50, records)
+    assert len(kept(records)) == 20 and not warned(events)
+    assert records.tries == 11, "refused once, then left alone for ten seconds"
+
+
+def test_what_could_not_be_kept_is_said_once(tmp_path: Path) -> None:
+    clock, records = Clock(), Refusing(tmp_path / "records.sqlite", 99)
+    bench = Bench(clock, {"a": FLAT})
+    _, _, events = session([(task("a"), 1.0)], [bench], clock, 50, records)
+    (text,) = warned(events)
+    assert "4 outcomes could not be kept" in text and str(records.path) in text
+    assert isinstance(events[-1], Ended) and records.tries == 2
+
+
+def test_without_a_cache_nothing_is_lost() -> None:
+    clock = Clock()
+    _, _, events = session([(task("a"), 1.0)], [Bench(clock, {"a": FLAT})], clock, 50)
+    assert not warned(events)
+
+
+def warned(events: Events) -> list[str]:
+    return [e.text for e in events if isinstance(e, Warned)]
 
 
 def test_a_second_session_repeats_nothing(records: Records) -> None:

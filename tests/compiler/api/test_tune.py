@@ -20,7 +20,7 @@ import tilewright as tw
 from tilewright.autotune.events import Event, Tried, as_json
 from tilewright.autotune.outcome import Failure, Measurement, Outcome
 from tilewright.autotune.records import Records
-from tilewright.compiler.errors import OptionError
+from tilewright.compiler.errors import OptionError, RecordsError
 from tilewright.compiler.options import parse_seconds
 
 from .tunable import network, product
@@ -103,12 +103,27 @@ def test_records_may_lie_elsewhere_and_nowhere(
     assert exe(np.ones((8, 256), np.float32)).shape == (8, 96)
 
 
-def test_compile_tunes_first(cache: Path) -> None:
+def test_a_file_that_holds_something_else_is_refused_before_anything_is_spent(
+    cache: Path, tmp_path: Path
+) -> None:
+    file = tmp_path / "model.onnx"
+    file.write_text("a model " * 999)
+    events: list[Event] = []
+    with pytest.raises(RecordsError, match="left alone"):
+        tw.tune(product(8), budget="60s", threads=1, records=file, progress=events.append)
+    assert events == [] and list(tmp_path.glob("*onnx*")) == [file]
+    assert file.read_text() == "a model " * 999
+
+
+def test_compile_tunes_first(cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TILEWRIGHT_DUMP", str(tmp_path / "dump"))
     said: list[tuple[str, int, int]] = []
     exe = tw.compile(product(16), threads=1, tune="30s", progress=lambda *a: said.append(a))
     assert {s for s, *_ in said} >= {"tune: compile", "tune: search", "tune: build"}
     assert all(0 <= done <= total == 30 for _, done, total in said)
     assert Records(cache / "records.sqlite").rows()
+    assert (tmp_path / "dump" / "00_import.txt").exists()
+    assert next((tmp_path / "dump").glob("*_memory.txt")).read_text() == str(exe.plan)
     x = np.random.default_rng(1).standard_normal((16, 256), dtype=np.float32)
     np.testing.assert_allclose(exe(x), tw.compile(product(16), tune=False)(x), rtol=1e-4, atol=1e-4)
     assert chosen(exe) == chosen(tw.compile(product(16), threads=1))

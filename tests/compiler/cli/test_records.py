@@ -17,7 +17,8 @@ from tilewright.autotune.row import Row
 from tilewright.autotune.task import Candidate, Key
 from tilewright.compiler.cli import main
 from tilewright.compiler.cli.records import CURRENT
-from tilewright.compiler.records import open_records
+from tilewright.compiler.errors import RecordsError
+from tilewright.compiler.records import make_file, open_records
 
 Capture = pytest.CaptureFixture[str]
 
@@ -211,6 +212,39 @@ def test_pruning(filled: Path, capsys: Capture) -> None:
     assert kept() == [ROWS[1]]
     assert "say which rows" in refused(capsys, "prune")
     assert "expected hours" in refused(capsys, "prune", "--older-than", "3 months")
+
+
+# --------------------------------------------------------------------------- files by name
+
+
+def test_a_file_of_its_own_is_listed_exported_and_imported(
+    cache: Path, tmp_path: Path, capsys: Capture
+) -> None:
+    file, out = str(tmp_path / "mine.sqlite"), str(tmp_path / "out")
+    with make_file(file) as records:
+        records.merge(ROWS)
+    assert f"5 rows in {file}" in tilewright(capsys, "ls", "--records", file)
+    assert "tile=2" in tilewright(capsys, "show", CONV.digest, "--records", file)
+    tilewright(capsys, "export", "--records", file, "-o", out)
+    assert "2 problems" in tilewright(capsys, "ls", "--records", file) and not cache.exists()
+    tilewright(capsys, "import", out)
+    assert kept() == sorted(ROWS, key=lambda r: r.identity)
+    assert answer(capsys, "prune", "--failures", "--records", file)["removed"] == 1
+    assert answer(capsys, "import", out, "--records", file)["imported"][0]["new"] == 1
+    assert len(kept()) == 5
+
+
+def test_a_file_that_holds_none_is_refused_and_left_alone(
+    cache: Path, tmp_path: Path, capsys: Capture
+) -> None:
+    file = tmp_path / "model.onnx"
+    assert "no such file" in refused(capsys, "ls", "--records", str(file))
+    file.write_text("a model " * 999)
+    for action in (["ls"], ["export"], ["prune", "--failures"]):
+        assert "left alone" in refused(capsys, *action, "--records", str(file))
+    with pytest.raises(RecordsError, match="left alone; name another file"):
+        make_file(file)
+    assert file.read_text() == "a model " * 999 and list(tmp_path.iterdir()) == [file]
 
 
 # --------------------------------------------------------------------------- no records

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,10 +13,12 @@ import numpy as np
 import pytest
 
 import tilewright as tw
+from tilewright.autotune.exchange import dump
 from tilewright.autotune.outcome import Failure, Measurement, Outcome
 from tilewright.autotune.row import Row
 from tilewright.autotune.task import Candidate, Key
 from tilewright.compiler.api.compile import analyse
+from tilewright.compiler.cli import main
 from tilewright.compiler.codegen.cpu.target import host
 from tilewright.compiler.errors import ArtifactError
 from tilewright.compiler.graph.evaluate import evaluate
@@ -44,8 +47,8 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "cache"
 
 
-def took(seconds: float) -> Measurement:
-    return Measurement(seconds, seconds * 0.999, seconds * 1.001, 20)
+def took(seconds: float, rounds: int = 20) -> Measurement:
+    return Measurement(seconds, seconds * 0.999, seconds * 1.001, rounds)
 
 
 def last(use: Use) -> Candidate:
@@ -424,7 +427,53 @@ def test_explanations() -> None:
     keep(tasks_of(c, device(c)))
     assert {v for v, _ in explained(analyse(net("attention"), threads=2))} == {"record"}
     assert {v for v, _ in explained(c)} == {"refused"}, "compiled without them"
-    keep(tasks_of(c, device(c)), lambda use: None, slow=took(1e-9))
+    keep(tasks_of(c, device(c)), lambda use: None, slow=took(1e-9, rounds=99))
+    assert {v for v, _ in explained(c)} == {"default"}, "it is the best now"
+
+
+@pytest.mark.parametrize("how", ["numerics", "version"])
+def test_records_that_do_not_apply_are_told_of(how: str) -> None:
+    c = analysed("attention")
+    if how == "numerics":
+        other = analysed("attention", "reproducible")
+        keep(tasks_of(other, device(other)))
+        said = "numerics: standard here, reproducible there"
+    else:
+        with open_records(writing=True, strict=True) as records:
+            for use in tasks_of(c, device(c)):
+                d = use.task.default
+                records.add(use.task.key, Candidate(d.template, d.version + 1, d.config), took(1.0))
+        said = r"version (\d+) here, (\d+) there"
+    with open_records() as records:
+        found = explain(c, device(c), records)
+    assert found and all(e.verdict == "none" and len(e.differences) == 1 for e in found)
+    assert all(re.search(said, e.differences[0]) for e in found)
+
+
+def test_failures_have_a_verdict_of_their_own() -> None:
+    c = analysed("attention")
+    keep(tasks_of(c, device(c)), fast=Failure("crash", "signal 11"), slow=Failure("wrong"))
+    with open_records() as records:
+        found = explain(c, device(c), records)
+    assert {e.verdict for e in found} == {"failed"}
+    assert all("every candidate on record failed" in str(e) for e in found)
+    assert all("crash" in str(e) or "wrong" in str(e) for e in found)
+
+
+def test_a_device_that_is_no_fingerprint_stops_nothing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    c = analysed("attention")
+    place = json.dumps({"name": 3, "cpu": ["x", []], "features": [["avx"]]})
+    rows = [Row(Key(use.task.key.problem, text, "standard"), use.task.space[-1], took(1e-3))
+            for use in tasks_of(c, device(c)) for text in ("[" * 9000, place)]  # fmt: skip
+    file = tmp_path / "rows"
+    file.write_bytes(dump(rows))
+    assert main.main(["records", "import", str(file)]) == 0
+    assert in_use(tw.compile(net("attention"), threads=2)) == {}
+    assert main.main(["records", "ls"]) == 0
+    assert "an unknown device" in capsys.readouterr().out
+    assert all(v == "none" for v, _ in explained(c))
 
 
 def test_the_nearest_record_is_explained() -> None:
