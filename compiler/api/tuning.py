@@ -195,8 +195,10 @@ def tuned(
         label(place), chosen.numerics, default.threads, budget.seconds, budget.elapsed, ended,
         tasks, comparison, tuple(warnings),
     )  # fmt: skip
-    slower = comparison is not None and comparison.is_slower
-    return report, default if slower else program
+    if comparison is not None and comparison.is_slower:
+        dump(default._compilation)  # that of the program that is used comes last
+        program = default
+    return report, program
 
 
 @dataclass(frozen=True, slots=True)
