@@ -5,8 +5,9 @@ default, then by (template, text), an order that no measurement changes. So tuni
 same choice, as long as it is known on which side of the margin those are that come early:
 `doubtful` says whom to run more often to know it. A tie counts only where it is sure, so that noise
 never makes a winner that is slower than the fastest by more than the margin. The default alone has
-the benefit of the doubt, up to half the margin: a gain that small is as likely to be lost again
-among other kernels, and few samples find somebody who looks faster by a hundredth in any space.
+the benefit of the doubt, up to a third of the margin: a gain that small is as likely to be lost
+again among other kernels, and few samples find somebody who looks faster by a hundredth in any
+space.
 """
 
 from __future__ import annotations
@@ -25,15 +26,15 @@ Outcomes = Mapping[Candidate, Outcome]
 
 
 def winner(default: Candidate, outcomes: Outcomes, margin: float = MARGIN) -> Candidate:
-    """The candidate to use: the default if it is within half the margin of the fastest; else the
-    first in order of the fastest and of those that are within the margin of it for sure, intervals
-    considered. The default where nothing was measured."""
+    """The candidate to use: the default if it is within a third of the margin of the fastest; else
+    the first in order of the fastest and of those that are within the margin of it for sure,
+    intervals considered. The default where nothing was measured."""
     times = _times(outcomes)
     if not times:
         return default
     best = _fastest(times)
     order = _in_order(default, times)
-    if default in times and times[default].seconds <= times[best].seconds * (1 + margin / 2):
+    if default in times and times[default].seconds <= times[best].seconds * (1 + margin / 3):
         return default
     return next(c for c in order if c == best or not _beats(times[best], times[c], margin))
 

@@ -36,10 +36,10 @@ def test_what_may_be_no_tie_is_none() -> None:
     assert winner(D, {D: timed(1.9), A: timed(1.015, 0.01), B: timed(1.0)}) == A
 
 
-def test_a_gain_of_half_the_margin_is_not_worth_a_change() -> None:
+def test_a_gain_of_a_third_of_the_margin_is_not_worth_a_change() -> None:
     """However little is known of the default's time."""
-    assert winner(D, {D: timed(1.014, 0.2), B: timed(1.0)}) == D
-    assert winner(D, {D: timed(1.016, 0.2), B: timed(1.0)}) == B
+    assert winner(D, {D: timed(1.009, 0.2), B: timed(1.0)}) == D
+    assert winner(D, {D: timed(1.011, 0.2), B: timed(1.0)}) == B
 
 
 def test_the_default_where_nothing_has_a_time() -> None:
