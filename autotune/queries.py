@@ -200,12 +200,11 @@ def winners(
 ) -> list[Row]:  # fmt: skip
     """The fastest row of each other problem of the key's device and numerics."""
     condition, names = _only(templates)
-    found = connection.execute(
-        f"{_SELECT} WHERE k.device = ? AND k.numerics = ? AND k.problem <> ? AND r.id = "
+    return _rows(
+        f"k.device = ? AND k.numerics = ? AND k.problem <> ? AND r.id = "
         f"({_FASTEST.format('r.id', condition)})",
-        [key.device, key.numerics, key.problem, *names],
-    ).fetchall()
-    return list(_read(found))
+        [key.device, key.numerics, key.problem, *names], connection,
+    )  # fmt: skip
 
 
 def elsewhere(
@@ -213,20 +212,20 @@ def elsewhere(
 ) -> list[Row]:  # fmt: skip
     """Rows of the same problem and numerics from other devices."""
     condition, names = _only(templates)
-    found = connection.execute(
-        f"{_SELECT} WHERE k.problem = ? AND k.numerics = ? AND k.device <> ? AND ({condition}) "
-        f"{_ORDER}",
-        [key.problem, key.numerics, key.device, *names],
-    ).fetchall()
-    return list(_read(found))
+    return _rows(
+        f"k.problem = ? AND k.numerics = ? AND k.device <> ? AND ({condition}) {_ORDER}",
+        [key.problem, key.numerics, key.device, *names], connection,
+    )  # fmt: skip
 
 
 def every(digest: str, connection: sqlite3.Connection) -> list[Row]:
     """Rows of the keys whose digests begin like this."""
-    found = connection.execute(
-        f"{_SELECT} WHERE substr(k.digest, 1, ?) = ? {_ORDER}", (len(digest), digest)
-    ).fetchall()
-    return list(_read(found))
+    return _rows(f"substr(k.digest, 1, ?) = ? {_ORDER}", (len(digest), digest), connection)
+
+
+def _rows(where: str, values: Sequence[Any], connection: sqlite3.Connection) -> list[Row]:
+    """Rows for which a condition holds."""
+    return list(_read(connection.execute(f"{_SELECT} WHERE {where}", values).fetchall()))
 
 
 def prune(

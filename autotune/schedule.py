@@ -40,7 +40,7 @@ class Job:
     """A task, its share of the model's run time with its default, and how far its search is.
 
     outcomes: by place in the space, those on record among them. recorded: places known before.
-    tried: places run in this session. seconds, units: time spent, and candidates it was spent on.
+    tried: places run since it began. seconds, units: time spent, and candidates it was spent on.
     pending: what is to be run next; heard: what came of it from runners that are gone. unsure:
     whether that is to make sure of the winner, and no request of the search. aside: the one of the
     search that waits meanwhile. settled: how often those in doubt were run again.

@@ -12,21 +12,19 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
+from ..codegen.cpu.target import CpuTarget
 from ..errors import InputError
-from ..graph.ir import Graph
 from ..inspect.machine import call_seconds, limits
-from ..inspect.memory import MemoryUse, memory_use
 from ..inspect.moving import Movers, can_move
 from ..inspect.profile import Profile, profile
 from ..inspect.views import Compilation, kernel_name, view
 from ..kernels.access import element_by_element
 from ..kernels.ir import Launch
 from ..kernels.printer import kernel_text
-from ..memory.plan import MemoryPlan
-from ..passes.base import Stage
 from ..runtime.arrays import TensorSpec, by_name, results_by_name, results_in_order
 from ..runtime.program import Program
 from .artifact import write as write_artifact
+from .inspectable import Inspectable
 
 Array = npt.NDArray[Any]
 
@@ -71,7 +69,7 @@ class CompileStats:
         return self.read + self.passes + self.kernels + self.objects + self.link
 
 
-class Executable:
+class Executable(Inspectable[CpuTarget]):
     """A compiled program: call it with arrays.
 
     `exe(x)` takes arrays in input order, `exe(data=x)` by name; one output comes back as an array,
@@ -89,7 +87,7 @@ class Executable:
     """
 
     def __init__(self, compilation: Compilation, program: Program, stats: CompileStats) -> None:
-        self._compilation = compilation
+        super().__init__(compilation)
         self._program = program
         self._call = program.__call__  # bound once, which saves 0.1 us a call
         self.stats = stats
@@ -126,41 +124,16 @@ class Executable:
         return self._program.pool.threads
 
     @property
-    def graph(self) -> Graph:
-        """The graph after all passes."""
-        return self._compilation.graph
-
-    @property
-    def plan(self) -> MemoryPlan:
-        """The memory plan: arena_bytes, lower_bound_bytes, unshared_bytes, levers(), check().
-
-        Printed, it says what no less would do for, and what every decision saved.
-        """
-        return self._compilation.plan
-
-    def memory_use(self) -> MemoryUse:
-        """Bytes of results, scratch and constants by type of operator; prints as a table."""
-        c = self._compilation
-        return memory_use(c.graph, c.launches, c.plan)
-
-    @property
-    def stages(self) -> tuple[Stage, ...]:
-        """The graph after every pass, with milliseconds."""
-        return tuple(self._compilation.stages)
-
-    @property
     def kernels(self) -> tuple[KernelInfo, ...]:
         """Every kernel launch, in execution order."""
         return tuple(self._info(launch) for launch in self._compilation.launches)
 
     def _info(self, launch: Launch) -> KernelInfo:
         k = launch.kernel
-        ops = self.graph.ops
-        nodes = dict.fromkeys(s for j in launch.ops for s in ops[j].source)
         notes = (*element_by_element(k), *([launch.note] if launch.note else []))
         origin = launch.origin or ("memory limit" if launch.note else "default")
-        return KernelInfo(kernel_name(launch), k.template, dict(k.config), tuple(nodes), k.flops,
-                          k.bytes, kernel_text(k), notes, origin)  # fmt: skip
+        return KernelInfo(kernel_name(launch), k.template, dict(k.config), self._nodes(launch),
+                          k.flops, k.bytes, kernel_text(k), notes, origin)  # fmt: skip
 
     def ir(self, level: str = "graph") -> str:
         """The program as text: "graph", "fused", "memory", "kernels", "source", "llvm" or "asm".

@@ -19,7 +19,7 @@ from ..graph.ir import Graph
 from ..kernels.alternatives import alternatives
 from ..kernels.device import Device
 from ..kernels.ir import Launch
-from ..kernels.select import Names, live_outputs, rebound, shape_of
+from ..kernels.select import Names, group_of, rebound
 from ..memory.buffers import BufferSpec, Step
 from ..memory.limit import least_bound, lowered, refusal
 from ..memory.plan import MemoryPlan
@@ -73,8 +73,8 @@ class _Choices:
     def others(self, launch: Launch) -> Iterator[Launch]:
         """Launches other than the default one for the same ops, the fastest first. Equal groups
         share kernels."""
-        ops = [self.graph.ops[k] for k in launch.ops]
-        key, names = shape_of(self.graph, ops, live_outputs(self.graph, ops))
+        group = group_of(self.graph, launch)
+        key, names = group.shape, group.names
         if key not in self._made:
             default = self.defaults[launch.ops]
             more = alternatives(self.graph, default, self.device, self.numerics)

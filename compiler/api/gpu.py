@@ -14,7 +14,6 @@ from ..errors import MemoryLimitError, TargetError
 from ..graph.ir import Graph
 from ..inspect.alternatives import alternatives
 from ..inspect.gpu_views import Gpu, gpu_view
-from ..inspect.memory import MemoryUse, memory_use
 from ..inspect.views import Compilation, kernel_name
 from ..kernels.device import GPU
 from ..kernels.gpu_nest import GpuNest
@@ -22,7 +21,6 @@ from ..kernels.gpu_templates import GPU_TEMPLATES
 from ..kernels.ir import Launch
 from ..kernels.printer import symbol
 from ..kernels.select import is_slow_in_a_nest, select
-from ..memory.plan import MemoryPlan
 from ..options import Options
 from ..passes.base import Fuel, Stage, run_pipeline
 from ..passes.pipeline import gpu_pipeline
@@ -31,6 +29,7 @@ from ..runtime.gpu_code import GpuCode, GpuCodes, load
 from ..runtime.program import plan_memory
 from ..store import Store
 from .executable import KernelInfo
+from .inspectable import Inspectable
 
 FEW_THREADS: Final = 2048
 """Threads that one multiprocessor holds: a launch of fewer leaves nearly all of a GPU idle."""
@@ -54,14 +53,15 @@ class GpuKernelInfo(KernelInfo):
     phases: tuple[GpuPhase, ...] = ()
 
 
-class GpuExecutable:
+class GpuExecutable(Inspectable[CudaTarget]):
     """A program for a GPU, to be looked at: `ir`, `kernels`, `plan`, `stages`.
 
     This version makes code for GPUs and does not run it: a call raises TargetError.
     """
 
     def __init__(self, compilation: Gpu, codes: GpuCodes) -> None:
-        self._compilation, self._codes = compilation, codes
+        super().__init__(compilation)
+        self._codes = codes
         g = compilation.graph
 
         def specs(names: Sequence[str]) -> tuple[TensorSpec, ...]:
@@ -95,39 +95,18 @@ class GpuExecutable:
         return self._compilation.target
 
     @property
-    def graph(self) -> Graph:
-        """The graph after all passes."""
-        return self._compilation.graph
-
-    @property
-    def plan(self) -> MemoryPlan:
-        """The memory plan of the device's arena, as for a CPU."""
-        return self._compilation.plan
-
-    def memory_use(self) -> MemoryUse:
-        """Bytes of results, scratch and constants by type of operator; prints as a table."""
-        c = self._compilation
-        return memory_use(c.graph, c.launches, c.plan)
-
-    @property
-    def stages(self) -> tuple[Stage, ...]:
-        """The graph after every pass, with milliseconds."""
-        return tuple(self._compilation.stages)
-
-    @property
     def kernels(self) -> tuple[GpuKernelInfo, ...]:
         """Every kernel launch, in execution order."""
         return tuple(self._info(launch) for launch in self._compilation.launches)
 
     def _info(self, launch: Launch) -> GpuKernelInfo:
-        k, ops = launch.kernel, self.graph.ops
+        k = launch.kernel
         code = self._codes.codes[symbol(k)]
         usage = {} if code.machine is None else code.machine.usage
         phases = tuple(GpuPhase(e.name, e.blocks, e.threads, usage.get(e.name))
                        for e in code.entries)  # fmt: skip
-        nodes = dict.fromkeys(s for j in launch.ops for s in ops[j].source)
         return GpuKernelInfo(
-            kernel_name(launch), k.template, dict(k.config), tuple(nodes), k.flops, k.bytes,
+            kernel_name(launch), k.template, dict(k.config), self._nodes(launch), k.flops, k.bytes,
             kernel_source(k).text, _notes(self.graph, launch, code),
             phases=phases,
         )  # fmt: skip

@@ -29,7 +29,7 @@ from ..codegen.cpu.target import CpuTarget
 from ..errors import OptionError
 from ..graph.ir import Graph
 from ..kernels.device import Device
-from ..kernels.select import digests_of, live_outputs, shape_of
+from ..kernels.select import digests_of, group_of
 from ..options import Options
 from ..records import open_records
 from ..store import Store
@@ -320,9 +320,8 @@ def _choices(default: Executable, found: Sequence[_Found], place: str) -> Choice
         if f.winner == f.use.task.default or not same_model(f.job.task.key.device, place):
             continue
         for number in f.use.launches:
-            ops = [graph.ops[k] for k in compilation.launches[number].ops]
-            shape, _ = shape_of(graph, ops, live_outputs(graph, ops))
-            choices[digests[shape]] = Choice(f.winner, "tuned just now")
+            group = group_of(graph, compilation.launches[number])
+            choices[digests[group.shape]] = Choice(f.winner, "tuned just now")
     return choices
 
 

@@ -9,7 +9,7 @@ from ..graph.ir import Graph
 from ..options import Numerics
 from .device import Device
 from .ir import Launch
-from .select import TEMPLATES, live_outputs
+from .select import TEMPLATES, group_of
 from .template import Frugal
 
 
@@ -23,8 +23,8 @@ def alternatives(
     Templates may differ in the order in which they add, so that numerics "reproducible" keeps to
     one.
     """
-    ops = [graph.ops[k] for k in launch.ops]
-    outputs = live_outputs(graph, ops)
+    group = group_of(graph, launch)
+    ops, outputs = group.ops, group.outputs
     own = next(k for k, t in enumerate(TEMPLATES) if t.name == launch.kernel.template)
     last = len(TEMPLATES) if numerics != "reproducible" else own + 1
     free = not _scratch(launch)

@@ -21,9 +21,9 @@ from ...ops.types import DType
 from ..graph.ir import Graph, Op
 from .device import Device
 from .inplace import overwritable
-from .ir import Buffer, Declare, Kernel, Launch, Local, Phase, Set, Stmt, Store, loop
+from .ir import Declare, Kernel, Launch, Local, Phase, Set, Stmt, Store, loop
 from .nest import guarded
-from .partial import in_parts
+from .partial import in_steps
 from .pieces import Buffers, Piece, buffer_loads, collapse, operations, pieces, stride, trip_count
 from .reductions import across_lanes, combined, identity, reduces
 from .template import Config, traffic
@@ -64,12 +64,7 @@ class GpuNest:
     ) -> Launch:  # fmt: skip
         buffers = Buffers(graph) if config["per"] == "thread" else _AlongSums(graph)
         found = _pieces(graph, ops, outputs, buffers)
-        steps: list[Piece] = []
-        scratch: list[Buffer] = []
-        for p in found:
-            parts = in_parts(p, f"s{len(scratch)}")
-            steps += [p] if parts is None else parts[:2]
-            scratch += () if parts is None else parts[2:]
+        steps, scratch = in_steps(found)
         lanes = config.get("threads", 0)
         phases = tuple(_Emitter(p, lanes).phase() for p in steps if prod(map(trip_count, p.loops)))
         params, args = buffers.parameters()

@@ -32,7 +32,6 @@ from ..graph.ir import Graph, Op
 from .device import Device
 from .inplace import overwritable
 from .ir import (
-    Buffer,
     Declare,
     Kernel,
     Launch,
@@ -45,7 +44,7 @@ from .ir import (
     loop,
     seq,
 )
-from .partial import in_parts
+from .partial import in_steps
 from .pieces import (
     Assignment,
     Buffers,
@@ -535,12 +534,7 @@ class Nest:
     ) -> Launch:  # fmt: skip
         buffers = Buffers(graph)
         found = [collapse(p) for p in pieces(graph, ops, outputs, buffers)]
-        steps: list[Piece] = []
-        scratch: list[Buffer] = []
-        for p in found:
-            parts = in_parts(p, f"s{len(scratch)}")
-            steps += [p] if parts is None else parts[:2]
-            scratch += () if parts is None else parts[2:]
+        steps, scratch = in_steps(found)
         phases = tuple(_Emitter(p, device).emit() for p in steps if p.assignments)
         params, args = buffers.parameters()
         flops = sum(map(operations, found))

@@ -6,6 +6,7 @@ of threads.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from math import prod
 
 from ...ops.expr import Expr, load, reduce, var
@@ -54,6 +55,18 @@ def in_parts(piece: Piece, name: str) -> tuple[Piece, Piece, Buffer] | None:
         )),
         scratch,
     )  # fmt: skip
+
+
+def in_steps(pieces: Iterable[Piece]) -> tuple[list[Piece], list[Buffer]]:
+    """The pieces in order, large reductions among them in two steps; and the scratch buffers that
+    takes."""
+    steps: list[Piece] = []
+    scratch: list[Buffer] = []
+    for p in pieces:
+        parts = in_parts(p, f"s{len(scratch)}")
+        steps += [p] if parts is None else parts[:2]
+        scratch += () if parts is None else parts[2:]
+    return steps, scratch
 
 
 def _parts(n: int) -> int:

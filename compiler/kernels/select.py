@@ -107,9 +107,8 @@ def select(
 def records(graph: Graph, launches: Sequence[Launch]) -> dict[str, Record]:
     """What `recall` has to know to get the same launches again, as JSON values."""
     digests, out = digests_of(graph), {}
-    groups = {g.ops[0].outputs[0]: g for g in coded_groups(graph)}
     for launch in {x.kernel: x for x in launches}.values():
-        group = groups[graph.ops[launch.ops[0]].outputs[0]]
+        group = group_of(graph, launch)
         record = record_of(launch, group.names)
         if record is not None and group.shape in digests:
             out[digests[group.shape]] = record
@@ -127,6 +126,14 @@ def coded_groups(graph: Graph) -> tuple[Group, ...]:
         graph.derived[coded_groups] = tuple(found)
     groups: tuple[Group, ...] = graph.derived[coded_groups]
     return groups
+
+
+def group_of(graph: Graph, launch: Launch) -> Group:
+    """The group that a launch of the graph computes."""
+    if group_of not in graph.derived:
+        graph.derived[group_of] = {g.ops[0].outputs[0]: g for g in coded_groups(graph)}
+    groups: Mapping[str, Group] = graph.derived[group_of]
+    return groups[graph.ops[launch.ops[0]].outputs[0]]
 
 
 def digests_of(graph: Graph) -> Mapping[object, str]:

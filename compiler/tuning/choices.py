@@ -20,7 +20,7 @@ from ..errors import LoweringError
 from ..graph.ir import Graph
 from ..kernels.device import Device
 from ..kernels.ir import Launch
-from ..kernels.select import Group, Special, coded_groups, digests_of, rebound
+from ..kernels.select import Group, Special, digests_of, group_of, rebound
 from ..options import Numerics
 from ..text import printable
 from .problem import problem_of
@@ -63,7 +63,7 @@ def special(graph: Graph, device: Device, numerics: Numerics, choices: Choices) 
             return None
         problem = problem_of(graph, group.ops, group.outputs, device, numerics)
         try:
-            if choice.candidate not in problem.candidates()[0]:
+            if choice.candidate not in problem.space():
                 raise LoweringError("no template has this config in its space")
             launch = problem.instantiate(choice.candidate)
         except LoweringError as e:
@@ -80,13 +80,9 @@ def with_origins(graph: Graph, launches: Sequence[Launch], choices: Choices) -> 
     if not choices:
         return tuple(launches)
     digests = digests_of(graph)
-    chosen = {
-        g.ops[0].outputs[0]: choices[digests[g.shape]]
-        for g in coded_groups(graph) if digests.get(g.shape) in choices
-    }  # fmt: skip
     out = []
     for launch in launches:
-        choice = chosen.get(graph.ops[launch.ops[0]].outputs[0])
+        choice = choices.get(digests.get(group_of(graph, launch).shape, ""))
         if choice is not None and is_of(launch, choice.candidate):
             launch = replace(launch, origin=choice.origin)
         out.append(launch)

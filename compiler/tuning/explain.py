@@ -17,7 +17,7 @@ from ..options import NUMERICS
 from . import fingerprint
 from .choices import is_of
 from .tasks import Use, tasks_of
-from .tuned import VERSIONS, choice_of, default_of, of_same_model
+from .tuned import VERSIONS, choice_of, default_of, from_elsewhere
 
 Verdict = Literal["record", "default", "refused", "failed", "none"]
 
@@ -80,7 +80,7 @@ def _explained(c: Compilation, use: Use, records: Records) -> Explanation:
     kernel = str(Candidate(launch.kernel.template, launch.kernel.version,
                            dict(launch.kernel.config)))  # fmt: skip
     mine = records.of_many([task.key], VERSIONS, 1 + MARGIN)[task.key.digest]  # as `recorded` does
-    rows = mine or of_same_model(records.elsewhere(task.key, VERSIONS), place)
+    rows = mine or from_elsewhere(task.key, records)
     timed = {row.candidate: row for row in rows if row.seconds is not None}
     if timed:
         problem = use.problem

@@ -108,18 +108,22 @@ class Problem:
         first, *_ = self._templates
         return candidate(first, first.default(*self._marked))
 
-    def candidates(self) -> tuple[tuple[Candidate, ...], tuple[float, ...]]:
-        """Every candidate, the one that is used without tuning first; and what the templates'
-        models say of each, in units that compare, or nothing where one of them has no model."""
-        given = self.graph, self.ops, self.outputs, self.device
+    def space(self) -> tuple[Candidate, ...]:
+        """Every candidate, the one that is used without tuning first."""
         found = {self.default(): None}
         for template in self._templates:
-            found |= {candidate(template, c): None for c in template.space(*given)}
+            found |= {candidate(template, c): None for c in template.space(*self._given)}
+        return tuple(found)
+
+    def candidates(self) -> tuple[tuple[Candidate, ...], tuple[float, ...]]:
+        """The space; and what the templates' models say of each, in units that compare, or nothing
+        where one of them has no model."""
+        space = self.space()
         models = {t.name: t for t in self._templates if isinstance(t, Estimating)}
         if len(models) < len(self._templates):
-            return tuple(found), ()
-        return tuple(found), tuple(
-            models[c.template].estimate(*given, dict(c.config)) for c in found
+            return space, ()
+        return space, tuple(
+            models[c.template].estimate(*self._given, dict(c.config)) for c in space
         )
 
     def instantiate(self, candidate: Candidate) -> Launch:
@@ -131,12 +135,16 @@ class Problem:
         if template is None or template.version != candidate.version:
             raise LoweringError(f"{candidate}: no kernel template {candidate.template} of version "
                                 f"{candidate.version} computes this")  # fmt: skip
-        given = self.graph, self.ops, self.outputs, self.device
         try:
-            launch = template.instantiate(*given, dict(candidate.config))
+            launch = template.instantiate(*self._given, dict(candidate.config))
         except (LookupError, TypeError, ValueError, ArithmeticError, AssertionError) as e:
             raise LoweringError(f"{candidate}: {type(e).__name__}: {e}") from e
         return replace(launch, ops=tuple(range(len(self.ops))), label=self.label)
+
+    @property
+    def _given(self) -> tuple[Graph, tuple[Op, ...], tuple[str, ...], Device]:
+        """What templates are asked about."""
+        return self.graph, self.ops, self.outputs, self.device
 
     @cached_property
     def _templates(self) -> tuple[KernelTemplate, ...]:
@@ -148,7 +156,7 @@ class Problem:
     def _marked(self) -> tuple[Graph, tuple[Op, ...], tuple[str, ...], Device]:
         """The group as passes leave it, who say which convolutions Winograd's algorithm is for."""
         if self.numerics == "reproducible":
-            return self.graph, self.ops, self.outputs, self.device
+            return self._given
         block = self.device.channel_block
         ops = tuple(marked(self.graph, op, block) for op in self.ops)
         return replace(self.graph, ops=ops), ops, self.outputs, self.device

@@ -6,11 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ...autotune.task import Key, Task
-from ..graph.ir import Op
 from ..inspect.views import Compilation
 from ..kernels.device import Device
 from ..kernels.ir import Kernel
-from ..kernels.select import is_built_in, live_outputs, shape_of
+from ..kernels.select import Group, group_of, is_built_in
 from .fingerprint import fingerprint
 from .problem import Problem, problem_of
 
@@ -33,16 +32,15 @@ def tasks_of(c: Compilation, device: Device) -> list[Use]:
     """The distinct tasks of a compilation, in the order of their first launches: problems with more
     than one candidate. Equal ones are one. Groups with operators that users declared are left out,
     as text does not say what those mean."""
-    found: dict[object, tuple[Sequence[Op], Kernel, list[int]]] = {}
+    found: dict[object, tuple[Group, Kernel, list[int]]] = {}
     for number, launch in enumerate(c.launches):
-        ops: Sequence[Op] = [c.graph.ops[k] for k in launch.ops]
-        if is_built_in(ops):
-            shape, _ = shape_of(c.graph, ops, live_outputs(c.graph, ops))
-            found.setdefault(shape, (ops, launch.kernel, []))[2].append(number)
+        group = group_of(c.graph, launch)
+        if is_built_in(group.ops):
+            found.setdefault(group.shape, (group, launch.kernel, []))[2].append(number)
     place = fingerprint(c.target)
     uses: dict[str, Use] = {}
-    for ops, kernel, numbers in found.values():
-        problem = problem_of(c.graph, ops, None, device, c.options.numerics)
+    for group, kernel, numbers in found.values():
+        problem = problem_of(c.graph, group.ops, group.outputs, device, c.options.numerics)
         known = uses.get(problem.text)  # shapes may differ in what problems leave out
         task = known.task if known else task_of(problem, place, kernel)
         if len(task.space) > 1:

@@ -47,8 +47,8 @@ def recorded(
     rows = records.of_many(list(keys.values()), VERSIONS, 1 + MARGIN)
     found = {}
     for digest, key in keys.items():
-        mine = rows[key.digest] or of_same_model(records.elsewhere(key, VERSIONS), place)
-        choice = choice_of(mine, problems[digest], place)
+        deciding = rows[key.digest] or from_elsewhere(key, records)
+        choice = choice_of(deciding, problems[digest], place)
         if choice is not None:
             found[digest] = choice
     _log.debug("%d of %d kinds of kernels are as recorded in %s", len(found), len(keys),
@@ -64,6 +64,11 @@ def distinct_groups(graph: Graph) -> dict[str, Group]:
         if group.shape in digests:
             found.setdefault(digests[group.shape], group)
     return found
+
+
+def from_elsewhere(key: Key, records: Records) -> list[Row]:
+    """What is on record of a key's problem on another device of the same model."""
+    return of_same_model(records.elsewhere(key, VERSIONS), key.device)
 
 
 def of_same_model(rows: Iterable[Row], place: str) -> list[Row]:
