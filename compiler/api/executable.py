@@ -204,8 +204,8 @@ class Executable(Inspectable[CpuTarget]):
         none is given. Raises OSError when the file cannot be written.
         """
         c, s = self._compilation, self.stats
-        stations = {"read": s.read, "passes": s.passes, "kernels": s.kernels,
-                    "code": s.objects, "link": s.link}  # fmt: skip
+        stations = {"choose kernels, plan memory": s.kernels, "build or load code": s.objects,
+                    "pack constants, link": s.link}  # fmt: skip
         shown = self.profile() if profile is None else profile
         write_text(path, cpu_page(c, name or self.graph.name, self.threads, stations, shown))
 

@@ -20,7 +20,7 @@ def cpu_page(
     c: Compilation[CpuTarget], name: str, threads: int, stations: Mapping[str, float],
     profile: Profile | None,
 ) -> str:  # fmt: skip
-    """The page of a program for a CPU. stations: seconds of the parts of its compilation."""
+    """The page of a program for a CPU. stations: seconds of what came after the passes."""
     with open_records() as records:
         rows = measured(c, kernel_device(c.target, threads), records)
     target = f"{c.target.cpu}, {c.target.vector_bits}-bit vectors"

@@ -105,7 +105,7 @@ function drawBlock(block, marked) {
   const sign = canOpen(block) ? (block.open ? "▾ " : "▸ ") : "";
   const took = rows && block.kernel >= 0 ? `${microseconds(rows[block.kernel].seconds)} µs` : "";
   const room = took ? 66 : 0;
-  words2(sign + block.name, left + 9, top + 19, WIDE - 18 - room);
+  label(sign + block.name, left + 9, top + 19, WIDE - 18 - room, 7.2);
   pen.font = "11px system-ui, sans-serif";
   pen.fillStyle = colours.quiet;
   if (took) {
@@ -113,7 +113,7 @@ function drawBlock(block, marked) {
     pen.fillText(took, left + WIDE - 9, top + 19, room - 4);
     pen.textAlign = "left";
   }
-  words2(block.below, left + 9, top + 36, WIDE - 18);
+  label(block.below, left + 9, top + 36, WIDE - 18);
   if (!block.open) return;
   pen.beginPath();
   pen.moveTo(left, top + HIGH);
@@ -129,13 +129,13 @@ function drawBlock(block, marked) {
       pen.globalAlpha = 1;
     }
     pen.fillStyle = colours.ink;
-    words2(`${facts.ops[op][0]}  ${facts.ops[op][1]}`, left + 12, y + 15, WIDE - 22);
+    label(`${facts.ops[op][0]}  ${facts.ops[op][1]}`, left + 12, y + 15, WIDE - 22);
   });
 }
 
 /** Words, the end of which is left out where there is no room. */
-function words2(text, x, y, room) {
-  const most = Math.floor(room / 6.1);
+function label(text, x, y, room, each = 6.1) {
+  const most = Math.floor(room / each);
   pen.fillText(text.length > most ? `${text.slice(0, Math.max(1, most - 1))}…` : text, x, y, room);
 }
 
@@ -289,8 +289,8 @@ function graphView(section) {
   section.append(
     el("div", { class: "bar" }, el("div", { class: "finder" }, field, found), count,
       el("span", { class: "buttons" }, button("−", "Zoom out", () => zoom(1 / 1.4)), button("+", "Zoom in", () => zoom(1.4)),
-        button("All", "Show all of the graph", () => fit()), button("▾", "Open all kernels", openAll(true)),
-        button("▸", "Close all kernels", openAll(false))), painted),
+        button("All", "Show all of the graph", () => fit()), button("Open", "Open all kernels: list their operators", openAll(true)),
+        button("Close", "Close all kernels", openAll(false))), painted),
     key, el("div", { class: "grow canvas" }, canvas));
 
   let shown = false;

@@ -67,7 +67,7 @@ function kernelDetails(number, op) {
   const code = texts().kernels[kernel.code];
   const place = el("div", { id: "level", role: "tabpanel" });
   const levels = ["overview", ...Object.keys(code)];
-  if (!levels.includes(level)) level = "overview";
+  if (op !== undefined || !levels.includes(level)) level = "overview";
   const show = (next) => {
     level = next;
     for (const tab of tabs.children) {

@@ -40,9 +40,9 @@ _NO_ROWS: Final[Mapping[int, Sequence[Row]]] = MappingProxyType({})
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """What a page is made of. name: of the model. stations: seconds of the parts of its
-    compilation, by name. profile: where there is one. measured: what is on record of the problem of
-    a launch, by its number.
+    """What a page is made of. name: of the model. stations: seconds of what came after the passes,
+    by name. profile: where there is one. measured: what is on record of the problem of a launch, by
+    its number.
     """
 
     name: str

@@ -22,6 +22,10 @@ SWEEPS: Final = 6
 """Down and up, of the order and then of the positions."""
 NARROW: Final = 0.16
 """Width of a waypoint."""
+_BETWEEN: Final = 0.1
+"""What a wish weighs that is between a node and a waypoint: it must not push others aside."""
+_LOOSE: Final = 0.01
+"""What the place of one without neighbours weighs."""
 MOST_WAYPOINTS: Final = 20_000
 """Nodes whose edges would need more than are left go without, those with the longest edges first."""
 
@@ -145,7 +149,8 @@ def _positions(
     rows: Sequence[Sequence[int]], above: Sequence[Sequence[int]], below: Sequence[Sequence[int]],
     count: int,
 ) -> list[float]:  # fmt: skip
-    """Where everything stands in its layer; waypoints weigh more, so that long edges are straight."""
+    """Where everything stands in its layer: nodes below nodes and waypoints below waypoints, if there
+    is room for both."""
     x = [0.0] * sum(map(len, rows))
     offsets = []
     for row in rows:
@@ -166,10 +171,10 @@ def _positions(
             for node, offset in zip(rows[k], offsets[k], strict=True):
                 near = (above[node] if down else below[node]) or above[node] or below[node]
                 same = [m for m in near if (m < count) == (node < count)]
-                near = same or near  # nodes below nodes: else long edges pull everything aside
+                near = same or near
                 mean = sum(x[m] for m in near) / len(near) if near else x[node]
                 wanted.append(mean - offset)
-                weights.append((1.0 if node < count else 4.0) if near else 0.01)
+                weights.append((1.0 if same else _BETWEEN) if near else _LOOSE)
             for node, offset, found in zip(
                 rows[k], offsets[k], _ascending(wanted, weights), strict=True
             ):
