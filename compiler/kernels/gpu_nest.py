@@ -265,8 +265,7 @@ class _Emitter:
     def _sliding(
         self, over: Sequence[Expr], body: Expr, acc: Local, combine: str
     ) -> tuple[Stmt, ...]:
-        """A window's reduction of which neighbours share what they read; nothing where they don't.
-        """
+        """A window's reduction of which neighbours share what they read; nothing where they don't."""
         r, u = over[-1], self.u
         found = window_of(body, u, r)
         if found is None:
