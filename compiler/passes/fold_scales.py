@@ -19,8 +19,8 @@ from .rewrite import SourceRewriter
 
 Vector = npt.NDArray[np.float64]
 
-_PART: Final = 1 << 14
-"""Weights looked at in one go, few enough to stay in the first cache."""
+_PART: Final = 1 << 16
+"""Weights looked at in one go, few enough to stay in the second cache."""
 
 
 @dataclass(frozen=True)
