@@ -54,13 +54,15 @@ class Stub:
         self.kernels: dict[str, tuple[Kernel, str, Entry]] = {}
         self.errors: list[Exception] = []
         self.ran: list[str] = []
-        self._callback = _CALLBACK(self._run)
+        self.during: Any = None  # called instead of the next kernel
+        self._callback = _CALLBACK(self._called)
         monkeypatch.setenv("TILEWRIGHT_CUDA_DRIVER", str(path))
         monkeypatch.setattr(gpu_code, "can_assemble", lambda: False)
 
     def start(self, devices: str = "9.0", version: int = 12040, fail: str = "") -> Stub:
         """Begin anew with these devices ("9.0:1048576,8.0"), that driver, and these failures."""
-        gc.collect()
+        if cuda_device._known:
+            gc.collect()  # nothing may come back from the state before
         for name, value in (("DEVICES", devices), ("VERSION", str(version)), ("FAIL", fail)):
             self._patch.setenv(f"STUB_CUDA_{name}", value)
         cuda_driver.driver.cache_clear()
@@ -82,6 +84,10 @@ class Stub:
             source = kernel_source(launch.kernel)
             for e in source.entries:
                 self.kernels[e.name] = launch.kernel, source.text, e
+
+    def _called(self, *args: Any) -> int:
+        during, self.during = self.during, None
+        return int((during or self._run)(*args))
 
     def _run(self, name: bytes, device: int, dims: Any, params: Any, sizes: Any, n: int) -> int:
         try:
@@ -141,6 +147,7 @@ class Stub:
     def finish(self) -> None:
         """Nothing was wrong, and no context was left behind."""
         gc.collect()
+        cuda_device._known.clear()
         assert not self.errors, self.errors
         assert not self.problems, self.problems
         assert self.depth == 0
