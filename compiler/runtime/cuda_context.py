@@ -219,4 +219,4 @@ class CudaContext:
 
 
 def _bytes_at(address: int, count: int) -> Array:
-    return np.frombuffer((ctypes.c_ubyte * count).from_address(address), np.uint8)
+    return np.frombuffer(memoryview((ctypes.c_ubyte * count).from_address(address)), np.uint8)

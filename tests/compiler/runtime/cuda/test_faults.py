@@ -113,7 +113,7 @@ def test_a_device_that_is_full(stub: Stub) -> None:
     exe = stub.compile(rows())
     stub.fail("cuMemAlloc_v2:1=2")
     with pytest.raises(
-        DeviceMemoryError, match="input or output takes 640 B: device 0 .* free"
+        DeviceMemoryError, match=r"input or output takes 640 B: device 0 .* free"
     ) as e:
         exe(A)
     assert (e.value.wanted_bytes, e.value.least_bytes) == (640, None)
