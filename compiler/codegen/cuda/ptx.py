@@ -11,9 +11,9 @@ import llvmlite.binding as llvm
 
 from ...errors import LoweringError, TargetError
 from ...kernels.ir import Buffer, Kernel
+from .entry import Entry
 from .frontend import Lowered
 from .library import definition
-from .source import Entry
 from .target import PTX_FEATURES, CudaTarget
 from .toolkit import INSTALL, part
 
