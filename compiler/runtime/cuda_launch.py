@@ -9,8 +9,9 @@ from __future__ import annotations
 import ctypes
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
+from ..codegen.cuda.entry import Entry
 from .cuda_device import Device
 from .cuda_driver import KernelNodeParams, LaunchAttribute, LaunchConfig
 from .places import Place
@@ -120,10 +121,12 @@ def bind(
 
 
 def kernel_launches(
-    number: int, entries: Sequence[Any], found: Sequence[Place]
+    number: int, entries: Sequence[Entry], found: Sequence[Place]
 ) -> list[KernelLaunch]:
     """The phases of launch `number`. entries: as code was made for them; found: the places of the
     kernel's parameters."""
     params = tuple(map(Param, found))
-    return [KernelLaunch(e.name, number, (e.blocks, 1, 1), (e.threads, 1, 1), params)
-            for e in entries]  # fmt: skip
+    return [
+        KernelLaunch(e.name, number, (e.blocks, 1, 1), (e.threads, 1, 1), params, e.shared_bytes,
+                     (e.cluster, 1, 1) if e.cluster > 1 else None) for e in entries
+    ]  # fmt: skip

@@ -47,9 +47,14 @@ class Array:
 
     def get(self) -> np.ndarray:
         """The content, when all that is in its stream is done."""
-        out = np.empty(self.shape, self.dtype)
         with self.device as d:
             d.call("cuStreamSynchronize", self.stream)
+        return self.content()
+
+    def content(self) -> np.ndarray:
+        """The content as it is now."""
+        out = np.empty(self.shape, self.dtype)
+        with self.device as d:
             d.call("cuMemcpyDtoH_v2", out.ctypes.data, self.address, out.nbytes)
         return out
 

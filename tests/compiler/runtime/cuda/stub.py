@@ -81,9 +81,13 @@ class Stub:
     def knows(self, exe: Any) -> None:
         """Run the kernels of this program by their source."""
         for launch in exe._compilation.launches:
-            source = kernel_source(launch.kernel)
-            for e in source.entries:
-                self.kernels[e.name] = launch.kernel, source.text, e
+            self.knows_kernel(launch.kernel)
+
+    def knows_kernel(self, kernel: Kernel) -> None:
+        """Run this kernel by its source."""
+        source = kernel_source(kernel)
+        for e in source.entries:
+            self.kernels[e.name] = kernel, source.text, e
 
     def _called(self, *args: Any) -> int:
         during, self.during = self.during, None
@@ -92,7 +96,9 @@ class Stub:
     def _run(self, name: bytes, device: int, dims: Any, params: Any, sizes: Any, n: int) -> int:
         try:
             kernel, text, entry = self.kernels[name.decode()]
-            assert tuple(dims[:7]) == (entry.blocks, 1, 1, entry.threads, 1, 1, 0)
+            cluster = (entry.cluster, 1, 1) if entry.cluster > 1 else (0, 0, 0)
+            asked = (entry.blocks, 1, 1, entry.threads, 1, 1, entry.shared_bytes, *cluster)
+            assert tuple(dims[:10]) == asked
             assert n == len(kernel.params) and all(sizes[k] == 8 for k in range(n))
             buffers = [(b.name, self._array(b, device, params[k]), b.is_written)
                        for k, b in enumerate(kernel.params)]  # fmt: skip
