@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import ctypes
 import logging
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Final
@@ -21,6 +22,7 @@ _log: Final = logging.getLogger("tilewright")
 PLAIN_SHARED_BYTES: Final = 48 << 10
 """Dynamic shared memory that a kernel gets without asking."""
 
+_TARGET: Final = re.compile(r"^\.target (sm_\w+)", re.MULTILINE)
 _LOG_BYTES: Final = 8192
 _ERROR_LOG, _ERROR_LOG_BYTES = 5, 6  # CU_JIT_ERROR_LOG_BUFFER and its size
 _DYNAMIC_SHARED_BYTES: Final = 8  # CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES
@@ -73,7 +75,9 @@ def _allow(device: Device, function: int, launch: KernelLaunch) -> None:
 def _loaded(device: Device, target: CudaTarget, code: GpuCode) -> tuple[Handle, bool]:
     """A module, and whether it is PTX that the driver translated."""
     name, has = code.entries[0].name, device.facts.capability
-    if code.machine is not None and runs_on(target.arch, has):
+    said = _TARGET.search(code.ptx)
+    arch = said[1] if said else target.arch  # a kernel may use what one architecture alone has
+    if code.machine is not None and runs_on(arch, has):
         answer, module, _ = _load(device, code.machine.cubin)
         if not answer:
             return Handle(device, module, "cuModuleUnload"), False
@@ -82,15 +86,15 @@ def _loaded(device: Device, target: CudaTarget, code: GpuCode) -> tuple[Handle, 
         why = device.driver.named(answer)
         _log.warning("%s does not take the machine code of %s, and translates its PTX, which a"
                      " newer driver would save: %s", device, name, why)  # fmt: skip
-    if not translates_to(target.arch, has):
-        raise ArchitectureError(f"the program is for {target.arch}, and does not run on {device};"
-                                f" compile it with target='cuda:{device.number}'")  # fmt: skip
-    answer, module, said = _load(device, code.ptx.encode() + b"\0")
+    if not translates_to(arch, has):
+        raise ArchitectureError(f"kernel {name} is for {arch}, and does not run on {device};"
+                                f" compile with target='cuda:{device.number}'")  # fmt: skip
+    answer, module, log = _load(device, code.ptx.encode() + b"\0")
     if answer == OLD_FOR_PTX:
         raise device.driver.too_old(code.ptx)
     if answer in WRONG_IMAGE:
         raise LoweringError(f"{device} refuses the PTX of kernel {name}:"
-                            f" {device.driver.named(answer)}; {said.strip()[:400]}")  # fmt: skip
+                            f" {device.driver.named(answer)}; {log.strip()[:400]}")  # fmt: skip
     if answer:
         raise device.failure("cuModuleLoadDataEx", answer, f" (PTX of {name})")
     return Handle(device, module, "cuModuleUnload"), True

@@ -98,7 +98,7 @@ def test_code_that_does_not_run_on_the_device(
     exe = tw.compile(rows(), target="cuda:sm_90")
     stub.start("8.0")
     monkeypatch.setattr(type(exe), "_device", lambda self: _first())
-    with pytest.raises(ArchitectureError, match=r"for sm_90, and does not run on dev.*'cuda:0'"):
+    with pytest.raises(ArchitectureError, match=r"is for sm_90, and does not run on .*'cuda:0'"):
         exe(A)
 
 

@@ -16,7 +16,9 @@ from tilewright.compiler.codegen.cuda.assemble import Assembled
 from tilewright.compiler.errors import DeviceError, InputError
 from tilewright.compiler.graph.evaluate import evaluate
 from tilewright.compiler.runtime import gpu_code
+from tilewright.compiler.runtime.cuda_device import device
 
+from .devlib import PackArray
 from .nets import A, X, convnet, rows, softmax, two
 from .stub import Stub
 
@@ -110,6 +112,15 @@ def test_nothing_is_left_after_the_end(stub: Stub) -> None:
     del exes
     gc.collect()
     assert stub.used() == 0 and stub.pinned == 0
+
+
+def test_the_end_waits_for_calls_that_returned_early(stub: Stub) -> None:
+    exe = stub.compile(rows())
+    out = PackArray(device(0), np.zeros_like(A))
+    exe(A, out=out)
+    del exe
+    gc.collect()
+    np.testing.assert_allclose(out.get(), softmax(A), 1e-5, 1e-7)
 
 
 def test_closing_while_a_call_runs(stub: Stub) -> None:
