@@ -41,10 +41,12 @@ class Bindings:
 
 @dataclass(slots=True)
 class _Owned:
-    """All that a context has to give back, in the order in which that must happen."""
+    """All that a context has to give back, in the order in which that must happen. last: behind the
+    last call; unmarked: the stream of a call that has no mark yet, or failed before it had."""
 
     device: Device
     last: Handle | None = None
+    unmarked: int | None = None
     graph: CudaGraph | None = None
     parts: list[Handle] = field(default_factory=list)
     flying: deque[tuple[Handle, Any]] = field(default_factory=deque)
@@ -52,6 +54,8 @@ class _Owned:
 
     def close(self) -> None:
         """Wait for the last call, then give everything back."""
+        if self.unmarked is not None:
+            self.device.quietly("cuStreamSynchronize", self.unmarked)
         if self.last is not None:
             self.device.quietly("cuEventSynchronize", self.last.value)
         if self.graph is not None:
@@ -107,7 +111,7 @@ class CudaContext:
             self._land()
         if own.last is not None and not self._settled and self._last_stream != stream:
             self.device.call("cuStreamWaitEvent", stream, own.last.value, 0)
-        self._last_stream = stream
+        self._last_stream = own.unmarked = stream
 
     def put(self, number: int, array: Array) -> int:
         """Copy an array of the host to the device; where it is there. It may change after."""
@@ -192,7 +196,7 @@ class CudaContext:
         event = own.spare.pop() if own.spare else self._kept(self.device.event())
         self.device.call("cuEventRecord", event.value, self._last_stream)
         own.flying.append((event, keep))
-        own.last, self._settled = event, False
+        own.last, own.unmarked, self._settled = event, None, False
         return event.value
 
     def wait(self) -> None:
