@@ -12,6 +12,7 @@ from ..errors import OptionError
 from ..graph.ir import Graph
 from ..inspect.views import Compilation
 from ..options import Options, check_donated, options, parse_seconds
+from ..runtime.cuda_device import capability
 from ..store import Store
 from .build import Progress, Stopwatch, choose, dump, link, optimise, recorded_choices
 from .collector import paused_collector
@@ -76,7 +77,7 @@ def compile(
     chosen = options(numerics=numerics, memory_limit=memory_limit, threads=threads,
                      reorder=reorder, inplace=inplace, donate=donate,
                      tune=None if tune is None else False)  # fmt: skip
-    machine = cuda_target(target) if is_cuda(target) else cpu_target(target)
+    machine = cuda_target(target, capability) if is_cuda(target) else cpu_target(target)
 
     @paused_collector()
     def build(bound: Shapes) -> Any:

@@ -230,5 +230,7 @@ def driver() -> Driver:
     try:
         return Driver(ctypes.CDLL(name))
     except OSError as e:
-        raise NoDeviceError(f"there is no NVIDIA driver here ({e}). In a container, start it with"
-                            " GPUs (`--gpus all`); 'cuda:sm_90' compiles without one") from e  # fmt: skip
+        raise NoDeviceError(
+            f"there is no NVIDIA driver here ({e}). Start a container with GPUs (`--gpus all`);"
+            " 'cuda:sm_90' compiles without one"
+        ) from e

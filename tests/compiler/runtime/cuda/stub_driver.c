@@ -952,7 +952,7 @@ int cuGraphLaunch(Exec *e, Stream *stream) {
     if (s->capture) FAIL(CAPTURE_UNSUPPORTED, "the stub captures no graphs");
     note("cuGraphLaunch");
     Op *op = new_op(GRAPH);
-    op->nodes = copied(e->nodes);
+    op->nodes = copied(e->nodes), op->host = e;
     for (Op *n = op->nodes; n; n = n->next)
         if (n->kind == RECORD) n->mark = ++n->event->recorded, n->event->stream = s;
     code = put(s, op);
@@ -969,6 +969,9 @@ int cuGraphDestroy(Graph *g) {
 int cuGraphExecDestroy(Exec *e) {
     BEGIN(cuGraphExecDestroy, 2);
     if (e->destroyed) FAIL(INVALID, "a graph is destroyed again");
+    for (Stream *s = streams; s; s = s->next)
+        for (Op *op = s->head; op; op = op->next)
+            if (op->kind == GRAPH && op->host == e) FAIL(INVALID, "a graph is destroyed before it has run");
     e->destroyed = 1;
     END;
 }
