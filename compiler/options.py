@@ -26,7 +26,7 @@ ENVIRONMENT: Final[dict[str, str]] = {
     RECORDS_KEY: "secret of 16 bytes or more that signs files of records and checks signatures",
     "TILEWRIGHT_CPU": "build for a lesser CPU: x86-64-avx512, x86-64-avx2 or x86-64-sse",
     "TILEWRIGHT_FUEL": "do only the first n rewrites of the graph, to bisect a miscompile",
-    "TILEWRIGHT_DUMP": "directory that receives every stage of every compilation as text",
+    "TILEWRIGHT_DUMP": "directory that receives every stage and level of every compilation",
     "TILEWRIGHT_POISON": "1: fill memory with NaN before a call and wherever it was last used",
     "TILEWRIGHT_FAULT": "make candidates fail while tuning, and record nothing: segv@1,hang@25%",
     "TILEWRIGHT_DEBUG": "1 to 4: how much the logger `tilewright` reports on stderr",

@@ -135,12 +135,8 @@ class Executable(Inspectable[CpuTarget]):
         return KernelInfo(kernel_name(launch), k.template, dict(k.config), self._nodes(launch),
                           k.flops, k.bytes, kernel_text(k), notes, origin)  # fmt: skip
 
-    def ir(self, level: str = "graph") -> str:
-        """The program as text: "graph", "fused", "memory", "kernels", "source", "llvm" or "asm".
-
-        Raises OptionError for another level.
-        """
-        return view(self._compilation, level)
+    def _view(self, c: Compilation[CpuTarget], level: str) -> str:
+        return view(c, level)
 
     def profile(self, *arrays: Any, rounds: int = 20, moved: bool = False) -> Profile:
         """Median time of every launch over `rounds` runs, beside the machine's measured limits;

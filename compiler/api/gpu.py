@@ -13,7 +13,8 @@ from ..codegen.cuda.target import CudaTarget, device_arch
 from ..errors import MemoryLimitError, TargetError
 from ..graph.ir import Graph
 from ..inspect.alternatives import alternatives
-from ..inspect.gpu_views import Gpu, gpu_view
+from ..inspect.dump import write_dump
+from ..inspect.gpu_views import GPU_DUMPED, Gpu, gpu_view
 from ..inspect.views import Compilation, kernel_name
 from ..kernels.device import GPU
 from ..kernels.gpu_nest import GpuNest
@@ -23,7 +24,7 @@ from ..kernels.printer import symbol
 from ..kernels.select import is_slow_in_a_nest, select
 from ..options import Options
 from ..passes.base import Fuel, Stage, run_pipeline
-from ..passes.pipeline import gpu_pipeline
+from ..passes.pipeline import gpu_pipeline, remaining
 from ..runtime.arrays import TensorSpec
 from ..runtime.gpu_code import GpuCode, GpuCodes, load
 from ..runtime.program import plan_memory
@@ -111,13 +112,8 @@ class GpuExecutable(Inspectable[CudaTarget]):
             phases=phases,
         )  # fmt: skip
 
-    def ir(self, level: str = "graph") -> str:
-        """The program as text: "graph", "fused", "memory", "kernels", "source" (Python), "ptx" or
-        "sass".
-
-        Raises OptionError for another level, TargetError for "sass" without the tools for it.
-        """
-        return gpu_view(self._compilation, self._codes, level)
+    def _view(self, c: Gpu, level: str) -> str:
+        return gpu_view(c, self._codes, level)
 
     def __repr__(self) -> str:
         ins, outs = (", ".join(map(str, s)) for s in (self.inputs, self.outputs))
@@ -148,7 +144,7 @@ def compile_gpu(
 
     Raises LoweringError, TargetError where a package is missing, and MemoryLimitError.
     """
-    _, stages = run_pipeline(gpu_pipeline(), graph, Fuel(chosen.fuel))
+    _, stages = run_pipeline(remaining(gpu_pipeline(), graph), graph, Fuel(chosen.fuel))
     final = stages[-1].graph
     launches: Sequence[Launch] = select(final, GPU, templates=GPU_TEMPLATES)
     plan = plan_memory(final, launches, reorder=chosen.reorder, inplace=chosen.inplace,
@@ -167,7 +163,10 @@ def compile_gpu(
 
     codes = load((x.kernel for x in launches), target, Store(), report)
     whole = (Stage("import", graph, read * 1e3, True), *stages)
-    return GpuExecutable(Compilation(graph, final, whole, launches, plan, target, chosen), codes)
+    made = Compilation(graph, final, whole, launches, plan, target, chosen)
+    if chosen.dump:
+        write_dump(made, chosen.dump, GPU_DUMPED, lambda level: gpu_view(made, codes, level))
+    return GpuExecutable(made, codes)
 
 
 __all__ = ["GpuExecutable", "GpuKernelInfo", "GpuPhase", "compile_gpu"]
