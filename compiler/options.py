@@ -30,6 +30,9 @@ ENVIRONMENT: Final[dict[str, str]] = {
     "TILEWRIGHT_POISON": "1: fill memory with NaN before a call and wherever it was last used",
     "TILEWRIGHT_FAULT": "make candidates fail while tuning, and record nothing: segv@1,hang@25%",
     "TILEWRIGHT_DEBUG": "1 to 4: how much the logger `tilewright` reports on stderr",
+    "XDG_CACHE_HOME": "where the cache directory is made if TILEWRIGHT_CACHE names none",
+    "CUDA_HOME": "a CUDA toolkit whose tools and libraries are used",
+    "CUDA_PATH": "the same, where CUDA_HOME is not set",
 }
 
 

@@ -17,12 +17,14 @@ from ..errors import InputError
 from ..inspect.machine import call_seconds, limits
 from ..inspect.moving import Movers, can_move
 from ..inspect.profile import Profile, profile
+from ..inspect.trace import launch_named
 from ..inspect.views import Compilation, kernel_name, view
 from ..kernels.access import element_by_element
 from ..kernels.ir import Launch
 from ..kernels.printer import kernel_text
 from ..runtime.arrays import TensorSpec, by_name, results_by_name, results_in_order
 from ..runtime.program import Program
+from ..tuning.fingerprint import kernel_device
 from .artifact import write as write_artifact
 from .inspectable import Inspectable
 
@@ -137,6 +139,20 @@ class Executable(Inspectable[CpuTarget]):
 
     def _view(self, c: Compilation[CpuTarget], level: str) -> str:
         return view(c, level)
+
+    def repro(self, kernel: str) -> str:
+        """A script that builds one kernel ("k12", or its name) with the same config, runs it alone
+        on made-up data and compares the result with the float64 reference. It needs Tilewright, but
+        not the model.
+
+        Raises OptionError for an unknown kernel, and for one with operators that were declared by
+        the user.
+        """
+        from .repro import script_of
+
+        number = launch_named(self._compilation, kernel)
+        device = kernel_device(self._compilation.target, self.threads)
+        return script_of(self._compilation, number, device)
 
     def profile(self, *arrays: Any, rounds: int = 20, moved: bool = False) -> Profile:
         """Median time of every launch over `rounds` runs, beside the machine's measured limits;

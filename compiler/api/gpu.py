@@ -112,6 +112,12 @@ class GpuExecutable(Inspectable[CudaTarget]):
             phases=phases,
         )  # fmt: skip
 
+    def repro(self, kernel: str) -> NoReturn:
+        """Raises TargetError: a script would have to run the kernel."""
+        raise TargetError(
+            f"repro({kernel!r}): {self._missing()}; ir('source', kernel=...) shows it"
+        )
+
     def _view(self, c: Gpu, level: str) -> str:
         return gpu_view(c, self._codes, level)
 

@@ -49,6 +49,8 @@ def add_to(commands: Any) -> None:
     p.add_argument("--out", "-o", metavar="FILE", type=Path,
                    help="with --stage: write to a file; a graph (.txt) with its arrays beside it, "
                    "so that it can be compiled")
+    p.add_argument("--repro", metavar="FILE.py", type=Path,
+                   help="with --kernel: write a script that builds, runs and checks it alone")
     p.add_argument("--svg", metavar="FILE", type=Path,
                    help="with --stage memory: draw who lies where in the arena, and when")
     p.add_argument("--no-inplace", dest="inplace", action="store_false",
@@ -86,6 +88,8 @@ def _check(args: argparse.Namespace) -> None:
         raise OptionError("--svg draws the memory plan; give --stage memory with it")
     if args.out and not args.stage:
         raise OptionError("--out writes one level to a file; give --stage NAME with it")
+    if args.repro and not args.kernel:
+        raise OptionError("--repro writes a script for one kernel; give --kernel k12 with it")
     asked = [n for n in ("stages", "nodes", "diff", "op", "kernel") if getattr(args, n)]
     if len(asked) > 1 or (args.stage and asked and asked[0] not in ("op", "kernel")):
         both = " and ".join(f"--{n}" for n in (*asked, *(["stage"] if args.stage else [])))
@@ -152,6 +156,10 @@ def _diff(exe: Shown, names: list[str], as_json: bool) -> None:
 
 
 def _about(exe: Shown, args: argparse.Namespace) -> None:
+    if args.repro:
+        args.repro.write_text(exe.repro(args.kernel), encoding="ascii")
+        show(f"written: {args.repro}")
+        return
     which = {"op": args.op, "kernel": args.kernel}
     if not args.stage:
         page = exe.explain(**which)
