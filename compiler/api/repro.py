@@ -64,5 +64,5 @@ def write_script(
     path.write_text(text, encoding="ascii")
     if arrays is None:
         return [path]
-    np.savez(data, allow_pickle=False, **arrays)  # type: ignore[arg-type]
+    np.savez(data, allow_pickle=False, **arrays)
     return [path, data]
