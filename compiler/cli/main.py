@@ -29,7 +29,8 @@ def parser() -> argparse.ArgumentParser:
     top = argparse.ArgumentParser(
         prog="tilewright",
         description="Compile computation graphs into native code; run, time and inspect them.",
-        epilog="Exit status: 0 done, 2 the command or the model is at fault, 130 interrupted.",
+        epilog="Exit status: 0 done, 1 bisect found a fault, 2 the command or the model is at "
+        "fault, 130 interrupted.",
     )
     top.add_argument("--version", action="version", version=f"tilewright {VERSION}")
     commands = top.add_subparsers(dest="command", metavar="command", required=True)

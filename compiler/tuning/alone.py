@@ -13,10 +13,12 @@ import numpy.typing as npt
 from ...autotune.serving import Failed
 from ..codegen.cpu.target import CpuTarget
 from ..graph.ir import Blob, Graph, Role
+from ..inspect.interpret import run_kernel
 from ..kernels.ir import Launch
 from ..runtime.objects import load
 from ..store import Store
 from .candidate import Constants, Contender, Sets
+from .memory import logical
 from .problem import Problem
 from .reference import Reference
 
@@ -61,8 +63,34 @@ def run_alone(
     sets = Sets(problem.graph, problem.feeds())
     made = Contender(problem, launch, objects, constants, sets)
     made.refresh(1)
+    made.spoil_scratch()
     made.run(made.address(1))
     return {n: np.array(a) for n, a in made.computed().items()}
+
+
+def interpreted(problem: Problem, launch: Launch) -> Mapping[str, Array]:
+    """The results as the kernel's text says, computed without code generation. As slow as Python.
+
+    Raises KernelError where the kernel does what none may do.
+    """
+    constants = Constants(problem.graph).of(launch)
+    memory = Sets(problem.graph, problem.feeds()).get(0)
+    arrays: list[Array | None] = []
+    for arg, b in zip(launch.args, launch.kernel.params, strict=True):
+        if arg is None or b.role in ("out", "scratch"):
+            arrays.append(None)
+        elif arg in constants:
+            arrays.append(constants[arg].reshape(-1))
+        else:
+            assert isinstance(arg, str)
+            arrays.append(memory[arg])
+    with np.errstate(all="ignore"):
+        done = run_kernel(launch.kernel, arrays)
+    return {
+        arg: np.array(logical(flat, problem.graph.type(arg)))
+        for arg, b, flat in zip(launch.args, launch.kernel.params, done, strict=True)
+        if isinstance(arg, str) and b.role == "out"
+    }
 
 
 def difference(reference: Reference, launch: Launch, results: Mapping[str, Array]) -> str:

@@ -54,7 +54,8 @@ OPTIONAL = (
     "torch",
 )
 # What few programs need and takes long to load: tuning, code for GPUs, kernels by themselves.
-DEFERRED = tuple(f"tilewright.compiler.api.{name}" for name in ("crew", "gpu", "repro", "tuning"))
+LATER = ("crew", "gpu", "repro", "slices", "tuning")
+DEFERRED = tuple(f"tilewright.compiler.api.{name}" for name in LATER)
 MAX_LINES = 600
 
 
