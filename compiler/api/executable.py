@@ -16,12 +16,14 @@ from ..codegen.cpu.target import CpuTarget
 from ..inspect.machine import call_seconds, limits
 from ..inspect.moving import Movers, can_move
 from ..inspect.profile import Profile, profile
+from ..inspect.trace import launch_named
 from ..inspect.views import Compilation, kernel_name, view
 from ..kernels.access import element_by_element
 from ..kernels.ir import Launch
 from ..kernels.printer import kernel_text
 from ..runtime.arrays import TensorSpec, by_name, in_order, results_by_name, results_in_order
 from ..runtime.program import Program
+from ..tuning.fingerprint import kernel_device
 from .artifact import write as write_artifact
 from .inspectable import Inspectable
 from .page import cpu_page, write_text
@@ -127,12 +129,22 @@ class Executable(Inspectable[CpuTarget]):
         return KernelInfo(kernel_name(launch), k.template, dict(k.config), self._nodes(launch),
                           k.flops, k.bytes, kernel_text(k), notes, origin)  # fmt: skip
 
-    def ir(self, level: str = "graph") -> str:
-        """The program as text: "graph", "fused", "memory", "kernels", "source", "llvm" or "asm".
+    def _view(self, c: Compilation[CpuTarget], level: str) -> str:
+        return view(c, level)
 
-        Raises OptionError for another level.
+    def repro(self, kernel: str) -> str:
+        """A script that builds one kernel ("k12", or its name) with the same config, runs it alone
+        on made-up data and compares the result with the float64 reference. It needs Tilewright, but
+        not the model.
+
+        Raises OptionError for an unknown kernel, and for one with operators that were declared by
+        the user.
         """
-        return view(self._compilation, level)
+        from .repro import script_of
+
+        number = launch_named(self._compilation, kernel)
+        device = kernel_device(self._compilation.target, self.threads)
+        return script_of(self._compilation, number, device)
 
     def profile(self, *arrays: Any, rounds: int = 20, moved: bool = False) -> Profile:
         """Median time of every launch over `rounds` runs, beside the machine's measured limits;

@@ -6,16 +6,17 @@ import os
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Final
+from typing import Any, Final, NoReturn
 
 from ..codegen.cuda.assemble import Usage
 from ..codegen.cuda.source import kernel_source
 from ..codegen.cuda.target import CudaTarget, runs_on
-from ..errors import MemoryLimitError, NoDeviceError
+from ..errors import MemoryLimitError, NoDeviceError, TargetError
 from ..graph.ir import Graph
 from ..inspect.alternatives import alternatives
+from ..inspect.dump import write_dump
 from ..inspect.gpu_limits import gpu_limits
-from ..inspect.gpu_views import Gpu, gpu_code, gpu_view
+from ..inspect.gpu_views import GPU_DUMPED, Gpu, gpu_code, gpu_view
 from ..inspect.page.assemble import page
 from ..inspect.page.facts import Report
 from ..inspect.profile import Profile, profile
@@ -28,7 +29,7 @@ from ..kernels.printer import symbol
 from ..kernels.select import is_slow_in_a_nest, select
 from ..options import Options
 from ..passes.base import Fuel, Stage, run_pipeline
-from ..passes.pipeline import gpu_pipeline
+from ..passes.pipeline import gpu_pipeline, remaining
 from ..runtime.arrays import TensorSpec, by_name, in_order, results_by_name, results_in_order
 from ..runtime.constants import prepare
 from ..runtime.cuda_device import Device, all_facts, device
@@ -189,13 +190,13 @@ class GpuExecutable(Inspectable[CudaTarget]):
             phases=phases,
         )  # fmt: skip
 
-    def ir(self, level: str = "graph") -> str:
-        """The program as text: "graph", "fused", "memory", "kernels", "source" (Python), "ptx" or
-        "sass".
+    def repro(self, kernel: str) -> NoReturn:
+        """Raises TargetError: scripts are written for CPUs only."""
+        raise TargetError(f"repro({kernel!r}): scripts that run one kernel alone are written for"
+                          " target='cpu' only; ir('source', kernel=...) shows this one")  # fmt: skip
 
-        Raises OptionError for another level, TargetError for "sass" without the tools for it.
-        """
-        return gpu_view(self._compilation, self._codes, level)
+    def _view(self, c: Gpu, level: str) -> str:
+        return gpu_view(c, self._codes, level)
 
     def report(self, path: str | os.PathLike[str], *, name: str = "") -> None:
         """Write one HTML page about the program, without times: its graph, kernels with their code,
@@ -233,7 +234,7 @@ def compile_gpu(
 
     Raises LoweringError, TargetError where a package is missing, and MemoryLimitError.
     """
-    _, stages = run_pipeline(gpu_pipeline(), graph, Fuel(chosen.fuel))
+    _, stages = run_pipeline(remaining(gpu_pipeline(), graph), graph, Fuel(chosen.fuel))
     final = stages[-1].graph
     launches: Sequence[Launch] = select(final, GPU, templates=GPU_TEMPLATES)
     plan = plan_memory(final, launches, reorder=chosen.reorder, inplace=chosen.inplace,
@@ -252,7 +253,10 @@ def compile_gpu(
 
     codes = load((x.kernel for x in launches), target, Store(), report)
     whole = (Stage("import", graph, read * 1e3, True), *stages)
-    return GpuExecutable(Compilation(graph, final, whole, launches, plan, target, chosen), codes)
+    made = Compilation(graph, final, whole, launches, plan, target, chosen)
+    if chosen.dump:
+        write_dump(made, chosen.dump, GPU_DUMPED, lambda level: gpu_view(made, codes, level))
+    return GpuExecutable(made, codes)
 
 
 __all__ = ["GpuExecutable", "GpuKernelInfo", "GpuPhase", "compile_gpu"]

@@ -167,7 +167,7 @@ def test_a_compiled_program_runs_and_tells_the_same(
 def test_inspect_prints_every_level_and_every_pass(model: str, capsys: Capture) -> None:
     stages = answer(capsys, "inspect", model, "--stages")
     assert stages[0]["name"] == "import"
-    assert {"name", "milliseconds", "changed", "ops"} == stages[0].keys()
+    assert {"name", "stage", "milliseconds", "changed", "ops", "changes"} == stages[0].keys()
     expected = {"graph": "graph small(", "fused": "group 0", "memory": "memory plan:",
                 "kernels": "parallel", "source": "parallel", "llvm": "define", "asm": ".text",
                 "decompose": "graph small("}  # fmt: skip
@@ -176,7 +176,8 @@ def test_inspect_prints_every_level_and_every_pass(model: str, capsys: Capture) 
         assert text in capsys.readouterr().out
     assert "group 0" in answer(capsys, "inspect", model, "--stage", "fuse")["text"]
     tilewright("inspect", model, "--stages")
-    assert "changed" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "13_fuse" in said and "4 ops in 2 groups" in said
 
 
 def test_inspect_shows_programs_for_gpus(model: str, capsys: Capture) -> None:
