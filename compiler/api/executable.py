@@ -16,6 +16,7 @@ from ..codegen.cpu.target import CpuTarget
 from ..inspect.machine import call_seconds, limits
 from ..inspect.moving import Movers, can_move
 from ..inspect.profile import Profile, profile
+from ..inspect.timeline import trace
 from ..inspect.trace import launch_named
 from ..inspect.views import Compilation, kernel_name, view
 from ..kernels.access import element_by_element
@@ -65,6 +66,12 @@ class CompileStats:
     link: float
     built: int
     distinct: int
+
+    @property
+    def stations(self) -> dict[str, float]:
+        """What came after the passes, by name."""
+        return {"choose kernels, plan memory": self.kernels, "build or load code": self.objects,
+                "pack constants, link": self.link}  # fmt: skip
 
     @property
     def total(self) -> float:
@@ -171,6 +178,17 @@ class Executable(Inspectable[CpuTarget]):
         of_movers = {} if movers is None else {k: _net(t, clock) for k, t in movers.times().items()}
         return made(np.median(runs, axis=0).tolist(), of_movers, runs)
 
+    def samples(self, *arrays: Any, rounds: int = 20) -> tuple[tuple[float, ...], ...]:
+        """Time of every launch in each of `rounds` runs, as in `profile`, in the order of
+        `kernels`."""
+        return tuple(map(tuple, self._runs(arrays, rounds)))
+
+    def profile_of(self, samples: Sequence[Sequence[float]]) -> Profile:
+        """The profile that these `samples` make, one run at least."""
+        c = self._compilation
+        return profile(c.graph, c.launches, c.plan.arena_bytes, limits(self.threads),
+                       np.median(samples, axis=0).tolist(), samples=samples)  # fmt: skip
+
     def launch_seconds(self, *arrays: Any, rounds: int = 20) -> tuple[float, ...]:
         """Median time of every launch, as in `profile`, in the order of `kernels`."""
         return tuple(np.median(self._runs(arrays, rounds), axis=0).tolist())
@@ -206,11 +224,15 @@ class Executable(Inspectable[CpuTarget]):
         name: of the model, for the title. profile: what to show times of; `exe.profile()` where
         none is given. Raises OSError when the file cannot be written.
         """
-        c, s = self._compilation, self.stats
-        stations = {"choose kernels, plan memory": s.kernels, "build or load code": s.objects,
-                    "pack constants, link": s.link}  # fmt: skip
         shown = self.profile() if profile is None else profile
-        write_text(path, cpu_page(c, name or self.graph.name, self.threads, stations, shown))
+        write_text(path, cpu_page(self._compilation, name or self.graph.name, self.threads,
+                                  self.stats.stations, shown))  # fmt: skip
+
+    def trace(self, profile: Profile, name: str = "") -> dict[str, Any]:
+        """A profile as a trace for chrome://tracing or Perfetto, as JSON values; with it how long
+        the parts of compiling took, and the bytes alive. name: of the model."""
+        return trace(profile, self.plan, self.stages, self.stats.stations,
+                     name or self.graph.name)  # fmt: skip
 
     def save(self, path: str | os.PathLike[str], *, packed: bool = True) -> None:
         """Write the program to a file for `tw.load`: graph, constants and native code.

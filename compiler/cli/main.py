@@ -14,10 +14,23 @@ from typing import Final
 from ..errors import OptionError, TilewrightError
 from ..options import VERSION
 from ..text import printable
-from . import bench, cache, compile, doctor, env, inspect, opt, records, report, run, tune
+from . import (
+    bench,
+    cache,
+    compile,
+    doctor,
+    env,
+    inspect,
+    opt,
+    profile,
+    records,
+    report,
+    run,
+    tune,
+)
 
 COMMANDS: Final = (
-    run, bench, compile, tune, inspect, report, opt, records, cache, doctor, env
+    run, bench, compile, tune, profile, inspect, report, opt, records, cache, doctor, env
 )  # fmt: skip
 
 INTERRUPTED: Final = 130

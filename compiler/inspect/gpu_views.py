@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from typing import Final
 
 from ..codegen.cuda.assemble import disassembly
@@ -64,10 +65,8 @@ def gpu_code(codes: GpuCodes) -> Callable[[Kernel], dict[str, str]]:
         code = codes.codes[symbol(kernel)]
         found = {"ir": kernel_text(kernel), "source": kernel_source(kernel).text, "ptx": code.ptx}
         if code.machine is not None:
-            try:
+            with suppress(TargetError):  # there may be no disassembler
                 found["sass"] = disassembly(code.machine.cubin)
-            except TargetError:  # no disassembler
-                pass
         return found
 
     return texts

@@ -183,7 +183,7 @@ def _argument(arg: str | Prepared | None) -> tuple[str, str]:
 
 def _profile(profile: Profile) -> dict[str, Any]:
     return {"seconds": profile.seconds, "of_limit": profile.of_limit, "rounds": profile.rounds,
-            "limits": asdict(profile.limits), "rows": [_timed(row) for row in profile.rows]}  # fmt: skip
+            "limits": asdict(profile.limits), "rows": list(map(_timed, profile.rows))}  # fmt: skip
 
 
 def _timed(row: ProfileRow) -> dict[str, Any]:
