@@ -19,7 +19,7 @@ from ...ops.types import DType
 from ..graph.ir import Graph
 from ..graph.storage import aliases
 from .address import offset
-from .gpu_nest import unflattened
+from .gpu_sharing import unflattened
 from .gpu_tiles import Contraction
 from .ir import Buffer
 from .pieces import Buffers, stride, trip_count

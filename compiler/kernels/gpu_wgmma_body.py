@@ -19,7 +19,7 @@ from typing import Final
 from ...ops.expr import Expr, apply, compare, const, index, minimum, var
 from ...ops.types import i64, u64
 from .gpu_matrices import ROW, Matrix, Product
-from .gpu_nest import unflattened
+from .gpu_sharing import unflattened
 from .gpu_wgmma_results import Results
 from .gpu_wgmma_shape import GROUP, TILE, Shape
 from .ir import (

@@ -16,7 +16,7 @@ from ...ops.traverse import substitute
 from ...ops.types import boolean
 from ..graph.ir import Graph
 from .gpu_matrices import Product, is_aligned
-from .gpu_nest import unflattened
+from .gpu_sharing import unflattened
 from .gpu_wgmma_shape import GROUP, TILE, Shape
 from .ir import Call, Declare, If, Local, Set, Stmt, Store, TensorMap, loop
 from .pieces import Buffers, buffer_loads, trip_count

@@ -15,7 +15,7 @@ from .entry import Entry
 from .frontend import Lowered
 from .intrinsic import PREFIX
 from .library import definition
-from .target import PTX_FEATURES, CudaTarget
+from .target import ALIGNMENT, PTX_FEATURES, CudaTarget
 from .toolkit import INSTALL, part
 from .warpgroups import EXACT
 
@@ -81,7 +81,7 @@ def _entry(
     names = [f"%{b.name}" for b in params] + [f"%map{k}" for k in range(len(entry.tensor_maps))]
     taken = ", ".join([
         *(f"ptr {'' if b in shared else 'noalias '}{'' if w or b in shared else 'readonly '}"
-          f"align {b.dtype.bytes} %{b.name}" for b, w in zip(params, written, strict=True)),
+          f"align {ALIGNMENT} %{b.name}" for b, w in zip(params, written, strict=True)),
         *(f'{_DESCRIPTOR} {name}' for name in names[len(params):]),
     ])  # fmt: skip
     given = ", ".join(["ptr %place", *(f"ptr {name}" for name in names)])

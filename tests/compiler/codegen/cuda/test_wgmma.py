@@ -196,7 +196,8 @@ def mutants(source: Source) -> Iterator[tuple[str, Source]]:
             "rows": replace(t, dims=(inner, outer[0] - 1, *outer[1:])),
         }.items():
             maps = (*entry.tensor_maps[:k], wrong_map, *entry.tensor_maps[k + 1 :])
-            yield f"{what} of {t.name}", replace(source, entries=(replace(entry, tensor_maps=maps),))
+            entries = (replace(entry, tensor_maps=maps),)
+            yield f"{what} of {t.name}", replace(source, entries=entries)
 
 
 @pytest.mark.parametrize("case", [ONE, PAIR, TWO_GROUPS], ids=["one block", "cluster", "groups"])
