@@ -43,7 +43,10 @@ class Tensor:
     def elements(self, at: Sequence[int]) -> tuple[Any, Any]:
         """(positions in the buffer, whether inside) of a box."""
         where, inside = box_places(self.map, self.buffer.dtype.itemsize, at)
-        return where // self.buffer.dtype.itemsize, inside
+        where //= self.buffer.dtype.itemsize
+        if inside.any() and where[inside].max() >= len(self.buffer.array):
+            raise SimError(f"the tensor {self.map.name} goes beyond {self.buffer.name}")
+        return where, inside
 
 
 @dataclass
