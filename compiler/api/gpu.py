@@ -17,7 +17,7 @@ from ..inspect.gpu_views import Gpu, gpu_view
 from ..inspect.views import Compilation, kernel_name
 from ..kernels.device import GPU
 from ..kernels.gpu_nest import GpuNest
-from ..kernels.gpu_templates import GPU_TEMPLATES
+from ..kernels.gpu_templates import gpu_templates
 from ..kernels.ir import Launch
 from ..kernels.printer import symbol
 from ..kernels.select import is_slow_in_a_nest, select
@@ -150,7 +150,7 @@ def compile_gpu(
     """
     _, stages = run_pipeline(gpu_pipeline(), graph, Fuel(chosen.fuel))
     final = stages[-1].graph
-    launches: Sequence[Launch] = select(final, GPU, templates=GPU_TEMPLATES)
+    launches: Sequence[Launch] = select(final, GPU, templates=gpu_templates(chosen.numerics))
     plan = plan_memory(final, launches, reorder=chosen.reorder, inplace=chosen.inplace,
                        donate=chosen.donate)  # fmt: skip
     launches = tuple(launches[k] for k in plan.order)
