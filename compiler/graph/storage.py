@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final
 
 from ...ops.operator import Relayout, View
 from .ir import Graph, Op
@@ -58,19 +57,6 @@ def is_cut(graph: Graph, op: Op) -> bool:
 def _whole(graph: Graph, blob: str) -> str | None:
     inside = graph.blobs[blob].inside
     return None if inside is None else inside.blob
-
-
-ALIGNED: Final = 16
-
-
-def alignment(graph: Graph, blob: str) -> int:
-    """The bytes, 16 at most, of which a blob's place in the one that it is a part of is a multiple;
-    others begin at multiples of 16."""
-    b = graph.blobs[blob]
-    if b.inside is None:
-        return ALIGNED
-    at = b.type.position(b.type.layout.along, b.inside.start) | ALIGNED
-    return at & -at
 
 
 def aliases(graph: Graph) -> dict[str, Alias]:

@@ -19,7 +19,6 @@ from ...ops.expr import Expr, apply, cast, const, index, linear, logical_and, va
 from ...ops.traverse import substitute
 from ...ops.types import boolean, u32
 from ..graph.ir import Graph
-from ..graph.storage import alignment
 from .address import offset
 from .gpu_mma_operands import STEP, Fragments, Tile, operand
 from .gpu_mma_product import HALF, Product, in_single
@@ -227,8 +226,7 @@ class Mma:
         at = offset(kind, self.p.at)
         terms, first = linear(at)
         even = all(c % 2 == 0 for v, c in terms.items() if v is not last)
-        aligned = alignment(self.graph, self.p.out) % (2 * kind.dtype.bytes) == 0
-        return even and aligned and first % 2 == 0 and stride(at, last) == 1 \
+        return even and first % 2 == 0 and stride(at, last) == 1 \
             and trip_count(last) % 2 == 0  # fmt: skip
 
     def _inside(self, row: Expr, column: Expr, body: tuple[Stmt, ...]) -> tuple[Stmt, ...]:

@@ -24,7 +24,6 @@ from ...ops.expr import Expr, binary, const, index, linear, logical_and, select,
 from ...ops.traverse import substitute
 from ...ops.types import DType, boolean
 from ..graph.ir import Graph
-from ..graph.storage import ALIGNED, alignment
 from .address import offset
 from .gpu_mma_product import Product, constant_load
 from .gpu_nest import unflattened
@@ -71,18 +70,12 @@ def operand(
     if packed is not None:
         return Operand(left, loops, packed[0][0], "terms", *packed[1:])
     lowered = buffers.lower(factor, None)
-    if _is_aligned(graph, factor) and _in_pieces(lowered, product.over[-1], product.chunk):
+    if _in_pieces(lowered, product.over[-1], product.chunk):
         return Operand(left, loops, lowered, "terms")
     two = lowered.dtype.bytes == 2
-    if two and _is_aligned(graph, factor) and _in_pieces(lowered, loops[-1], product.chunk):
+    if two and _in_pieces(lowered, loops[-1], product.chunk):
         return Operand(left, loops, lowered, "across")
     return Operand(left, loops, lowered, "elements")
-
-
-def _is_aligned(graph: Graph, factor: Expr) -> bool:
-    """Whether the factor is read from a blob that begins at a multiple of 16 bytes."""
-    read = _read(factor)
-    return read is not None and alignment(graph, read.payload) == ALIGNED
 
 
 def _read(factor: Expr) -> Expr | None:

@@ -11,7 +11,7 @@ from ...ops.library import BUILT_IN
 from ...ops.operator import Contraction
 from ..errors import LoweringError
 from ..graph.ir import Graph, Op
-from ..graph.storage import alignment, needs_no_code
+from ..graph.storage import needs_no_code
 from ..options import Numerics
 from ..passes.convolutions import is_depthwise
 from .access import element_by_element
@@ -197,8 +197,7 @@ def shape_of(graph: Graph, ops: Sequence[Op], outputs: Names) -> tuple[object, N
             numbers[name] = len(numbers)
             b = graph.blobs[name]
             one = only_element(b)
-            facts.append((b.type, b.is_constant, None if one is None else one.tobytes(),
-                          alignment(graph, name)))  # fmt: skip
+            facts.append((b.type, b.is_constant, None if one is None else one.tobytes()))
         return numbers[name]
 
     body = tuple(

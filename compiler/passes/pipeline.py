@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 from ...ops.types import bf16, f16, f32, f64
 from ..options import Numerics
 from .base import Pass
@@ -17,6 +19,9 @@ from .fuse import Fuse
 from .layout import AssignLayout
 from .place import Place
 from .winograd import ChooseWinograd
+
+WIDEST_ACCESS: Final = 16
+"""Bytes that a thread of a GPU reads at once, from a multiple of as many: where parts begin."""
 
 
 def cpu_pipeline(channel_block: int, numerics: Numerics = "standard") -> tuple[Pass, ...]:
@@ -51,5 +56,5 @@ def gpu_pipeline() -> tuple[Pass, ...]:
         CommonSubexpressions(),
         DeadCode(),
         Fuse(attention=False, products=(f32, f64, f16, bf16)),
-        Place(),
+        Place(WIDEST_ACCESS),
     )
