@@ -17,7 +17,6 @@ from ...ops.expr import Expr
 from ...ops.traverse import substitute
 from ...ops.types import DType
 from ..graph.ir import Graph
-from ..graph.storage import aliases
 from .address import offset
 from .gpu_sharing import unflattened
 from .gpu_tiles import Contraction
@@ -109,14 +108,10 @@ def product_of(
         return None
     left = _matrix(a, a_at, rows, over, batches)
     right = _matrix(b, b_at, columns, over, batches)
-    if left is None or right is None or not all(is_aligned(graph, n) for n in _blobs(graph, c)):
+    if left is None or right is None:
         return None
     m, n, k = (prod(map(trip_count, loops)) for loops in (rows, columns, over))
     return Product(c.out, m, n, k, batches, rows, columns, left, right, c.value, c.node, at)
-
-
-def _blobs(graph: Graph, c: Contraction) -> list[str]:
-    return [(e.args[0] if e.op == "cast" else e).payload for e in (c.left, c.right)]
 
 
 def _load(
@@ -172,13 +167,3 @@ def _walk(at: Expr, loops: Sequence[Expr]) -> int | None:
         step = s if step is None else step
         inside *= trip_count(v)
     return step
-
-
-def is_aligned(graph: Graph, blob: str) -> bool:
-    """Whether a blob begins at a multiple of 16 bytes, if what it lies in does."""
-    known = aliases(graph)
-    while blob in known:
-        if known[blob].offset % WORD:
-            return False
-        blob = known[blob].of
-    return True

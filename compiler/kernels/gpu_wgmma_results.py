@@ -15,13 +15,13 @@ from ...ops.expr import Expr, apply, compare, const, logical_and, select, var
 from ...ops.traverse import substitute
 from ...ops.types import boolean
 from ..graph.ir import Graph
-from .gpu_matrices import Product, is_aligned
+from .gpu_matrices import Product
+from .gpu_mma_product import in_single
 from .gpu_sharing import unflattened
 from .gpu_wgmma_shape import GROUP, TILE, Shape
 from .ir import Call, Declare, If, Local, Set, Stmt, Store, TensorMap, loop
 from .pieces import Buffers, buffer_loads, trip_count
 from .tensor_map import MOST_AXES, WORD
-from .widened import widened
 
 PANEL: Final = 64  # columns
 
@@ -33,7 +33,7 @@ def results_of(graph: Graph, p: Product, s: Shape, buffers: Buffers) -> Results:
 
 def _goes_in_boxes(graph: Graph, p: Product, s: Shape) -> bool:
     kind, steps = graph.type(p.out), p.strides()
-    if kind.dtype.bytes != 2 or s.n % PANEL or steps is None or not is_aligned(graph, p.out):
+    if kind.dtype.bytes != 2 or s.n % PANEL or steps is None:
         return False
     row, column, batches = steps
     apart = (row, *batches)
@@ -52,7 +52,7 @@ class Results:
         self.graph, self.p, self.s = graph, p, s
         self.kind = graph.type(p.out)
         self.total = apply("sum", (), s.held)
-        self.value = buffers.lower(widened(p.value, {p.node: self.total}), None)
+        self.value = buffers.lower(in_single(p.value, {p.node: self.total}), None)
         self.out = buffers.write(p.out)
         rows = s.m * s.cluster
         self.ragged = (p.m % rows != 0, p.n % s.n != 0)

@@ -29,8 +29,9 @@ from .simulate import SimError
 
 @dataclass(frozen=True)
 class Case:
-    """relu(a @ b + c), m x k times k x n; of bf16 a @ b alone. a_across, b_across: whether an operand is stored with its
-    rows, or columns, side by side. processors: blocks that run side by side."""
+    """relu(a @ b + c), m x k times k x n; of bf16 a @ b alone. a_across, b_across: whether an
+    operand is stored with its rows, or columns, side by side. processors: blocks that run side by
+    side."""
 
     m: int
     n: int
