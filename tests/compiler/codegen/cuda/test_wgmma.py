@@ -132,6 +132,65 @@ def prepared(case: Case) -> Graph:
     return graph
 
 
+def small(x: tuple[int, ...], w: np.ndarray, dtype: str) -> Graph:
+    """The product of a matrix with a constant."""
+    g = tw.Graph("constant")
+    multiply = g.matmul_integer if dtype in ("i8", "u8") else g.matmul
+    g.output(multiply(g.input("a", x, dtype=dtype), g.constant(w, name="w")), "y")
+    return run_pipeline(gpu_pipeline(), g.build())[0]
+
+
+def launched(graph: Graph, tf32: bool = False) -> Launch:
+    given = graph, graph.ops, graph.outputs
+    assert GpuWgmma(tf32).matches(*given)
+    return GpuWgmma(tf32).instantiate(*given, GPU, tile(64, 64, 2))
+
+
+def test_constants_are_stored_as_they_are_copied() -> None:
+    """With rows at multiples of 16 bytes; operands of bytes or words with terms side by side."""
+    rng = np.random.default_rng(2)
+    a, w = (rng.standard_normal(s).astype(np.float16) for s in ((40, 72), (72, 36)))
+    graph = small((40, 72), w, "f16")
+    expected = a.astype(np.float64) @ w
+    np.testing.assert_allclose(simulated(graph, launched(graph), {"a": a}), expected, 1e-3, 1e-2)
+
+
+@pytest.mark.parametrize("dtype", [np.int8, np.uint8])
+def test_bytes(dtype: type) -> None:
+    rng, info = np.random.default_rng(3), np.iinfo(dtype)
+    a, w = (
+        rng.integers(info.min, info.max, s, dtype, endpoint=True) for s in ((70, 144), (144, 9))
+    )
+    graph = small(a.shape, w, "i8" if dtype is np.int8 else "u8")
+    found = simulated(graph, launched(graph), {"a": a})
+    np.testing.assert_array_equal(found, a.astype(np.int64) @ w)
+
+
+def test_float32_in_ten_bits() -> None:
+    rng = np.random.default_rng(4)
+    a, w = (rng.standard_normal(s).astype(np.float32) for s in ((64, 40), (40, 70)))
+    graph = small(a.shape, w, "f32")
+    assert not GpuWgmma().matches(graph, graph.ops, graph.outputs)
+    cut = [(x.view(np.uint32) & 0xFFFFE000).view(np.float32).astype(np.float64) for x in (a, w)]
+    found = simulated(graph, launched(graph, tf32=True), {"a": a})
+    np.testing.assert_allclose(found, cut[0] @ cut[1], 1e-5, 1e-5)
+
+
+@pytest.mark.parametrize(
+    ("x", "y", "why"),
+    [
+        ((64, 60), (60, 64), "rows of 120 bytes"),
+        ((64, 64), (64, 60), "columns of 120 bytes"),
+        ((4, 64), (64, 64), "four rows"),
+    ],
+)
+def test_what_it_leaves_to_others(x: tuple[int, int], y: tuple[int, int], why: str) -> None:
+    g = tw.Graph("product")
+    g.output(g.matmul(g.input("x", x, dtype="f16"), g.input("y", y, dtype="f16")), "z")
+    graph, _ = run_pipeline(gpu_pipeline(), g.build())
+    assert not GpuWgmma().matches(graph, graph.ops, graph.outputs), why
+
+
 # --------------------------------------------------------------------------- seeded mistakes
 
 ONE = Case(72, 40, 200, tile(64, 64, 2), processors=1)
