@@ -236,7 +236,8 @@ def compile_gpu(
     """
     _, stages = run_pipeline(remaining(gpu_pipeline(), graph), graph, Fuel(chosen.fuel))
     final = stages[-1].graph
-    launches: Sequence[Launch] = select(final, GPU, templates=gpu_templates(target.capability))
+    templates = gpu_templates(chosen.numerics, target.capability)
+    launches: Sequence[Launch] = select(final, GPU, templates=templates)
     plan = plan_memory(final, launches, reorder=chosen.reorder, inplace=chosen.inplace,
                        donate=chosen.donate)  # fmt: skip
     launches = tuple(launches[k] for k in plan.order)

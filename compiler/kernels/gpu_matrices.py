@@ -13,19 +13,20 @@ from dataclasses import dataclass
 from math import prod
 from typing import Final
 
-from ...ops.expr import Expr
+from ...ops.expr import Expr, linear
 from ...ops.traverse import substitute
 from ...ops.types import DType
 from ..graph.ir import Graph
-from ..graph.storage import aliases
 from .address import offset
 from .gpu_sharing import unflattened
 from .gpu_tiles import Contraction
 from .ir import Buffer
 from .pieces import Buffers, stride, trip_count
+from .recipe import prepared
 from .tensor_map import MOST_AXES, WORD
 
 ROW: Final = 128  # bytes of a row in shared memory
+ACROSS: Final = 2  # bytes of elements of which rows may lie side by side
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,55 +97,84 @@ def product_of(
     graph: Graph, c: Contraction, buffers: Buffers, types: Sequence[DType]
 ) -> Product | None:  # fmt: skip
     """The contraction as a product of matrices that can be copied in boxes, if it is one."""
-    sides = [_load(buffers, e, types) for e in (c.left, c.right)]
-    if None in sides or sides[0][0].dtype is not sides[1][0].dtype:  # type: ignore[index]
+    left, right = _load(c.left, types), _load(c.right, types)
+    if left is None or right is None or left.dtype is not right.dtype:
         return None
-    (a, a_at), (b, b_at) = sides  # type: ignore[misc]
     at = offset(graph.type(c.out), c.at)
     over = c.node.payload[1]
-    outer_rows, rows = _split(c.rows, (a_at, at))
-    outer_columns, columns = _split(c.columns, (b_at, at))
+    outer_rows, rows = _split(c.rows, (at, *_fixed(graph, left)))
+    outer_columns, columns = _split(c.columns, (at, *_fixed(graph, right)))
     batches = (*c.batches, *outer_rows, *outer_columns)
     if not rows or not columns:
         return None
-    left = _matrix(a, a_at, rows, over, batches)
-    right = _matrix(b, b_at, columns, over, batches)
-    if left is None or right is None or not all(is_aligned(graph, n) for n in _blobs(graph, c)):
+    a = _matrix(graph, buffers, left, rows, over, batches)
+    b = _matrix(graph, buffers, right, columns, over, batches)
+    if a is None or b is None:
         return None
     m, n, k = (prod(map(trip_count, loops)) for loops in (rows, columns, over))
-    return Product(c.out, m, n, k, batches, rows, columns, left, right, c.value, c.node, at)
+    return Product(c.out, m, n, k, batches, rows, columns, a, b, c.value, c.node, at)
 
 
-def _blobs(graph: Graph, c: Contraction) -> list[str]:
-    return [(e.args[0] if e.op == "cast" else e).payload for e in (c.left, c.right)]
-
-
-def _load(
-    buffers: Buffers, factor: Expr, types: Sequence[DType]
-) -> tuple[Buffer, Expr] | None:  # fmt: skip
-    """The buffer and the offset of a factor that is read as it is, or only widened."""
+def _load(factor: Expr, types: Sequence[DType]) -> Expr | None:
+    """The load of a factor that is read as it is, or only widened."""
     plain = factor.args[0] if factor.op == "cast" else factor
-    if plain.op != "load" or plain.dtype not in types:
-        return None
-    lowered = buffers.lower(plain, None)
-    return lowered.payload, lowered.args[0]
+    return plain if plain.op == "load" and plain.dtype in types else None
+
+
+def _at(graph: Graph, x: Expr) -> Expr:
+    """Where the element of a load lies."""
+    return offset(graph.type(x.payload), x.args)
+
+
+def _fixed(graph: Graph, x: Expr) -> tuple[Expr, ...]:
+    """The same for what cannot be stored otherwise."""
+    return () if graph.blobs[x.payload].is_constant else (_at(graph, x),)
 
 
 def _matrix(
-    buffer: Buffer, at: Expr, rows: Sequence[Expr], terms: Sequence[Expr], batches: Sequence[Expr]
-) -> Matrix | None:
+    graph: Graph, buffers: Buffers, x: Expr, rows: Sequence[Expr], terms: Sequence[Expr],
+    batches: Sequence[Expr],
+) -> Matrix | None:  # fmt: skip
+    at = _at(graph, x)
     row, term = _walk(at, rows), _walk(at, terms)
     each = [stride(at, v) for v in batches]
     found = tuple(s for s in each if s is not None)
     if row is None or term is None or len(found) < len(each) or 1 not in (row, term):
+        return _packed(graph, buffers, x, rows, terms, batches)
+    apart = (row if term == 1 else term, *(s for s in found if s))
+    fits = all(s > 0 and s * x.dtype.bytes % WORD == 0 for s in apart) and len(apart) < MOST_AXES
+    start = substitute(at, {v: v * 0 for v in (*rows, *terms, *batches)})
+    if not fits or not _is_zero(start) or (term != 1 and x.dtype.bytes != ACROSS):
+        return _packed(graph, buffers, x, rows, terms, batches)
+    return Matrix(buffers.read(x.payload), row, term, found)
+
+
+def _packed(
+    graph: Graph, buffers: Buffers, x: Expr, rows: Sequence[Expr], terms: Sequence[Expr],
+    batches: Sequence[Expr],
+) -> Matrix | None:  # fmt: skip
+    """A constant, stored anew with its terms side by side and rows at multiples of 16 bytes."""
+    steps, first = linear(_at(graph, x))
+    moving = tuple(v for v in batches if v in steps)
+    axes = (*moving, *rows, *terms)
+    if not graph.blobs[x.payload].is_constant or first or not set(steps) <= set(axes):
         return None
-    zero = {v: v * 0 for v in (*rows, *terms, *batches)}
-    made = Matrix(buffer, row, term, found)
-    apart = (term if made.across else row, *(s for s in found if s))
-    fits = all(s > 0 and s * buffer.dtype.bytes % WORD == 0 for s in apart)
-    if not fits or len(apart) + 1 > MOST_AXES or not _is_zero(substitute(at, zero)):
+    if any(v.payload[1] for v in axes) or len(moving) + 2 > MOST_AXES:
         return None
-    return made
+    n, k = (prod(map(trip_count, loops)) for loops in (rows, terms))
+    row = -(-k * x.dtype.bytes // WORD) * WORD // x.dtype.bytes
+    made = prepared(
+        (x.payload,), "tiles", sizes=tuple(map(trip_count, axes)),
+        steps=tuple(steps.get(v, 0) for v in axes), batches=len(moving), rows=len(rows),
+        to=(n, row),
+    )  # fmt: skip
+    count = prod(map(trip_count, moving))
+    buffer = Buffer(f"x{len(buffers.reads)}", x.dtype, count * n * row, "const")
+    found, step = [], n * row
+    for v in reversed(batches):
+        found.append(step if v in moving else 0)
+        step *= trip_count(v) if v in moving else 1
+    return Matrix(buffers.reads.setdefault(made, buffer), row, 1, tuple(reversed(found)))
 
 
 def _is_zero(e: Expr) -> bool:
@@ -172,13 +202,3 @@ def _walk(at: Expr, loops: Sequence[Expr]) -> int | None:
         step = s if step is None else step
         inside *= trip_count(v)
     return step
-
-
-def is_aligned(graph: Graph, blob: str) -> bool:
-    """Whether a blob begins at a multiple of 16 bytes, if what it lies in does."""
-    known = aliases(graph)
-    while blob in known:
-        if known[blob].offset % WORD:
-            return False
-        blob = known[blob].of
-    return True

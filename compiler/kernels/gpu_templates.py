@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Final
 
+from ..options import Numerics
+from .gpu_mma import GpuMma
 from .gpu_nest import GpuNest
 from .gpu_tiles import GpuTiles
 from .gpu_wgmma import GpuWgmma
@@ -15,11 +17,20 @@ from .template import KernelTemplate
 from .unpool import Unpool
 
 GPU_TEMPLATES: Final[tuple[KernelTemplate, ...]] = (
-    GpuTiles(), Recurrent(), ArgReduce(), TopK(), CumulativeSum(), Scatter(), Unpool(), GpuNest(),
+    GpuMma(), GpuTiles(), Recurrent(), ArgReduce(), TopK(), CumulativeSum(), Scatter(), Unpool(),
+    GpuNest(),
 )  # fmt: skip
 """In the order of preference, as `select.TEMPLATES`."""
 
 
-def gpu_templates(capability: tuple[int, int]) -> tuple[KernelTemplate, ...]:
-    """Those for GPUs of a compute capability: what only Hopper GPUs have goes first there."""
-    return (GpuWgmma(), *GPU_TEMPLATES) if capability == (9, 0) else GPU_TEMPLATES
+def gpu_templates(
+    numerics: Numerics, capability: tuple[int, int] = (8, 0)
+) -> tuple[KernelTemplate, ...]:
+    """The templates that may serve GPUs of a compute capability: what only Hopper GPUs have goes
+    first there. Under "reduced", sums of products in float32 are computed by tensor cores, in
+    tf32."""
+    reduced = numerics == "reduced"
+    found = GPU_TEMPLATES
+    if reduced:
+        found = (GpuMma(tf32=True), *(t for t in found if not isinstance(t, GpuMma)))
+    return (GpuWgmma(reduced), *found) if capability == (9, 0) else found

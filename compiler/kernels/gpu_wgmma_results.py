@@ -15,13 +15,13 @@ from ...ops.expr import Expr, apply, compare, const, logical_and, select, var
 from ...ops.traverse import substitute
 from ...ops.types import boolean
 from ..graph.ir import Graph
-from .gpu_matrices import Product, is_aligned
+from .gpu_matrices import Product
+from .gpu_mma_product import in_single
 from .gpu_sharing import unflattened
 from .gpu_wgmma_shape import GROUP, TILE, Shape
 from .ir import Call, Declare, If, Local, Set, Stmt, Store, TensorMap, loop
 from .pieces import Buffers, buffer_loads, trip_count
 from .tensor_map import MOST_AXES, WORD
-from .widened import widened
 
 PANEL: Final = 64  # columns
 
@@ -33,7 +33,7 @@ def results_of(graph: Graph, p: Product, s: Shape, buffers: Buffers) -> Results:
 
 def _goes_in_boxes(graph: Graph, p: Product, s: Shape) -> bool:
     kind, steps = graph.type(p.out), p.strides()
-    if kind.dtype.bytes != 2 or s.n % PANEL or steps is None or not is_aligned(graph, p.out):
+    if kind.dtype.bytes != 2 or s.n % PANEL or steps is None:
         return False
     row, column, batches = steps
     apart = (row, *batches)
@@ -52,7 +52,7 @@ class Results:
         self.graph, self.p, self.s = graph, p, s
         self.kind = graph.type(p.out)
         self.total = apply("sum", (), s.held)
-        self.value = buffers.lower(widened(p.value, {p.node: self.total}), None)
+        self.value = buffers.lower(in_single(p.value, {p.node: self.total}), None)
         self.out = buffers.write(p.out)
         rows = s.m * s.cluster
         self.ragged = (p.m % rows != 0, p.n % s.n != 0)
@@ -72,7 +72,7 @@ class Results:
         first = row + group * (self.s.tiles * TILE)
 
         def store(at: Expr, r: Expr, c: Expr) -> tuple[Stmt, ...]:
-            inside = self._inside(r, c)
+            inside = self._inside(r, c, self.ragged)
             put = Store(self.out, substitute(self.p.at, self.p.where(batch, r, c)),
                         self._element(sums[at], batch, r, c))  # fmt: skip
             return (put,) if inside.is_const else (If(inside, (put,)),)
@@ -82,11 +82,10 @@ class Results:
         body = _fragment(1, held, thread, first + tile * TILE, column + panel * 8, store)
         return (loop(tile, (loop(panel, body, "unroll"),), "unroll"),)
 
-    def _inside(self, row: Expr, column: Expr) -> Expr:
+    def _inside(self, row: Expr, column: Expr, which: tuple[bool, bool]) -> Expr:
+        """Whether an element exists, as far as rows and columns may be beyond the result."""
         inside = const(True, boolean)
-        for at, size, ragged in zip(
-            (row, column), (self.p.m, self.p.n), self.ragged, strict=True
-        ):  # fmt: skip
+        for at, size, ragged in zip((row, column), (self.p.m, self.p.n), which, strict=True):
             if ragged:
                 inside = logical_and(inside, at < size)
         return inside
@@ -132,6 +131,11 @@ class Boxes(Results):
         self.staged = Local("staged", self.kind.dtype, (s.groups * self.slots * PANEL * TILE,),
                             shared=True, align=1024)  # fmt: skip
         self.shared = (self.staged,)
+        read = frozenset[Expr]().union(*(x.free for x in buffer_loads(self.value)))
+        self.needed = (  # of what is beyond the result, nothing exists that could be read
+            self.ragged[0] and not read.isdisjoint(p.rows),
+            self.ragged[1] and not read.isdisjoint(p.columns),
+        )
         self.panel = Local("row", self.kind.dtype, (PANEL // 2,))
 
     def registers(self) -> tuple[Stmt, ...]:
@@ -153,8 +157,7 @@ class Boxes(Results):
 
         def put(at: Expr, r: Expr, c: Expr) -> tuple[Stmt, ...]:
             value = self._element(sums[at], batch, r, c)
-            if buffer_loads(value):  # of what is beyond the result, nothing exists
-                value = select(self._inside(r, c), value, zero)
+            value = select(self._inside(r, c, self.needed), value, zero)
             return (Set(self.panel, (at - held,), value),)
 
         is_first = compare("eq", thread, 0)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final
 
+from ...ops.types import bf16, f16, f32, f64
 from ..errors import OptionError
 from ..graph.ir import Graph
 from ..options import Numerics
@@ -58,7 +59,7 @@ def gpu_pipeline() -> tuple[Pass, ...]:
         ChannelOrder(),
         CommonSubexpressions(),
         DeadCode(),
-        Fuse(attention=False),
+        Fuse(attention=False, products=(f32, f64, f16, bf16)),
         Place(WIDEST_ACCESS),
     )
 
