@@ -58,7 +58,7 @@ def device_of(target: CpuTarget, chosen: Options) -> Device:
 def pipeline(target: str, chosen: Options) -> tuple[Pass, ...]:
     """The passes for a target by its name. Raises TargetError."""
     if is_cuda(target):
-        return gpu_pipeline()
+        return gpu_pipeline(chosen.numerics)
     block = device_of(cpu_target(target), chosen).channel_block
     return cpu_pipeline(block, chosen.numerics)
 

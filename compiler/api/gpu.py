@@ -234,7 +234,8 @@ def compile_gpu(
 
     Raises LoweringError, TargetError where a package is missing, and MemoryLimitError.
     """
-    _, stages = run_pipeline(remaining(gpu_pipeline(), graph), graph, Fuel(chosen.fuel))
+    passes = remaining(gpu_pipeline(chosen.numerics), graph)
+    _, stages = run_pipeline(passes, graph, Fuel(chosen.fuel))
     final = stages[-1].graph
     templates = gpu_templates(chosen.numerics, target.capability)
     launches: Sequence[Launch] = select(final, GPU, templates=templates)

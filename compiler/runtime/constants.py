@@ -109,10 +109,10 @@ def _made(graph: Graph, launches: Sequence[Launch], distinct: Sequence[Constant]
 
     def make(what: Constant) -> Array:
         blobs = [graph.blobs[n] for n in ((what,) if isinstance(what, str) else what.blobs)]
-        content, out = blobs[0].content, places[what]
+        out = places[what]
         if not isinstance(what, str):
             what.make(*(b.content for b in blobs), out=out)
-        elif isinstance(content, Deferred):
+        elif isinstance(content := blobs[0].content, Deferred):
             content.write(out, ())
         else:
             out[...] = content
