@@ -204,6 +204,8 @@ class Phase:
     threads: not 0 on a GPU where the body is what one thread of a block does, and an item is a
     block of so many of them. `thread` is the variable that counts them. Every thread makes the
     stores that it reaches, branches may differ between threads, and there are no vector loops.
+    resident: how many such blocks a multiprocessor should hold at once, which limits the registers
+    of a thread; 0 where that does not matter.
     """
 
     items: int
@@ -211,6 +213,7 @@ class Phase:
     body: tuple[Stmt, ...]
     threads: int = 0
     thread: Expr | None = None
+    resident: int = 0
 
 
 _writing: Final = threading.Lock()

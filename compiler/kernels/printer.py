@@ -90,6 +90,7 @@ def _kernel_text(kernel: Kernel) -> str:
         lines.append(f"  {b.role} {b.name}: {b.dtype}[{b.elements}]")
     for p in kernel.phases:
         by = f" by {p.threads} threads {_text(p.thread)}" if p.thread is not None else ""
+        by += f", {p.resident} resident" if p.resident else ""
         lines.append(f"  parallel {_text(p.item)} in {p.items}{by}:")
         lines.extend(_lines(p.body, 2))
     return "\n".join(lines) + "\n"

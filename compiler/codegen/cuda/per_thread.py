@@ -51,7 +51,8 @@ class PerThread(Function):
         title = f"{items} blocks of {threads} threads"
         if self.shared_bytes:
             title += f", {self.shared_bytes} bytes of shared memory"
-        return Entry(self.name, items, threads, self.shared_bytes), self.whole(title, ())
+        made = Entry(self.name, items, threads, self.shared_bytes, resident=self.phase.resident)
+        return made, self.whole(title, ())
 
     def statement(self, s: Stmt) -> None:
         if isinstance(s, Call):

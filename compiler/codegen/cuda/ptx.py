@@ -77,9 +77,11 @@ def _entry(
     )  # fmt: skip
     given = ", ".join(["ptr %place", *(f"ptr %{b.name}" for b in params)])
     kinds = ", ".join(["ptr"] * (len(params) + 1))
+    resident = f' "nvvm.minctasm"="{entry.resident}"' if entry.resident else ""
     return (
         f'declare i32 @"{function.name}"({kinds})\n'
-        f'define ptx_kernel void @"{entry.name}"({taken}) "nvvm.reqntid"="{entry.threads}" {{\n'
+        f'define ptx_kernel void @"{entry.name}"({taken}) "nvvm.reqntid"="{entry.threads}"'
+        f"{resident} {{\n"
         "  %place = alloca ptr\n"
         f'  %code = call i32 @"{function.name}"({given})\n'
         "  ret void\n}\n"

@@ -33,6 +33,7 @@ from .simulated_arithmetic import DIALECT, SimError
 from .simulated_copies import copies
 from .simulated_memory import Block, Global, LocalArray, Shared, accesses
 from .simulated_tensor_cores import TENSOR_CORES
+from .simulated_tiles import TILES
 from .simulated_warps import WARPS, Collective
 
 COLLECTIVES: Mapping[str, Collective] = {**WARPS, **TENSOR_CORES}
@@ -98,8 +99,8 @@ def run_source(
 
 def _names(block: Block, rng: Any) -> dict[str, Any]:
     """The globals of generated source."""
-    names = {**DIALECT, **accesses(block), **copies(block, rng), "cuda": _cuda(block), "np": np,
-             "inf": math.inf, "nan": math.nan}  # fmt: skip
+    names = {**DIALECT, **accesses(block), **copies(block, rng), **TILES,
+             "cuda": _cuda(block), "np": np, "inf": math.inf, "nan": math.nan}  # fmt: skip
     missing = {*FUNCTIONS, *INTRINSICS} - {*names, *COLLECTIVES, *BARRIERS}
     assert not missing, missing
     return names
