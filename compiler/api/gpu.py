@@ -3,6 +3,7 @@ at."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final, NoReturn
@@ -13,11 +14,13 @@ from ..codegen.cuda.target import CudaTarget, device_arch
 from ..errors import MemoryLimitError, TargetError
 from ..graph.ir import Graph
 from ..inspect.alternatives import alternatives
-from ..inspect.gpu_views import Gpu, gpu_view
+from ..inspect.gpu_views import Gpu, gpu_code, gpu_view
+from ..inspect.page.assemble import page
+from ..inspect.page.facts import Report
 from ..inspect.views import Compilation, kernel_name
 from ..kernels.device import GPU
 from ..kernels.gpu_nest import GpuNest
-from ..kernels.gpu_templates import GPU_TEMPLATES
+from ..kernels.gpu_templates import gpu_templates
 from ..kernels.ir import Launch
 from ..kernels.printer import symbol
 from ..kernels.select import is_slow_in_a_nest, select
@@ -30,6 +33,7 @@ from ..runtime.program import plan_memory
 from ..store import Store
 from .executable import KernelInfo
 from .inspectable import Inspectable
+from .page import write_text
 
 FEW_THREADS: Final = 2048
 """Threads that one multiprocessor holds: a launch of fewer leaves nearly all of a GPU idle."""
@@ -119,6 +123,13 @@ class GpuExecutable(Inspectable[CudaTarget]):
         """
         return gpu_view(self._compilation, self._codes, level)
 
+    def report(self, path: str | os.PathLike[str], *, name: str = "") -> None:
+        """Write one HTML page about the program, without times: its graph, kernels with their code,
+        memory and passes. name: of the model, for the title. Raises OSError."""
+        c = self._compilation
+        shown = Report(name or self.graph.name, str(c.target), c, gpu_code(self._codes))
+        write_text(path, page(shown))
+
     def __repr__(self) -> str:
         ins, outs = (", ".join(map(str, s)) for s in (self.inputs, self.outputs))
         n = len(self._compilation.launches)
@@ -150,7 +161,7 @@ def compile_gpu(
     """
     _, stages = run_pipeline(gpu_pipeline(), graph, Fuel(chosen.fuel))
     final = stages[-1].graph
-    launches: Sequence[Launch] = select(final, GPU, templates=GPU_TEMPLATES)
+    launches: Sequence[Launch] = select(final, GPU, templates=gpu_templates(chosen.numerics))
     plan = plan_memory(final, launches, reorder=chosen.reorder, inplace=chosen.inplace,
                        donate=chosen.donate)  # fmt: skip
     launches = tuple(launches[k] for k in plan.order)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Final
 
+from ..options import Numerics
+from .gpu_mma import GpuMma
 from .gpu_nest import GpuNest
 from .gpu_tiles import GpuTiles
 from .recurrent import Recurrent
@@ -14,6 +16,15 @@ from .template import KernelTemplate
 from .unpool import Unpool
 
 GPU_TEMPLATES: Final[tuple[KernelTemplate, ...]] = (
-    GpuTiles(), Recurrent(), ArgReduce(), TopK(), CumulativeSum(), Scatter(), Unpool(), GpuNest(),
+    GpuMma(), GpuTiles(), Recurrent(), ArgReduce(), TopK(), CumulativeSum(), Scatter(), Unpool(),
+    GpuNest(),
 )  # fmt: skip
 """In the order of preference, as `select.TEMPLATES`."""
+
+
+def gpu_templates(numerics: Numerics) -> tuple[KernelTemplate, ...]:
+    """The templates that may serve: under "reduced", sums of products in float32 are computed by
+    tensor cores, in tf32."""
+    if numerics != "reduced":
+        return GPU_TEMPLATES
+    return (GpuMma(tf32=True), *(t for t in GPU_TEMPLATES if not isinstance(t, GpuMma)))

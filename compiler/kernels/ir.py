@@ -137,6 +137,14 @@ class Set(Stmt):
 
 
 @dataclass(frozen=True, slots=True)
+class Let(Stmt):
+    """A name for an index, whose bounds the variable declares; on GPUs only. Set once."""
+
+    var: Expr
+    value: Expr
+
+
+@dataclass(frozen=True, slots=True)
 class Transpose(Stmt):
     """Lane j of element i and lane i of element j change places, in a local of as many elements as
     lanes."""
@@ -369,6 +377,8 @@ def expressions(s: Stmt) -> tuple[Expr, ...]:
         return (s.condition,)
     if isinstance(s, Prefetch):
         return (s.offset,)
+    if isinstance(s, Let):
+        return (s.value,)
     if isinstance(s, Call):
         return tuple(a for a in s.args if isinstance(a, Expr))
     return ()

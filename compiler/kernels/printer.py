@@ -16,6 +16,7 @@ from .ir import (
     For,
     If,
     Kernel,
+    Let,
     Prefetch,
     Set,
     Stmt,
@@ -52,6 +53,9 @@ def _lines(body: Iterable[Stmt], depth: int) -> Iterable[str]:
         elif isinstance(s, Set):
             at = f"[{', '.join(map(_text, s.where))}]" if s.where else ""
             yield f"{pad}{s.local.name}{at} = {_text(s.value)}"
+        elif isinstance(s, Let):
+            _, first, end = s.var.payload
+            yield f"{pad}let {_text(s.var)} within {first}..{end} = {_text(s.value)}"
         elif isinstance(s, Transpose):
             yield f"{pad}transpose {s.local.name}"
         elif isinstance(s, Store):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
+from ...ops.types import bf16, f16, f32, f64
 from ..options import Numerics
 from .base import Pass
 from .canonicalize import Canonicalize
@@ -54,6 +55,6 @@ def gpu_pipeline() -> tuple[Pass, ...]:
         ChannelOrder(),
         CommonSubexpressions(),
         DeadCode(),
-        Fuse(attention=False),
+        Fuse(attention=False, products=(f32, f64, f16, bf16)),
         Place(WIDEST_ACCESS),
     )

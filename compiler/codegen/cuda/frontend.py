@@ -15,6 +15,10 @@ from .operations import stored_as
 from .source import Source
 from .target import CudaTarget
 
+FIRST_LOOP: Final = 1000  # the number of metadata that Numba has not used
+_UNROLLED: Final = re.compile(
+    r'(call void @"?tw\.unrolled"?\(\)(?:\n(?!\S)(?!  br )[^\n]*)*\n  br label [^\n]*)'
+)
 _DECLARED: Final = re.compile(r'^declare .*@"?(tw\.[\w.]+)"?\(', re.MULTILINE)
 
 
@@ -48,4 +52,23 @@ def _lowered(function: FunctionType, kinds: Sequence[Any], target: CudaTarget) -
         (text,) = made.library.llvm_strs
     except NumbaError as e:
         raise LoweringError(f"Numba refuses {function.__name__}: {e}") from e
+    text = _unrolled(text)
     return Lowered(made.fndesc.llvm_func_name, text, tuple(sorted(set(_DECLARED.findall(text)))))
+
+
+def _unrolled(text: str) -> str:
+    """Loops whose bodies end with `unrolled()` get the metadata that has LLVM unroll them
+    (LLVM Language Reference, "llvm.loop.unroll.full"): on the branch back to their heads."""
+    loops = 0
+
+    def marked(m: re.Match[str]) -> str:
+        nonlocal loops
+        loops += 1
+        return f"{m[1]}, !llvm.loop !{FIRST_LOOP + loops}"
+
+    text = _UNROLLED.sub(marked, text)
+    if loops:
+        text += f'\n!{FIRST_LOOP} = !{{!"llvm.loop.unroll.full"}}\n'
+    for k in range(FIRST_LOOP + 1, FIRST_LOOP + 1 + loops):
+        text += f"!{k} = distinct !{{!{k}, !{FIRST_LOOP}}}\n"
+    return text

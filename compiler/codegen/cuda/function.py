@@ -11,6 +11,7 @@ from ...kernels.ir import (
     For,
     If,
     Kernel,
+    Let,
     Local,
     Phase,
     Prefetch,
@@ -65,6 +66,10 @@ class Function(Values):
             self.declare(s.local)
         elif isinstance(s, If):
             self.branch(s)
+        elif isinstance(s, Let):
+            self.prepare(s.value)
+            value = self.root(s.value)
+            self.line(f"{self.variable(s.var)} = {value}")
         elif isinstance(s, Comment):
             self.line(f"# {s.text}")
         elif not isinstance(s, Prefetch):
@@ -115,10 +120,14 @@ class Function(Values):
         self.loops += 1
         with self.block(f"for {v} in range({rounds}):{'  # unrolled' * (s.kind == 'unroll')}"):
             self.body(s.body)
+            self.end(s)
         self.loops -= 1
 
     def vector(self, s: For) -> None:
         raise LoweringError(f"the loop over {s.var!r} has lanes, in a phase for one thread")
+
+    def end(self, s: For) -> None:
+        """What follows on the last statement of a loop's body."""
 
     def may_unroll(self, s: For) -> bool:
         """Whether the compiler may unroll a loop as it likes."""

@@ -44,6 +44,7 @@ class Lanes(Function):
 
     def __init__(self, kernel: Kernel, phase: Phase, name: str) -> None:
         super().__init__(kernel, phase, name)
+        self.used.add("lane")
         self.threads = _threads(phase)
         self.barriers = frozenset[int]()
         if self.threads:

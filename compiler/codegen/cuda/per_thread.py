@@ -1,14 +1,15 @@
 """Phases that are written for one thread of a block.
 
 Shared arrays are pieces of the block's dynamic shared memory, one behind the other. Nothing is
-added to what the phase says: no barrier, no guard.
+added to what the phase says: no barrier, no guard. Loops that are to be unrolled are, whatever
+becomes of them (`unrolled()`, see `block_memory`), so that their variables may index registers.
 """
 
 from __future__ import annotations
 
 from ....ops.expr import Expr
 from ...errors import LoweringError
-from ...kernels.ir import Buffer, Call, Declare, Kernel, Local, Phase, Stmt, statements
+from ...kernels.ir import Buffer, Call, Declare, For, Kernel, Local, Phase, Stmt, statements
 from .entry import MOST_THREADS, Entry
 from .function import Function
 from .intrinsics import INTRINSICS, Parameter
@@ -66,6 +67,13 @@ class PerThread(Function):
         self.locals[local] = self.fresh(local.name)
         at, count = self.places[local], _elements(local)
         self.line(f"{self.locals[local]} = shared_{local.dtype}({at}, {count})")
+
+    def may_unroll(self, s: For) -> bool:
+        return s.kind == "unroll"
+
+    def end(self, s: For) -> None:
+        if s.kind == "unroll":
+            self.line("unrolled()")
 
     def call(self, s: Call) -> None:
         found = INTRINSICS.get(s.name)

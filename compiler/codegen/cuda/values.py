@@ -23,8 +23,7 @@ from .intrinsics import INTRINSICS
 from .operations import ATOM, TERNARY, Text, from_memory, literal, operation
 
 LONG: Final = 64  # characters from which an operand gets a name
-_TAKEN: Final = frozenset((*keyword.kwlist, *dir(builtins), *FUNCTIONS, *INTRINSICS, "cuda", "np",
-                           "lane"))  # fmt: skip
+_TAKEN: Final = frozenset((*keyword.kwlist, *dir(builtins), *FUNCTIONS, *INTRINSICS, "cuda", "np"))
 
 
 class Values:

@@ -32,7 +32,7 @@ from tilewright.compiler.codegen.cuda.intrinsics import INTRINSICS
 from .simulated_arithmetic import DIALECT, SimError
 from .simulated_copies import copies
 from .simulated_memory import Block, Global, LocalArray, Shared, accesses
-from .simulated_tensor_cores import TENSOR_CORES
+from .simulated_tensor_cores import TENSOR_CORES, round_tf32
 from .simulated_tiles import TILES
 from .simulated_warps import WARPS, Collective
 
@@ -99,7 +99,7 @@ def run_source(
 
 def _names(block: Block, rng: Any) -> dict[str, Any]:
     """The globals of generated source."""
-    names = {**DIALECT, **accesses(block), **copies(block, rng), **TILES,
+    names = {**DIALECT, **accesses(block), **copies(block, rng), **TILES, "round_tf32": round_tf32,
              "cuda": _cuda(block), "np": np, "inf": math.inf, "nan": math.nan}  # fmt: skip
     missing = {*FUNCTIONS, *INTRINSICS} - {*names, *COLLECTIVES, *BARRIERS}
     assert not missing, missing

@@ -89,7 +89,7 @@ def test_tiles_multiply_while_copies_are_on_their_way() -> None:
                          + g.constant(b, name="b"))
     )  # fmt: skip
     assert found["FFMA"] == 16 * 8 * 8
-    assert count(found, "LDS") == found["LDS.128"] == 64 + 16
+    assert count(found, "LDS.") == found["LDS.128"] == 64 + 16
     assert count(found, "LDGSTS") == found["LDGSTS.E.BYPASS.128"] == 4
     assert count(found, "STG") == found["STG.E.128"] == count(found, "STS") == 16
     assert usage.registers <= 128 and usage.local_bytes == 0
