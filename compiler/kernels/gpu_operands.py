@@ -27,7 +27,7 @@ from ..graph.ir import Graph
 from .gpu_contraction import Contraction
 from .gpu_sharing import flattened, unflattened
 from .ir import Buffer, Call, If, Local, Set, Stmt, loop
-from .pieces import Buffers, trip_count
+from .pieces import Buffers, buffer_loads, trip_count
 from .recipe import prepared, recipe
 from .vectors import WIDEST, aligned
 
@@ -142,12 +142,13 @@ class Operand:
             inside = logical_and(i < self.size, inside)
         if self.terms.count % k:
             inside = logical_and(c < self.terms.count, inside)
-        copy = self._copy(stage + self.start + place, where, inside)
+        copy = self._copy(stage + self.start + place, where, inside, u)
         if pieces > threads:
             return loop(u, (copy,), "unroll")
         return If(thread < pieces, (copy,)) if pieces < threads else copy
 
-    def _copy(self, place: Expr, where: dict[Expr, Expr], inside: Expr) -> Stmt:
+    def _copy(self, place: Expr, where: dict[Expr, Expr], inside: Expr, u: Expr) -> Stmt:
+        """One of a thread's copies, number u of a round."""
         dtype = self.held.dtype
         if self.buffer is None:
             value = substitute(self.value, where)
@@ -156,8 +157,20 @@ class Operand:
         size = self.wide * dtype.bytes
         if inside.is_const and inside.payload:
             return Call("cp_async", (self.held, place, self.buffer, at, size))
-        at = select(inside, at, index(0))
+        at = self._existing(at, inside, u)
         return Call("cp_async_zero", (self.held, place, self.buffer, at, size, inside))
+
+    def _existing(self, at: Expr, inside: Expr, u: Expr) -> Expr:
+        """`at` where that is inside, and some place of the buffer elsewhere: the same steps from
+        one u to the next, so that they are part of instructions."""
+        assert self.buffer is not None
+        step = linear(at)[0].get(u, 0)
+        first = at - u * step
+        steps = trip_count(u) - 1 if u.op == "var" else 0
+        there = 0 <= step * steps <= self.buffer.elements - self.wide
+        if u in inside.free or u in first.free or not there:
+            return select(inside, at, index(0))
+        return select(inside, first, index(0)) + u * step
 
 
 def operand(
@@ -183,7 +196,8 @@ def operand(
         what, at, elements = packed
         whole = -(-size // group) * group
         return made(factor, buffers.read(what, elements), flat(at), always, whole, group)
-    value = flat(buffers.lower(factor, None))
+    plain = buffers.lower(factor, None)
+    value = flat(plain)
     guard, read = always, value
     if value.op == "select" and value.args[2].is_const and value.args[2].payload == 0:
         guard, read = value.args[0], value.args[1]
@@ -194,14 +208,14 @@ def operand(
         return made(value, read.payload, at, guard, wide=group)
     if _wide(at, guard, terms.term, group):
         return made(value, read.payload, at, guard, wide=group, along_terms=True)
-    beside = _steps(at, terms.term) < _steps(at, row)
+    beside = _nearest(plain, terms.inner[-1]) < _nearest(plain, rows[-1])
     return made(value, read.payload, at, guard, along_terms=beside)
 
 
-def _steps(at: Expr, v: Expr) -> int:
+def _nearest(value: Expr, v: Expr) -> int:
     """How far apart neighbours along a loop are; very far where that is no fixed distance."""
-    found = linear(at)[0].get(v)
-    return abs(found) if found else 1 << 40
+    found = [linear(n.args[0])[0].get(v, 0) for n in buffer_loads(value)]
+    return min((abs(step) for step in found if step), default=1 << 40)
 
 
 def _wide(at: Expr, guard: Expr, v: Expr, group: int) -> bool:

@@ -113,9 +113,15 @@ def shared_each(piece: Piece) -> int:
 
 
 def flattened(value: Expr, flat: Expr, loops: Sequence[Expr]) -> Expr:
-    """A value over nested loops in terms of one variable that counts all their rounds: places that
-    follow each other in memory become sums of it."""
-    return substitute(value, unflattened(flat, loops))
+    """A value over nested loops in terms of one variable that counts all their rounds. Loops are
+    joined two by two, the inner ones first: so places that follow each other in memory become sums
+    of the variable."""
+    if len(loops) < 2:
+        return substitute(value, unflattened(flat, loops))
+    *outer, a, b = loops
+    both = flat if not outer else var("both", trip_count(a) * trip_count(b))
+    value = substitute(value, unflattened(both, (a, b)))
+    return flattened(value, flat, [*outer, both]) if outer else value
 
 
 def unflattened(flat: Expr, loops: Sequence[Expr]) -> dict[Expr, Expr]:

@@ -23,8 +23,11 @@ GPU_TEMPLATES: Final[tuple[KernelTemplate, ...]] = (
 
 
 def gpu_templates(numerics: Numerics) -> tuple[KernelTemplate, ...]:
-    """The templates that may serve: under "reduced", sums of products in float32 are computed by
-    tensor cores, in tf32."""
+    """The templates that may serve: under "reproducible", no sum falls into parts; under "reduced",
+    sums of products in float32 are computed by tensor cores, in tf32."""
+    if numerics == "reproducible":
+        return tuple(GpuTiles(in_parts=False) if isinstance(t, GpuTiles) else t
+                     for t in GPU_TEMPLATES)  # fmt: skip
     if numerics != "reduced":
         return GPU_TEMPLATES
     return (GpuMma(tf32=True), *(t for t in GPU_TEMPLATES if not isinstance(t, GpuMma)))

@@ -8,7 +8,9 @@ side by side, so that all banks of shared memory work; where an operand lies alo
 reads 16 bytes of terms instead.
 
 Every element is one chain of multiply-adds in the order of the sum (see `gpu_operands`), whatever
-the tile. When it is complete, the tile goes through shared memory once more, and threads side by
+the tile. Except under "reproducible", a long sum of few elements may fall into `parts`, each a
+block's, which a second phase adds up in order: that fills a device which the tiles of the result
+leave idle. When it is complete, the tile goes through shared memory once more, and threads side by
 side make neighbouring results of it, four at a time: so what follows on the sum is written once,
 and what it reads and stores lies side by side.
 """
@@ -32,29 +34,39 @@ from .inplace import overwritable
 from .ir import Buffer, Call, Declare, If, Kernel, Launch, Local, Phase, Set, Stmt, Store, loop
 from .pieces import Buffers
 from .template import Config, required, traffic
-from .vectors import WIDEST, aligned, wide_loads
+from .vectors import WIDEST, aligned, spelled_out, wide_loads
 
 DOWN: Final = 8  # threads of a warp along rows
 ACROSS: Final = 4  # and along columns
 MOST_SUMS: Final = 256  # bytes of registers that a thread's tile may take
 TILES: Final[tuple[Config, ...]] = (
-    {"m": 128, "n": 128, "k": 16, "tm": 8, "tn": 8, "stages": 3},
-    {"m": 128, "n": 64, "k": 16, "tm": 8, "tn": 8, "stages": 3},
-    {"m": 64, "n": 128, "k": 16, "tm": 8, "tn": 8, "stages": 3},
-    {"m": 64, "n": 64, "k": 16, "tm": 8, "tn": 4, "stages": 3},
-    {"m": 32, "n": 64, "k": 16, "tm": 4, "tn": 4, "stages": 3},
-    {"m": 32, "n": 32, "k": 16, "tm": 4, "tn": 4, "stages": 3},
+    {"m": 128, "n": 128, "k": 16, "tm": 8, "tn": 8, "stages": 3, "parts": 1},
+    {"m": 128, "n": 64, "k": 16, "tm": 8, "tn": 8, "stages": 3, "parts": 1},
+    {"m": 64, "n": 128, "k": 16, "tm": 8, "tn": 8, "stages": 3, "parts": 1},
+    {"m": 64, "n": 64, "k": 16, "tm": 8, "tn": 4, "stages": 3, "parts": 1},
+    {"m": 32, "n": 64, "k": 16, "tm": 4, "tn": 4, "stages": 3, "parts": 1},
+    {"m": 32, "n": 32, "k": 16, "tm": 4, "tn": 4, "stages": 3, "parts": 1},
 )
 """From the most to the fewest multiply-adds per word of shared memory."""
 BUSY_THREADS: Final = 512  # of a multiprocessor: each may have 128 registers
+ENOUGH_THREADS: Final = 192  # of a multiprocessor, to keep its multipliers busy
+SHARING: Final = 1.5  # cost of a word of shared memory, in multiply-adds
+SECOND_PHASE: Final = 600_000.0  # multiply-adds of a multiprocessor while a kernel starts
+PART_ELEMENT: Final = 0.6  # and while one element of a part is written and read again
+MOST_PARTS: Final = 16
+LEAST_ROUNDS: Final = 3  # of a part
 MORE_STAGES: Final = (2, 4)
 
 
 class GpuTiles:
-    """Configs: `m`, `n`, `k` of a block's tile, `tm`, `tn` of a thread's, `stages`."""
+    """Configs: `m`, `n`, `k` of a block's tile, `tm`, `tn` of a thread's, `stages`, `parts` of the
+    sum, one for whoever wants the same bits of all configs."""
 
     name = "gpu_tiles"
     version = 2
+
+    def __init__(self, *, in_parts: bool = True) -> None:
+        self.in_parts = in_parts
 
     def matches(self, graph: Graph, ops: Sequence[Op], outputs: Sequence[str]) -> bool:
         return contraction_of(graph, ops, outputs) is not None
@@ -63,17 +75,15 @@ class GpuTiles:
         self, graph: Graph, ops: Sequence[Op], outputs: Sequence[str], device: Device
     ) -> list[Config]:
         p = required(contraction_of(graph, ops, outputs), self.name, ops)
-        more = [{**c, "stages": s} for c in _tiles(p) for s in MORE_STAGES]
-        return [*_tiles(p), *more]
+        more = [{**c, "stages": s} for c in _tiles(p, 1) for s in MORE_STAGES]
+        return [*_tiles(p, MOST_PARTS if self.in_parts else 1), *more]
 
     def default(
         self, graph: Graph, ops: Sequence[Op], outputs: Sequence[str], device: Device
     ) -> Config:
-        """The largest tile of which there are as many as blocks run side by side; else the one with
-        the most blocks."""
         p = required(contraction_of(graph, ops, outputs), self.name, ops)
-        found = _tiles(p)
-        return next((c for c in found if _blocks(p, c) >= device.threads), found[-1])
+        most = MOST_PARTS if self.in_parts else 1
+        return min(_tiles(p, most), key=lambda c: _time(p, c, device.threads))
 
     def instantiate(
         self, graph: Graph, ops: Sequence[Op], outputs: Sequence[str], device: Device,
@@ -83,13 +93,34 @@ class GpuTiles:
         return _Tiles(graph, p, config).launch(self.name, self.version)
 
 
-def _tiles(p: Contraction) -> list[Config]:
-    """Tiles whose sums fit in registers."""
-    return [c for c in TILES if c["tm"] * c["tn"] * p.dtype.bytes <= MOST_SUMS]
+def _tiles(p: Contraction, most: int) -> list[Config]:
+    """Tiles whose sums fit in registers, with up to `most` parts of the same number of rounds."""
+    found = []
+    for c in TILES:
+        rounds = terms_of(p, c["k"]).rounds
+        if c["tm"] * c["tn"] * p.dtype.bytes <= MOST_SUMS:
+            found += [{**c, "parts": n} for n in range(1, most + 1)
+                      if n == 1 or (rounds % n == 0 and rounds // n >= LEAST_ROUNDS)]  # fmt: skip
+    return found
 
 
 def _blocks(p: Contraction, config: Config) -> int:
-    return p.batch * -(-p.m // config["m"]) * -(-p.n // config["n"])
+    return p.batch * -(-p.m // config["m"]) * -(-p.n // config["n"]) * int(config["parts"])
+
+
+def _time(p: Contraction, config: Config, processors: int) -> float:
+    """About how long a kernel takes: waves of blocks, what a block multiplies, how much of that its
+    accesses of shared memory leave room for, and whether there are threads enough to hide them; for
+    parts, another kernel that reads them again. In multiply-adds of one multiprocessor."""
+    m, n, tm, tn = (config[x] for x in ("m", "n", "tm", "tn"))
+    blocks, threads = _blocks(p, config), m // tm * (n // tn)
+    waves = -(-blocks // processors)
+    busy = min(waves * threads, BUSY_THREADS) / ENOUGH_THREADS
+    parts = config["parts"]
+    each = waves * m * n * (1 + SHARING * (1 / tm + 1 / tn)) / min(busy, 1.0) * p.k / parts
+    if parts == 1:
+        return each
+    return each + SECOND_PHASE + parts * p.batch * p.m * p.n * PART_ELEMENT
 
 
 class _Tiles:
@@ -105,8 +136,10 @@ class _Tiles:
         down, over = -(-p.m // self.m), -(-p.n // self.n)
         self.item = var("item", _blocks(p, config))
         self.thread = var("thread", self.threads)
-        self.where = unflattened(self.item // (down * over), p.batches)
-        self.first = self.item % down * self.m, self.item // down % over * self.n
+        self.tile = self.item // config["parts"]
+        self.part = self.item % config["parts"]
+        self.where = unflattened(self.tile // (down * over), p.batches)
+        self.first = self.tile % down * self.m, self.tile // down % over * self.n
         self.terms = terms_of(p, config["k"])
         self.held = Local("held", p.dtype, (0,), shared=True)
         rows = self._operand(p.left, p.rows, self.m, 0)
@@ -131,24 +164,36 @@ class _Tiles:
 
     def launch(self, name: str, version: int) -> Launch:
         p = self.p
-        body = (*self._summed(), *self._finished())
-        phases = (Phase(_blocks(p, self.config), self.item, body, self.threads, self.thread,
-                        BUSY_THREADS // self.threads),)  # fmt: skip
+        parts = self.config["parts"]
+        size = p.batch * p.m * p.n
+        scratch = (Buffer("s0", p.dtype, parts * size, "scratch"),) if parts > 1 else ()
+        body = (*self._summed(), *self._finished(*scratch))
+        phases: tuple[Phase, ...] = (
+            Phase(_blocks(p, self.config), self.item, body, self.threads, self.thread,
+                  self._resident()),
+            *(self._added(s, parts, size) for s in scratch),
+        )  # fmt: skip
         params, args = self.buffers.parameters()
         work = 2 * p.batch * p.m * p.n * p.k
         kernel = Kernel(
-            name, version, tuple(sorted(self.config.items())), params, phases, work,
+            name, version, tuple(sorted(self.config.items())), (*params, *scratch), phases, work,
             traffic(self.graph, params, args), overwritable(params, phases),
         )  # fmt: skip
-        return Launch(kernel, args, ())
+        return Launch(kernel, (*args, *(None for _ in scratch)), ())
+
+    def _resident(self) -> int:
+        """Blocks of a multiprocessor. Copies word by word take registers for places and guards."""
+        plain = all(s.wide > 1 for s in self.sides)
+        return (BUSY_THREADS if plain else BUSY_THREADS * 3 // 4) // self.threads
 
     # ---------------------------------------------------------------- the sums
 
     def _summed(self) -> tuple[Stmt, ...]:
         """All rounds. Copies run `stages` - 1 rounds ahead, which takes as many rounds more."""
-        ahead, rounds = self.stages - 1, self.terms.rounds
+        ahead, rounds = self.stages - 1, self.terms.rounds // self.config["parts"]
         t = var("t", rounds + ahead)
-        begin = tuple(s.copied(t, self.writes.value, f, self.thread, self.threads)
+        number = self.part * rounds + t
+        begin = tuple(s.copied(number, self.writes.value, f, self.thread, self.threads)
                       for s, f in zip(self.sides, self.first, strict=True))  # fmt: skip
         zero = const(0, self.p.dtype)
         body = (
@@ -212,8 +257,9 @@ class _Tiles:
 
     # ---------------------------------------------------------------- the results
 
-    def _finished(self) -> tuple[Stmt, ...]:
-        """The epilogue, when all threads have written their sums to shared memory."""
+    def _finished(self, part: Buffer | None = None) -> tuple[Stmt, ...]:
+        """The epilogue, when all threads have written their sums to shared memory; or the sums as
+        they are, if that is but a part of them."""
         p, g = self.p, self.group
         a, b = map(self._neighbours, self.sides)
         row, column = self._spot()
@@ -227,7 +273,13 @@ class _Tiles:
         m, n = self.first[0] + i, self.first[1] + j
         sums = Local("total", p.dtype, (g,))
         read = Call("load_vector", (sums, index(0), self.held, i * self.pitch + j, g))
-        results = self._results(m, n, sums)
+        if part is None:
+            results = self._results(m, n, sums, self.where)
+        else:
+            size = p.m * p.n
+            batch = self.tile // (-(-p.m // self.m) * -(-p.n // self.n))
+            at = (self.part * p.batch + batch) * size + m * p.n + n
+            results = self._kept(part, at, n, sums)
         inside = const(True, boolean)
         if p.m % self.m:
             inside = m < p.m
@@ -237,16 +289,42 @@ class _Tiles:
         body = whole if inside.is_const else (If(inside, whole),)
         return Call("barrier"), put, Call("barrier"), loop(u, body)
 
-    def _results(self, m: Expr, n: Expr, sums: Local) -> tuple[Stmt, ...]:
-        """Neighbouring results of a row: all are computed before one is stored, so that they are
-        stored at once where they lie side by side."""
+    def _kept(self, part: Buffer, at: Expr, n: Expr, sums: Local) -> tuple[Stmt, ...]:
+        """Neighbouring sums of a row, as they are."""
         p, g = self.p, self.group
+        if p.n % g == 0:
+            return (Call("store_vector", (part, at, sums, index(0), g)),)
+        v = var("v", g)
+        return (loop(v, (If(n + v < p.n, (Store(part, at + v, sums[v]),)),), "unroll"),)
+
+    def _added(self, part: Buffer, parts: int, size: int) -> Phase:
+        """All parts of neighbouring sums added up, in order, and the epilogue, by every thread."""
+        p, g = self.p, self.group if self.p.n % self.group == 0 else 1
+        item, q, v = var("item", size // g), var("part", parts), var("v", g)
+        sums = Local("total", p.dtype, (g,))
+        row, column = item // (p.n // g), item % (p.n // g) * g
+        total = sums[v] + part[q * size + item * g + v]
+        body = (
+            Declare(sums),
+            loop(v, (Set(sums, (v,), const(0, p.dtype)),), "unroll"),
+            loop(q, (loop(v, (Set(sums, (v,), total),), "unroll"),)),
+            *spelled_out(self._results(row % p.m, column, sums,
+                                       unflattened(row // p.m, p.batches), g)),
+        )  # fmt: skip
+        return Phase(size // g, item, body)
+
+    def _results(
+        self, m: Expr, n: Expr, sums: Local, where: dict[Expr, Expr], g: int = 0
+    ) -> tuple[Stmt, ...]:
+        """Neighbouring results of a row: all are computed before one is stored, so that they are
+        stored at once where they lie side by side. where: the batches."""
+        p, g = self.p, g or self.group
         v = var("v", g)
         total = apply("sum", (), p.dtype)
         row, column = var("row", p.m), var("column", p.n)
 
         def there(e: Expr) -> Expr:
-            e = flattened(flattened(substitute(e, self.where), row, p.rows), column, p.columns)
+            e = flattened(flattened(substitute(e, where), row, p.rows), column, p.columns)
             return substitute(e, {row: m, column: n + v, total: sums[v]})
 
         value = there(self.buffers.lower(substitute(p.value, {p.node: total}), None))
