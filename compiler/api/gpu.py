@@ -45,6 +45,10 @@ from .page import write_text
 FEW_THREADS: Final = 2048
 """Threads that one multiprocessor holds: a launch of fewer leaves nearly all of a GPU idle."""
 
+MOST_READ: Final = 4
+"""Operations for every byte of a contraction up to which reading its operands once is what takes
+time: products with a vector, or with a few."""
+
 
 @dataclass(frozen=True, slots=True)
 class GpuPhase:
@@ -215,7 +219,7 @@ def _notes(graph: Graph, launch: Launch, code: GpuCode) -> tuple[str, ...]:
     k = launch.kernel
     found = []
     slow = any(is_slow_in_a_nest(graph, graph.ops[j]) for j in launch.ops)
-    if k.template == GpuNest.name and slow:
+    if k.template == GpuNest.name and slow and k.flops > MOST_READ * k.bytes:
         found.append("a contraction in the general nest: every multiply-add reads the caches")
     most = max((e.blocks * e.threads for e in code.entries), default=FEW_THREADS)
     if most < FEW_THREADS and k.bytes > 4 * FEW_THREADS:

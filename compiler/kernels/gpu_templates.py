@@ -27,10 +27,12 @@ def gpu_templates(
     numerics: Numerics, capability: tuple[int, int] = (8, 0)
 ) -> tuple[KernelTemplate, ...]:
     """The templates that may serve GPUs of a compute capability: what only Hopper GPUs have goes
-    first there. Under "reduced", sums of products in float32 are computed by tensor cores, in
-    tf32."""
+    first there. Under "reproducible", no sum falls into parts; under "reduced", sums of products in
+    float32 are computed by tensor cores, in tf32."""
     reduced = numerics == "reduced"
     found = GPU_TEMPLATES
+    if numerics == "reproducible":
+        found = tuple(GpuTiles(in_parts=False) if isinstance(t, GpuTiles) else t for t in found)
     if reduced:
         found = (GpuMma(tf32=True), *(t for t in found if not isinstance(t, GpuMma)))
     return (GpuWgmma(reduced), *found) if capability == (9, 0) else found

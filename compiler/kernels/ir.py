@@ -236,6 +236,8 @@ class Phase:
     block of so many of them. `thread` is the variable that counts them. Every thread makes the
     stores that it reaches, branches may differ between threads, and there are no vector loops.
     cluster: neighbouring blocks that run side by side and reach each other's shared memory.
+    resident: how many such blocks a multiprocessor should hold at once, which limits the registers
+    of a thread; 0 where that does not matter.
     """
 
     items: int
@@ -244,6 +246,7 @@ class Phase:
     threads: int = 0
     thread: Expr | None = None
     cluster: int = 1
+    resident: int = 0
 
 
 _writing: Final = threading.Lock()

@@ -96,6 +96,7 @@ def _kernel_text(kernel: Kernel) -> str:
     for p in kernel.phases:
         by = f" by {p.threads} threads {_text(p.thread)}" if p.thread is not None else ""
         by += f" in clusters of {p.cluster}" if p.cluster > 1 else ""
+        by += f", {p.resident} resident" if p.resident else ""
         lines.append(f"  parallel {_text(p.item)} in {p.items}{by}:")
         lines.extend(f"    {m}" for m in tensor_maps(p))
         lines.extend(_lines(p.body, 2))

@@ -87,9 +87,10 @@ def convolution() -> Graph:
 
 
 def product() -> Graph:
-    """Tiles in shared memory: one of rows, two of columns, two rounds of terms."""
+    """Tiles in shared memory: one of rows and columns, four rounds of terms, of which three have
+    places at a time."""
     g = tw.Graph("product")
-    g.output(g.matmul(g.input("x", (9, 20)), g.input("w", (20, 33))), "y")
+    g.output(g.matmul(g.input("x", (9, 52)), g.input("w", (52, 28))), "y")
     return g.build()
 
 
@@ -111,15 +112,24 @@ MISTAKES: Mistakes = (
     (r"item \* (\d+)", r"item * (\1 - 1)"),  # rows overlap
 )
 TILE_MISTAKES = (
-    MISTAKES[0],
-    (r" < (\d+)\b", r" <= \1"),  # an edge is not cut off
-    (r"range\(16\)", "range(15)"),  # a term is left out
-    (r"range\(8\)", "range(7)"),  # a part of an operand is not copied
-    (r"array\(576,", "array(570,"),
-    (r"\[term \* 36", "[term * 32"),  # the rows of a tile lie otherwise
-    (r"(\d)\) \* 4\]", r"\1) * 3]"),  # threads share words
-    (r"= sums\[i, j\]", "= sums[j, i]"),
-    (r"start \+ ", ""),  # every round takes the first terms
+    (r"\n +barrier\(\)", ""),  # threads do not meet
+    (r"cp_wait\(1\)", "cp_wait(2)"),  # or do not wait for their copies
+    (r"\n +cp_commit\(\)", ""),
+    (r" < (\d+)\b", r" <= \1"),  # an edge is not cut off, a stage begins behind the last one
+    (r"writes \+ 1152 if", "writes + 1148 if"),  # stages overlap
+    (r"reads \+ 1152 if", "reads + 1148 if"),
+    (r"if 2 <= t", "if 1 <= t"),  # a round is multiplied before it is there
+    (r"range\(6\)", "range(5)"),  # a round is left out
+    (r"range\(2\)", "range(1)"),  # a part of an operand is not copied
+    (r"shared_f32\(0, 3456\)", "shared_f32(0, 3450)"),
+    (r"\* 20 \+ writes", "* 16 + writes"),  # the rows of a tile lie otherwise
+    (r"4, 160, 4\)", "4, 80, 4)"),  # or are read so
+    (r"(rows \+) (\d+)", r"\1 0"),  # a thread reads the same terms again
+    (r"(reads \+) (\d+)", r"\1 0"),
+    (r"0, 1\)", "1, 1)"),  # terms are taken for rows
+    (r"umod\((thread), 4\) \* 4", r"umod(\1, 4) * 3"),  # threads share words
+    (r"sums, 4, 4, 36, 1, 8, 4, 16", "sums, 4, 4, 36, 4, 32, 4, 16"),  # results of other rows
+    (r"umod\(t, 4\) \* 16", "umod(t, 2) * 16"),  # rounds take the terms of others
 )
 
 
