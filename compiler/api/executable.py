@@ -159,14 +159,15 @@ class Executable(Inspectable[CpuTarget]):
 
         A program on one thread is timed by that thread's own clock, which others on the machine do
         not advance. What timing itself costs is taken off. The limits are measured once per
-        process, in about half a second.
+        process, in about a second.
 
         moved: run `rounds` times more, and ahead of every launch, unless its multiply-adds take
         twice as long as its traffic, a kernel that only moves the same bytes: `moved_seconds` of
         the rows. On one thread only.
         """
         c = self._compilation
-        made = partial(profile, c.graph, c.launches, c.plan.arena_bytes, limits(self.threads))
+        made = partial(profile, c.graph, c.launches, c.plan.arena_bytes, limits(self.threads),
+                       target=c.target.arithmetic)  # fmt: skip
         clock = self._clock
         movers = None
         if moved and self.threads == 1:

@@ -47,7 +47,9 @@ from .llvm_text import LOOP_TAIL, Arithmetic, Function, Loop, Value, number
 from .registers import Held, Registers
 from .transpose import transposed
 
-ATTRIBUTES = 'nounwind "no-trapping-math"="true" "prefer-vector-width"="512"'
+ATTRIBUTES = 'nounwind "no-trapping-math"="true" "prefer-vector-width"="512" "stackrealign"'
+"""stackrealign: registers that are kept on the stack meanwhile lie on cache lines. The system aligns
+stacks to 16 bytes only, and vectors of 64 would lie on two lines each."""
 
 
 @dataclass(frozen=True, slots=True)
