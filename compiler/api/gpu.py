@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -14,7 +15,9 @@ from ..errors import MemoryLimitError, NoDeviceError
 from ..graph.ir import Graph
 from ..inspect.alternatives import alternatives
 from ..inspect.gpu_limits import gpu_limits
-from ..inspect.gpu_views import Gpu, gpu_view
+from ..inspect.gpu_views import Gpu, gpu_code, gpu_view
+from ..inspect.page.assemble import page
+from ..inspect.page.facts import Report
 from ..inspect.profile import Profile, profile
 from ..inspect.views import Compilation, kernel_name
 from ..kernels.device import GPU
@@ -36,6 +39,7 @@ from ..runtime.threads import default_threads
 from ..store import Store
 from .executable import KernelInfo, random_input
 from .inspectable import Inspectable
+from .page import write_text
 
 FEW_THREADS: Final = 2048
 """Threads that one multiprocessor holds: a launch of fewer leaves nearly all of a GPU idle."""
@@ -192,6 +196,13 @@ class GpuExecutable(Inspectable[CudaTarget]):
         Raises OptionError for another level, TargetError for "sass" without the tools for it.
         """
         return gpu_view(self._compilation, self._codes, level)
+
+    def report(self, path: str | os.PathLike[str], *, name: str = "") -> None:
+        """Write one HTML page about the program, without times: its graph, kernels with their code,
+        memory and passes. name: of the model, for the title. Raises OSError."""
+        c = self._compilation
+        shown = Report(name or self.graph.name, str(c.target), c, gpu_code(self._codes))
+        write_text(path, page(shown))
 
     def __repr__(self) -> str:
         ins, outs = (", ".join(map(str, s)) for s in (self.inputs, self.outputs))
