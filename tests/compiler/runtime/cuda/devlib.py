@@ -77,6 +77,8 @@ class PooledArray(PackArray):
     """Its memory has a new user as soon as nobody holds it."""
 
     def __del__(self) -> None:
+        if self.device.lost:
+            return
         LATER.append(self.memory)
         garbage = np.full(self.shape, np.nan, self.dtype)
         with self.device as d:

@@ -62,7 +62,9 @@ class Stub:
     def start(self, devices: str = "9.0", version: int = 12040, fail: str = "") -> Stub:
         """Begin anew with these devices ("9.0:1048576,8.0"), that driver, and these failures."""
         if cuda_device._known:
-            gc.collect()  # nothing may come back from the state before
+            gc.collect()
+        for d in cuda_device._known.values():
+            d.lost = "of another test"  # so that nothing of the state before comes back
         for name, value in (("DEVICES", devices), ("VERSION", str(version)), ("FAIL", fail)):
             self._patch.setenv(f"STUB_CUDA_{name}", value)
         cuda_driver.driver.cache_clear()
@@ -153,7 +155,6 @@ class Stub:
     def finish(self) -> None:
         """Nothing was wrong, and no context was left behind."""
         gc.collect()
-        cuda_device._known.clear()
         assert not self.errors, self.errors
         assert not self.problems, self.problems
         assert self.depth == 0

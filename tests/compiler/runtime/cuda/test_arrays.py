@@ -158,7 +158,11 @@ def test_results_live_until_their_last_user_drops_them(stub: Stub, exe: Any) -> 
 
 
 def test_inputs_live_until_they_are_read(stub: Stub, exe: Any) -> None:
-    outs = [exe(PooledArray(device(0), A * k)) for k in range(3)]  # nobody else holds them
+    xs = [PooledArray(device(0), A * k) for k in range(3)]
+    for x in xs:
+        x.get()
+    del x
+    outs = [exe(xs.pop(0)) for _ in range(3)]  # now nobody else holds them
     gc.collect()
     for k in (2, 0, 1):
         close(outs[k].numpy(), A * k)
