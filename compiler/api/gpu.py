@@ -22,7 +22,7 @@ from ..inspect.profile import Profile, profile
 from ..inspect.views import Compilation, kernel_name
 from ..kernels.device import GPU
 from ..kernels.gpu_nest import GpuNest
-from ..kernels.gpu_templates import GPU_TEMPLATES
+from ..kernels.gpu_templates import gpu_templates
 from ..kernels.ir import Launch
 from ..kernels.printer import symbol
 from ..kernels.select import is_slow_in_a_nest, select
@@ -235,7 +235,7 @@ def compile_gpu(
     """
     _, stages = run_pipeline(gpu_pipeline(), graph, Fuel(chosen.fuel))
     final = stages[-1].graph
-    launches: Sequence[Launch] = select(final, GPU, templates=GPU_TEMPLATES)
+    launches: Sequence[Launch] = select(final, GPU, templates=gpu_templates(target.capability))
     plan = plan_memory(final, launches, reorder=chosen.reorder, inplace=chosen.inplace,
                        donate=chosen.donate)  # fmt: skip
     launches = tuple(launches[k] for k in plan.order)

@@ -6,6 +6,7 @@ from typing import Final
 
 from .gpu_nest import GpuNest
 from .gpu_tiles import GpuTiles
+from .gpu_wgmma import GpuWgmma
 from .recurrent import Recurrent
 from .scan import CumulativeSum
 from .scatter import Scatter
@@ -17,3 +18,8 @@ GPU_TEMPLATES: Final[tuple[KernelTemplate, ...]] = (
     GpuTiles(), Recurrent(), ArgReduce(), TopK(), CumulativeSum(), Scatter(), Unpool(), GpuNest(),
 )  # fmt: skip
 """In the order of preference, as `select.TEMPLATES`."""
+
+
+def gpu_templates(capability: tuple[int, int]) -> tuple[KernelTemplate, ...]:
+    """Those for GPUs of a compute capability: what only Hopper GPUs have goes first there."""
+    return (GpuWgmma(), *GPU_TEMPLATES) if capability == (9, 0) else GPU_TEMPLATES

@@ -97,14 +97,19 @@ class Contraction:
         return self.node.dtype
 
 
-def contraction_of(graph: Graph, ops: Sequence[Op], outputs: Sequence[str]) -> Contraction | None:
-    """The sum of products that a group computes, if it is one, and large enough for tiles."""
+def contraction_of(
+    graph: Graph, ops: Sequence[Op], outputs: Sequence[str],
+    sums: Sequence[DType] = (f32, f64),
+) -> Contraction | None:  # fmt: skip
+    """The sum of products that a group computes, if it is one, in one of the types `sums`, and
+    large enough for tiles."""
     if len(outputs) != 1 or any(op.definition.compute is None for op in ops):
         return None
     kind = graph.type(outputs[0])
-    if kind.layout.is_blocked or not kind.size:
+    whole = tuple(regions(kind)) if kind.size else ()
+    if len(whole) != 1:
         return None
-    ((loops, at),) = regions(kind)
+    ((loops, at),) = whole
     value = Composer(graph, ops).element(outputs[0], at)
     for v in loops:
         loops, at, value = _grouped(v, loops, at, value)
@@ -112,7 +117,7 @@ def contraction_of(graph: Graph, ops: Sequence[Op], outputs: Sequence[str]) -> C
     if len(found) != 1 or found[0].payload[0] != "sum" or found[0].args[0].op != "mul":
         return None
     (node,) = found
-    if node.dtype not in (f32, f64) or node.free - set(loops):
+    if node.dtype not in sums or node.free - set(loops):
         return None
     left, right = node.args[0].args
     if not loops or set(loops) - left.free - right.free:

@@ -66,6 +66,29 @@ class Buffer:
 
 
 @dataclass(frozen=True, slots=True)
+class TensorMap:
+    """The tensor `name` that lies in a buffer, from its first element on, as units of a GPU see it
+    that copy boxes (see `tensor_map`).
+
+    dims: elements along every axis, innermost first; strides: bytes from one to the next along
+    every axis but the innermost, whose elements lie side by side. box: elements of one copy.
+    swizzle: 128 or 0 bytes.
+    """
+
+    name: str
+    buffer: Buffer
+    dims: tuple[int, ...]
+    strides: tuple[int, ...]
+    box: tuple[int, ...]
+    swizzle: int = 128
+
+    def __str__(self) -> str:
+        dims, strides, box = (", ".join(map(str, x)) for x in (self.dims, self.strides, self.box))
+        return (f"{self.name} = {self.buffer.name} as {self.buffer.dtype}[{dims}]"
+                f" strides [{strides}] boxes [{box}] swizzle {self.swizzle}")  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
 class Local:
     """Storage of one item: registers when all indices are static, else the stack. On a GPU, arrays
     that a vector loop sets lane by lane are shared by all lanes.
@@ -172,7 +195,7 @@ class Prefetch(Stmt):
     far: bool = False
 
 
-Argument = Expr | Local | Buffer | int
+Argument = Expr | Local | Buffer | TensorMap | int
 
 
 @dataclass(frozen=True, slots=True)
@@ -204,6 +227,7 @@ class Phase:
     threads: not 0 on a GPU where the body is what one thread of a block does, and an item is a
     block of so many of them. `thread` is the variable that counts them. Every thread makes the
     stores that it reaches, branches may differ between threads, and there are no vector loops.
+    cluster: neighbouring blocks that run side by side and reach each other's shared memory.
     """
 
     items: int
@@ -211,6 +235,7 @@ class Phase:
     body: tuple[Stmt, ...]
     threads: int = 0
     thread: Expr | None = None
+    cluster: int = 1
 
 
 _writing: Final = threading.Lock()
@@ -369,6 +394,12 @@ def expressions(s: Stmt) -> tuple[Expr, ...]:
     if isinstance(s, Call):
         return tuple(a for a in s.args if isinstance(a, Expr))
     return ()
+
+
+def tensor_maps(phase: Phase) -> tuple[TensorMap, ...]:
+    """The tensors that a phase copies boxes of, in the order in which it first names them."""
+    named = (a for s in statements(phase.body) if isinstance(s, Call) for a in s.args)
+    return tuple(dict.fromkeys(a for a in named if isinstance(a, TensorMap)))
 
 
 def loads(phase: Phase, buffer: Buffer) -> tuple[Expr, ...]:

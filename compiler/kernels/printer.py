@@ -22,6 +22,7 @@ from .ir import (
     Store,
     Transpose,
     Unwritten,
+    tensor_maps,
 )
 
 _texts: WeakKeyDictionary[Kernel, str] = WeakKeyDictionary()
@@ -90,7 +91,9 @@ def _kernel_text(kernel: Kernel) -> str:
         lines.append(f"  {b.role} {b.name}: {b.dtype}[{b.elements}]")
     for p in kernel.phases:
         by = f" by {p.threads} threads {_text(p.thread)}" if p.thread is not None else ""
+        by += f" in clusters of {p.cluster}" if p.cluster > 1 else ""
         lines.append(f"  parallel {_text(p.item)} in {p.items}{by}:")
+        lines.extend(f"    {m}" for m in tensor_maps(p))
         lines.extend(_lines(p.body, 2))
     return "\n".join(lines) + "\n"
 

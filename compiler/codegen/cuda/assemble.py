@@ -25,6 +25,8 @@ _FUNCTION: Final = re.compile(
     re.DOTALL,
 )
 _SHARED: Final = re.compile(r"(\d+) bytes smem")
+_TARGET: Final = re.compile(r"^\.target (sm_\w+)", re.MULTILINE)
+_WARNING: Final = re.compile(r"^\S* *(?:warning|info) *: (.*\(C\d+\).*)$", re.MULTILINE)
 _SECONDS: Final = 60
 
 
@@ -55,7 +57,8 @@ def can_assemble() -> bool:
 def assembled(ptx: str, target: CudaTarget) -> Assembled:
     """Raises TargetError where nvJitLink is missing, LoweringError where it refuses the PTX."""
     library = _library()
-    options = [f"-arch={target.arch}", "-O3", "-Xptxas=-v"]
+    exact = _TARGET.search(ptx)
+    options = [f"-arch={exact[1] if exact else target.arch}", "-O3", "-Xptxas=-v"]
     handle = ctypes.c_void_p()
     given = (ctypes.c_char_p * len(options))(*(o.encode() for o in options))
     _check(library.nvJitLinkCreate(ctypes.byref(handle), len(options), given), library, None)

@@ -8,12 +8,14 @@ from dataclasses import dataclass
 from types import FunctionType
 from typing import Any, Final
 
+from ....ops.types import u8
 from ...errors import LoweringError
 from ...kernels.ir import Buffer
 from .dialect import namespace, pointer
 from .operations import stored_as
 from .source import Source
 from .target import CudaTarget
+from .unroll import unrolled
 
 _DECLARED: Final = re.compile(r'^declare .*@"?(tw\.[\w.]+)"?\(', re.MULTILINE)
 
@@ -34,10 +36,16 @@ def lowered(source: Source, params: Sequence[Buffer], target: CudaTarget) -> tup
     functions: dict[str, Any] = dict(namespace())
     exec(compile(source.text, "<kernel>", "exec"), functions)
     kinds = tuple(pointer(stored_as(b.dtype)) for b in params)
-    return tuple(_lowered(functions[e.name], kinds, target) for e in source.entries)
+    lines = source.text.splitlines()
+    return tuple(
+        _lowered(functions[e.name], (*kinds, *(pointer(u8) for _ in e.tensor_maps)), target, lines)
+        for e in source.entries
+    )
 
 
-def _lowered(function: FunctionType, kinds: Sequence[Any], target: CudaTarget) -> Lowered:
+def _lowered(
+    function: FunctionType, kinds: Sequence[Any], target: CudaTarget, lines: Sequence[str]
+) -> Lowered:  # fmt: skip
     from numba import types
     from numba.core.errors import NumbaError
     from numba.cuda.compiler import compile_cuda
@@ -48,4 +56,5 @@ def _lowered(function: FunctionType, kinds: Sequence[Any], target: CudaTarget) -
         (text,) = made.library.llvm_strs
     except NumbaError as e:
         raise LoweringError(f"Numba refuses {function.__name__}: {e}") from e
+    text = unrolled(text, function, lines)
     return Lowered(made.fndesc.llvm_func_name, text, tuple(sorted(set(_DECLARED.findall(text)))))

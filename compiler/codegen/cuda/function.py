@@ -17,6 +17,7 @@ from ...kernels.ir import (
     Set,
     Stmt,
     Store,
+    tensor_maps,
 )
 from .entry import Entry
 from .operations import in_memory, storage
@@ -29,6 +30,7 @@ class Function(Values):
     def __init__(self, kernel: Kernel, phase: Phase, name: str) -> None:
         super().__init__(kernel)
         self.kernel, self.phase, self.name = kernel, phase, name
+        self.maps = {m: self.fresh(m.name) for m in tensor_maps(phase)}
         self.loops = 0  # that are open
 
     def finish(self) -> tuple[Entry, str]:
@@ -37,11 +39,12 @@ class Function(Values):
 
     def whole(self, title: str, first: Iterable[str]) -> str:
         """The source of the function. first: lines ahead of its own."""
-        params = ", ".join(b.name for b in self.kernel.params)
+        params = ", ".join([*(b.name for b in self.kernel.params), *self.maps.values()])
         text = [
             f"# {title}",
             f"def {self.name}({params}):",
             *(f"    # {b.role} {b.name}: {b.dtype}[{b.elements}]" for b in self.kernel.params),
+            *(f"    # {m}" for m in self.maps),
             *first,
             *self.lines,
         ]

@@ -1,0 +1,175 @@
+"""From sums in registers to results in memory: what `gpu_wgmma` does with a finished tile.
+
+A thread holds pairs of neighbouring columns, eight columns apart, in rows eight apart. What follows
+on the sum is computed there. 16-bit results then go through shared memory, a panel of 64 rows and
+64 columns at a time, from where whole boxes are copied to the result; other results, and those
+whose rows the copying unit cannot address, are stored by each thread where they belong.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Final
+
+from ...ops.expr import Expr, apply, compare, const, logical_and, select, var
+from ...ops.traverse import substitute
+from ...ops.types import boolean
+from ..graph.ir import Graph
+from .gpu_matrices import Product, is_aligned
+from .gpu_sharing import unflattened
+from .gpu_wgmma_shape import GROUP, TILE, Shape
+from .ir import Call, Declare, If, Local, Set, Stmt, Store, TensorMap, loop
+from .pieces import Buffers, buffer_loads, trip_count
+from .tensor_map import MOST_AXES, WORD
+from .widened import widened
+
+PANEL: Final = 64  # columns
+
+
+def results_of(graph: Graph, p: Product, s: Shape, buffers: Buffers) -> Results:
+    """How the results of a product are stored."""
+    return (Boxes if _goes_in_boxes(graph, p, s) else Results)(graph, p, s, buffers)
+
+
+def _goes_in_boxes(graph: Graph, p: Product, s: Shape) -> bool:
+    kind, steps = graph.type(p.out), p.strides()
+    if kind.dtype.bytes != 2 or s.n % PANEL or steps is None or not is_aligned(graph, p.out):
+        return False
+    row, column, batches = steps
+    apart = (row, *batches)
+    fits = all(x > 0 and x * kind.dtype.bytes % WORD == 0 for x in apart)
+    return column == 1 and fits and len(apart) < MOST_AXES
+
+
+class Results:
+    """Every thread stores what it has. shared: arrays of the block; maps: tensors that are
+    written in boxes."""
+
+    shared: tuple[Local, ...] = ()
+    maps: tuple[TensorMap, ...] = ()
+
+    def __init__(self, graph: Graph, p: Product, s: Shape, buffers: Buffers) -> None:
+        self.graph, self.p, self.s = graph, p, s
+        self.kind = graph.type(p.out)
+        self.total = apply("sum", (), s.held)
+        self.value = buffers.lower(widened(p.value, {p.node: self.total}), None)
+        self.out = buffers.write(p.out)
+        rows = s.m * s.cluster
+        self.ragged = (p.m % rows != 0, p.n % s.n != 0)
+
+    def registers(self) -> tuple[Stmt, ...]:
+        """Declarations of what a thread needs for it."""
+        return ()
+
+    def ended(self, thread: Expr) -> tuple[Stmt, ...]:
+        """Behind the last tile."""
+        return ()
+
+    def stored(
+        self, sums: Local, thread: Expr, group: Expr, batch: Expr, row: Expr, column: Expr
+    ) -> tuple[Stmt, ...]:
+        """All results of a group's part of a tile. thread: in the group."""
+        first = row + group * (self.s.tiles * TILE)
+
+        def store(at: Expr, r: Expr, c: Expr) -> tuple[Stmt, ...]:
+            inside = self._inside(r, c)
+            put = Store(self.out, substitute(self.p.at, self.p.where(batch, r, c)),
+                        self._element(sums[at], batch, r, c))  # fmt: skip
+            return (put,) if inside.is_const else (If(inside, (put,)),)
+
+        tile, panel = var("tile_row", self.s.tiles), var("panel", self.s.n // 8)
+        held = tile * (self.s.n // 2) + panel * 4
+        body = _fragment(1, held, thread, first + tile * TILE, column + panel * 8, store)
+        return (loop(tile, (loop(panel, body, "unroll"),), "unroll"),)
+
+    def _inside(self, row: Expr, column: Expr) -> Expr:
+        inside = const(True, boolean)
+        for at, size, ragged in zip(
+            (row, column), (self.p.m, self.p.n), self.ragged, strict=True
+        ):  # fmt: skip
+            if ragged:
+                inside = logical_and(inside, at < size)
+        return inside
+
+    def _element(self, total: Expr, batch: Expr, row: Expr, column: Expr) -> Expr:
+        """What becomes of one sum."""
+        to = self.p.where(batch, row, column)
+        return substitute(self.value, to | {self.total: total})
+
+
+def _fragment(
+    columns: int, held: Expr, thread: Expr, row: Expr, column: Expr,
+    each: Callable[[Expr, Expr, Expr], tuple[Stmt, ...]],
+) -> tuple[Stmt, ...]:  # fmt: skip
+    """each(register, row, column) for the elements that a thread holds of 64 rows and `columns`
+    times 8 columns; register: counted from `held`."""
+    j, h, i = var("eight", columns), var("half", 2), var("pair", 2)
+    at = held + j * 4 + h * 2 + i if columns > 1 else held + h * 2 + i
+    r = row + thread // 32 * 16 + thread % 32 // 4 + h * 8
+    c = column + thread % 4 * 2 + i + (j * 8 if columns > 1 else 0)
+    body: tuple[Stmt, ...] = (loop(h, (loop(i, each(at, r, c), "unroll"),), "unroll"),)
+    return (loop(j, body, "unroll"),) if columns > 1 else body
+
+
+class Boxes(Results):
+    """Panels are staged in shared memory and copied from there. A group has room for two or three,
+    if tiles take as many or a multiple: others are then copied while one is filled."""
+
+    def __init__(self, graph: Graph, p: Product, s: Shape, buffers: Buffers) -> None:
+        super().__init__(graph, p, s, buffers)
+        steps = p.strides()
+        assert steps is not None
+        row, _, batches = steps
+        size = self.kind.dtype.bytes
+        extents = tuple(map(trip_count, p.batches))
+        self.tensor = TensorMap(
+            "results", self.out, (p.n, p.m, *extents), tuple(x * size for x in (row, *batches)),
+            (PANEL, TILE, *(1 for _ in batches)),
+        )  # fmt: skip
+        self.maps = (self.tensor,)
+        count = s.tiles * s.n // PANEL
+        self.slots = next((k for k in (2, 3) if count % k == 0), 1)
+        self.staged = Local("staged", self.kind.dtype, (s.groups * self.slots * PANEL * TILE,),
+                            shared=True, align=1024)  # fmt: skip
+        self.shared = (self.staged,)
+        self.panel = Local("row", self.kind.dtype, (PANEL // 2,))
+
+    def registers(self) -> tuple[Stmt, ...]:
+        return (Declare(self.panel),)
+
+    def ended(self, thread: Expr) -> tuple[Stmt, ...]:
+        return (If(compare("eq", thread, 0), (Call("tma_wait", (0,)),)),)
+
+    def stored(
+        self, sums: Local, thread: Expr, group: Expr, batch: Expr, row: Expr, column: Expr
+    ) -> tuple[Stmt, ...]:
+        across = self.s.n // PANEL
+        tile, panel = var("tile_row", self.s.tiles), var("panel", across)
+        first = row + (group * self.s.tiles + tile) * TILE
+        left = column + panel * PANEL
+        slot = (group * self.slots + (tile * across + panel) % self.slots) * (PANEL * TILE)
+        held = tile * (self.s.n // 2) + panel * (PANEL // 2)
+        zero = const(0, self.kind.dtype)
+
+        def put(at: Expr, r: Expr, c: Expr) -> tuple[Stmt, ...]:
+            value = self._element(sums[at], batch, r, c)
+            if buffer_loads(value):  # of what is beyond the result, nothing exists
+                value = select(self._inside(r, c), value, zero)
+            return (Set(self.panel, (at - held,), value),)
+
+        is_first = compare("eq", thread, 0)
+        meet = Call("barrier_of", (group + 1, GROUP))
+        over = unflattened(batch, self.p.batches)
+        where = [left, first, *(over[v] for v in self.p.batches)]
+        rank = len(self.tensor.dims)
+        copy = Call(f"tma_store_{rank}d", (self.tensor, self.staged, slot, *where))
+        body = (
+            If(is_first, (Call("tma_wait", (self.slots - 1,)),)),
+            meet,
+            *_fragment(PANEL // 8, held, thread, first, left, put),
+            Call("stmatrix", (self.staged, slot + thread // 32 * (16 * PANEL), self.panel, PANEL)),
+            Call("proxy_fence"),
+            meet,
+            If(is_first, (copy, Call("tma_commit"))),
+        )
+        return (loop(tile, (loop(panel, body, "unroll"),), "unroll"),)
