@@ -188,7 +188,8 @@ class Executable(Inspectable[CpuTarget]):
         """The profile that these `samples` make, one run at least."""
         c = self._compilation
         return profile(c.graph, c.launches, c.plan.arena_bytes, limits(self.threads),
-                       np.median(samples, axis=0).tolist(), samples=samples)  # fmt: skip
+                       np.median(samples, axis=0).tolist(), samples=samples,
+                       target=c.target.arithmetic)  # fmt: skip
 
     def launch_seconds(self, *arrays: Any, rounds: int = 20) -> tuple[float, ...]:
         """Median time of every launch, as in `profile`, in the order of `kernels`."""

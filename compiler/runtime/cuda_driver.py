@@ -93,6 +93,7 @@ _FUNCTIONS: Final[dict[str, tuple[Any, ...]]] = {
     "cuGraphDestroy": (_GRAPH,),
     "cuGraphExecDestroy": (_POINTER,),
     "cuGraphExecKernelNodeSetParams_v2": (_POINTER, _NODE, _POINTER),
+    "cuTensorMapEncodeTiled": (_POINTER, _INT, _UNSIGNED, _ADDRESS, *[_POINTER] * 4, *[_INT] * 4),
 }
 
 

@@ -9,11 +9,13 @@ from __future__ import annotations
 import ctypes
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Final
 
-from ..codegen.cuda.entry import Entry
+from ..codegen.cuda.entry import Entry, TensorMap
+from ..codegen.cuda.tensor_maps import DESCRIPTOR_ALIGNMENT, DESCRIPTOR_BYTES, encoding
 from .cuda_device import Device
-from .cuda_driver import KernelNodeParams, LaunchAttribute, LaunchConfig
+from .cuda_driver import Driver, KernelNodeParams, LaunchAttribute, LaunchConfig
 from .places import Place
 
 Dims = tuple[int, int, int]
@@ -121,12 +123,28 @@ def bind(
 
 
 def kernel_launches(
-    number: int, entries: Sequence[Entry], found: Sequence[Place]
+    number: int, entries: Sequence[Entry], found: Sequence[Place], library: Driver
 ) -> list[KernelLaunch]:
     """The phases of launch `number`. entries: as code was made for them; found: the places of the
-    kernel's parameters."""
-    params = tuple(map(Param, found))
-    return [
-        KernelLaunch(e.name, number, (e.blocks, 1, 1), (e.threads, 1, 1), params, e.shared_bytes,
-                     (e.cluster, 1, 1) if e.cluster > 1 else None) for e in entries
-    ]  # fmt: skip
+    kernel's parameters. Descriptors of tensors come behind those."""
+    addresses = tuple(map(Param, found))
+    made = []
+    for e in entries:
+        maps = (Param(found[m.buffer], DESCRIPTOR_BYTES, partial(descriptor, library, m))
+                for m in e.tensor_maps)  # fmt: skip
+        cluster = (e.cluster, 1, 1) if e.cluster > 1 else None
+        made.append(KernelLaunch(e.name, number, (e.blocks, 1, 1), (e.threads, 1, 1),
+                                 (*addresses, *maps), e.shared_bytes, cluster))  # fmt: skip
+    return made
+
+
+def descriptor(library: Driver, tensor: TensorMap, address: int) -> bytes:
+    """What a kernel gets of a tensor that begins there. Raises DeviceError."""
+    e = encoding(tensor)
+    memory = ctypes.create_string_buffer(DESCRIPTOR_BYTES + DESCRIPTOR_ALIGNMENT)
+    start = -ctypes.addressof(memory) % DESCRIPTOR_ALIGNMENT
+    wide = [(ctypes.c_uint64 * max(len(x), 1))(*x) for x in (e.dims, e.strides)]
+    narrow = [(ctypes.c_uint32 * len(x))(*x) for x in (e.box, e.steps)]
+    library.call("cuTensorMapEncodeTiled", ctypes.addressof(memory) + start, e.data_type, e.rank,
+                 address, *wide, *narrow, e.interleave, e.swizzle, e.promotion, e.fill)  # fmt: skip
+    return memory.raw[start : start + DESCRIPTOR_BYTES]

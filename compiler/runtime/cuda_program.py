@@ -81,7 +81,7 @@ class CudaProgram:
         kernels = [
             k for number, launch in enumerate(self.launches)
             for k in kernel_launches(number, codes.codes[symbol(launch.kernel)].entries,
-                                     found[number])
+                                     found[number], device.driver)
         ]  # fmt: skip
         with device:
             self._code = load_modules(device, target, codes.codes.values(), kernels)

@@ -24,6 +24,8 @@ def stub(library: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Stub]:
     """The driver with one device of compute capability 9.0."""
     made = Stub(library, monkeypatch).start()
     yield made
-    devlib.LATER.clear()
-    made.finish()
-    made.start()  # so that nothing of this test's is known to the next driver
+    try:
+        made.finish()
+    finally:
+        devlib.LATER.clear()
+        made.start()  # so that nothing of this test's is known to the next driver

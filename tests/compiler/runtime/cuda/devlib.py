@@ -73,6 +73,18 @@ class PackArray(Array):
                               dtype_of(self.dtype))  # fmt: skip
 
 
+class PooledArray(PackArray):
+    """Its memory has a new user as soon as nobody holds it."""
+
+    def __del__(self) -> None:
+        if self.device.lost:
+            return
+        LATER.append(self.memory)
+        garbage = np.full(self.shape, np.nan, self.dtype)
+        with self.device as d:
+            d.call("cuMemcpyHtoD_v2", self.address, garbage.ctypes.data, garbage.nbytes)
+
+
 class InterfaceArray(Array):
     """Speaks `__cuda_array_interface__` only, as older CuPy does."""
 
@@ -107,7 +119,7 @@ class Library:
     from_dlpack = Taken
 
 
-PackArray.__module__ = "devlib"
+PackArray.__module__ = PooledArray.__module__ = "devlib"
 
 
 def install(monkeypatch: Any) -> None:

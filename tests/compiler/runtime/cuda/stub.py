@@ -13,8 +13,10 @@ import numpy as np
 import pytest
 
 import tilewright as tw
+from tilewright.compiler.codegen.cuda.entry import Entry, TensorMap
 from tilewright.compiler.codegen.cuda.operations import stored_as
-from tilewright.compiler.codegen.cuda.source import Entry, kernel_source
+from tilewright.compiler.codegen.cuda.source import kernel_source
+from tilewright.compiler.codegen.cuda.tensor_maps import encoding
 from tilewright.compiler.kernels.ir import Buffer, Kernel
 from tilewright.compiler.runtime import cuda_device, cuda_driver, gpu_code
 
@@ -62,7 +64,9 @@ class Stub:
     def start(self, devices: str = "9.0", version: int = 12040, fail: str = "") -> Stub:
         """Begin anew with these devices ("9.0:1048576,8.0"), that driver, and these failures."""
         if cuda_device._known:
-            gc.collect()  # nothing may come back from the state before
+            gc.collect()
+        for d in cuda_device._known.values():
+            d.lost = "of another test"  # so that nothing of the state before comes back
         for name, value in (("DEVICES", devices), ("VERSION", str(version)), ("FAIL", fail)):
             self._patch.setenv(f"STUB_CUDA_{name}", value)
         cuda_driver.driver.cache_clear()
@@ -99,7 +103,10 @@ class Stub:
             cluster = (entry.cluster, 1, 1) if entry.cluster > 1 else (0, 0, 0)
             asked = (entry.blocks, 1, 1, entry.threads, 1, 1, entry.shared_bytes, *cluster)
             assert tuple(dims[:10]) == asked
-            assert n == len(kernel.params) and all(sizes[k] == 8 for k in range(n))
+            count = len(kernel.params)
+            assert sizes[:n] == [8] * count + [128] * len(entry.tensor_maps)
+            for t, at in zip(entry.tensor_maps, params[count:n], strict=True):
+                _check_descriptor(t, at, params[t.buffer])
             buffers = [(b.name, self._array(b, device, params[k]), b.is_written)
                        for k, b in enumerate(kernel.params)]  # fmt: skip
             run_source(text, [entry], buffers)
@@ -153,7 +160,17 @@ class Stub:
     def finish(self) -> None:
         """Nothing was wrong, and no context was left behind."""
         gc.collect()
-        cuda_device._known.clear()
         assert not self.errors, self.errors
         assert not self.problems, self.problems
         assert self.depth == 0
+
+
+def _check_descriptor(tensor: TensorMap, at: int, pointer: int) -> None:
+    """What the kernel gets says of the buffer what the simulator takes it to be."""
+    words = (ctypes.c_uint64 * 16).from_address(at)
+    e = encoding(tensor)
+    assert words[0] == ctypes.c_uint64.from_address(pointer).value
+    assert words[1] == e.data_type | e.rank << 8 | e.swizzle << 16
+    assert tuple(words[2 : 2 + e.rank]) == tensor.dims
+    assert tuple(words[7 : 6 + e.rank]) == tensor.strides
+    assert tuple(words[12 : 12 + min(e.rank, 4)]) == tensor.box[:4]

@@ -14,7 +14,7 @@ from tilewright.compiler.runtime.device_array import DeviceArray
 from tilewright.compiler.runtime.device_views import handle_of
 
 from . import devlib
-from .devlib import InterfaceArray, PackArray, Taken
+from .devlib import InterfaceArray, PackArray, PooledArray, Taken
 from .nets import A, rows, softmax, two
 from .stub import Stub
 
@@ -37,6 +37,20 @@ def test_dlpack_in_and_out(stub: Stub, exe: Any, monkeypatch: pytest.MonkeyPatch
     assert not any("HtoD" in line or "DtoD" in line for line in stub.log), "copied"
     assert not any("ynchronize" in line for line in stub.log), "waited"
     close(y.get(), A)
+
+
+def test_a_taker_in_another_stream(
+    stub: Stub, exe: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:  # fmt: skip
+    devlib.install(monkeypatch)
+    with device(0) as d:
+        s = d.stream()
+    monkeypatch.setattr(Taken, "current", s.value)
+    y = exe(PackArray(device(0), A))
+    close(y.get(), A)  # which waits for that stream only
+    stub.clear()
+    del y
+    assert stub.log == ["cuCtxSynchronize", "cuMemFreeAsync 640"], "it may still be in use there"
 
 
 @pytest.mark.parametrize("kind", [PackArray, InterfaceArray])
@@ -144,12 +158,14 @@ def test_results_live_until_their_last_user_drops_them(stub: Stub, exe: Any) -> 
 
 
 def test_inputs_live_until_they_are_read(stub: Stub, exe: Any) -> None:
-    for k in range(4):
-        y = exe(PackArray(device(0), A * k))  # nobody holds it but the program
-        gc.collect()
-    close(y.numpy(), A * 3)
-    exe(A)
-    close(exe(A), A)
+    xs = [PooledArray(device(0), A * k) for k in range(3)]
+    for x in xs:
+        x.get()
+    del x
+    outs = [exe(xs.pop(0)) for _ in range(3)]  # now nobody else holds them
+    gc.collect()
+    for k in (2, 0, 1):
+        close(outs[k].numpy(), A * k)
 
 
 def test_other_libraries_take_results(stub: Stub, exe: Any) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from tilewright.compiler.codegen.cuda.source import Entry
+from tilewright.compiler.codegen.cuda.entry import Entry
 from tilewright.compiler.codegen.cuda.target import CudaTarget
 from tilewright.compiler.errors import DeviceError
 from tilewright.compiler.runtime.cuda_device import Device, device

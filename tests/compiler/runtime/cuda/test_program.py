@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+import tilewright as tw
 from tilewright.compiler.codegen.cuda.assemble import Assembled
 from tilewright.compiler.errors import DeviceError, InputError
 from tilewright.compiler.graph.evaluate import evaluate
@@ -236,3 +237,20 @@ def test_a_forked_child_is_told(stub: Stub) -> None:
     child.join(30)
     assert child.exitcode == 0
     np.testing.assert_allclose(exe(A), softmax(A), 1e-5, 1e-7)
+
+
+def test_tensors_by_descriptors(stub: Stub) -> None:
+    """Products of half precision on Hopper: descriptors, dynamic shared memory. Arrays that move
+    have new descriptors."""
+    r = np.random.default_rng(3)
+    g = tw.Graph("product")
+    a, b = g.input("a", (70, 64), dtype="f16"), g.input("b", (64, 40), dtype="f16")
+    g.output(g.relu(g.matmul(a, b)), "y")
+    exe = stub.compile(g.build())
+    (kernel,) = exe.kernels
+    assert kernel.template == "gpu_wgmma"
+    x, y = (r.standard_normal(s).astype(np.float16) for s in ((70, 64), (64, 40)))
+    for k in (1, -1):
+        want = np.maximum(k * x.astype(np.float64) @ y, 0)
+        got = exe(PackArray(device(0), k * x), PackArray(device(0), y)).numpy()
+        np.testing.assert_allclose(got, want, 5e-3, 1e-2)
