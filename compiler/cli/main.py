@@ -14,9 +14,9 @@ from typing import Final
 from ..errors import OptionError, TilewrightError
 from ..options import VERSION
 from ..text import printable
-from . import bench, cache, compile, doctor, env, inspect, opt, records, run, tune
+from . import bench, bisect, cache, compile, doctor, env, inspect, opt, records, run, tune
 
-COMMANDS: Final = (run, bench, compile, tune, inspect, opt, records, cache, doctor, env)
+COMMANDS: Final = (run, bench, compile, tune, inspect, opt, bisect, records, cache, doctor, env)
 
 INTERRUPTED: Final = 130
 BROKEN_PIPE: Final = 141
