@@ -3,6 +3,7 @@ at."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final, NoReturn
@@ -14,7 +15,9 @@ from ..errors import MemoryLimitError, TargetError
 from ..graph.ir import Graph
 from ..inspect.alternatives import alternatives
 from ..inspect.dump import write_dump
-from ..inspect.gpu_views import GPU_DUMPED, Gpu, gpu_view
+from ..inspect.gpu_views import GPU_DUMPED, Gpu, gpu_code, gpu_view
+from ..inspect.page.assemble import page
+from ..inspect.page.facts import Report
 from ..inspect.views import Compilation, kernel_name
 from ..kernels.device import GPU
 from ..kernels.gpu_nest import GpuNest
@@ -31,6 +34,7 @@ from ..runtime.program import plan_memory
 from ..store import Store
 from .executable import KernelInfo
 from .inspectable import Inspectable
+from .page import write_text
 
 FEW_THREADS: Final = 2048
 """Threads that one multiprocessor holds: a launch of fewer leaves nearly all of a GPU idle."""
@@ -120,6 +124,13 @@ class GpuExecutable(Inspectable[CudaTarget]):
 
     def _view(self, c: Gpu, level: str) -> str:
         return gpu_view(c, self._codes, level)
+
+    def report(self, path: str | os.PathLike[str], *, name: str = "") -> None:
+        """Write one HTML page about the program, without times: its graph, kernels with their code,
+        memory and passes. name: of the model, for the title. Raises OSError."""
+        c = self._compilation
+        shown = Report(name or self.graph.name, str(c.target), c, gpu_code(self._codes))
+        write_text(path, page(shown))
 
     def __repr__(self) -> str:
         ins, outs = (", ".join(map(str, s)) for s in (self.inputs, self.outputs))

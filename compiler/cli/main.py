@@ -14,9 +14,10 @@ from typing import Final
 from ..errors import OptionError, TilewrightError
 from ..options import VERSION
 from ..text import printable
-from . import bench, bisect, cache, compile, doctor, env, inspect, opt, records, run, tune
+from . import bench, bisect, cache, compile, doctor, env, inspect, opt, records, report, run, tune
 
-COMMANDS: Final = (run, bench, compile, tune, inspect, opt, bisect, records, cache, doctor, env)
+COMMANDS: Final = (run, bench, compile, tune, inspect, report, opt, bisect, records, cache, doctor,
+                   env)  # fmt: skip
 
 INTERRUPTED: Final = 130
 BROKEN_PIPE: Final = 141

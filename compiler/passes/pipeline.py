@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Final
 
 from ..errors import OptionError
 from ..graph.ir import Graph
@@ -21,6 +22,9 @@ from .fuse import Fuse
 from .layout import AssignLayout
 from .place import Place
 from .winograd import ChooseWinograd
+
+WIDEST_ACCESS: Final = 16
+"""Bytes that a thread of a GPU reads at once, from a multiple of as many: where parts begin."""
 
 
 def cpu_pipeline(channel_block: int, numerics: Numerics = "standard") -> tuple[Pass, ...]:
@@ -55,7 +59,7 @@ def gpu_pipeline() -> tuple[Pass, ...]:
         CommonSubexpressions(),
         DeadCode(),
         Fuse(attention=False),
-        Place(),
+        Place(WIDEST_ACCESS),
     )
 
 
