@@ -290,6 +290,11 @@ class _Search:
         except Exception:
             return False
 
+    def is_right_without_places(self) -> bool:
+        """Whether nothing is wrong if no blob is a part of another."""
+        without = [p for p in self.passes if not isinstance(p, Place)]
+        return len(without) < len(self.passes) and self.is_right(self.stages(without, Fuel()))
+
     def wrong_memory(
         self, c: Compilation[CpuTarget], stages: Sequence[Stage], found: WrongMemory
     ) -> Culprit:
@@ -305,8 +310,7 @@ class _Search:
         elif found.writer is not None:
             grounds.append("they look for it in different places")
         kind, name = "memory plan", "sharing"
-        without = [p for p in self.passes if not isinstance(p, Place)]
-        if len(without) < len(self.passes) and self.is_right(self.stages(without, Fuel())):
+        if self.is_right_without_places():
             kind, name = "pass", "place"
             grounds.append("without the pass place, nothing is wrong")
         elif self.is_right(stages, inplace=False):
@@ -350,6 +354,9 @@ class _Search:
     def failed(self, e: Exception, stages: Sequence[Stage]) -> Culprit:
         """The part that raised while a program was made."""
         if isinstance(e, PlanError):
+            if self.is_right_without_places():
+                said = "without the pass place, nothing is wrong"
+                return Culprit("pass", "place", "", (_said(e), said))
             return Culprit("memory plan", "packer", "", (_said(e),))
         kind, where = "runtime", ""
         for frame in traceback.extract_tb(e.__traceback__):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -135,42 +135,66 @@ def _written(
 def smallest(
     task: Task, graph: Graph, feeds: Mapping[str, Array], culprit: Culprit
 ) -> tuple[Graph, Mapping[str, Array]]:
-    """The smallest part tried that has the same culprit, and arrays for its inputs: first the nodes
-    to blame, then more and more of what they are computed from, at last the whole graph."""
-    values: dict[str, Array] | None = None
-    for part in parts(graph, culprit):
-        if values is None:
-            every = tuple(o for op in graph.ops for o in op.outputs)
-            values = {**feeds, **evaluate(replace_outputs(graph, every), feeds)}
-        given = {n: narrow(values[n], graph.type(n).dtype) for n in part.inputs}
+    """The smallest part tried that has the same culprit, and arrays for its inputs: the nodes to
+    blame with more and more of what they are computed from; where no nodes are to blame, as few of
+    the first ops as show it, without the first of those. At last the whole graph."""
+    every = tuple(o for op in graph.ops for o in op.outputs)
+    values = {**feeds, **evaluate(replace_outputs(graph, every), feeds)}
+
+    def given(part: Graph) -> dict[str, Array]:
+        return {n: narrow(values[n], graph.type(n).dtype) for n in part.inputs}
+
+    def shows(chosen: Collection[int]) -> bool:
+        part = cut(graph, chosen)
         try:
-            found, _ = find_culprit(part, task.target, task.chosen, given)
+            found, _ = find_culprit(part, task.target, task.chosen, given(part))
         except TilewrightError:
-            continue
-        if found is not None and (found.kind, found.name) == (culprit.kind, culprit.name):
-            return part, given
-    return graph, feeds
+            return False
+        return found is not None and (found.kind, found.name) == (culprit.kind, culprit.name)
+
+    def least(low: int, high: int, shown: Callable[[int], bool]) -> int:
+        """The end of a search by halves from `low`, where nothing shows, to `high`, where it
+        does."""
+        while abs(high - low) > 1:
+            middle = (low + high) // 2
+            low, high = (low, middle) if shown(middle) else (middle, high)
+        return high
+
+    for chosen in around(graph, culprit):
+        if shows(chosen):
+            part = cut(graph, chosen)
+            return part, given(part)
+    if culprit.nodes or culprit.blob:
+        return graph, feeds
+    count = len(graph.ops)
+    end = least(0, count, lambda n: shows(range(n)))
+    start = least(end, 0, lambda n: shows(range(n, end)))
+    if (start, end) == (0, count):
+        return graph, feeds
+    part = cut(graph, range(start, end))
+    return part, given(part)
 
 
-def parts(graph: Graph, culprit: Culprit) -> Iterator[Graph]:
-    """Parts of a graph around a fault, each larger than the one before, none the whole."""
+def around(graph: Graph, culprit: Culprit) -> Iterator[frozenset[int]]:
+    """Ops around a fault, by number, each time more than before, and never all."""
     nodes = set(culprit.nodes)
     seeds = {k for k, op in enumerate(graph.ops)
              if nodes.intersection(op.source) or culprit.blob in op.outputs}  # fmt: skip
     at = {o: k for k, op in enumerate(graph.ops) for o in op.outputs}
     chosen, depth = seeds, 1
     while chosen and len(chosen) < len(graph.ops):
-        yield cut(graph, chosen)
+        yield frozenset(chosen)
         for _ in range(depth):
             above = {at[n] for k in chosen for n in graph.ops[k].reads if n in at}
             chosen = chosen | above
         depth *= 2
-        if at and all(n not in at or at[n] in chosen for k in chosen for n in graph.ops[k].reads):
-            yield cut(graph, chosen)
-            return
+        if all(at.get(n, -1) in chosen for k in chosen for n in graph.ops[k].reads if n in at):
+            break
+    if chosen and len(chosen) < len(graph.ops):
+        yield frozenset(chosen)
 
 
-def cut(graph: Graph, chosen: set[int]) -> Graph:
+def cut(graph: Graph, chosen: Collection[int]) -> Graph:
     """Some ops of a graph as one of its own: what they read of others are its inputs, and what
     others read of them, or nobody, its outputs."""
     ops = tuple(graph.ops[k] for k in sorted(chosen))

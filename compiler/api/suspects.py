@@ -74,14 +74,14 @@ class _Trial:
             grounds.append(f"the kernel's text is wrong already ({text})")
         else:
             grounds.append("the kernel is too large to tell its text and its code apart")
-        configs = [c for c in self.configs() if self.right(c)]
-        if configs:
+        config = next((c for c in self.configs() if self.right(c)), None)
+        if config is not None:
             return Suspect("config", str(self.made),
-                           (*grounds, f"the same template is right with {configs[0]}"))  # fmt: skip
+                           (*grounds, f"the same template is right with {config}"))  # fmt: skip
         name = self.made.template
-        others = [t.name for t in self.templates() if self.right_by(t)]
-        if others:
-            grounds.append(f"the template {others[0]} computes the same ops rightly")
+        other = next((t.name for t in self.templates() if self.right_by(t)), None)
+        if other is not None:
+            grounds.append(f"the template {other} computes the same ops rightly")
             return Suspect("template", name, tuple(grounds))
         alone = self.single_ops()
         bad = [(op, why) for op, why in alone.items() if why]

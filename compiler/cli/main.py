@@ -16,6 +16,7 @@ from ..options import VERSION
 from ..text import printable
 from . import (
     bench,
+    bisect,
     cache,
     compile,
     doctor,
@@ -30,7 +31,8 @@ from . import (
 )
 
 COMMANDS: Final = (
-    run, bench, compile, tune, profile, inspect, report, opt, records, cache, doctor, env
+    run, bench, compile, tune, profile, inspect, report, opt, bisect, records,
+    cache, doctor, env,
 )  # fmt: skip
 
 INTERRUPTED: Final = 130
