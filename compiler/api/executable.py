@@ -17,7 +17,7 @@ from ..errors import InputError
 from ..inspect.machine import call_seconds, limits
 from ..inspect.moving import Movers, can_move
 from ..inspect.profile import Profile, profile
-from ..inspect.trace import trace
+from ..inspect.chrome import trace
 from ..inspect.views import Compilation, kernel_name, view
 from ..kernels.access import element_by_element
 from ..kernels.ir import Launch
