@@ -14,10 +14,10 @@ import numpy.typing as npt
 
 from ..codegen.cpu.target import CpuTarget
 from ..errors import InputError
+from ..inspect.chrome import trace
 from ..inspect.machine import call_seconds, limits
 from ..inspect.moving import Movers, can_move
 from ..inspect.profile import Profile, profile
-from ..inspect.chrome import trace
 from ..inspect.views import Compilation, kernel_name, view
 from ..kernels.access import element_by_element
 from ..kernels.ir import Launch
