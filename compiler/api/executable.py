@@ -13,10 +13,11 @@ import numpy as np
 import numpy.typing as npt
 
 from ..codegen.cpu.target import CpuTarget
+from ..errors import InputError
+from ..inspect.chrome import trace
 from ..inspect.machine import call_seconds, limits
 from ..inspect.moving import Movers, can_move
 from ..inspect.profile import Profile, profile
-from ..inspect.timeline import trace
 from ..inspect.trace import launch_named
 from ..inspect.views import Compilation, kernel_name, view
 from ..kernels.access import element_by_element

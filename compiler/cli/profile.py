@@ -11,7 +11,7 @@ from typing import Any, Final
 from ..api.artifact import is_artifact
 from ..api.executable import Executable
 from ..errors import OptionError
-from ..inspect.compare import MOST_BYTES, Comparison, Run, compare, read_run, run_of
+from ..inspect.compare import BLOCKS, MOST_BYTES, Comparison, Run, compare, read_run, run_of
 from ..inspect.profile import Profile
 from ..inspect.rollup import by_node, by_operator, by_scope, rollup_table
 from ..inspect.roofline import draw
@@ -40,7 +40,7 @@ def add_to(commands: Any) -> None:
                    help="runs to time every kernel in (default: 30)")  # fmt: skip
     p.add_argument("--by", choices=BY, default="kernel",
                    help="kernel (the default); node: sets of model nodes, as small as can be told "
-                   "apart; operator: of the model; scope: what nodes' names begin with")  # fmt: skip
+                   "apart; operator: of the model; scope: how nodes' names begin")  # fmt: skip
     p.add_argument("--depth", type=int, default=2, metavar="N",
                    help="names of a scope: 1 for /layer1, 2 for /layer1/block0")  # fmt: skip
     p.add_argument("--trace", type=Path, metavar="OUT.json",
@@ -67,13 +67,15 @@ def run(args: argparse.Namespace) -> int:
     rival = None
     if args.against is not None and before is None:
         rival = open_executable(_of(args, args.against))
-    programs = [exe] if rival is None else [exe, rival]
+    whose = [args] if rival is None else [args, _of(args, args.against)]
+    kept = args.json is not None or args.against is not None
+    blocks = min(BLOCKS, args.rounds) if kept else 1
     with progress("measuring", as_json) as report:
-        samples = _measured(args, programs, report)
+        samples = _measured(whose, [exe] if rival is None else [exe, rival], blocks, report)
     profile = exe.profile_of(samples[0])
-    now = _run_of(args.model, exe, profile, samples[0])
+    now = _run_of(args.model, exe, profile, samples[0], blocks)
     if rival is not None:
-        before = _run_of(str(args.against), rival, rival.profile_of(samples[1]), samples[1])
+        before = _run_of(str(args.against), rival, rival.profile_of(samples[1]), samples[1], blocks)
     found = None if before is None else compare(before, now, in_turns=rival is not None)
     name = Path(args.model).stem
     if args.trace:
@@ -108,26 +110,37 @@ def _print(
 
 
 def _measured(
-    args: argparse.Namespace, programs: Sequence[Executable], report: Any
+    args: Sequence[argparse.Namespace], programs: Sequence[Executable], blocks: int, report: Any
 ) -> list[Samples]:  # fmt: skip
-    """The samples of each program, taken in turns; a run each before that does not count."""
-    arrays = [inputs_of(args, exe.inputs) for exe in programs]
+    """The samples of each program, taken in turns. For each block they are opened again, while
+    those of the block before still lie elsewhere, and run once before they are timed."""
+    rounds = args[0].rounds
+    arrays = [inputs_of(a, exe.inputs) for a, exe in zip(args, programs, strict=True)]
     samples: list[list[Sequence[float]]] = [[] for _ in programs]
-    for k in range(-1, args.rounds):
-        order = range(len(programs)) if k % 2 == 0 else reversed(range(len(programs)))
-        for n in order:
-            (one,) = programs[n].samples(*arrays[n], rounds=1)
-            if k >= 0:
-                samples[n].append(one)
-        if report is not None:
-            report("rounds", k + 1, args.rounds)
+    for block in range(blocks):
+        if block:
+            programs = [_again(a) for a in args]
+        first, end = rounds * block // blocks, rounds * (block + 1) // blocks
+        for k in range(first - 1, end):
+            order = range(len(programs))
+            for n in order if k % 2 else reversed(order):
+                (one,) = programs[n].samples(*arrays[n], rounds=1)
+                if k >= first:
+                    samples[n].append(one)
+            if report is not None:
+                report("rounds", k + 1, rounds)
     return [*samples]
 
 
-def _run_of(model: str, exe: Executable, profile: Profile, samples: Samples) -> Run:
+def _again(args: argparse.Namespace) -> Executable:
+    """The program once more, without telling how it is made."""
+    return open_executable(argparse.Namespace(**dict(vars(args)) | {"json": True}))
+
+
+def _run_of(model: str, exe: Executable, profile: Profile, samples: Samples, blocks: int) -> Run:
     c = exe._compilation
     device = fingerprint.label(fingerprint.fingerprint(c.target))
-    return run_of(profile, samples, Path(model).stem, device, c.options.numerics)
+    return run_of(profile, samples, Path(model).stem, device, c.options.numerics, blocks)
 
 
 def _before(path: Path) -> Run | None:

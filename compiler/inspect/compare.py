@@ -4,12 +4,12 @@ The times of a run are kept with every sample, launch by launch. Launches are co
 nodes that they compute: where fusion or templates differ, as the smallest sets of nodes that share
 no launch with others in either run (`rollup.py`).
 
-A median is known to within an interval of order statistics, so wide that all of a comparison's
-intervals hold with 95 % confidence together. Order statistics take samples for independent, which
-those of one process are not: the clock rate and the neighbours change more slowly than runs follow
-each other. So an interval also holds the medians of each third of the run. Runs that took turns in
-one process are compared round by round, by the ratio of two neighbours, and nothing else tells them
-apart; runs of two processes differ without any cause by as much as `APART`, which must be exceeded.
+What disturbs a run adds to its times, and never takes anything off. Clock rates and neighbours
+change more slowly than runs follow each other; where a program lies in memory, which decides what
+its caches hold, does not change at all while it lives. So a run is taken in blocks, each with a
+program that was opened anew, and a block stands for its least time. Where the times of all blocks
+of one run are above those of the other, that is no chance: 6 and 6 of them fall so once in 462
+times. By how much they differ has to exceed what the same code may differ by, too, for a verdict.
 """
 
 from __future__ import annotations
@@ -17,9 +17,11 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
+from math import comb, inf
 from typing import Any, Final, Literal
 
-from ...autotune.statistics import interval, median
+from ...autotune.statistics import median
 from ..errors import OptionError
 from ..text import human_time, printable, table
 from .profile import Profile
@@ -29,11 +31,13 @@ Verdict = Literal["faster", "slower", "no difference can be shown", "only before
 
 FORMAT: Final = 1
 APART: Final = 0.03
-"""How far medians of two processes may differ that ran the same code."""
+"""How far intervals of two processes may be apart that ran the same code."""
 TOGETHER: Final = 0.01
-"""The same of two programs that took turns in one process: they lie elsewhere in memory."""
-ERRORS: Final = 0.05
-"""The probability that any of a comparison's intervals does not hold."""
+"""The same of two programs that took turns in one process."""
+BLOCKS: Final = 6
+"""Of a run."""
+LEAST_CHANCES: Final = 20
+"""So many orders of all blocks there must be for one to be no chance: 4 and 4 blocks have 35."""
 MOST_BYTES: Final = 256 << 20
 
 
@@ -48,7 +52,9 @@ class LaunchTimes:
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """What is kept of a profile. device: the machine, in words. flops: its multiply-add peak then."""
+    """What is kept of a profile. device: the machine, in words. flops: its multiply-add peak then.
+    blocks: how many programs took the samples, one after another, about as many each.
+    """
 
     model: str
     device: str
@@ -56,6 +62,7 @@ class Run:
     numerics: str
     flops: float
     launches: tuple[LaunchTimes, ...]
+    blocks: int = 1
 
     @property
     def rounds(self) -> int:
@@ -65,6 +72,7 @@ class Run:
         return {
             "tilewright profile": FORMAT, "model": self.model, "device": self.device,
             "threads": self.threads, "numerics": self.numerics, "flops": self.flops,
+            "blocks": self.blocks,
             "launches": [{"kernel": x.kernel, "nodes": list(x.nodes),
                           "nanoseconds": [round(s * 1e9, 1) for s in x.seconds]}
                          for x in self.launches],
@@ -72,42 +80,49 @@ class Run:
 
 
 def run_of(
-    profile: Profile, samples: Sequence[Sequence[float]], model: str, device: str, numerics: str
+    profile: Profile, samples: Sequence[Sequence[float]], model: str, device: str, numerics: str,
+    blocks: int = 1,
 ) -> Run:  # fmt: skip
     """A profile with the seconds of every launch in each run."""
     launches = tuple(
         LaunchTimes(row.kernel, row.nodes, tuple(run[k] for run in samples))
         for k, row in enumerate(profile.rows)
     )
-    return Run(model, device, profile.limits.threads, numerics, profile.limits.flops, launches)
+    return Run(model, device, profile.limits.threads, numerics, profile.limits.flops, launches,
+               blocks)  # fmt: skip
 
 
 def read_run(text: str, where: str) -> Run:
     """A run that `Run.as_json` wrote. where: for errors. Raises OptionError for what is none."""
     try:
         data = json.loads(text)
-        if not isinstance(data, dict) or "tilewright profile" not in data:
-            raise OptionError(f"{where}: is no profile; `tilewright profile --json FILE` writes one")
-        if data["tilewright profile"] != FORMAT:
-            raise OptionError(f"{where}: is a profile of format {data['tilewright profile']!r}, and "
-                              f"this version reads {FORMAT}: profile that model again")  # fmt: skip
-        launches = tuple(
-            LaunchTimes(str(x["kernel"]), tuple(map(str, x["nodes"])),
-                        tuple(float(ns) / 1e9 for ns in x["nanoseconds"]))
-            for x in data["launches"]
-        )  # fmt: skip
-        run = Run(str(data["model"]), str(data["device"]), int(data["threads"]),
-                  str(data["numerics"]), float(data["flops"]), launches)  # fmt: skip
+        version = data["tilewright profile"]
+        run = _run(data) if version == FORMAT else None
     except (ValueError, TypeError, LookupError, AttributeError, RecursionError) as e:
         raise OptionError(f"{where}: is no profile ({type(e).__name__}: {e}); "
                           "`tilewright profile --json FILE` writes one") from e  # fmt: skip
-    counts = {len(x.seconds) for x in launches}
-    if counts and (len(counts) > 1 or not min(counts)):
-        raise OptionError(f"{where}: its launches have {sorted(counts)} samples; "
-                          "expected the same number of each, one at least")  # fmt: skip
-    if not all(0 < s < 1e6 for x in launches for s in x.seconds):
+    if run is None:
+        raise OptionError(f"{where}: is a profile of format {version!r}, and this version of "
+                          f"Tilewright reads {FORMAT}: profile that model again")  # fmt: skip
+    counts = sorted({len(x.seconds) for x in run.launches})
+    if len(counts) > 1 or not 1 <= run.blocks <= max(run.rounds, 1) or 0 in counts:
+        raise OptionError(f"{where}: {run.blocks} blocks of {counts} samples make no sense: "
+                          "all launches have the same number, one in a block at least")  # fmt: skip
+    if not all(0 < s < 1e6 for x in run.launches for s in x.seconds):
         raise OptionError(f"{where}: holds times that are none")
     return run
+
+
+def _run(data: Mapping[str, Any]) -> Run:
+    launches = tuple(
+        LaunchTimes(str(x["kernel"]), tuple(map(str, x["nodes"])),
+                    tuple(float(ns) / 1e9 for ns in x["nanoseconds"]))
+        for x in data["launches"]
+    )  # fmt: skip
+    return Run(
+        str(data["model"]), str(data["device"]), int(data["threads"]), str(data["numerics"]),
+        float(data["flops"]), launches, int(data["blocks"]),
+    )  # fmt: skip
 
 
 # --------------------------------------------------------------------------- comparing
@@ -115,8 +130,8 @@ def read_run(text: str, where: str) -> Run:
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """What became of some nodes. before, now: median seconds, None where only the other run has
-    them. low, high: where the true ratio of now to before lies."""
+    """What became of some nodes. before, now: seconds of an undisturbed run, None where only the
+    other run has them. low, high: between which the ratio of now to before lies."""
 
     nodes: tuple[str, ...]
     before: float | None
@@ -177,19 +192,21 @@ def _ratio(c: Change) -> tuple[str, str]:
 
 
 def compare(before: Run, now: Run, *, in_turns: bool = False) -> Comparison:
-    """What changed. in_turns: sample k of both was taken in the same round of one process."""
+    """What changed. in_turns: the runs took turns in one process."""
+    chances = comb(before.blocks + now.blocks, now.blocks) / 2
+    margin = (TOGETHER if in_turns else APART) if chances >= LEAST_CHANCES else inf
     first = len(before.launches)
     together = parts([_names(x) for x in (*before.launches, *now.launches)])
-    confidence = 1 - ERRORS / (len(together) + 1)
     changes = []
     for part in together:
         old = [before.launches[k] for k in part.launches if k < first]
         new = [now.launches[k - first] for k in part.launches if k >= first]
         names = tuple(n for n in part.nodes if not n.startswith("\0"))
-        changes.append(_change(names or tuple(x.kernel for x in (*old, *new))[:1], _sums(old),
-                               _sums(new), in_turns, confidence))  # fmt: skip
+        changes.append(_change(names or (_kernel(old, new),), _known(old, before),
+                               _known(new, now), margin))  # fmt: skip
     changes.sort(key=lambda c: -abs((c.now or 0.0) - (c.before or 0.0)))
-    whole = _change((), _sums(before.launches), _sums(now.launches), in_turns, confidence)
+    whole = _change((), _known(before.launches, before),
+                    _known(now.launches, now), margin)  # fmt: skip
     return Comparison(whole, tuple(changes), _remarks(before, now), in_turns)
 
 
@@ -198,37 +215,43 @@ def _names(x: LaunchTimes) -> tuple[str, ...]:
     return x.nodes or (f"\0{x.kernel}",)
 
 
-def _sums(launches: Sequence[LaunchTimes]) -> list[float]:
-    return [sum(each) for each in zip(*(x.seconds for x in launches), strict=True)]
+def _kernel(*launches: Sequence[LaunchTimes]) -> str:
+    """The first kernel of launches."""
+    return next(x.kernel for some in launches for x in some)
+
+
+@dataclass(frozen=True, slots=True)
+class _Known:
+    """The least times of the blocks of a run: their median, and the ends."""
+
+    middle: float
+    low: float
+    high: float
+
+
+def _known(launches: Sequence[LaunchTimes], run: Run) -> _Known | None:
+    """Of some launches of a run together; None of none."""
+    if not launches:
+        return None
+    samples = [sum(each) for each in zip(*(x.seconds for x in launches), strict=True)]
+    edges = [len(samples) * k // run.blocks for k in range(run.blocks + 1)]
+    least = sorted(min(samples[a:b]) for a, b in pairwise(edges))
+    return _Known(median(least), least[0], least[-1])
 
 
 def _change(
-    nodes: tuple[str, ...], before: Sequence[float], now: Sequence[float], in_turns: bool,
-    confidence: float,
+    nodes: tuple[str, ...], before: _Known | None, now: _Known | None, margin: float
 ) -> Change:  # fmt: skip
-    if not before or not now:
-        return Change(nodes, median(before) if before else None, median(now) if now else None, 1.0,
-                      1.0, "only now" if now else "only before")  # fmt: skip
-    if in_turns:
-        low, high = _known([b / a for a, b in zip(before, now, strict=True)], confidence)
-        margin = TOGETHER
-    else:
-        (a, b), (c, d) = _known(before, confidence), _known(now, confidence)
-        low, high, margin = c / b, d / a, APART
+    if before is None or now is None:
+        return Change(nodes, before and before.middle, now and now.middle, 1.0, 1.0,
+                      "only now" if before is None else "only before")  # fmt: skip
+    low, high = now.low / before.high, now.high / before.low
     verdict: Verdict = "no difference can be shown"
     if high < 1 - margin:
         verdict = "faster"
     elif low > 1 + margin:
         verdict = "slower"
-    return Change(nodes, median(before), median(now), low, high, verdict)
-
-
-def _known(samples: Sequence[float], confidence: float) -> tuple[float, float]:
-    """Where the median is: the interval of order statistics, and the medians of each third."""
-    third = max(1, len(samples) // 3)
-    thirds = [median(samples[k : k + third]) for k in range(0, third * 3, third) if samples[k:]]
-    low, high = interval(samples, confidence)
-    return min(low, *thirds), max(high, *thirds)
+    return Change(nodes, before.middle, now.middle, low, high, verdict)
 
 
 def _remarks(before: Run, now: Run) -> tuple[str, ...]:
@@ -243,7 +266,7 @@ def _remarks(before: Run, now: Run) -> tuple[str, ...]:
     if before.flops and abs(now.flops / before.flops - 1) > APART:
         found.append(f"the machine: its multiply-add peak was {before.flops / 1e9:.0f} GFLOP/s "
                      f"before and is {now.flops / 1e9:.0f} now")  # fmt: skip
-    fewest = min(before.rounds, now.rounds)
-    if fewest < 12:
-        found.append(f"{fewest} rounds are few: more of them (--rounds) show smaller differences")
+    fewest = min(before.blocks, now.blocks)
+    if fewest < BLOCKS:
+        found.append(f"{fewest} blocks are few, {BLOCKS} rounds make {BLOCKS}: less can be shown")
     return tuple(found)

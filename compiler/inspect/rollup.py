@@ -76,7 +76,7 @@ def by_operator(rows: Sequence[ProfileRow], model: Graph) -> tuple[RollupRow, ..
 
     def name(p: Part) -> str:
         mine = dict.fromkeys(o for n in p.nodes for o in operators.get(n, ()))
-        return " + ".join(mine) or rows[p.launches[0]].template
+        return " + ".join(mine or rows[p.launches[0]].operators)
 
     return _together(rows, name)
 
@@ -122,4 +122,3 @@ def rollup_table(rows: Sequence[RollupRow], title: str) -> str:
     cells = [(f"{r.seconds * 1e6:.1f}", f"{r.share:.1%}", f"{r.gflops:.1f}", f"{r.gbytes:.1f}",
               f"{r.of_limit:.0%}", r.launches, printable(r.what)) for r in rows]  # fmt: skip
     return table(cells, ("us", "share", "GFLOP/s", "GB/s", "of limit", "launches", title), "rrrrrr")
-

@@ -27,7 +27,7 @@ const COLUMNS = [
   { id: "config", head: "config", value: (k) => facts.kernels[k].config.map((c) => c.join("=")).join(" "), wide: true,
     extra: true },
   { id: "origin", head: "from", value: (k) => facts.kernels[k].origin, wide: true, extra: true },
-].filter((c) => (rows ? !c.untimed : !c.timed));
+].filter((c) => (rows ? !c.untimed : !c.timed) && (c.id !== "measured" || facts.measured.problems.length));
 
 const LEFT = new Set(["nodes", "bound", "name", "config", "origin", "measured"]);
 const mostShare = rows ? Math.max(...rows.map((r) => r.share), 1e-12) : 1;

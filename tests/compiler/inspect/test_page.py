@@ -20,6 +20,7 @@ from tilewright.autotune.task import Candidate, Key
 from tilewright.compiler.api.executable import Executable
 from tilewright.compiler.inspect.page.assemble import page, script_json
 from tilewright.compiler.inspect.page.facts import Report, facts, packed, texts
+from tilewright.compiler.inspect.trace import fusion_of
 from tilewright.compiler.inspect.views import cpu_code
 from tilewright.compiler.kernels.printer import kernel_text
 from tilewright.compiler.text import printable
@@ -180,6 +181,14 @@ def test_alternatives_stand_in_order_with_what_can_be_told_apart(exe: Executable
     assert behind == pytest.approx((0, 0.05, 0.25, 0.5))
     assert tie == (True, True, False, False)
     assert marks == ([], [], ["runs", "default"], ["disturbed"])
+
+
+def test_kernels_say_why_they_end_where_they_do(exe: Executable) -> None:
+    found = fusion_of(exe._compilation)
+    assert found is not None
+    whys = {(s.blob, s.why) for s in found.seams}
+    told = [seam for kernel in facts(report(exe))["kernels"] for seam in kernel["seams"]]
+    assert told and {(blob, why) for blob, _, why in told} <= whys
 
 
 def test_memory_is_that_of_the_plan(exe: Executable) -> None:
