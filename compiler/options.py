@@ -49,6 +49,7 @@ class Options:
     inplace: bool = True
     donate: tuple[str, ...] = ()
     records: bool = True
+    cuda_graph: bool = True
 
 
 def options(
@@ -81,6 +82,7 @@ def options(
         inplace,
         tuple(dict.fromkeys(donate)),
         tune is None,
+        os.environ.get("TILEWRIGHT_CUDA_GRAPH", "") != "off",
     )
 
 

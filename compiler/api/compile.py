@@ -12,6 +12,7 @@ from ..errors import OptionError
 from ..graph.ir import Graph
 from ..inspect.views import Compilation
 from ..options import Options, check_donated, options, parse_seconds
+from ..runtime.cuda_device import capability
 from ..store import Store
 from .build import Progress, Stopwatch, choose, dump, link, optimise, recorded_choices
 from .collector import paused_collector
@@ -42,9 +43,9 @@ def compile(
 
     source: path or bytes of an .onnx model, an onnx.ModelProto, a `tw.Graph`, or the path of a
         graph in text form (.txt).
-    target: "cpu", or "cuda:sm_80", "cuda:sm_89" or "cuda:sm_90": code for NVIDIA GPUs, made without
-        one, to be looked at; "cuda" for this machine's GPU. This version does not run it: calling
-        such a program raises TargetError.
+    target: "cpu"; "cuda" for this machine's first NVIDIA GPU, "cuda:1" for its second; "cuda:sm_80",
+        "cuda:sm_89" or "cuda:sm_90" for code that is made without a GPU, to be looked at, and runs
+        on the first device of that kind, if there is one when it is called (see GpuExecutable).
     tune: None uses what was measured on this type of machine before (`tw.tune`), and the default
         config where nothing was; False uses default configs only. Seconds, or text like "60s" or
         "10m": tune within that time first, compilation included; see `tw.tune`. Kernels for GPUs
@@ -68,7 +69,8 @@ def compile(
         are seconds of the budget.
 
     Raises ModelError, UnsupportedOperator or GraphError for a bad model, OptionError and
-    TargetError for bad arguments, LoweringError, and MemoryLimitError for a limit that cannot be
+    TargetError for bad arguments and for devices that are not there, LoweringError,
+    DeviceMemoryError and DeviceError for a GPU, and MemoryLimitError for a limit that cannot be
     met: it says where and why, and its `least_bytes` can.
     """
     began = time.monotonic()
@@ -76,7 +78,7 @@ def compile(
     chosen = options(numerics=numerics, memory_limit=memory_limit, threads=threads,
                      reorder=reorder, inplace=inplace, donate=donate,
                      tune=None if tune is None else False)  # fmt: skip
-    machine = cuda_target(target) if is_cuda(target) else cpu_target(target)
+    machine = cuda_target(target, capability) if is_cuda(target) else cpu_target(target)
 
     @paused_collector()
     def build(bound: Shapes) -> Any:

@@ -13,7 +13,6 @@ import numpy as np
 import numpy.typing as npt
 
 from ..codegen.cpu.target import CpuTarget
-from ..errors import InputError
 from ..inspect.machine import call_seconds, limits
 from ..inspect.moving import Movers, can_move
 from ..inspect.profile import Profile, profile
@@ -21,7 +20,7 @@ from ..inspect.views import Compilation, kernel_name, view
 from ..kernels.access import element_by_element
 from ..kernels.ir import Launch
 from ..kernels.printer import kernel_text
-from ..runtime.arrays import TensorSpec, by_name, results_by_name, results_in_order
+from ..runtime.arrays import TensorSpec, by_name, in_order, results_by_name, results_in_order
 from ..runtime.program import Program
 from .artifact import write as write_artifact
 from .inspectable import Inspectable
@@ -98,7 +97,7 @@ class Executable(Inspectable[CpuTarget]):
     def __call__(self, /, *arrays: Any, out: Any = None, **named: Any) -> Any:
         """Run once. Raises InputError when arrays do not fit the inputs or outputs."""
         into = () if out is None else results_in_order(self.outputs, out)
-        results = self._call(self._ordered(arrays, named) if named else arrays, into)
+        results = self._call(in_order(self.inputs, arrays, named) if named else arrays, into)
         return results[0] if len(results) == 1 else tuple(results)
 
     def run(
@@ -108,14 +107,6 @@ class Executable(Inspectable[CpuTarget]):
         into = () if out is None else results_by_name(self.outputs, out)
         results = self._program(by_name(self.inputs, feeds), into)
         return {s.name: y for s, y in zip(self.outputs, results, strict=True)}
-
-    def _ordered(self, arrays: Sequence[Any], named: Mapping[str, Any]) -> Sequence[Any]:
-        """Arrays by position, then by name, in input order."""
-        first = {s.name: a for s, a in zip(self.inputs, arrays, strict=False)}
-        twice = sorted(set(first) & set(named))
-        if twice or len(arrays) > len(self.inputs):
-            raise InputError(f"input {twice or list(first)} is given by position and by name")
-        return by_name(self.inputs, {**first, **named})
 
     # ---------------------------------------------------------------- inspection
 

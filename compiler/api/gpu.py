@@ -1,22 +1,24 @@
-"""Compiling for NVIDIA GPUs: the stations of one compilation, and the program that can be looked
-at."""
+"""Compiling for NVIDIA GPUs: the stations of one compilation, and the program that comes of it."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+import threading
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Final, NoReturn
+from typing import Any, Final
 
 from ..codegen.cuda.assemble import Usage
 from ..codegen.cuda.source import kernel_source
-from ..codegen.cuda.target import CudaTarget, device_arch
-from ..errors import MemoryLimitError, TargetError
+from ..codegen.cuda.target import CudaTarget, runs_on
+from ..errors import MemoryLimitError, NoDeviceError
 from ..graph.ir import Graph
 from ..inspect.alternatives import alternatives
+from ..inspect.gpu_limits import gpu_limits
 from ..inspect.gpu_views import Gpu, gpu_code, gpu_view
 from ..inspect.page.assemble import page
 from ..inspect.page.facts import Report
+from ..inspect.profile import Profile, profile
 from ..inspect.views import Compilation, kernel_name
 from ..kernels.device import GPU
 from ..kernels.gpu_nest import GpuNest
@@ -27,11 +29,15 @@ from ..kernels.select import is_slow_in_a_nest, select
 from ..options import Options
 from ..passes.base import Fuel, Stage, run_pipeline
 from ..passes.pipeline import gpu_pipeline
-from ..runtime.arrays import TensorSpec
+from ..runtime.arrays import TensorSpec, by_name, in_order, results_by_name, results_in_order
+from ..runtime.constants import prepare
+from ..runtime.cuda_device import Device, all_facts, device
+from ..runtime.cuda_program import CudaProgram
 from ..runtime.gpu_code import GpuCode, GpuCodes, load
 from ..runtime.program import plan_memory
+from ..runtime.threads import default_threads
 from ..store import Store
-from .executable import KernelInfo
+from .executable import KernelInfo, random_input
 from .inspectable import Inspectable
 from .page import write_text
 
@@ -58,14 +64,29 @@ class GpuKernelInfo(KernelInfo):
 
 
 class GpuExecutable(Inspectable[CudaTarget]):
-    """A program for a GPU, to be looked at: `ir`, `kernels`, `plan`, `stages`.
+    """A program for a GPU: called as an `Executable` is, and looked at by the same properties.
 
-    This version makes code for GPUs and does not run it: a call raises TargetError.
+    It runs on the device that `target` names, "cuda" the first; a program for an architecture,
+    "cuda:sm_90", on the first device of that kind, which is looked for at the first call.
+
+    Arrays may be numpy's, or lie on the device: those of PyTorch, CuPy, and all that speak DLPack
+    or `__cuda_array_interface__` are used without a copy. Results are numpy arrays if all inputs
+    are on the host. If one is on the device, they are there too, as arrays of its library where
+    that has `from_dlpack`, else as `DeviceArray`. `out=` takes arrays of either kind.
+
+    stream: where a call is put, as the library's object or a handle. Without it, calls with arrays
+    on the device go to the legacy default stream, as PyTorch's and CuPy's work does unless told
+    otherwise, and return before they are done; others return with their results.
+
+    Calls from several threads run at once, each in an arena of its own; two are kept for later
+    calls. `close` gives back the memory on the device, as does the end of the object.
     """
 
     def __init__(self, compilation: Gpu, codes: GpuCodes) -> None:
         super().__init__(compilation)
         self._codes = codes
+        self._program: CudaProgram | None = None
+        self._lock = threading.Lock()
         g = compilation.graph
 
         def specs(names: Sequence[str]) -> tuple[TensorSpec, ...]:
@@ -75,23 +96,76 @@ class GpuExecutable(Inspectable[CudaTarget]):
 
         self.inputs: tuple[TensorSpec, ...] = specs(g.inputs)
         self.outputs: tuple[TensorSpec, ...] = specs(g.outputs)
+        if self.target.device is not None:
+            self.program()
 
-    def __call__(self, /, *arrays: Any, out: Any = None, **named: Any) -> NoReturn:
-        """Raises TargetError, which says what is missing."""
-        raise TargetError(f"the program for {self.target} does not run: {self._missing()}."
-                          " target='cpu' runs here; ir('source'), ir('ptx') and kernels show what"
-                          " was made")  # fmt: skip
+    def __call__(self, /, *arrays: Any, out: Any = None, stream: Any = None, **named: Any) -> Any:
+        """Run once. Raises InputError when arrays do not fit, TargetError where there is no device
+        for the program, DeviceMemoryError, and DeviceLostError after a kernel faulted."""
+        into = () if out is None else results_in_order(self.outputs, out)
+        given = in_order(self.inputs, arrays, named) if named else arrays
+        results = self.program()(given, into, stream)
+        return results[0] if len(results) == 1 else tuple(results)
 
-    def run(self, feeds: Any, out: Any = None) -> NoReturn:
-        """Raises TargetError, which says what is missing."""
-        self()
+    def run(
+        self, feeds: Mapping[str, Any], out: Mapping[str, Any] | None = None, stream: Any = None
+    ) -> dict[str, Any]:
+        """Run once, by names. Raises as a call does."""
+        into = () if out is None else results_by_name(self.outputs, out)
+        results = self.program()(by_name(self.inputs, feeds), into, stream)
+        return {s.name: y for s, y in zip(self.outputs, results, strict=True)}
 
-    def _missing(self) -> str:
+    def program(self) -> CudaProgram:
+        """The program on its device, loaded if it is not yet. Raises TargetError, DeviceError and
+        DeviceMemoryError."""
+        with self._lock:
+            if self._program is None:
+                c = self._compilation
+                where = self._device()
+                constants = prepare(c.graph, c.launches, default_threads())
+                self._program = CudaProgram(
+                    c.graph, c.launches, c.plan, c.target, self._codes, constants, where,
+                    poison=c.options.poison, graphs=c.options.cuda_graph,
+                )  # fmt: skip
+            return self._program
+
+    def _device(self) -> Device:
+        target = self.target
+        if target.device is not None:
+            return device(target.device)
         try:
-            device_arch()
-        except TargetError as e:
-            return str(e).removeprefix("target='cuda': ").partition(";")[0]
-        return "this version of Tilewright has no launcher for GPUs yet"
+            there = all_facts()
+        except NoDeviceError as e:
+            why = str(e)
+        else:
+            for number, facts in enumerate(there):
+                if runs_on(target.arch, facts.capability):
+                    return device(number)
+            listed = ", ".join(f"{f.name} ({f.arch})" for f in there)
+            why = f"the devices here are {listed}; target='cuda' compiles for the first"
+        raise NoDeviceError(f"the program for {target} does not run: {why}. target='cpu' runs here;"
+                            " ir('source'), ir('ptx') and kernels show what was made")  # fmt: skip
+
+    def profile(self, *arrays: Any, rounds: int = 20) -> Profile:
+        """Median time of every launch over `rounds` runs, measured by events on the device, beside
+        what its clocks and widths allow on paper (not measured, and without tensor cores); random
+        inputs when none are given."""
+        c = self._compilation
+        feeds = arrays or tuple(random_input(s) for s in self.inputs)
+        program = self.program()
+        seconds = program.launch_seconds(feeds, rounds)
+        return profile(c.graph, c.launches, c.plan.arena_bytes, gpu_limits(program.device.facts),
+                       seconds)  # fmt: skip
+
+    def close(self) -> None:
+        """Give back the memory on the device; calls raise DeviceError from now on."""
+        if self._program is not None:
+            self._program.close()
+
+    @property
+    def launching(self) -> str:
+        """How a call's kernels are launched: "one graph", or "one by one" and why."""
+        return self.program().how
 
     @property
     def target(self) -> CudaTarget:

@@ -34,7 +34,7 @@ def add_model_arguments(p: argparse.ArgumentParser, *, memory_limit: bool = True
     p.add_argument("--numerics", choices=NUMERICS, default="standard")
     if memory_limit:
         p.add_argument("--memory-limit", metavar="512MiB", help="the largest arena that will do")
-    p.add_argument("--target", default="cpu", help="cpu (the default), cuda, cuda:sm_90")
+    p.add_argument("--target", default="cpu", help="cpu (the default), cuda, cuda:1, cuda:sm_90")
     # fmt: on
 
 

@@ -67,11 +67,12 @@ class MemoryLevel:
 @dataclass(frozen=True, slots=True)
 class Limits:
     """flops: multiply-adds of float32, two operations each, per second. levels: nearest first, main
-    memory last."""
+    memory last. unit: what there are `threads` of."""
 
     threads: int
     flops: float
     levels: tuple[MemoryLevel, ...]
+    unit: str = "thread"
 
     def level(self, footprint: float) -> MemoryLevel:
         """The nearest level that holds so many bytes."""

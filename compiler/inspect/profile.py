@@ -214,9 +214,9 @@ class Profile:
 
     def _summary(self) -> str:
         levels = ", ".join(f"{x.name} {x.read / 1e9:.0f}" for x in self.limits.levels)
-        n = self.limits.threads
+        n, unit = self.limits.threads, self.limits.unit
         return (f"{human_time(self.seconds)} in {len(self.rows)} launches, {self.of_limit:.0%} of "
-                f"the machine's limits\n{n} thread{'s' if n > 1 else ''}: peak "
+                f"the machine's limits\n{n} {unit}{'s' if n > 1 else ''}: peak "
                 f"{self.limits.flops / 1e9:.0f} GFLOP/s, reads GB/s: {levels}")  # fmt: skip
 
 

@@ -67,6 +67,17 @@ def by_name(specs: Sequence[TensorSpec], feeds: Mapping[str, Any]) -> list[Any]:
     return [feeds[n] for n in known]
 
 
+def in_order(
+    specs: Sequence[TensorSpec], arrays: Sequence[Any], named: Mapping[str, Any]
+) -> list[Any]:
+    """Arrays by position, then by name, in input order. Raises InputError."""
+    first = {s.name: a for s, a in zip(specs, arrays, strict=False)}
+    twice = sorted(set(first) & set(named))
+    if twice or len(arrays) > len(specs):
+        raise InputError(f"input {twice or list(first)} is given by position and by name")
+    return by_name(specs, {**first, **named})
+
+
 # --------------------------------------------------------------------------- results
 
 
@@ -76,7 +87,7 @@ def results_in_order(specs: Sequence[TensorSpec], out: Any) -> list[Any]:
     out: an array for the only output, or one entry per output in a tuple or list. Raises
     InputError for anything else.
     """
-    if isinstance(out, np.ndarray):
+    if any(hasattr(out, p) for p in ("__dlpack_device__", "__cuda_array_interface__")):
         out = (out,)
     if not isinstance(out, (tuple, list)) or len(out) != len(specs):
         what = f"{len(out)} of them" if isinstance(out, (tuple, list)) else type(out).__name__
