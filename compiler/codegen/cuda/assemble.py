@@ -26,7 +26,7 @@ _FUNCTION: Final = re.compile(
 )
 _SHARED: Final = re.compile(r"(\d+) bytes smem")
 _TARGET: Final = re.compile(r"^\.target (sm_\w+)", re.MULTILINE)
-_WARNING: Final = re.compile(r"^\S* *(?:warning|info) *: (.*\(C\d+\).*)$", re.MULTILINE)
+_LOSS: Final = re.compile(r"\(C\d+\) Potential Performance Loss[^\n]*")
 _SECONDS: Final = 60
 
 
@@ -43,10 +43,12 @@ class Usage:
 
 @dataclass(frozen=True, slots=True)
 class Assembled:
-    """Machine code for one architecture, and what every entry takes."""
+    """Machine code for one architecture, and what every entry takes. losses: what ptxas says makes
+    it slower than it could be."""
 
     cubin: bytes
     usage: Mapping[str, Usage]
+    losses: tuple[str, ...] = ()
 
 
 def can_assemble() -> bool:
@@ -70,7 +72,7 @@ def assembled(ptx: str, target: CudaTarget) -> Assembled:
         log = _bytes(library, "InfoLog", handle).decode(errors="replace")
     finally:
         library.nvJitLinkDestroy(ctypes.byref(handle))
-    return Assembled(cubin, usage_of(log))
+    return Assembled(cubin, usage_of(log), tuple(_LOSS.findall(log)))
 
 
 def usage_of(log: str) -> dict[str, Usage]:
