@@ -141,7 +141,7 @@ class _Scan:
     def __init__(
         self, graph: Graph, op: Op, outputs: Sequence[str], device: Device, config: Config
     ) -> None:
-        self.graph, self.op, self.config = graph, op, config
+        self.graph, self.op, self.device, self.config = graph, op, device, config
         self.cell: Cell = _CELLS[op.definition.trait(Recurrence).kind]  # type: ignore[union-attr]
         self.lines = DIRECTIONS[op.attr("direction")]
         self.activations = scan_activations(op.attributes)
@@ -232,7 +232,7 @@ class _Scan:
             put = Store(out, row * p.width + lane, value)
             return (loop(lane, (put,), "vector", lanes=self.lanes),)
 
-        return rows(out.elements // p.width, out.elements, line)
+        return rows(out.elements // p.width, out.elements, line, self.device)
 
     def _line(self, d: int, backward: bool, chunk: Expr) -> tuple[Stmt, ...]:
         """All steps of one direction for one chunk of the batch."""

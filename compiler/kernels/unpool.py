@@ -69,7 +69,7 @@ class Unpool(OpaqueTemplate):
             parts = _parts(params.graph, op)
             strays = params.scratch(i64, parts.total)
             made = _Placing(x, ix, y, strays, parts, device.lanes(y.dtype))
-            phases = [shared(parts.total, work, made.some), made.rest()]
+            phases = [shared(parts.total, work, made.some, device), made.rest()]
         elif y.elements:
             at = var("at", y.elements)
             zero = Store(y, at, const(0, y.dtype))
