@@ -66,13 +66,15 @@ class Local:
     """Storage of one item: registers when all indices are static, else the stack. On a GPU, arrays
     that a vector loop sets lane by lane are shared by all lanes.
 
-    lanes: 0 for one scalar per element, else each element holds that many lanes.
+    lanes: 0 for one scalar per element, else each element holds that many lanes. aside: on the
+    stack in any case, as the registers are wanted for others meanwhile.
     """
 
     name: str
     dtype: DType
     shape: tuple[int, ...] = ()
     lanes: int = 0
+    aside: bool = False
 
     def __getitem__(self, where: Expr | int | tuple[Expr | int, ...]) -> Expr:
         at = where if isinstance(where, tuple) else (where,)

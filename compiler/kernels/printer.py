@@ -33,7 +33,7 @@ def _lines(body: Iterable[Stmt], depth: int) -> Iterable[str]:
             loc = s.local
             dims = "".join(f", {d}" for d in loc.shape)
             lanes = f" x {loc.lanes}" if loc.lanes else ""
-            yield f"{pad}{loc.name} = local({loc.dtype}{lanes}{dims})"
+            yield f"{pad}{loc.name} = local({loc.dtype}{lanes}{dims}{', aside' * loc.aside})"
         elif isinstance(s, Set):
             at = f"[{', '.join(map(_text, s.where))}]" if s.where else ""
             yield f"{pad}{s.local.name}{at} = {_text(s.value)}"
