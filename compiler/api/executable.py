@@ -13,7 +13,6 @@ import numpy as np
 import numpy.typing as npt
 
 from ..codegen.cpu.target import CpuTarget
-from ..errors import InputError
 from ..inspect.chrome import trace
 from ..inspect.machine import call_seconds, limits
 from ..inspect.moving import Movers, can_move

@@ -50,7 +50,7 @@ def _lines(body: Iterable[Stmt], depth: int) -> Iterable[str]:
             dims = "".join(f", {d}" for d in loc.shape)
             lanes = f" x {loc.lanes}" if loc.lanes else ""
             what = f"shared align {loc.align}" if loc.shared else "local"
-            yield f"{pad}{loc.name} = {what}({loc.dtype}{lanes}{dims})"
+            yield f"{pad}{loc.name} = {what}({loc.dtype}{lanes}{dims}{', aside' * loc.aside})"
         elif isinstance(s, Set):
             at = f"[{', '.join(map(_text, s.where))}]" if s.where else ""
             yield f"{pad}{s.local.name}{at} = {_text(s.value)}"

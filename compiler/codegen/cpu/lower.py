@@ -48,8 +48,8 @@ from .registers import Held, Registers
 from .transpose import transposed
 
 ATTRIBUTES = 'nounwind "no-trapping-math"="true" "prefer-vector-width"="512" "stackrealign"'
-"""stackrealign: registers that are kept on the stack meanwhile lie on cache lines. The system aligns
-stacks to 16 bytes only, and vectors of 64 would lie on two lines each."""
+"""stackrealign: what registers have no room for lies on cache lines of the stack. The system aligns
+stacks to 16 bytes only, so that vectors of 64 would mostly lie on two lines each."""
 
 
 @dataclass(frozen=True, slots=True)
