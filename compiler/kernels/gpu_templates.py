@@ -20,6 +20,9 @@ GPU_TEMPLATES: Final[tuple[KernelTemplate, ...]] = (
 """In the order of preference, as `select.TEMPLATES`."""
 
 
+HOPPER: Final = (9, 0)
+
+
 def gpu_templates(capability: tuple[int, int]) -> tuple[KernelTemplate, ...]:
     """Those for GPUs of a compute capability: what only Hopper GPUs have goes first there."""
-    return (GpuWgmma(), *GPU_TEMPLATES) if capability == (9, 0) else GPU_TEMPLATES
+    return (GpuWgmma(), *GPU_TEMPLATES) if capability == HOPPER else GPU_TEMPLATES
