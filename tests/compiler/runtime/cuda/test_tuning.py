@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import json
 import math
 from collections.abc import Iterator
@@ -49,6 +50,8 @@ def bench(stub: Stub, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
         return launch
 
     monkeypatch.setattr(Problem, "instantiate", noted)
+    monkeypatch.setattr(gpu_bench, "CHECKS", 2)  # the simulator takes a while
+    monkeypatch.setattr(gpu_bench, "MOST_RUNS", 2)
     yield lambda t: GpuBench(t.payload, lambda *_: None)
 
 
@@ -73,9 +76,9 @@ def test_a_problem_names_its_gpu() -> None:
 
 def test_candidates_are_measured(stub: Stub, bench: Any) -> None:
     t = task()
-    places = [0, len(t.space) // 2, len(t.space) - 1]
+    places = [0, len(t.space) - 1]
     found = measured(bench(t), t, places)
-    assert set(found) == set(places) and len(t.space) > 2
+    assert set(found) == set(places) and len(t.space) > 1
     for samples in found.values():
         assert len(samples) == 2
         assert all(isinstance(s, Sample) and 0 < s.seconds < 1e-3 for s in samples), samples
@@ -106,9 +109,7 @@ def test_results_that_change_are_found(stub: Stub, bench: Any) -> None:
         answer = stub._run(*args)
         if count == gpu_bench.CHECKS + 1:  # in the first timed run
             made = b._sets.handles[b.problem.graph.outputs[0]].value
-            np.frombuffer(
-                memoryview((np.ctypeslib.ctypes.c_ubyte * 4).from_address(
-                    stub.library.stub_host(made, 4, 0))), np.uint32)[0] ^= 1  # fmt: skip
+            ctypes.c_uint32.from_address(stub.library.stub_host(made, 4, 0)).value ^= 1
         return answer
 
     stub.during = once_more
