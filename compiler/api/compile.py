@@ -43,7 +43,7 @@ def compile(
 
     source: path or bytes of an .onnx model, an onnx.ModelProto, a `tw.Graph`, or the path of a
         graph in text form (.txt).
-    target: "cpu"; "cuda" for this machine's first NVIDIA GPU, "cuda:1" for its second; "cuda:sm_80",
+    target: "cpu"; "cuda" for this machine's first GPU, "cuda:1" for its second; "cuda:sm_80",
         "cuda:sm_89" or "cuda:sm_90" for code that is made without a GPU, to be looked at, and runs
         on the first device of that kind, if there is one when it is called (see GpuExecutable).
     tune: None uses what was measured on this type of machine before (`tw.tune`), and the default
