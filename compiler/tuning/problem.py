@@ -157,7 +157,7 @@ class Problem:
         graph, ops, outputs, _ = self._marked
         known = None
         if isinstance(self.device, GpuDevice):
-            known = gpu_templates(self.device.capability)
+            known = gpu_templates(self.numerics, self.device.capability)
         return able(graph, ops, outputs, self.numerics, known)
 
     @cached_property

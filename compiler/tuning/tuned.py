@@ -28,7 +28,7 @@ from .problem import Problem, problem_of
 _log: Final = logging.getLogger("tilewright")
 
 VERSIONS: Final[Mapping[str, int]] = {
-    t.name: t.version for t in (*TEMPLATES, *gpu_templates(HOPPER))
+    t.name: t.version for t in (*TEMPLATES, *gpu_templates("standard", HOPPER))
 }  # fmt: skip
 """The templates that records can be of, with the version that their configs must have been for."""
 
