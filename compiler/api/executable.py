@@ -17,7 +17,6 @@ from ..inspect.chrome import trace
 from ..inspect.machine import call_seconds, limits
 from ..inspect.moving import Movers, can_move
 from ..inspect.profile import Profile, profile
-from ..inspect.trace import launch_named
 from ..inspect.views import Compilation, kernel_name, view
 from ..kernels.access import element_by_element
 from ..kernels.ir import Launch
@@ -147,11 +146,10 @@ class Executable(Inspectable[CpuTarget]):
         Raises OptionError for an unknown kernel, and for one with operators that were declared by
         the user.
         """
-        from .repro import script_of
+        from .repro import launch_named, script_of
 
-        number = launch_named(self._compilation, kernel)
         device = kernel_device(self._compilation.target, self.threads)
-        return script_of(self._compilation, number, device)
+        return script_of(self._compilation, launch_named(self._compilation, kernel), device)
 
     def profile(self, *arrays: Any, rounds: int = 20, moved: bool = False) -> Profile:
         """Median time of every launch over `rounds` runs, beside the machine's measured limits;

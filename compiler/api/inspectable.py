@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from typing import Generic
+from typing import TYPE_CHECKING, Generic
 
-from ..errors import OptionError
 from ..graph.ir import Graph
-from ..inspect.dossier import KernelPage, NodePage
 from ..inspect.memory import MemoryUse, memory_use
-from ..inspect.part import part_of
-from ..inspect.trace import launch_named, launches_of, model_nodes, node_named
 from ..inspect.views import Compilation, TargetT
 from ..kernels.ir import Launch
 from ..memory.plan import MemoryPlan
 from ..passes.base import Stage
+
+if TYPE_CHECKING:
+    from .explaining import Page
 
 
 class Inspectable(Generic[TargetT]):
@@ -49,24 +48,22 @@ class Inspectable(Generic[TargetT]):
     @property
     def nodes(self) -> dict[str, tuple[int, ...]]:
         """The model's nodes, each with the numbers of the kernels that compute it."""
-        c = self._compilation
-        return {n: launches_of(c, n) for n in model_nodes(c)}
+        from .explaining import nodes
+
+        return nodes(self._compilation)
 
     def explain(
         self, *, op: str | None = None, kernel: str | None = None
-    ) -> NodePage | KernelPage:  # fmt: skip
+    ) -> Page:  # fmt: skip
         """A page about a node of the model, or about a kernel ("k12", or its name); print it.
 
         What passes made of the node, the kernels that compute it, why their ops share them and the
         neighbours do not, where their data lie, and their loops; a CPU's with the number of
         instructions of each line. Raises OptionError with the nearest names for an unknown one.
         """
-        c = self._compilation
-        if op is not None and kernel is None:
-            return NodePage(c, op)
-        if kernel is not None and op is None:
-            return KernelPage(c, launch_named(c, kernel))
-        raise OptionError("explain() takes either op='the name of a model node' or kernel='k12'")
+        from .explaining import page
+
+        return page(self._compilation, op, kernel)
 
     def ir(self, level: str = "graph", *, op: str | None = None, kernel: str | None = None) -> str:
         """The program as text; what a level has of one model node (op) or kernel, if either is
@@ -77,14 +74,11 @@ class Inspectable(Generic[TargetT]):
         runs more than once). Raises OptionError for what there is not, TargetError for "sass"
         without the tools for it.
         """
-        c = self._compilation
         if op is None and kernel is None:
-            return self._view(c, level)
-        if op is None or kernel is None:
-            nodes = () if op is None else (node_named(c, op),)
-            numbers = launches_of(c, nodes[0]) if nodes else (launch_named(c, kernel or ""),)
-            return part_of(c, numbers, level, self._view, nodes)
-        raise OptionError("ir() takes either op='the name of a model node' or kernel='k12'")
+            return self._view(self._compilation, level)
+        from .explaining import part
+
+        return part(self._compilation, level, op, kernel, self._view)
 
     @abstractmethod
     def _view(self, c: Compilation[TargetT], level: str) -> str:

@@ -12,7 +12,7 @@ import numpy.typing as npt
 from ...autotune.task import Candidate
 from ..codegen.cpu.target import CpuTarget
 from ..errors import OptionError
-from ..inspect.trace import nodes_in
+from ..inspect.trace import launch_named, nodes_in
 from ..inspect.views import Compilation
 from ..kernels.device import Device
 from ..kernels.ir import Launch
@@ -66,3 +66,6 @@ def write_script(
         return [path]
     np.savez(data, allow_pickle=False, **arrays)
     return [path, data]
+
+
+__all__ = ["candidate_of", "launch_named", "problem_at", "script_of", "write_script"]

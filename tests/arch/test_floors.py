@@ -54,7 +54,7 @@ OPTIONAL = (
     "torch",
 )
 # What few programs need and takes long to load: tuning, code for GPUs, kernels by themselves.
-LATER = ("crew", "gpu", "repro", "slices", "tuning")
+LATER = ("crew", "explaining", "gpu", "repro", "slices", "tuning")
 DEFERRED = tuple(f"tilewright.compiler.api.{name}" for name in LATER)
 MAX_LINES = 600
 
