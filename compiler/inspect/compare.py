@@ -30,10 +30,12 @@ from .rollup import parts
 Verdict = Literal["faster", "slower", "no difference can be shown", "only before", "only now"]
 
 FORMAT: Final = 1
-APART: Final = 0.03
+APART: Final = 0.05
 """How far intervals of two processes may be apart that ran the same code."""
 TOGETHER: Final = 0.01
 """The same of two programs that took turns in one process."""
+DRIFT: Final = 0.03
+"""A change of the machine's multiply-add peak that is worth a remark."""
 BLOCKS: Final = 6
 """Of a run."""
 LEAST_CHANCES: Final = 20
@@ -263,7 +265,7 @@ def _remarks(before: Run, now: Run) -> tuple[str, ...]:
     for what, (a, b) in pairs.items():
         if a != b:
             found.append(f"{what}: {a} before, {b} now")
-    if before.flops and abs(now.flops / before.flops - 1) > APART:
+    if before.flops and abs(now.flops / before.flops - 1) > DRIFT:
         found.append(f"the machine: its multiply-add peak was {before.flops / 1e9:.0f} GFLOP/s "
                      f"before and is {now.flops / 1e9:.0f} now")  # fmt: skip
     fewest = min(before.blocks, now.blocks)
