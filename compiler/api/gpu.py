@@ -233,7 +233,7 @@ def compile_gpu(
 
     Raises LoweringError, TargetError where a package is missing, and MemoryLimitError.
     """
-    _, stages = run_pipeline(gpu_pipeline(), graph, Fuel(chosen.fuel))
+    _, stages = run_pipeline(gpu_pipeline(chosen.numerics), graph, Fuel(chosen.fuel))
     final = stages[-1].graph
     templates = gpu_templates(chosen.numerics, target.capability)
     launches: Sequence[Launch] = select(final, GPU, templates=templates)

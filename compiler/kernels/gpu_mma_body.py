@@ -20,7 +20,7 @@ from ...ops.traverse import substitute
 from ...ops.types import boolean, u32
 from ..graph.ir import Graph
 from .address import offset
-from .gpu_mma_operands import STEP, Fragments, Tile, operand
+from .gpu_mma_operands import STEP, Fragments, Tile, numbered, operand
 from .gpu_mma_product import HALF, Product, in_single
 from .gpu_nest import unflattened
 from .ir import (
@@ -207,7 +207,6 @@ class Mma:
     def _value(self, row: Expr, column: Expr, register: Expr) -> tuple[Expr, Expr]:
         """An element of the result, and where it belongs."""
         p = self.p
-        to = self.where | unflattened(row, p.rows) | unflattened(column, p.columns)
         total = apply("sum", (), p.dtype)
         known = apply("sum", (), self.product.total)
         plain = self.buffers.lower(substitute(p.value, {p.node: total}), None)
@@ -217,8 +216,11 @@ class Mma:
             plain = substitute(plain, {total: cast(known, p.dtype)})
         else:
             plain = substitute(plain, {total: known})
-        value = substitute(plain, to | {known: self.sums[register]})
-        return value, substitute(offset(self.graph.type(p.out), p.at), to)
+        value, to = (
+            substitute(numbered(numbered(e, p.rows, row), p.columns, column), self.where)
+            for e in (plain, offset(self.graph.type(p.out), p.at))
+        )
+        return substitute(value, {known: self.sums[register]}), to
 
     def _in_pairs(self) -> bool:
         """Whether two neighbours of a row, from an even column on, are so in memory."""

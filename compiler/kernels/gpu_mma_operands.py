@@ -20,7 +20,7 @@ from typing import Any, Final, Literal
 import numpy as np
 import numpy.typing as npt
 
-from ...ops.expr import Expr, binary, const, index, linear, logical_and, select, var
+from ...ops.expr import Expr, binary, const, from_linear, index, linear, logical_and, select, var
 from ...ops.traverse import substitute
 from ...ops.types import DType, boolean
 from ..graph.ir import Graph
@@ -126,6 +126,28 @@ def _packed(
     count = prod(map(trip_count, batches))
     made = Buffer(f"x{len(buffers.reads)}", read.dtype, count * rows * terms, "const")
     return buffers.reads.setdefault(arg, made), (rows, terms), batches
+
+
+def numbered(e: Expr, loops: Sequence[Expr], number: Expr) -> Expr:
+    """e at a round of nested loops by its number. Offsets that walk them as one loop do so."""
+    whole = {n: n.payload[_at(n.args[0], loops, number)] for n in buffer_loads(e)}
+    if e.dtype is index(0).dtype:
+        return _at(e, loops, number)
+    return substitute(e, whole | unflattened(number, loops))
+
+
+def _at(offset_: Expr, loops: Sequence[Expr], number: Expr) -> Expr:
+    terms, first = linear(offset_)
+    step = terms.get(loops[-1], 0) if loops else 0
+    apart = 1
+    for v in reversed(loops):
+        if terms.get(v, 0) != step * apart or v.payload[1]:
+            return substitute(offset_, unflattened(number, loops))
+        apart *= trip_count(v)
+    rest = {t: c for t, c in terms.items() if t not in loops}
+    if any(t.free & set(loops) for t in rest):
+        return substitute(offset_, unflattened(number, loops))
+    return from_linear(rest, first) + number * step
 
 
 def flat(loops: Sequence[Expr]) -> Expr:
@@ -257,8 +279,8 @@ class Tile:
             inside = logical_and(inside, row < self.of.size)
         if self.product.k % self.terms:
             inside = logical_and(inside, k < self.product.k)
-        to = where | unflattened(row, self.of.loops) | self._terms(round_, term)
-        return substitute(self.of.lowered, to), inside
+        value = numbered(self.of.lowered, self.of.loops, row)
+        return substitute(value, where | self._terms(round_, term)), inside
 
     def _packed(self, row: Expr, k: Expr, where: dict[Expr, Expr]) -> Expr:
         """The same of a packed constant, whose rows and terms are numbered through."""

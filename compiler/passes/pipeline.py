@@ -9,6 +9,7 @@ from ..options import Numerics
 from .base import Pass
 from .canonicalize import Canonicalize
 from .channel_order import ChannelOrder
+from .channels_last import ChannelsLast
 from .convolutions import UnfoldConvolutions
 from .cse import CommonSubexpressions
 from .dce import DeadCode
@@ -45,8 +46,10 @@ def cpu_pipeline(channel_block: int, numerics: Numerics = "standard") -> tuple[P
     )
 
 
-def gpu_pipeline() -> tuple[Pass, ...]:
-    """Passes for a GPU: everything stays row-major, and no kernel takes a whole attention."""
+def gpu_pipeline(numerics: Numerics = "standard") -> tuple[Pass, ...]:
+    """Passes for a GPU: row-major but for convolutions on tensor cores, and no kernel takes a whole
+    attention."""
+    half = (f16, bf16)
     return (
         Decompose(),
         Canonicalize(),
@@ -55,6 +58,7 @@ def gpu_pipeline() -> tuple[Pass, ...]:
         ChannelOrder(),
         CommonSubexpressions(),
         DeadCode(),
-        Fuse(attention=False, products=(f32, f64, f16, bf16)),
+        ChannelsLast((*half, f32) if numerics == "reduced" else half),
+        Fuse(attention=False, products=(f32, f64, *half)),
         Place(WIDEST_ACCESS),
     )

@@ -24,7 +24,7 @@ from tilewright.compiler.kernels.gpu_templates import gpu_templates
 from tilewright.compiler.kernels.ir import Launch
 from tilewright.compiler.kernels.template import Config
 
-from ..codegen.cuda.programs import gpu_launches, simulated
+from ..codegen.cuda.programs import gpu_launches, run_graph, simulated
 from ..codegen.cuda.simulate import SimError
 from .support import remembered
 
@@ -176,6 +176,98 @@ def test_every_config_fits_every_device() -> None:
             assert c["m"] % c["wm"] == c["n"] % c["wn"] == 0
             (entry,) = kernel_source(made(graph, c).kernel).entries
             assert entry.shared_bytes == shared_bytes(found, c)
+
+
+def test_a_default_wastes_little() -> None:
+    graph = dense(4096, 64, 256)
+    assert GpuMma().default(graph, graph.ops, graph.outputs, GPU)["n"] == 64
+
+
+# --------------------------------------------------------------------------- convolutions
+
+
+class Small(GpuMma):
+    """With tiles that a simulator gets through."""
+
+    def default(self, *given: Any) -> Config:
+        return WORDS if self.tf32 else SMALL
+
+
+def network(
+    x: tuple[int, ...], w: tuple[int, ...], dtype: str = "f16", **attributes: Any
+) -> Graph:  # fmt: skip
+    """relu(conv(x) + bias), and a convolution of places after it."""
+    g = tw.Graph("network")
+    kind = np.float16 if dtype == "f16" else np.float32
+
+    def constant(*dims: int) -> Any:
+        return g.constant(rng.standard_normal(dims).astype(kind))
+
+    y = g.relu(g.conv(g.input("x", x, dtype), constant(*w), constant(w[0]), **attributes))
+    g.output(g.conv(y, constant(16, w[0], 1, 1) * np.asarray(0.1, kind)), "y")
+    return g.build()
+
+
+def templates(tf32: bool = False) -> tuple[Any, ...]:
+    kept = gpu_templates("reduced" if tf32 else "standard")
+    return (Small(tf32), *kept[1:])
+
+
+def run(source: Graph, tf32: bool = False) -> list[str]:
+    """The templates of the network's kernels, after comparing its result with float64."""
+    numerics: Any = "reduced" if tf32 else "standard"
+    feeds = fed(source)
+    expected = evaluate(source, feeds)["y"]
+    got = run_graph(source, feeds, numerics=numerics, templates=templates(tf32))["y"]
+    np.testing.assert_allclose(got, expected, 0, 2e-3 * np.abs(expected).max())
+    return [x.kernel.template for x in gpu_launches(source, numerics, templates(tf32))[1]]
+
+
+@pytest.mark.parametrize(
+    ("x", "w", "attributes"),
+    [
+        ((2, 16, 5, 7), (16, 16, 3, 3), {"pads": 1}),
+        ((1, 16, 9, 9), (24, 16, 3, 3), {"pads": 2, "strides": 2, "dilations": 2}),
+        ((1, 32, 5, 5), (32, 16, 3, 3), {"pads": 1, "group": 2}),
+        ((1, 13, 6, 6), (20, 13, 3, 3), {"pads": 1}),  # no 16 bytes of channels
+        ((1, 64, 4, 4), (16, 64, 1, 1), {}),
+    ],
+    ids=str,
+)
+def test_convolutions(x: tuple[int, ...], w: tuple[int, ...], attributes: dict[str, Any]) -> None:
+    source = network(x, w, **attributes)
+    assert run(source) == ["gpu_nest", "gpu_mma", "gpu_mma", "gpu_nest"]  # the edges are reformats
+    graph, launches = gpu_launches(source)
+    assert str(graph.type(launches[1].args[-1])).endswith(f"@1x{w[0]}")
+
+
+def test_an_image_is_read_as_it_comes() -> None:
+    assert run(network((1, 3, 11, 11), (32, 3, 3, 3), strides=2)) == [
+        "gpu_mma",
+        "gpu_mma",
+        "gpu_nest",
+    ]
+
+
+def test_networks_in_single_precision_use_tf32_under_reduced() -> None:
+    source = network((1, 16, 5, 7), (16, 16, 3, 3), "f32", pads=1)
+    assert run(source, tf32=True) == ["gpu_nest", "gpu_mma", "gpu_mma", "gpu_nest"]
+    assert {x.kernel.template for x in gpu_launches(source)[1]} == {"gpu_tiles"}
+
+
+def test_channels_stay_last_between_convolutions() -> None:
+    """Windows, joins, sums and pointwise operators do not go back and forth."""
+    g = tw.Graph("block")
+    kind = np.float16
+    a = g.conv(g.input("x", (1, 16, 6, 6), "f16"), g.constant(np.ones((16, 16, 1, 1), kind)))
+    b = g.max_pool(g.relu(a), kernel_shape=3, strides=1, pads=1)
+    c = g.conv(g.concat(a, b, axis=1), g.constant(np.ones((16, 32, 1, 1), kind)))
+    d = g.conv(c, g.constant(np.ones((16, 1, 3, 3), kind)), group=16, pads=1)
+    g.output(g.reduce_mean(d + a, axes=(2, 3)), "y")
+    graph, _ = gpu_launches(g.build())
+    assert sum(op.operator == "reformat" for op in graph.ops) == 1
+    made = [graph.type(op.outputs[0]) for op in graph.ops if op.outputs[0] not in graph.outputs]
+    assert all(t.layout.block == t.dims[1] for t in made)
 
 
 # --------------------------------------------------------------------------- machine code

@@ -12,11 +12,13 @@ from tilewright.compiler.graph.ir import Graph
 from tilewright.compiler.passes.base import Pass, run_pipeline
 from tilewright.compiler.passes.canonicalize import Canonicalize
 from tilewright.compiler.passes.channel_order import ChannelOrder
+from tilewright.compiler.passes.channels_last import ChannelsLast
 from tilewright.compiler.passes.cse import CommonSubexpressions
 from tilewright.compiler.passes.dce import DeadCode
 from tilewright.compiler.passes.decompose import Decompose
 from tilewright.compiler.passes.fold_constants import FoldConstants
 from tilewright.compiler.passes.fold_scales import FoldScales
+from tilewright.ops.types import f32
 
 from ...fuzz.graphs import random_feeds
 from .conftest import GOLDEN
@@ -26,6 +28,7 @@ PASSES: dict[str, Pass] = {
     for p in (
         Canonicalize(),
         ChannelOrder(),
+        ChannelsLast((f32,)),
         CommonSubexpressions(),
         DeadCode(),
         Decompose(),
