@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from ..codegen.cpu.target import CpuTarget
 from ..codegen.cuda.target import CudaTarget, cuda_target, is_cuda
-from ..errors import OptionError
 from ..graph.ir import Graph
 from ..inspect.views import Compilation
 from ..options import Options, check_donated, options, parse_seconds
@@ -43,7 +42,7 @@ def compile(
 
     source: path or bytes of an .onnx model, an onnx.ModelProto, a `tw.Graph`, or the path of a
         graph in text form (.txt).
-    target: "cpu"; "cuda" for this machine's first NVIDIA GPU, "cuda:1" for its second; "cuda:sm_80",
+    target: "cpu"; "cuda" for this machine's first GPU, "cuda:1" for its second; "cuda:sm_80",
         "cuda:sm_89" or "cuda:sm_90" for code that is made without a GPU, to be looked at, and runs
         on the first device of that kind, if there is one when it is called (see GpuExecutable).
     tune: None uses what was measured on this type of machine before (`tw.tune`), and the default
@@ -96,9 +95,6 @@ def compile(
         if graph is None:
             return DeferredExecutable(model.inputs, build)
     if budget is not None:
-        if isinstance(machine, CudaTarget):
-            raise OptionError(f"tune={tune!r}: kernels for {machine} cannot be tuned in this "
-                              "version, which does not run them")  # fmt: skip
         from .tuning import Budget, tuned_here
 
         return tuned_here(graph, machine, chosen, Budget(budget, began), progress)

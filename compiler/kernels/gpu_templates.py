@@ -23,6 +23,9 @@ GPU_TEMPLATES: Final[tuple[KernelTemplate, ...]] = (
 """In the order of preference, as `select.TEMPLATES`."""
 
 
+HOPPER: Final = (9, 0)
+
+
 def gpu_templates(
     numerics: Numerics, capability: tuple[int, int] = (8, 0)
 ) -> tuple[KernelTemplate, ...]:
@@ -33,4 +36,4 @@ def gpu_templates(
     found = GPU_TEMPLATES
     if reduced:
         found = (GpuMma(tf32=True), *(t for t in found if not isinstance(t, GpuMma)))
-    return (GpuWgmma(reduced), *found) if capability == (9, 0) else found
+    return (GpuWgmma(reduced), *found) if capability == HOPPER else found

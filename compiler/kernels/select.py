@@ -151,16 +151,19 @@ def is_built_in(ops: Sequence[Op]) -> bool:
 
 
 def able(
-    graph: Graph, ops: Sequence[Op], outputs: Sequence[str], numerics: Numerics
+    graph: Graph, ops: Sequence[Op], outputs: Sequence[str], numerics: Numerics,
+    templates: Sequence[KernelTemplate] | None = None,
 ) -> tuple[KernelTemplate, ...]:  # fmt: skip
     """Templates that may compute a group, the one that is used without tuning first. Templates add
-    in orders of their own, so that under "reproducible" there is that one only."""
+    in orders of their own, so that under "reproducible" there is that one only. templates: as for
+    `select`."""
     given = graph, ops, outputs
-    first = next((t for t in TEMPLATES if t.matches(*given)), None)
+    templates = TEMPLATES if templates is None else templates
+    first = next((t for t in templates if t.matches(*given)), None)
     if first is None or numerics == "reproducible":
         return () if first is None else (first,)
-    other = next(t for t in TEMPLATES if not isinstance(t, Marked) and t.matches(*given))
-    more = (t for t in TEMPLATES if isinstance(t, Marked) and t.serves(*given))
+    other = next(t for t in templates if not isinstance(t, Marked) and t.matches(*given))
+    more = (t for t in templates if isinstance(t, Marked) and t.serves(*given))
     return tuple(dict.fromkeys((first, *more, other)))
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Final
 
 from .cuda_device import Device, Handle
@@ -80,3 +81,13 @@ def _last_node(device: Device, stream: int) -> int:
                 None, ctypes.byref(last), ctypes.byref(count))  # fmt: skip
     assert count.value == 1, f"{count.value} ends of a stream"
     return last[0] or 0
+
+
+def seconds_between(device: Device, marks: Sequence[Handle]) -> list[float]:
+    """The times between events that a graph has reached, each from one to the next."""
+    found = []
+    for earlier, later in pairwise(marks):
+        milliseconds = ctypes.c_float()
+        device.call("cuEventElapsedTime", ctypes.byref(milliseconds), earlier.value, later.value)
+        found.append(milliseconds.value / 1e3)
+    return found

@@ -11,12 +11,10 @@ several threads overlap. Constants and code are shared; arenas are not.
 
 from __future__ import annotations
 
-import ctypes
 import threading
 import weakref
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import pairwise
 from statistics import median
 from typing import Any, Final
 
@@ -34,7 +32,7 @@ from .arrays import TensorSpec, as_array, check_result, meet, misfit, shared_res
 from .constants import Constant
 from .cuda_context import Bindings, CudaContext
 from .cuda_device import LEGACY, Device, Handle
-from .cuda_graph import CudaGraph
+from .cuda_graph import CudaGraph, seconds_between
 from .cuda_launch import kernel_launches
 from .cuda_modules import Modules, load_modules
 from .device_array import DeviceArray
@@ -274,8 +272,7 @@ class CudaProgram:
                 for _ in range(max(1, rounds)):
                     graph.launch(context.stream)
                     device.call("cuStreamSynchronize", context.stream)
-                    runs.append([_elapsed(device, a, b)
-                                 for a, b in pairwise(marks)])  # fmt: skip
+                    runs.append(seconds_between(device, marks))
                 graph.close()
             finally:
                 context.close()
@@ -394,10 +391,3 @@ def _uploaded(
             device.call("cuMemcpyHtoD_v2", at, array.ctypes.data, array.nbytes)
         at += sizes[what]
     return block, starts
-
-
-def _elapsed(device: Device, earlier: Handle, later: Handle) -> float:
-    """Seconds between two marks that were reached."""
-    made = ctypes.c_float()
-    device.call("cuEventElapsedTime", ctypes.byref(made), earlier.value, later.value)
-    return made.value / 1e3

@@ -18,6 +18,7 @@ from ...autotune.row import Row
 from ...autotune.task import Candidate, Key
 from ..graph.ir import Graph
 from ..kernels.device import Device
+from ..kernels.gpu_templates import HOPPER, gpu_templates
 from ..kernels.select import TEMPLATES, Group, coded_groups, digests_of
 from ..options import Numerics
 from . import fingerprint
@@ -26,7 +27,9 @@ from .problem import Problem, problem_of
 
 _log: Final = logging.getLogger("tilewright")
 
-VERSIONS: Final[Mapping[str, int]] = {t.name: t.version for t in TEMPLATES}
+VERSIONS: Final[Mapping[str, int]] = {
+    t.name: t.version for t in (*TEMPLATES, *gpu_templates("standard", HOPPER))
+}  # fmt: skip
 """The templates that records can be of, with the version that their configs must have been for."""
 
 
