@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from ..codegen.cpu.target import CpuTarget
 from ..codegen.cuda.target import CudaTarget, cuda_target, is_cuda
-from ..errors import OptionError
 from ..graph.ir import Graph
 from ..inspect.views import Compilation
 from ..options import Options, check_donated, options, parse_seconds
@@ -96,9 +95,6 @@ def compile(
         if graph is None:
             return DeferredExecutable(model.inputs, build)
     if budget is not None:
-        if isinstance(machine, CudaTarget):
-            raise OptionError(f"tune={tune!r}: kernels for {machine} cannot be tuned in this "
-                              "version, which does not run them")  # fmt: skip
         from .tuning import Budget, tuned_here
 
         return tuned_here(graph, machine, chosen, Budget(budget, began), progress)

@@ -21,7 +21,7 @@ from ..inspect.page.assemble import page
 from ..inspect.page.facts import Report
 from ..inspect.profile import Profile, profile
 from ..inspect.views import Compilation, kernel_name
-from ..kernels.device import GPU
+from ..kernels.device import gpu_device
 from ..kernels.gpu_nest import GpuNest
 from ..kernels.gpu_templates import gpu_templates
 from ..kernels.ir import Launch
@@ -30,15 +30,21 @@ from ..kernels.select import is_slow_in_a_nest, select
 from ..options import Options
 from ..passes.base import Fuel, Stage, run_pipeline
 from ..passes.pipeline import gpu_pipeline, remaining
+from ..records import open_records
 from ..runtime.arrays import TensorSpec, by_name, in_order, results_by_name, results_in_order
 from ..runtime.constants import prepare
-from ..runtime.cuda_device import Device, all_facts, device
+from ..runtime.cuda_device import Device, all_facts, device, facts
+from ..runtime.cuda_driver import driver
 from ..runtime.cuda_program import CudaProgram
 from ..runtime.gpu_code import GpuCode, GpuCodes, load
 from ..runtime.program import plan_memory
 from ..runtime.threads import default_threads
 from ..store import Store
-from .executable import KernelInfo, random_input
+from ..tuning.choices import NO_CHOICES, Choices, special, with_origins
+from ..tuning.fingerprint import gpu_fingerprint
+from ..tuning.tuned import recorded
+from .build import Stopwatch
+from .executable import CompileStats, KernelInfo, random_input
 from .inspectable import Inspectable
 from .page import write_text
 
@@ -86,6 +92,11 @@ class GpuExecutable(Inspectable[CudaTarget]):
     Calls from several threads run at once, each in an arena of its own; two are kept for later
     calls. `close` gives back the memory on the device, as does the end of the object.
     """
+
+    threads: Final = 1
+    """Of the host, that a call takes."""
+
+    stats: CompileStats
 
     def __init__(self, compilation: Gpu, codes: GpuCodes) -> None:
         super().__init__(compilation)
@@ -136,18 +147,14 @@ class GpuExecutable(Inspectable[CudaTarget]):
 
     def _device(self) -> Device:
         target = self.target
-        if target.device is not None:
-            return device(target.device)
         try:
-            there = all_facts()
+            number = device_for(target)
+            if number is not None:
+                return device(number)
+            listed = ", ".join(f"{f.name} ({f.arch})" for f in all_facts())
+            why = f"the devices here are {listed}; target='cuda' compiles for the first"
         except NoDeviceError as e:
             why = str(e)
-        else:
-            for number, facts in enumerate(there):
-                if runs_on(target.arch, facts.capability):
-                    return device(number)
-            listed = ", ".join(f"{f.name} ({f.arch})" for f in there)
-            why = f"the devices here are {listed}; target='cuda' compiles for the first"
         raise NoDeviceError(f"the program for {target} does not run: {why}. target='cpu' runs here;"
                             " ir('source'), ir('ptx') and kernels show what was made")  # fmt: skip
 
@@ -157,10 +164,13 @@ class GpuExecutable(Inspectable[CudaTarget]):
         inputs when none are given."""
         c = self._compilation
         feeds = arrays or tuple(random_input(s) for s in self.inputs)
-        program = self.program()
-        seconds = program.launch_seconds(feeds, rounds)
-        return profile(c.graph, c.launches, c.plan.arena_bytes, gpu_limits(program.device.facts),
-                       seconds)  # fmt: skip
+        seconds = self.launch_seconds(*feeds, rounds=rounds)
+        limits = gpu_limits(self.program().device.facts)
+        return profile(c.graph, c.launches, c.plan.arena_bytes, limits, seconds)
+
+    def launch_seconds(self, *arrays: Any, rounds: int = 20) -> tuple[float, ...]:
+        """Median time of every launch, as in `profile`, in the order of `kernels`."""
+        return tuple(self.program().launch_seconds(arrays, rounds))
 
     def close(self) -> None:
         """Give back the memory on the device; calls raise DeviceError from now on."""
@@ -190,7 +200,7 @@ class GpuExecutable(Inspectable[CudaTarget]):
                        for e in code.entries)  # fmt: skip
         return GpuKernelInfo(
             kernel_name(launch), k.template, dict(k.config), self._nodes(launch), k.flops, k.bytes,
-            kernel_source(k).text, _notes(self.graph, launch, code),
+            kernel_source(k).text, _notes(self.graph, launch, code), launch.origin or "default",
             phases=phases,
         )  # fmt: skip
 
@@ -238,11 +248,72 @@ def compile_gpu(
 
     Raises LoweringError, TargetError where a package is missing, and MemoryLimitError.
     """
+    watch = Stopwatch()
+    stages = _optimised(graph, chosen, read)
+    passes = watch.lap()
+    choices = recorded_choices(stages[-1].graph, target, chosen)
+    return _built(stages, target, chosen, choices, watch, (read, passes), progress)
+
+
+def recorded_choices(graph: Graph, target: CudaTarget, chosen: Options) -> Choices:
+    """What records of tuning say of this machine's device for the target, if there is one and they
+    are to be used."""
+    number = device_for(target) if chosen.records else None
+    if number is None:
+        return NO_CHOICES
+    with open_records() as records:
+        return recorded(graph, gpu_device(target.capability), chosen.numerics, place_of(number),
+                        records)  # fmt: skip
+
+
+def device_for(target: CudaTarget) -> int | None:
+    """The number of the device that a program for the target runs on, None where there is none."""
+    if target.device is not None:
+        return target.device
+    try:
+        there = all_facts()
+    except TargetError:
+        return None
+    return next((k for k, f in enumerate(there) if runs_on(target.arch, f.capability)), None)
+
+
+def place_of(number: int) -> str:
+    """The fingerprint of a device of this machine."""
+    library = driver()
+    return gpu_fingerprint(facts(library, number), library.version)
+
+
+def gpu_builder(
+    graph: Graph, target: CudaTarget, chosen: Options
+) -> Callable[[Choices], GpuExecutable]:
+    """Compiles a graph again and again, with choices in the place of default configs."""
+    watch = Stopwatch()
+    stages = _optimised(graph, chosen, 0.0)
+    spent = 0.0, watch.lap()
+
+    def build(choices: Choices) -> GpuExecutable:
+        watch.lap()
+        return _built(stages, target, chosen, choices, watch, spent)
+
+    return build
+
+
+def _optimised(graph: Graph, chosen: Options, read: float) -> tuple[Stage, ...]:
     passes = remaining(gpu_pipeline(chosen.numerics), graph)
     _, stages = run_pipeline(passes, graph, Fuel(chosen.fuel))
-    final = stages[-1].graph
+    return (Stage("import", graph, read * 1e3, True), *stages)
+
+
+def _built(
+    stages: Sequence[Stage], target: CudaTarget, chosen: Options, choices: Choices,
+    watch: Stopwatch, spent: tuple[float, float],
+    progress: Callable[[str, int, int], None] | None = None,
+) -> GpuExecutable:  # fmt: skip
+    final, seen = stages[-1].graph, gpu_device(target.capability)
+    other = special(final, seen, chosen.numerics, choices)
     templates = gpu_templates(chosen.numerics, target.capability)
-    launches: Sequence[Launch] = select(final, GPU, templates=templates)
+    launches: Sequence[Launch] = select(final, seen, special=other, templates=templates)
+    launches = with_origins(final, launches, choices)
     plan = plan_memory(final, launches, reorder=chosen.reorder, inplace=chosen.inplace,
                        donate=chosen.donate)  # fmt: skip
     launches = tuple(launches[k] for k in plan.order)
@@ -252,17 +323,20 @@ def compile_gpu(
             " bytes, and kernels for GPUs have no variants with less", plan.arena_bytes
         )  # fmt: skip
     plan = replace(plan, alternatives=alternatives(final, launches, chosen))
+    kernels = watch.lap()
 
     def report(done: int, total: int) -> None:
         if progress is not None:
             progress("kernels", done, total)
 
     codes = load((x.kernel for x in launches), target, Store(), report)
-    whole = (Stage("import", graph, read * 1e3, True), *stages)
-    made = Compilation(graph, final, whole, launches, plan, target, chosen)
+    objects = watch.lap()
+    c = Compilation(stages[0].graph, final, stages, launches, plan, target, chosen)
     if chosen.dump:
-        write_dump(made, chosen.dump, GPU_DUMPED, lambda level: gpu_view(made, codes, level))
-    return GpuExecutable(made, codes)
+        write_dump(c, chosen.dump, GPU_DUMPED, lambda level: gpu_view(c, codes, level))
+    exe = GpuExecutable(c, codes)
+    exe.stats = CompileStats(*spent, kernels, objects, watch.lap(), codes.built, len(codes.codes))
+    return exe
 
 
 __all__ = ["GpuExecutable", "GpuKernelInfo", "GpuPhase", "compile_gpu"]

@@ -12,11 +12,11 @@ from collections.abc import Callable
 from typing import Final
 
 from ...ops.expr import Expr, apply, compare, const, logical_and, select, var
-from ...ops.traverse import substitute
-from ...ops.types import boolean
+from ...ops.traverse import substitute, transform
+from ...ops.types import boolean, f32
 from ..graph.ir import Graph
 from .gpu_matrices import Product
-from .gpu_mma_product import in_single
+from .gpu_mma_product import HALF, in_single
 from .gpu_sharing import unflattened
 from .gpu_wgmma_shape import GROUP, TILE, Shape
 from .ir import Call, Declare, If, Local, Set, Stmt, Store, TensorMap, loop
@@ -52,7 +52,8 @@ class Results:
         self.graph, self.p, self.s = graph, p, s
         self.kind = graph.type(p.out)
         self.total = apply("sum", (), s.held)
-        self.value = buffers.lower(in_single(p.value, {p.node: self.total}), None)
+        value = in_single(p.value, {p.node: self.total})
+        self.value = buffers.lower(_without_calls(value), None)
         self.out = buffers.write(p.out)
         rows = s.m * s.cluster
         self.ragged = (p.m % rows != 0, p.n % s.n != 0)
@@ -94,6 +95,18 @@ class Results:
         """What becomes of one sum."""
         to = self.p.where(batch, row, column)
         return substitute(self.value, to | {self.total: total})
+
+
+def _without_calls(value: Expr) -> Expr:
+    """Divisions on the way to a half float only need to be as good as that; exact ones may be calls
+    of functions, which keep products from overlapping."""
+    if value.dtype not in HALF:
+        return value
+
+    def visit(n: Expr, args: tuple[Expr, ...]) -> Expr | None:
+        return apply("near", args, f32) if n.op == "div" and n.dtype is f32 else None
+
+    return transform(value, visit)
 
 
 def _fragment(

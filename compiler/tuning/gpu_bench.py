@@ -60,14 +60,13 @@ class GpuBench:
 
     @cached_property
     def _target(self) -> CudaTarget:
-        wanted = self.problem.device
-        assert isinstance(wanted, GpuDevice)
-        return CudaTarget(best_arch(wanted.capability), 0)
+        assert isinstance(self.problem.device, GpuDevice)
+        return CudaTarget(f"sm_{self.problem.device.arch}", 0)
 
     @cached_property
     def _device(self) -> Device:
-        found, wanted = device(0), self.problem.device
-        if not isinstance(wanted, GpuDevice) or found.facts.capability != wanted.capability:
+        found = device(0)
+        if best_arch(found.facts.capability) != self._target.arch:
             raise Failed(Failure("refused", f"the problem is for another GPU than {found}"))
         return found
 

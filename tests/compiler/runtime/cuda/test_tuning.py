@@ -9,16 +9,20 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pytest
 
-from tilewright.autotune.outcome import Failure
-from tilewright.autotune.statistics import Sample
+import tilewright as tw
+from tilewright.autotune.outcome import Failure, Outcome
+from tilewright.autotune.runner import Request
+from tilewright.autotune.statistics import Sample, measurement
 from tilewright.autotune.task import Candidate, Task
-from tilewright.compiler.errors import TextError
+from tilewright.compiler.errors import OptionError, TextError
 from tilewright.compiler.kernels.device import GpuDevice, gpu_device
 from tilewright.compiler.kernels.select import coded_groups
 from tilewright.compiler.passes.base import run_pipeline
 from tilewright.compiler.passes.pipeline import gpu_pipeline
+from tilewright.compiler.runtime import gpu_code
 from tilewright.compiler.runtime.cuda_device import all_facts
 from tilewright.compiler.tuning import gpu_bench
 from tilewright.compiler.tuning.fingerprint import gpu_fingerprint, label, same_model
@@ -27,7 +31,7 @@ from tilewright.compiler.tuning.local import gpu_runner
 from tilewright.compiler.tuning.problem import Problem, is_for_gpu, parse, problem_of
 from tilewright.compiler.tuning.tasks import task_of
 
-from .nets import convnet
+from .nets import A, convnet, rows, softmax
 from .stub import Stub
 
 
@@ -76,7 +80,7 @@ def test_a_problem_names_its_gpu() -> None:
 
 def test_candidates_are_measured(stub: Stub, bench: Any) -> None:
     t = task()
-    places = [0, len(t.space) - 1]
+    places = [0, 1]
     found = measured(bench(t), t, places)
     assert set(found) == set(places) and len(t.space) > 1
     for samples in found.values():
@@ -158,3 +162,68 @@ def test_what_a_device_is_on_record(stub: Stub) -> None:
     assert newer != mine and same_model(newer, mine)
     assert not same_model(gpu_fingerprint(replace(facts, name="Other"), (12, 4)), mine)
     assert label(mine) == "Stub 9.0 (sm_90, 1 GiB, CUDA 12)"
+
+
+class Here:
+    """A Runner in this process."""
+
+    def __init__(self, stub: Stub) -> None:
+        self.benches: dict[str, GpuBench] = {}
+
+    def run(
+        self, task: Task, request: Request, deadline: float
+    ) -> Iterator[tuple[int, Outcome]]:  # fmt: skip
+        b = self.benches.setdefault(task.payload, GpuBench(task.payload, lambda *_: None))
+        b.prepare()
+        wanted = [(k, task.space[k]) for k in request.candidates]
+        samples: dict[int, list[Sample]] = {}
+        for outcomes in b.measure(wanted, [request.rounds] * len(wanted), deadline):
+            for place, found in outcomes:
+                if isinstance(found, Failure):
+                    yield place, found
+                else:
+                    samples.setdefault(place, []).append(found)
+                    yield place, measurement(samples[place])
+
+    def stop(self) -> None:
+        """Nothing runs between requests."""
+
+    def close(self) -> None:
+        """Nothing is held."""
+
+
+@pytest.mark.slow
+def test_a_model_is_tuned_and_the_next_compilation_knows(
+    stub: Stub, bench: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a device where kernels are the faster, the more threads a block has."""
+    monkeypatch.setattr("tilewright.compiler.api.crew.gpu_runner", lambda number: Here(stub))
+    load = gpu_code.load
+
+    def noted(kernels: Any, *more: Any) -> Any:
+        kernels = list(kernels)
+        for k in kernels:
+            stub.knows_kernel(k)
+        return load(kernels, *more)
+
+    monkeypatch.setattr("tilewright.compiler.api.gpu.load", noted)
+    stub.library.stub_cost_by_threads(1)
+    before = tw.compile(rows(), target="cuda")
+    report = tw.tune(rows(), target="cuda", budget="30s")
+    (found,) = report.tasks
+    assert found.verdict == "tuned", report
+    assert "Stub 9.0 (sm_90, 1 GiB, CUDA 12)" in str(report)
+    after = tw.compile(rows(), target="cuda")
+    (old,), (new,) = before.kernels, after.kernels
+    assert old.origin == "default" and new.origin.startswith("tuned ")
+    assert new.phases[0].threads > old.phases[0].threads
+    np.testing.assert_allclose(after(A), softmax(A), 1e-5, 1e-7)
+    stub.start("8.0")
+    assert tw.compile(rows(), target="cuda").kernels[0].origin == "default"
+
+
+def test_targets_without_a_device_are_not_tuned(stub: Stub) -> None:
+    with pytest.raises(OptionError, match="target='cuda'"):
+        tw.tune(convnet(), target="cuda:sm_90", budget="10s")
+    with pytest.raises(OptionError, match="workers of a cluster run"):
+        tw.tune(convnet(), target="cuda", budget="10s", farm="tcp://127.0.0.1:1")
