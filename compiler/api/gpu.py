@@ -149,7 +149,8 @@ def _notes(graph: Graph, launch: Launch, code: GpuCode) -> tuple[str, ...]:
     if k.template == GpuNest.name and slow and k.flops > MOST_READ * k.bytes:
         found.append("a contraction in the general nest: every multiply-add reads the caches")
     most = max((e.blocks * e.threads for e in code.entries), default=FEW_THREADS)
-    if most < FEW_THREADS and max(k.flops, k.bytes) > LONG_THREAD * most:
+    steps_wait = any(graph.ops[j].has(Recurrence) for j in launch.ops)
+    if most < FEW_THREADS and max(k.flops, k.bytes) > LONG_THREAD * most and not steps_wait:
         found.append(f"{most} threads at most: too few for a GPU")
     local = sum(u.local_bytes for u in code.machine.usage.values()) if code.machine else 0
     if local:

@@ -9,6 +9,7 @@ from .gpu_mma import GpuMma
 from .gpu_nest import GpuNest
 from .gpu_recurrent import GpuRecurrent
 from .gpu_tiles import GpuTiles
+from .gpu_unpool import GpuUnpool
 from .recurrent import Recurrent
 from .scan import CumulativeSum
 from .scatter import Scatter
@@ -18,7 +19,7 @@ from .unpool import Unpool
 
 GPU_TEMPLATES: Final[tuple[KernelTemplate, ...]] = (
     GpuMma(), GpuTiles(), GpuRecurrent(), Recurrent(), ArgReduce(), TopK(), CumulativeSum(),
-    Scatter(), Unpool(), GpuNest(),
+    Scatter(), GpuUnpool(), Unpool(), GpuNest(),
 )  # fmt: skip
 """In the order of preference, as `select.TEMPLATES`."""
 
