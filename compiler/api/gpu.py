@@ -51,6 +51,8 @@ from .page import write_text
 FEW_THREADS: Final = 2048
 """Threads that one multiprocessor holds: a launch of fewer leaves nearly all of a GPU idle."""
 
+LONG_THREAD: Final = 4000
+"""Operations or bytes of a thread that take longer than a launch."""
 MOST_READ: Final = 4
 """Operations for every byte of a contraction up to which reading its operands once is what takes
 time: products with a vector, or with a few."""
@@ -232,7 +234,8 @@ def _notes(graph: Graph, launch: Launch, code: GpuCode) -> tuple[str, ...]:
     if k.template == GpuNest.name and slow and k.flops > MOST_READ * k.bytes:
         found.append("a contraction in the general nest: every multiply-add reads the caches")
     most = max((e.blocks * e.threads for e in code.entries), default=FEW_THREADS)
-    if most < FEW_THREADS and k.bytes > 4 * FEW_THREADS:
+    steps_wait = any(graph.ops[j].has(Recurrence) for j in launch.ops)
+    if most < FEW_THREADS and max(k.flops, k.bytes) > LONG_THREAD * most and not steps_wait:
         found.append(f"{most} threads at most: too few for a GPU")
     local = sum(u.local_bytes for u in code.machine.usage.values()) if code.machine else 0
     if local:

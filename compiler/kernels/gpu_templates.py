@@ -7,7 +7,9 @@ from typing import Final
 from ..options import Numerics
 from .gpu_mma import GpuMma
 from .gpu_nest import GpuNest
+from .gpu_recurrent import GpuRecurrent
 from .gpu_tiles import GpuTiles
+from .gpu_unpool import GpuUnpool
 from .gpu_wgmma import GpuWgmma
 from .recurrent import Recurrent
 from .scan import CumulativeSum
@@ -17,8 +19,8 @@ from .template import KernelTemplate
 from .unpool import Unpool
 
 GPU_TEMPLATES: Final[tuple[KernelTemplate, ...]] = (
-    GpuMma(), GpuTiles(), Recurrent(), ArgReduce(), TopK(), CumulativeSum(), Scatter(), Unpool(),
-    GpuNest(),
+    GpuMma(), GpuTiles(), GpuRecurrent(), Recurrent(), ArgReduce(), TopK(), CumulativeSum(),
+    Scatter(), GpuUnpool(), Unpool(), GpuNest(),
 )  # fmt: skip
 """In the order of preference, as `select.TEMPLATES`."""
 

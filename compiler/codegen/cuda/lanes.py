@@ -24,6 +24,7 @@ from .entry import MOST_THREADS, WARP, Entry
 from .function import Function
 from .operations import ATOM, Text, from_memory, in_memory, paired, storage
 
+MANY_ROUNDS: Final = 16  # of a loop, which LLVM may not unroll by itself
 FREE_THREADS: Final = 128  # of a block whose threads have nothing to do with each other
 
 
@@ -34,8 +35,8 @@ def _threads(phase: Phase) -> int:
     if len(found) > 1:
         raise LoweringError(f"vector loops of {sorted(found)} lanes share a block of threads")
     n = max(found, default=0)
-    if n and (n & (n - 1) or not WARP <= n <= MOST_THREADS):
-        raise LoweringError(f"a block of {n} threads; it takes whole warps, a power of two of them")
+    if n % WARP or n > MOST_THREADS:
+        raise LoweringError(f"a block of {n} threads; it takes whole warps, {MOST_THREADS} at most")
     return n
 
 
@@ -113,6 +114,12 @@ class Lanes(Function):
         self.joined(s.offset, s.value)
         with self.block("if lane == 0:"):
             self.put(s)
+
+    def end(self, s: For) -> None:
+        """Long loops are unrolled only where that is asked for: those that index registers."""
+        rounds = s.hi - s.lo
+        if s.kind == "unroll" and rounds.is_const and rounds.payload // s.step >= MANY_ROUNDS:
+            self.line("unrolled()")
 
     def may_unroll(self, s: For) -> bool:
         """Unrolled, the rounds of a loop that all threads run would only fill all registers."""
