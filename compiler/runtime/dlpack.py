@@ -13,9 +13,7 @@ from typing import Any, Final
 
 from ...ops.types import DTYPES, DType
 
-CPU: Final = 1
-CUDA: Final = 2
-CUDA_HOST: Final = 3
+CUDA: Final = 2  # of the kinds of devices
 
 _CODES: Final = {"i": 0, "u": 1, "f": 2, "b": 6}
 _BFLOAT: Final = 4
