@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from ..options import Numerics
+from .device import GpuDevice
 from .gpu_mma import GpuMma
 from .gpu_nest import GpuNest
 from .gpu_recurrent import GpuRecurrent
@@ -14,6 +15,7 @@ from .gpu_wgmma import GpuWgmma
 from .recurrent import Recurrent
 from .scan import CumulativeSum
 from .scatter import Scatter
+from .select import register
 from .sorting import ArgReduce, TopK
 from .template import KernelTemplate
 from .unpool import Unpool
@@ -41,3 +43,10 @@ def gpu_templates(
     if reduced:
         found = (GpuMma(tf32=True), *(t for t in found if not isinstance(t, GpuMma)))
     return (GpuWgmma(reduced), *found) if capability == HOPPER else found
+
+
+def _for_device(device: GpuDevice, numerics: Numerics) -> tuple[KernelTemplate, ...]:
+    return gpu_templates(numerics, device.capability)
+
+
+register(GpuDevice, _for_device)

@@ -28,7 +28,7 @@ from ..kernels.ir import Launch
 from ..kernels.printer import symbol
 from ..memory.buffers import round_up
 from ..memory.plan import MemoryPlan
-from .arrays import TensorSpec, as_array, check_result, meet, misfit, shared_result
+from .arrays import TensorSpec, as_array, check_result, is_on_device, meet, misfit, shared_result
 from .constants import Constant
 from .cuda_context import Bindings, CudaContext
 from .cuda_device import LEGACY, Device, Handle
@@ -36,7 +36,7 @@ from .cuda_graph import CudaGraph, seconds_between
 from .cuda_launch import kernel_launches
 from .cuda_modules import Modules, load_modules
 from .device_array import DeviceArray
-from .device_views import DeviceView, Wanted, handle_of, is_on_device, view, wrapper
+from .device_views import DeviceView, Wanted, handle_of, view, wrapper
 from .gpu_code import GpuCodes
 from .places import Place, places
 from .poison import FILL, Poison

@@ -51,16 +51,6 @@ class DeviceView:
     producer: int | None = None
 
 
-def is_on_device(given: Any) -> bool:
-    """Whether an array is in a GPU's memory, as far as one can ask without taking it."""
-    if type(given) is np.ndarray:
-        return False
-    where = getattr(given, "__dlpack_device__", None)
-    if where is not None and hasattr(given, "__dlpack__"):
-        return int(where()[0]) not in (dlpack.CPU, dlpack.CUDA_HOST)
-    return hasattr(given, "__cuda_array_interface__")
-
-
 def view(given: Any, wanted: Wanted, device: Device, stream: int) -> DeviceView:
     """What was given and `is_on_device`, to be used in `stream`. The device's context must be
     current. Raises InputError."""

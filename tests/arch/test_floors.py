@@ -55,7 +55,9 @@ OPTIONAL = (
 )
 # What few programs need and takes long to load: tuning, code for GPUs, kernels by themselves.
 LATER = ("crew", "explaining", "gpu", "repro", "slices", "tuning")
-DEFERRED = tuple(f"tilewright.compiler.api.{name}" for name in LATER)
+DEFERRED = (
+    *(f"tilewright.compiler.api.{name}" for name in LATER), "tilewright.compiler.tuning.gpu_bench",
+)  # fmt: skip
 MAX_LINES = 600
 
 
