@@ -20,10 +20,20 @@ PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 BLOCK = re.compile(r"^```python\n(.*?)^```", re.MULTILINE | re.DOTALL)
 CONSOLE = re.compile(r"^```console\n(.*?)^```", re.MULTILINE | re.DOTALL)
 COMMAND = re.compile(r"^tilewright (\w+)", re.MULTILINE)
+TOGETHER = "<!-- blocks: one program -->"
+
+
+def programs(page: Path) -> list[str]:
+    """The blocks of a page: each alone, or all of them together where the page says so."""
+    text = page.read_text()
+    blocks = BLOCK.findall(text)
+    return ["\n".join(blocks)] if TOGETHER in text else blocks
+
+
 BLOCKS = [
     pytest.param(code, id=f"{page.name}-{k}")
     for page in PAGES
-    for k, code in enumerate(BLOCK.findall(page.read_text()))
+    for k, code in enumerate(programs(page))
 ]
 
 
