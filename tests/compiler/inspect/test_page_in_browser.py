@@ -232,6 +232,26 @@ def test_the_graph_zooms_pans_opens_and_selects(browser: Browser, large: Path) -
     assert changed()
 
 
+def test_what_has_no_kernel_has_details_as_well(browser: Browser, evil: Path) -> None:
+    browser.size(1366, 768)
+    browser.open(evil)
+    browser.click("#tab-graph")
+    search(browser, "reshape")
+    browser.press("Enter")
+    assert "no kernel: a view" in browser.text("#details") and "f32[4,64]" in browser.text(
+        "#details"
+    )
+    for kind, name in (("input", "x"), ("output", "y")):
+        search(browser, f"\\u2028{name}")
+        found = browser.look(
+            "[...document.querySelectorAll('#found button')].findIndex("
+            f"(b) => b.textContent.startsWith('{kind} '))"
+        )
+        browser.click(f"#found li:nth-child({found + 1}) button")
+        assert browser.look(HEADING) == printable(EVIL + name)
+        assert f"{kind} of the program" in browser.text("#details")
+
+
 def test_pinching_zooms(browser: Browser, evil: Path) -> None:
     browser.size(390, 844, phone=True)
     browser.open(evil)
