@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final
 
-from ...ops.types import bf16, f16, f32, f64
+from ...ops.types import HALF, f32, f64
 from ..errors import OptionError
 from ..graph.ir import Graph
 from ..options import Numerics
@@ -53,7 +53,6 @@ def cpu_pipeline(channel_block: int, numerics: Numerics = "standard") -> tuple[P
 def gpu_pipeline(numerics: Numerics = "standard") -> tuple[Pass, ...]:
     """Passes for a GPU: row-major but for convolutions on tensor cores, and no kernel takes a whole
     attention."""
-    half = (f16, bf16)
     return (
         Decompose(),
         Canonicalize(),
@@ -62,8 +61,8 @@ def gpu_pipeline(numerics: Numerics = "standard") -> tuple[Pass, ...]:
         ChannelOrder(),
         CommonSubexpressions(),
         DeadCode(),
-        ChannelsLast((*half, f32) if numerics == "reduced" else half),
-        Fuse(attention=False, products=(f32, f64, *half)),
+        ChannelsLast((*HALF, f32) if numerics == "reduced" else HALF),
+        Fuse(attention=False, products=(f32, f64, *HALF)),
         Place(WIDEST_ACCESS),
     )
 

@@ -15,6 +15,7 @@ from tilewright.compiler.codegen.cuda.ptx import kernel_ptx
 from tilewright.compiler.codegen.cuda.source import Source, kernel_source
 from tilewright.compiler.codegen.cuda.target import KNOWN, CudaTarget
 from tilewright.compiler.codegen.cuda.toolkit import part
+from tilewright.compiler.graph.bfloat16 import bits_of
 from tilewright.compiler.graph.evaluate import evaluate
 from tilewright.compiler.graph.ir import Graph
 from tilewright.compiler.kernels.device import GPU
@@ -249,6 +250,31 @@ def test_an_image_is_read_as_it_comes() -> None:
     ]
 
 
+def test_bf16_from_end_to_end() -> None:
+    """Stored and multiplied in bf16, everything between in float32, in the same kernels."""
+    g = tw.Graph("mixed")
+
+    def constant(*dims: int) -> Any:
+        return g.cast(g.constant(0.2 * rng.standard_normal(dims).astype(np.float32)), to="bf16")
+
+    x = g.conv(g.input("x", (1, 16, 5, 5), "bf16"), constant(16, 16, 3, 3), pads=1)
+    h = g.cast(g.sigmoid(g.cast(x, to="f32")), to="bf16")
+    h = g.cast(g.reduce_mean(g.cast(g.conv(h, constant(24, 16, 1, 1)), to="f32"), axes=(2, 3),
+                             keepdims=0), to="bf16")  # fmt: skip
+    y = g.cast(g.matmul(g.concat(*(h,) * 8, axis=0), constant(24, 32)), to="f32")
+    g.output(g.relu(y) + 1.0, "y")
+    source = g.build()
+    feeds = {"x": bits_of(rng.standard_normal((1, 16, 5, 5)))}
+    expected = evaluate(source, feeds)["y"]
+    got = run_graph(source, feeds, templates=templates())["y"]
+    np.testing.assert_allclose(got, expected, 0, 2.0**-8 * np.abs(expected).max())
+    _, launches = gpu_launches(source, templates=templates())
+    used = [x.kernel.template for x in launches]
+    assert used.count("gpu_mma") == 3
+    cpu = tw.compile(source)(feeds["x"])
+    np.testing.assert_allclose(cpu, expected, 0, 2.0**-8 * np.abs(expected).max())
+
+
 def test_networks_in_single_precision_use_tf32_under_reduced() -> None:
     source = network((1, 16, 5, 7), (16, 16, 3, 3), "f32", pads=1)
     assert run(source, tf32=True) == ["gpu_nest", "gpu_mma", "gpu_mma", "gpu_nest"]
@@ -297,6 +323,7 @@ def test_machine_code_of_half_floats(arch: str) -> None:
     found = machine_code(dense(*LARGE), arch)
     assert found.count("HMMA.16816.F32") == 2 * 32  # two steps of 4 by 8 fragments
     assert found.count("LDSM.16") == 2 * (4 + 4) + 8  # and those ahead of the first round
+    assert found.count("STG.E.128") == 4 * 2 * 2  # eight half floats each
     assert "LDGSTS.E.BYPASS.LTC128B.128" in found or "LDGSTS.E.BYPASS.128" in found
 
 
@@ -331,6 +358,8 @@ MISTAKES = (
     (r"(shared_f16\()(\d+), (\d+)", r"\1\2, \3 - 1024"),  # too little shared memory
     (r"shared_f16\([1-9]\d+,", "shared_f16(0,"),  # operands overlap
     (r"sums\[e \+", "sums[1 - e +"),
+    (r"\n +turn_columns\([^\n]*", ""),  # a thread stores what others hold
+    (r"\+ s\w* \* 4\]", "+ s * 3]"),
     (r"udiv\(lane, 4\)", "umod(lane, 4)"),
 )  # fmt: skip
 
