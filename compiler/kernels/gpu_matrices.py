@@ -9,7 +9,7 @@ count batches, which an operand may walk or stay where it is.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
 from typing import Final
 
@@ -20,6 +20,7 @@ from ..graph.ir import Graph
 from .address import offset
 from .gpu_sharing import unflattened
 from .gpu_tiles import Contraction
+from .gpu_window import Window, window_of
 from .ir import Buffer
 from .pieces import Buffers, stride, trip_count
 from .recipe import prepared
@@ -53,7 +54,9 @@ class Matrix:
 @dataclass(frozen=True, slots=True)
 class Product:
     """The result: m rows, n columns, k terms; `at`: where its elements lie in `out` by the loops.
-    value: an element, of which `node` is the sum of products."""
+    value: an element, of which `node` is the sum of products. work: multiply-adds, twice. window:
+    what the left operand is instead of a matrix; rows are then numbered tile after tile.
+    """
 
     out: str
     m: int
@@ -67,6 +70,15 @@ class Product:
     value: Expr
     node: Expr
     at: Expr
+    work: int
+    window: Window | None = None
+
+    def tiled(self, m: int) -> Product:
+        """For tiles of m rows."""
+        if self.window is None:
+            return self
+        window = self.window.tiled(m)
+        return replace(self, m=window.tiles * m, window=window)
 
     @property
     def dtype(self) -> DType:
@@ -77,26 +89,80 @@ class Product:
     def batch(self) -> int:
         return prod(map(trip_count, self.batches))
 
-    def strides(self) -> tuple[int, int, tuple[int, ...]] | None:
-        """(elements between rows, between columns, and of every batch) of the result, if fixed."""
-        rows, columns = (_walk(self.at, loops) for loops in (self.rows, self.columns))
-        batches = [stride(self.at, v) for v in self.batches]
-        found = [s for s in batches if s is not None]
-        if rows is None or columns is None or len(found) < len(batches):
+    def boxes(self, rows: int) -> tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]] | None:
+        """(dims, elements from one to the next, box) of the result's axes behind the columns: those
+        of its rows, of which a box takes so many, and of its batches. None where columns do not lie
+        side by side, or others not in fixed steps."""
+        parts = [(self.rows, self.m, rows)]
+        if self.window is not None:
+            down, across = self.window.rows
+            side = min(self.window.side, rows)
+            high = rows // side
+            parts = [((across,), trip_count(across), side), ((down,), trip_count(down), high)]
+        parts += [((v,), trip_count(v), 1) for v in self.batches]
+        steps = [_walk(self.at, loops) for loops, _, _ in parts]
+        found = tuple(s for s in steps if s is not None)
+        if _walk(self.at, self.columns) != 1 or len(found) < len(steps):
             return None
-        return rows, columns, tuple(found)
+        return tuple(d for _, d, _ in parts), found, tuple(b for _, _, b in parts)
+
+    def box_at(self, batch: Expr, row: Expr) -> list[Expr]:
+        """The coordinates of the box that begins with a row, along those axes."""
+        over = unflattened(batch, self.batches)
+        first = [row]
+        if self.window is not None:
+            place = self.window.place(row)
+            first = [place[v] for v in reversed(self.window.rows)]
+        return [*first, *(over[v] for v in self.batches)]
 
     def where(self, batch: Expr, row: Expr, column: Expr) -> dict[Expr, Expr]:
         """The loops of an element."""
-        parts = (unflattened(batch, self.batches), unflattened(row, self.rows),
-                 unflattened(column, self.columns))  # fmt: skip
-        return {v: e for part in parts for v, e in part.items()}
+        at = unflattened(row, self.rows) if self.window is None else self.window.place(row)
+        return unflattened(batch, self.batches) | at | unflattened(column, self.columns)
+
+    def bounds(self, row: Expr) -> list[tuple[Expr, int]]:
+        """What has to be below what for a row to exist."""
+        if self.window is None:
+            return [(row, self.m)]
+        return [(e, trip_count(v)) for v, e in self.window.place(row).items()]
+
+    def is_ragged(self, rows: int) -> bool:
+        """Whether tiles of so many rows go beyond the result."""
+        return self.m % rows != 0 or (self.window is not None and self.window.is_ragged)
 
 
 def product_of(
     graph: Graph, c: Contraction, buffers: Buffers, types: Sequence[DType]
 ) -> Product | None:  # fmt: skip
-    """The contraction as a product of matrices that can be copied in boxes, if it is one."""
+    """The contraction as a product of what can be copied in boxes, if it is one."""
+    return _of_matrices(graph, c, buffers, types) or _of_windows(graph, c, buffers, types)
+
+
+def _of_windows(
+    graph: Graph, c: Contraction, buffers: Buffers, types: Sequence[DType]
+) -> Product | None:  # fmt: skip
+    w = window_of(graph, c, types, ROW)
+    right = _load(c.right, types)
+    if w is None or right is None or graph.type(w.blob).dtype is not right.dtype:
+        return None
+    left = Matrix(buffers.read(w.blob), 0, 1, (1,) * len(w.batches))
+    terms = w.chunks * ROW // right.dtype.bytes
+    b = _packed(graph, buffers, right, (*c.columns, *w.taps), (w.channel,), w.batches, terms)
+    if b is None or len(left.batches) + 3 > MOST_AXES:
+        return None
+    taps = prod(map(trip_count, w.taps))
+    b = replace(b, row=taps * terms)
+    return Product(c.out, 0, c.n, taps * terms, w.batches, w.rows, c.columns, left, b, c.value,
+                   c.node, offset(graph.type(c.out), c.at), _work(c), w)  # fmt: skip
+
+
+def _work(c: Contraction) -> int:
+    return 2 * c.batch * c.m * c.n * c.k
+
+
+def _of_matrices(
+    graph: Graph, c: Contraction, buffers: Buffers, types: Sequence[DType]
+) -> Product | None:  # fmt: skip
     left, right = _load(c.left, types), _load(c.right, types)
     if left is None or right is None or left.dtype is not right.dtype:
         return None
@@ -112,7 +178,8 @@ def product_of(
     if a is None or b is None:
         return None
     m, n, k = (prod(map(trip_count, loops)) for loops in (rows, columns, over))
-    return Product(c.out, m, n, k, batches, rows, columns, a, b, c.value, c.node, at)
+    return Product(c.out, m, n, k, batches, rows, columns, a, b, c.value, c.node, at,
+                   _work(c))  # fmt: skip
 
 
 def _load(factor: Expr, types: Sequence[DType]) -> Expr | None:
@@ -151,9 +218,10 @@ def _matrix(
 
 def _packed(
     graph: Graph, buffers: Buffers, x: Expr, rows: Sequence[Expr], terms: Sequence[Expr],
-    batches: Sequence[Expr],
+    batches: Sequence[Expr], least: int = 0,
 ) -> Matrix | None:  # fmt: skip
-    """A constant, stored anew with its terms side by side and rows at multiples of 16 bytes."""
+    """A constant, stored anew with its terms side by side, `least` at least, filled up with zeros,
+    and rows at multiples of 16 bytes."""
     steps, first = linear(_at(graph, x))
     moving = tuple(v for v in batches if v in steps)
     axes = (*moving, *rows, *terms)
@@ -162,7 +230,7 @@ def _packed(
     if any(v.payload[1] for v in axes) or len(moving) + 2 > MOST_AXES:
         return None
     n, k = (prod(map(trip_count, loops)) for loops in (rows, terms))
-    row = -(-k * x.dtype.bytes // WORD) * WORD // x.dtype.bytes
+    row = max(-(-k * x.dtype.bytes // WORD) * WORD // x.dtype.bytes, least)
     made = prepared(
         (x.payload,), "tiles", sizes=tuple(map(trip_count, axes)),
         steps=tuple(steps.get(v, 0) for v in axes), batches=len(moving), rows=len(rows),

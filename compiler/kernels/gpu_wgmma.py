@@ -76,13 +76,13 @@ class GpuWgmma:
     ) -> Launch:  # fmt: skip
         buffers = Buffers(graph)
         p = required(self._product(graph, ops, outputs, buffers), self.name, ops)
+        p = p.tiled(config["m"])
         shape = _shape(p, config)
         body = Body(p, shape, results_of(graph, p, shape, buffers))
         params, args = buffers.parameters()
-        work = 2 * p.batch * p.m * p.n * p.k
         kernel = Kernel(
             self.name, self.version, tuple(sorted(config.items())), params, (body.phase_of(),),
-            work, traffic(graph, params, args),
+            p.work, traffic(graph, params, args),
         )  # fmt: skip
         return Launch(kernel, args, ())
 
@@ -110,11 +110,12 @@ def _tiles(p: Product, config: Config) -> int:
     return p.batch * -(-p.m // (config["m"] * config["cluster"])) * -(-p.n // config["n"])
 
 
-def _configs(graph: Graph, p: Product) -> list[Config]:
+def _configs(graph: Graph, product: Product) -> list[Config]:
     """Tiles with as many stages as fit, and with fewer; the largest ones only where the matrices
     are not smaller by half."""
     found = []
     for m, n in TILES:
+        p = product.tiled(m)
         if (m > TILE and p.m <= m // 2) or (n > TILE and p.n <= n // 2):
             continue
         for cluster in (1, 2):
@@ -137,6 +138,7 @@ def _stages(graph: Graph, p: Product, m: int, n: int, cluster: int) -> list[int]
 def _cycles(p: Product, config: Config) -> float:
     """About how long the last processor is busy."""
     m, n = config["m"], config["n"]
+    p = p.tiled(m)
     rounds = -(-p.k * p.dtype.bytes // ROW)
     terms = ROW // p.dtype.bytes
     waves = -(-_tiles(p, config) // (PROCESSORS // config["cluster"]))

@@ -60,7 +60,8 @@ class Body:
         self.free = Local("free", u64, (s.stages,), shared=True)
         self.stage, self.phase = Local("stage", i64), Local("phase", i64)
         self.place = tuple(Local(n, i64) for n in ("batch", "row", "column"))
-        self.left = self._map("a_tiles", p.left, p.m, s.m)
+        self.left = (self._map("a_tiles", p.left, p.m, s.m) if p.window is None
+                     else p.window.tensor("a_tiles", p.left.buffer, self.terms))  # fmt: skip
         self.right = self._map("b_tiles", p.right, p.n, s.n // s.cluster)
 
     def _map(self, name: str, x: Matrix, rows: int, tile: int) -> TensorMap:
@@ -163,6 +164,9 @@ class Body:
         for j in range(tile // shares // step):
             part = mine * (tile // shares) + j * step
             inner = [first + part, k * self.terms] if x.across else [k * self.terms, first + part]
+            window = self.p.window if x is self.p.left else None
+            if window is not None:
+                inner, rest = window.coordinates(k, first, over, self.terms), []
             given: list[Argument] = [to, at + part * self.terms, tensor, self.ready,
                                      self.stage.value, *inner, *rest]  # fmt: skip
             if shares > 1:

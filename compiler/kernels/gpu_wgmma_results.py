@@ -17,10 +17,9 @@ from ...ops.types import boolean, f32
 from ..graph.ir import Graph
 from .gpu_matrices import Product
 from .gpu_mma_product import HALF, in_single
-from .gpu_sharing import unflattened
 from .gpu_wgmma_shape import GROUP, TILE, Shape
 from .ir import Call, Declare, If, Local, Set, Stmt, Store, TensorMap, loop
-from .pieces import Buffers, buffer_loads, trip_count
+from .pieces import Buffers, buffer_loads
 from .tensor_map import MOST_AXES, WORD
 
 PANEL: Final = 64  # columns
@@ -32,13 +31,12 @@ def results_of(graph: Graph, p: Product, s: Shape, buffers: Buffers) -> Results:
 
 
 def _goes_in_boxes(graph: Graph, p: Product, s: Shape) -> bool:
-    kind, steps = graph.type(p.out), p.strides()
-    if kind.dtype.bytes != 2 or s.n % PANEL or steps is None:
+    kind, found = graph.type(p.out), p.boxes(TILE)
+    if kind.dtype.bytes != 2 or s.n % PANEL or found is None:
         return False
-    row, column, batches = steps
-    apart = (row, *batches)
-    fits = all(x > 0 and x * kind.dtype.bytes % WORD == 0 for x in apart)
-    return column == 1 and fits and len(apart) < MOST_AXES
+    steps = found[1]
+    fits = all(x > 0 and x * kind.dtype.bytes % WORD == 0 for x in steps)
+    return fits and len(steps) < MOST_AXES
 
 
 class Results:
@@ -55,8 +53,7 @@ class Results:
         value = in_single(p.value, {p.node: self.total})
         self.value = buffers.lower(_without_calls(value), None)
         self.out = buffers.write(p.out)
-        rows = s.m * s.cluster
-        self.ragged = (p.m % rows != 0, p.n % s.n != 0)
+        self.ragged = (p.is_ragged(s.m * s.cluster), p.n % s.n != 0)
 
     def registers(self) -> tuple[Stmt, ...]:
         """Declarations of what a thread needs for it."""
@@ -86,9 +83,10 @@ class Results:
     def _inside(self, row: Expr, column: Expr, which: tuple[bool, bool]) -> Expr:
         """Whether an element exists, as far as rows and columns may be beyond the result."""
         inside = const(True, boolean)
-        for at, size, ragged in zip((row, column), (self.p.m, self.p.n), which, strict=True):
-            if ragged:
-                inside = logical_and(inside, at < size)
+        limits = [*(self.p.bounds(row) if which[0] else ()),
+                  *([(column, self.p.n)] if which[1] else ())]  # fmt: skip
+        for at, size in limits:
+            inside = logical_and(inside, at < size)
         return inside
 
     def _element(self, total: Expr, batch: Expr, row: Expr, column: Expr) -> Expr:
@@ -129,15 +127,12 @@ class Boxes(Results):
 
     def __init__(self, graph: Graph, p: Product, s: Shape, buffers: Buffers) -> None:
         super().__init__(graph, p, s, buffers)
-        steps = p.strides()
-        assert steps is not None
-        row, _, batches = steps
+        found = p.boxes(TILE)
+        assert found is not None
+        dims, steps, box = found
         size = self.kind.dtype.bytes
-        extents = tuple(map(trip_count, p.batches))
-        self.tensor = TensorMap(
-            "results", self.out, (p.n, p.m, *extents), tuple(x * size for x in (row, *batches)),
-            (PANEL, TILE, *(1 for _ in batches)),
-        )  # fmt: skip
+        self.tensor = TensorMap("results", self.out, (p.n, *dims), tuple(x * size for x in steps),
+                                (PANEL, *box))  # fmt: skip
         self.maps = (self.tensor,)
         count = s.tiles * s.n // PANEL
         self.slots = next((k for k in (2, 3) if count % k == 0), 1)
@@ -175,8 +170,7 @@ class Boxes(Results):
 
         is_first = compare("eq", thread, 0)
         meet = Call("barrier_of", (group + 1, GROUP))
-        over = unflattened(batch, self.p.batches)
-        where = [left, first, *(over[v] for v in self.p.batches)]
+        where = [left, *self.p.box_at(batch, first)]
         rank = len(self.tensor.dims)
         copy = Call(f"tma_store_{rank}d", (self.tensor, self.staged, slot, *where))
         body = (

@@ -6,6 +6,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,9 +14,11 @@ import pytest
 import tilewright as tw
 from tilewright.compiler.codegen.cuda.source import Source, kernel_source
 from tilewright.compiler.graph.builder import Value
+from tilewright.compiler.graph.evaluate import evaluate
 from tilewright.compiler.graph.ir import Graph
 from tilewright.compiler.kernels import gpu_wgmma
 from tilewright.compiler.kernels.device import GPU
+from tilewright.compiler.kernels.gpu_templates import GPU_TEMPLATES
 from tilewright.compiler.kernels.gpu_wgmma import GpuWgmma
 from tilewright.compiler.kernels.ir import Launch
 from tilewright.compiler.kernels.template import Config
@@ -23,7 +26,7 @@ from tilewright.compiler.passes.base import run_pipeline
 from tilewright.compiler.passes.pipeline import gpu_pipeline
 from tilewright.ops.types import DType, bf16, f16
 
-from .programs import simulated
+from .programs import gpu_launches, run_graph, simulated
 from .simulate import SimError
 
 
@@ -174,6 +177,48 @@ def test_float32_in_ten_bits() -> None:
     cut = [(x.view(np.uint32) & 0xFFFFE000).view(np.float32).astype(np.float64) for x in (a, w)]
     found = simulated(graph, launched(graph, tf32=True), {"a": a})
     np.testing.assert_allclose(found, cut[0] @ cut[1], 1e-5, 1e-5)
+
+
+class Convolutions(GpuWgmma):
+    """With tiles that a simulator gets through."""
+
+    def __init__(self, config: Config) -> None:
+        super().__init__()
+        self.config = config
+
+    def default(self, *given: Any) -> Config:
+        return self.config
+
+
+@pytest.mark.parametrize(
+    ("x", "w", "config", "attributes"),
+    [
+        ((1, 64, 9, 10), (64, 64, 3, 3), tile(64, 64, 2), {"pads": 1}),
+        ((2, 72, 5, 7), (40, 72, 3, 3), tile(64, 64, 2), {"pads": [0, 2, 1, 0]}),
+        ((1, 16, 12, 13), (64, 16, 2, 3), tile(128, 64, 2), {"dilations": 2, "pads": 2}),
+        ((2, 8, 10, 10), (128, 8, 3, 1), tile(64, 128, 2, 2), {}),
+        ((3, 64, 6, 6), (64, 64, 1, 1), tile(64, 64, 2), {}),
+    ],
+    ids=["padded", "channels that fill no box", "dilated", "in clusters", "one tap"],
+)
+def test_convolutions(
+    x: tuple[int, ...], w: tuple[int, ...], config: Config, attributes: dict[str, Any]
+) -> None:
+    rng = np.random.default_rng(6)
+    weights, bias = (rng.standard_normal(s).astype(np.float16) for s in (w, w[:1]))
+    g = tw.Graph("conv")
+    y = g.conv(g.input("x", x, dtype="f16"), g.constant(weights), g.constant(bias), **attributes)
+    g.output(g.relu(y), "y")
+    feeds = {"x": rng.standard_normal(x).astype(np.float16)}
+    source = g.build()
+    templates = (Convolutions(config), *GPU_TEMPLATES)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(gpu_wgmma, "PROCESSORS", 2)
+        launches = gpu_launches(source, templates=templates)[1]
+        found = run_graph(source, feeds, templates=templates)["y"]
+    assert "gpu_wgmma" in [x.kernel.template for x in launches]
+    expected = evaluate(source, feeds)["y"]
+    np.testing.assert_allclose(found, expected, 0, 2e-3 * np.abs(expected).max())
 
 
 @pytest.mark.parametrize(
