@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final, NoReturn
 
+from ...ops.operator import Recurrence
 from ..codegen.cuda.assemble import Usage
 from ..codegen.cuda.source import kernel_source
 from ..codegen.cuda.target import CudaTarget, device_arch
