@@ -107,7 +107,7 @@ def test_kernels_come_from_the_store_without_numba() -> None:
 
 def test_contractions_in_the_nest_are_reported(caplog: pytest.LogCaptureFixture) -> None:
     g = tw.Graph("few")
-    g.output(g.matmul(g.input("x", (1, 60)), g.input("w", (60, 40))), "y")
+    g.output(g.matmul(g.input("x", (40, 60), "i32"), g.input("w", (60, 40), "i32")), "y")
     with caplog.at_level(logging.INFO, logger="tilewright"):
         (kernel,) = tw.compile(g, target="cuda:sm_90").kernels
     assert "runs as a general loop nest" in caplog.text
