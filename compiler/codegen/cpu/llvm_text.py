@@ -461,5 +461,5 @@ class Function:
         return self.make(f"phi {first.type} {pairs}", first.dtype, first.lanes)
 
 
-__all__ = ["ATTRIBUTES", "LOOP_TAIL", "Function", "Loop", "Value", "i32", "literal", "memory_type", "number",
-           "register_type", "scalar_type"]  # fmt: skip
+__all__ = ["ATTRIBUTES", "LOOP_TAIL", "Function", "Loop", "Value", "i32", "literal", "memory_type",
+           "number", "register_type", "scalar_type"]  # fmt: skip
