@@ -21,6 +21,7 @@ from typing import Any, Final
 
 import numpy.typing as npt
 
+from ...autotune.statistics import interval
 from ..codegen.cpu.llvm_text import Arithmetic
 from ..graph.ir import Graph
 from ..graph.storage import aliases
@@ -60,11 +61,12 @@ class ProfileRow:
 
     seconds: median time. flops: of the problem as it is defined; own_flops: of the multiply-adds
     that the kernel does, fewer with Winograd's algorithm. compute_seconds, memory_seconds: the
-    least that the kernel's own multiply-adds and its traffic could take. busy: the least that all
-    of its instructions could. level, constant_level: the memory that its blobs and its constants
-    are taken to come from. operators: what the model's ops are called, in order, each once.
-    moved_seconds: what only moving its bytes took in its place (`moving.py`), where that was
-    measured.
+    least that the kernel's own multiply-adds and its traffic could take. level, constant_level: the
+    memory that its blobs and its constants are taken to come from. operators: what the model's ops
+    are called, in order, each once. moved_seconds: what only moving its bytes took in its place
+    (`moving.py`), where that was measured. low, high: the interval that holds the true median with
+    95 % confidence, where there are samples. nodes: the model nodes that it computes, each once.
+    busy: the least that all of its instructions could take.
     """
 
     kernel: str
@@ -81,6 +83,9 @@ class ProfileRow:
     level: str
     constant_level: str
     moved_seconds: float | None = None
+    low: float | None = None
+    high: float | None = None
+    nodes: tuple[str, ...] = ()
     busy: Busy = NOTHING
 
     @property
@@ -161,10 +166,17 @@ class OperatorRow:
 
 @dataclass(frozen=True, slots=True)
 class Profile:
-    """Launches in execution order, and the limits of the machine they are compared with."""
+    """Launches in execution order, and the limits of the machine they are compared with.
+
+    rounds: how many runs the times are medians of, 0 where nobody knows. low, high: the interval of
+    the median run, all launches together.
+    """
 
     rows: tuple[ProfileRow, ...]
     limits: Limits
+    rounds: int = 0
+    low: float | None = None
+    high: float | None = None
 
     @property
     def seconds(self) -> float:
@@ -193,7 +205,8 @@ class Profile:
         return tuple(sorted(out, key=lambda r: -r.seconds))
 
     def as_json(self) -> dict[str, Any]:
-        return {"seconds": self.seconds, "of_limit": self.of_limit, "limits": asdict(self.limits),
+        return {"seconds": self.seconds, "low": self.low, "high": self.high,
+                "rounds": self.rounds, "of_limit": self.of_limit, "limits": asdict(self.limits),
                 "rows": [r.as_json() for r in self.rows],
                 "operators": [asdict(r) for r in self.by_operator()]}  # fmt: skip
 
@@ -231,10 +244,12 @@ class Profile:
 
 def profile(
     graph: Graph, launches: Sequence[Launch], arena_bytes: int, limits: Limits,
-    seconds: Sequence[float], moved: Mapping[int, float] = _NONE, target: Arithmetic = _USUAL,
+    seconds: Sequence[float], moved: Mapping[int, float] = _NONE,
+    samples: Sequence[Sequence[float]] = (), target: Arithmetic = _USUAL,
 ) -> Profile:  # fmt: skip
     """The profile of a program whose launches took so long. moved: by launch, the seconds of only
-    moving its bytes. target: what the kernels were made for."""
+    moving its bytes. samples: the seconds of the launches in each run, for intervals. target: what
+    the kernels were made for."""
     works = [work(graph, x) for x in launches]
     arrays = sum(graph.type(n).nbytes for n in {*graph.inputs, *graph.outputs})
     whole = footprint(launches, works) + arena_bytes + arrays
@@ -247,14 +262,17 @@ def profile(
         near = limits.level(d)
         if launch.kernel not in known and limits.rates is not None:
             known[launch.kernel] = busy(launch.kernel, target, limits.rates, _tables(graph, launch))
-        operators = dict.fromkeys(graph.ops[k].operator for k in launch.ops)
+        operators = dict.fromkeys(graph.ops[j].operator for j in launch.ops)
+        nodes = dict.fromkeys(n for j in launch.ops for n in graph.ops[j].source)
+        low, high = interval([run[k] for run in samples]) if samples else (None, None)
         rows.append(ProfileRow(
             kernel_name(launch), launch.kernel.template, launch.label, tuple(operators), s,
             s / total, w.flops, w.own_flops, w.bytes, w.own_flops / limits.peak(w.element_bytes),
-            memory_seconds(w, near, held), near.name, held.name, moved.get(k),
-            known.get(launch.kernel, NOTHING),
+            memory_seconds(w, near, held), near.name, held.name, moved.get(k), low, high,
+            tuple(nodes), known.get(launch.kernel, NOTHING),
         ))  # fmt: skip
-    return Profile(tuple(rows), limits)
+    low, high = interval([sum(run) for run in samples]) if samples else (None, None)
+    return Profile(tuple(rows), limits, len(samples), low, high)
 
 
 def reuse_distances(
