@@ -61,12 +61,12 @@ class ProfileRow:
 
     seconds: median time. flops: of the problem as it is defined; own_flops: of the multiply-adds
     that the kernel does, fewer with Winograd's algorithm. compute_seconds, memory_seconds: the
-    least that the kernel's own multiply-adds and its traffic could take. busy: the least that all
-    of its instructions could. level, constant_level: the memory that its blobs and its constants
-    are taken to come from. operators: what the model's ops are called, in order, each once.
-    moved_seconds: what only moving its bytes took in its place (`moving.py`), where that was
-    measured. low, high: the interval that holds the true median with 95 % confidence, where there
-    are samples. nodes: the model nodes that it computes, each once.
+    least that the kernel's own multiply-adds and its traffic could take. level, constant_level: the
+    memory that its blobs and its constants are taken to come from. operators: what the model's ops
+    are called, in order, each once. moved_seconds: what only moving its bytes took in its place
+    (`moving.py`), where that was measured. low, high: the interval that holds the true median with
+    95 % confidence, where there are samples. nodes: the model nodes that it computes, each once.
+    busy: the least that all of its instructions could take.
     """
 
     kernel: str

@@ -93,10 +93,10 @@ class Local:
     """Storage of one item: registers when all indices are static, else the stack. On a GPU, arrays
     that a vector loop sets lane by lane are shared by all lanes.
 
-    lanes: 0 for one scalar per element, else each element holds that many lanes. aside: on the
-    stack in any case, as the registers are wanted for others meanwhile. shared: the array is one
-    for all threads of a block, in a phase that is written for one thread; it has one axis and
-    begins at a multiple of `align` bytes.
+    lanes: 0 for one scalar per element, else each element holds that many lanes. shared: the array
+    is one for all threads of a block, in a phase that is written for one thread; it has one axis
+    and begins at a multiple of `align` bytes. aside: on the stack in any case, as the registers are
+    wanted for others meanwhile.
     """
 
     name: str

@@ -43,13 +43,9 @@ from ...kernels.ir import (
 from ...kernels.printer import symbol
 from . import spread
 from .arithmetic import call, convert, lanes_reduce
-from .llvm_text import LOOP_TAIL, Arithmetic, Function, Loop, Value, number
+from .llvm_text import ATTRIBUTES, LOOP_TAIL, Arithmetic, Function, Loop, Value, number
 from .registers import Held, Registers
 from .transpose import transposed
-
-ATTRIBUTES = 'nounwind "no-trapping-math"="true" "prefer-vector-width"="512" "stackrealign"'
-"""stackrealign: what registers have no room for lies on cache lines of the stack. The system aligns
-stacks to 16 bytes only, so that vectors of 64 would mostly lie on two lines each."""
 
 
 @dataclass(frozen=True, slots=True)

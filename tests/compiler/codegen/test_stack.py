@@ -26,7 +26,7 @@ def test_locals_that_are_set_aside_live_on_the_stack() -> None:
     n, lanes = 3, 8
     (x, y), i, lane = buffers(n * lanes), var("i", n), var("l", lanes)
     for aside in (False, True):
-        t = Local("t", f32, (n,), lanes, aside)
+        t = Local("t", f32, (n,), lanes, aside=aside)
 
         def each(s: Stmt) -> Stmt:
             return loop(i, (loop(lane, (s,), "vector", lanes=lanes),), "unroll")
