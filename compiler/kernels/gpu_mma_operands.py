@@ -41,7 +41,7 @@ class Operand:
     """One factor. left: whether its rows are the product's; loops: what they run over; lowered: an
     element over loops and sum. way: how 16 bytes of a tile are found: along the sum, across rows,
     or one by one. packed: rows and terms of a constant that is filled up to them with zeros, for
-    each of its batches."""
+    each of its batches; `lowered` is then its first element."""
 
     left: bool
     loops: tuple[Expr, ...]
@@ -68,7 +68,8 @@ def operand(
     loops = product.p.rows if left else product.p.columns
     packed = _packed(graph, buffers, product, factor, loops, tile, depth)
     if packed is not None:
-        return Operand(left, loops, packed[0][0], "terms", *packed[1:])
+        held, sizes, batches = packed
+        return Operand(left, loops, held[0], "terms", sizes, batches)
     lowered = buffers.lower(factor, None)
     if _in_pieces(lowered, product.over[-1], product.chunk):
         return Operand(left, loops, lowered, "terms")

@@ -119,7 +119,7 @@ def kept_wide(e: Expr, known: dict[Expr, Expr]) -> Expr:
 
 def _single(n: Expr, args: tuple[Expr, ...]) -> Expr:
     """n over arguments in float32 where they were half floats."""
-    if n.op == "cast" or n.dtype not in HALF:
-        return rebuild(n, args)
     made = rebuild(n, args)
-    return made if made.dtype is f32 else Expr(n.op, args, n.payload, f32)
+    if n.op == "cast" or n.dtype not in HALF or made.dtype is f32:
+        return made
+    return Expr(n.op, args, n.payload, f32)

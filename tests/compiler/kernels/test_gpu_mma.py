@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -24,10 +25,11 @@ from tilewright.compiler.kernels.gpu_mma_product import product_of
 from tilewright.compiler.kernels.gpu_templates import gpu_templates
 from tilewright.compiler.kernels.ir import Launch
 from tilewright.compiler.kernels.template import Config
+from tilewright.ops.types import Layout
 
 from ..codegen.cuda.programs import gpu_launches, run_graph, simulated
 from ..codegen.cuda.simulate import SimError
-from .support import remembered
+from .support import remembered, with_layouts
 
 rng = np.random.default_rng(5)
 SMALL: Config = {"m": 32, "n": 64, "k": 32, "wm": 16, "wn": 32, "stages": 3}
@@ -209,6 +211,18 @@ def network(
     return g.build()
 
 
+def window(batch: int, channels: int, results: int, size: int) -> Graph:
+    """A 3x3 convolution of an image with channels last, which stay so."""
+    g = tw.Graph("window")
+    w = g.constant(rng.standard_normal((results, channels, 3, 3)).astype(np.float16))
+    g.output(g.conv(g.input("x", (batch, channels, size, size), "f16"), w, pads=1), "y")
+    graph = g.build()
+    ops = graph.ops[:1]
+    graph = Graph(graph.name, graph.inputs, ops[0].outputs, ops, graph.blobs)
+    (out,) = graph.outputs
+    return with_layouts(graph, {"x": Layout(1, channels), out: Layout(1, results)})
+
+
 def templates(tf32: bool = False) -> tuple[Any, ...]:
     kept = gpu_templates("reduced" if tf32 else "standard")
     return (Small(tf32), *kept[1:])
@@ -300,7 +314,7 @@ def test_channels_stay_last_between_convolutions() -> None:
 
 
 def machine_code(graph: Graph, arch: str, tf32: bool = False) -> str:
-    """Its text, after checking that everything is in registers."""
+    """Its text with the default config, after checking that everything is in registers."""
     template, given = GpuMma(tf32), (graph, graph.ops, graph.outputs)
     kernel = made(graph, template.default(*given, GPU), tf32).kernel
     source, target = kernel_source(kernel), CudaTarget(arch)
@@ -330,13 +344,14 @@ def test_machine_code_of_half_floats(arch: str) -> None:
 @pytest.mark.parametrize(
     ("graph", "tf32", "instruction"),
     [(dense(*LARGE, "f32"), True, "HMMA.1688.F32.TF32"),
-     (integers("i8", "i8", 512, 512, 512), False, "IMMA.16832.S8.S8")],
-    ids=["tf32", "i8"],
+     (integers("i8", "i8", 512, 512, 512), False, "IMMA.16832.S8.S8"),
+     (window(2, 64, 64, 28), False, "HMMA.16816.F32")],
+    ids=["tf32", "i8", "conv"],
 )  # fmt: skip
 def test_machine_code_of_others(graph: Graph, tf32: bool, instruction: str) -> None:
     pytest.importorskip("numba.cuda", reason="numba-cuda is not there")
     found = machine_code(graph, "sm_80", tf32)
-    assert instruction in found and "LDSM" in found
+    assert instruction in found and "LDSM" in found and "LDGSTS" in found
 
 
 # --------------------------------------------------------------------------- seeded mistakes
@@ -364,10 +379,20 @@ MISTAKES = (
 )  # fmt: skip
 
 
-def mutants(source: Source) -> list[tuple[str, Source]]:
+WINDOW_MISTAKES = (
+    (r"0 <= (?=v|umod)", "-1 <= "),  # what is left of the image or above it is read
+    (r" < 5\)\)", " < 6))"),  # what is right of it
+    (r"(udiv\(v_\d+, 5\) \+ v_\d+) < 5", r"\1 < 6"),  # or below it
+    (r"(v_\d+ [-+] )(\d+), 16,", r"\g<1>\2 + 16, 16,"),  # the next place
+    (r", 5\) \* 16", ", 5) * 32"),
+    (r"(cp_async)_zero(\([^\n]*), [^,]*\)\n", r"\1\2)\n"),  # no zeros
+)  # fmt: skip
+
+
+def mutants(source: Source, mistakes: Sequence[tuple[str, str]]) -> list[tuple[str, Source]]:
     """The source with one mistake, at every place where one fits."""
     found = []
-    for pattern, replacement in MISTAKES:
+    for pattern, replacement in mistakes:
         for m in re.finditer(pattern, source.text):
             text = source.text[: m.start()] + m.expand(replacement) + source.text[m.end() :]
             if text != source.text:
@@ -375,11 +400,22 @@ def mutants(source: Source) -> list[tuple[str, Source]]:
     return found
 
 
-def test_seeded_mistakes_are_caught(capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize(
+    ("graph", "mistakes", "least"),
+    [(product("mk,kn->mn", (27, 136), (136, 56)), MISTAKES, 40),
+     (window(1, 16, 16, 5), WINDOW_MISTAKES, 6)],
+    ids=["product", "window"],
+)  # fmt: skip
+def test_seeded_mistakes_are_caught(
+    graph: Graph, mistakes: Sequence[tuple[str, str]], least: int,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
     """By an error or by a wrong result."""
-    graph = product("mk,kn->mn", (27, 136), (136, 56))
     feeds = fed(graph)
-    expected = evaluate(graph, feeds)["y"]
+    (expected,) = evaluate(graph, feeds).values()
+    if graph.type(graph.outputs[0]).layout.is_blocked:  # both as they lie in memory
+        feeds = {n: np.moveaxis(x, 1, -1) for n, x in feeds.items()}
+        expected = np.moveaxis(expected, 1, -1)
     launch = made(graph, SMALL)
     source = kernel_source(launch.kernel)
 
@@ -388,12 +424,13 @@ def test_seeded_mistakes_are_caught(capsys: pytest.CaptureFixture[str]) -> None:
             got = simulated(graph, launch, feeds, source=of)
         except (SimError, IndexError):
             return False
-        return bool(np.allclose(got, expected, 0, 2.0**-9 * np.abs(expected).max()))
+        limit = 2.0**-9 * np.abs(expected).max()
+        return bool(np.allclose(got.reshape(-1), expected.reshape(-1), 0, limit))
 
     assert right(source)
-    tried = mutants(source)
+    tried = mutants(source, mistakes)
     survivors = [what for what, m in tried if right(m)]
     with capsys.disabled():
         print(f" {len(tried) - len(survivors)} of {len(tried)} mistakes caught", end="")
-    assert len(tried) > 30
+    assert len(tried) >= least
     assert not survivors
