@@ -13,10 +13,10 @@ from typing import Final
 
 from ...ops.expr import Expr, apply, compare, const, logical_and, select, var
 from ...ops.traverse import substitute, transform
-from ...ops.types import boolean, f32
+from ...ops.types import HALF, boolean, f32
 from ..graph.ir import Graph
 from .gpu_matrices import Product
-from .gpu_mma_product import HALF, in_single
+from .gpu_mma_product import kept_wide
 from .gpu_wgmma_shape import GROUP, TILE, Shape
 from .ir import Call, Declare, If, Local, Set, Stmt, Store, TensorMap, loop
 from .pieces import Buffers, buffer_loads
@@ -50,7 +50,7 @@ class Results:
         self.graph, self.p, self.s = graph, p, s
         self.kind = graph.type(p.out)
         self.total = apply("sum", (), s.held)
-        value = in_single(p.value, {p.node: self.total})
+        value = kept_wide(p.value, {p.node: self.total})
         self.value = buffers.lower(_without_calls(value), None)
         self.out = buffers.write(p.out)
         self.ragged = (p.is_ragged(s.m * s.cluster), p.n % s.n != 0)
