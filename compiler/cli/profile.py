@@ -51,8 +51,8 @@ def add_to(commands: Any) -> None:
                    help="write the profile with all samples to a file, for --against; without a "
                    "file, print it")  # fmt: skip
     p.add_argument("--against", type=Path, metavar="FILE",
-                   help="compare with a profile that --json wrote; or with another model or saved "
-                   "program, in turns, which shows smaller differences")  # fmt: skip
+                   help="print what changed since a profile that --json wrote; or what is other "
+                   "with another model or saved program, in turns, which shows more")  # fmt: skip
     p.set_defaults(handler=run)
 
 
@@ -154,7 +154,7 @@ def _before(path: Path) -> Run | None:
     try:
         return read_run(data.decode("utf-8"), f"--against {path}")
     except UnicodeDecodeError as e:
-        raise OptionError(f"--against {path}: is no profile, but not text either") from e
+        raise OptionError(f"--against {path}: is no profile: it is no text") from e
 
 
 def _of(args: argparse.Namespace, model: Path) -> argparse.Namespace:

@@ -244,9 +244,10 @@ def _known(launches: Sequence[LaunchTimes], run: Run) -> _Known | None:
 def _change(
     nodes: tuple[str, ...], before: _Known | None, now: _Known | None, margin: float
 ) -> Change:  # fmt: skip
-    if before is None or now is None:
-        return Change(nodes, before and before.middle, now and now.middle, 1.0, 1.0,
-                      "only now" if before is None else "only before")  # fmt: skip
+    if before is None:
+        return Change(nodes, None, now.middle if now else None, 1.0, 1.0, "only now")
+    if now is None:
+        return Change(nodes, before.middle, None, 1.0, 1.0, "only before")
     low, high = now.low / before.high, now.high / before.low
     verdict: Verdict = "no difference can be shown"
     if high < 1 - margin:
