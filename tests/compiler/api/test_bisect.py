@@ -18,6 +18,7 @@ from tilewright.compiler.graph import textfile
 from tilewright.compiler.graph.verify import verify
 from tilewright.compiler.tuning.cold import flush
 
+from ...fuzz.graphs import random_feeds, random_graph
 from . import faults
 from .faults import FAULTS, Fault, network
 
@@ -148,3 +149,10 @@ def test_wrong_inputs_are_explained() -> None:
         tw.bisect(NET, {"x": INPUTS["x"][:, :3]})
     with pytest.raises(InputError, match="2 arrays for 1 inputs"):
         tw.bisect(NET, [INPUTS["x"]] * 2)
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_nothing_is_found_where_nothing_is(seed: int) -> None:
+    graph = random_graph(seed, 20)
+    found = tw.bisect(graph, random_feeds(graph, 1))
+    assert not found.is_wrong, found
