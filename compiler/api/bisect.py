@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy.typing as npt
 
-from ..options import options
+from ..options import check_donated, options
 from .deferred import Shapes
 from .finding import Finding
 from .source import cpu_target, read_closed
@@ -21,6 +21,7 @@ def bisect(
     source: Any,
     inputs: Mapping[str, Array] | Sequence[Array] | None = None,
     *,
+    target: str = "cpu",
     numerics: str = "standard",
     memory_limit: int | str | None = None,
     shapes: Shapes | None = None,
@@ -40,7 +41,7 @@ def bisect(
     rewrite, or the memory plan, or the kernel's code, config, template or fusion is named, by the
     first change that mends the result.
 
-    source, numerics, ..., donate: as for `tw.compile`.
+    source, target, numerics, ..., donate: as for `tw.compile`; programs for GPUs are not run.
     inputs: arrays by name or in order, made up where none is given.
     folder: where a reproduction is written if something is wrong: the smallest part of the model
         found that shows it, its inputs, and a script; and a script of the kernel alone.
@@ -52,7 +53,8 @@ def bisect(
 
     chosen = options(numerics=numerics, memory_limit=memory_limit, threads=threads,
                      reorder=reorder, inplace=inplace, donate=donate)  # fmt: skip
-    target = cpu_target("cpu")
+    machine = cpu_target(target)
     graph = read_closed(source, shapes, outputs)
-    return bisected(Task(target, chosen), graph, inputs or {}, None if folder is None
+    check_donated(chosen.donate, graph.inputs)
+    return bisected(Task(machine, chosen), graph, inputs or {}, None if folder is None
                     else Path(folder))  # fmt: skip

@@ -120,6 +120,7 @@ def _written(
     arrays = {f"input{k}": given[n] for k, n in enumerate(part.inputs)}
     np.savez(folder / "inputs.npz", allow_pickle=False, **arrays)
     chosen = {n: getattr(task.chosen, n) for n in _KEPT}
+    chosen["donate"] = [n for n in task.chosen.donate if n in part.inputs]
     script = folder / "repro.py"
     script.write_text(_SCRIPT.format(version=VERSION, options=ascii(chosen)), encoding="ascii")
     files += [folder / "inputs.npz", script]

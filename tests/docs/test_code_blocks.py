@@ -37,9 +37,7 @@ BLOCKS = [
 ]
 
 
-SESSIONS = [
-    pytest.param(page, id=page.name) for page in PAGES if CONSOLE.search(page.read_text())
-]
+SESSIONS = [pytest.param(page, id=page.name) for page in PAGES if CONSOLE.search(page.read_text())]
 ALIKE = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
 
 

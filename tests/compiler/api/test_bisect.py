@@ -13,11 +13,12 @@ import pytest
 import tilewright as tw
 from tilewright.compiler.api.slices import cut
 from tilewright.compiler.cli import main
-from tilewright.compiler.errors import InputError
+from tilewright.compiler.errors import InputError, OptionError, TargetError
 from tilewright.compiler.graph import textfile
 from tilewright.compiler.graph.verify import verify
 from tilewright.compiler.tuning.cold import flush
 
+from ...fuzz.graphs import random_feeds, random_graph
 from . import faults
 from .faults import FAULTS, Fault, network
 
@@ -93,7 +94,12 @@ def test_the_first_blob_and_its_nodes_are_named(
 
 
 @pytest.mark.parametrize(
-    "plant", [faults.depthwise, faults.forgotten_shift, faults.places_in_one_another]
+    "plant",
+    [
+        faults.depthwise,
+        faults.forgotten_shift,
+        pytest.param(faults.places_in_one_another, marks=pytest.mark.slow),
+    ],
 )
 def test_a_small_part_reproduces_it(plant: faults.Plant, tmp_path: Path) -> None:
     folder = tmp_path / "repro"
@@ -141,10 +147,25 @@ def test_the_command(
     assert json.loads(capsys.readouterr().out)["kind"] == "template"
 
 
-def test_wrong_inputs_are_explained() -> None:
+def test_donated_inputs_are_run_as_such() -> None:
+    assert not tw.bisect(NET, INPUTS, donate=["x"]).is_wrong
+
+
+def test_wrong_arguments_are_explained() -> None:
+    with pytest.raises(TargetError, match="cuda:sm_90"):
+        tw.bisect(NET, INPUTS, target="cuda:sm_90")
+    with pytest.raises(OptionError, match="no input"):
+        tw.bisect(NET, INPUTS, donate=["q"])
     with pytest.raises(InputError, match="no input 'q'; the inputs are x"):
         tw.bisect(NET, {"q": INPUTS["x"]})
     with pytest.raises(InputError, match="must have the shape"):
         tw.bisect(NET, {"x": INPUTS["x"][:, :3]})
     with pytest.raises(InputError, match="2 arrays for 1 inputs"):
         tw.bisect(NET, [INPUTS["x"]] * 2)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_nothing_is_found_where_nothing_is(seed: int) -> None:
+    graph = random_graph(seed, 20)
+    found = tw.bisect(graph, random_feeds(graph, 1))
+    assert not found.is_wrong, found

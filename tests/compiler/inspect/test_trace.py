@@ -40,7 +40,7 @@ EXE = tw.compile(network())
 C = EXE._compilation
 
 
-@settings(max_examples=15)
+@settings(max_examples=8)
 @given(seed=st.integers(0, 100_000), ops=st.integers(3, 30))
 def test_nodes_and_kernels_name_each_other(seed: int, ops: int) -> None:
     exe = tw.compile(random_graph(seed, ops))
