@@ -167,7 +167,7 @@ def compile_gpu(
 
     codes = load((x.kernel for x in launches), target, Store(), report)
     whole = (Stage("import", graph, read * 1e3, True), *stages)
-    return GpuExecutable(Compilation(graph, final, whole, launches, plan, target, chosen), codes)
+    return GpuExecutable(Compilation(final, whole, launches, plan, target, chosen), codes)
 
 
 __all__ = ["GpuExecutable", "GpuKernelInfo", "GpuPhase", "compile_gpu"]

@@ -23,6 +23,13 @@ def cpu_target(name: str) -> CpuTarget:
     raise TargetError(f"target={name!r} is not available; known are 'cpu', 'cuda' and 'cuda:sm_90'")
 
 
+def open_source(source: Any) -> Any:
+    """A model file opened, to be read later; anything else as it is. Raises ModelError."""
+    if not isinstance(source, (str, os.PathLike)) or Path(source).suffix == ".txt":
+        return source
+    return onnx_frontend.opened(source)
+
+
 def read_source(
     source: Any, shapes: Shapes | None, outputs: Sequence[str] | None
 ) -> tuple[Graph | None, Any]:
