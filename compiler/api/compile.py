@@ -93,7 +93,7 @@ def compile(
             block = device_of(machine, chosen).channel_block
             record = file_record(source, shapes, outputs, block, machine, chosen, Store())
             given = source, shapes, outputs
-            found = record and _found(record, given, machine, chosen, start, progress)
+            found = _found(record, given, machine, chosen, start, progress)
             if found is not None:
                 return found
         graph, model = read_source(source, shapes, outputs)
@@ -157,13 +157,13 @@ def _build(
 
 
 def _found(
-    record: FileRecord, given: tuple[Any, Shapes | None, Sequence[str] | None], target: CpuTarget,
+    record: FileRecord | None, given: tuple[Any, Shapes | None, Sequence[str] | None], target: CpuTarget,
     chosen: Options, start: float, progress: Progress | None,
 ) -> Executable | None:  # fmt: skip
     """The program of a graph that is known, None if it is not, or turns out to be of other weights.
     given: the source, shapes and outputs that it was made of."""
-    graph = record.find()
-    if graph is None:
+    graph = None if record is None else record.find()
+    if record is None or graph is None:
         return None
     check_donated(chosen.donate, graph.inputs)
     stages = Remade(lambda: optimise(read_closed(*given), target, chosen, 0.0), graph)
