@@ -65,3 +65,44 @@ class RecordsError(TilewrightError):
 
 class ArtifactError(TilewrightError):
     """A saved executable cannot be loaded: damaged, or made for another machine or version."""
+
+
+class NoDeviceError(TargetError):
+    """There is no NVIDIA driver here, or none of its devices is the one that was asked for."""
+
+
+class DriverVersionError(TargetError):
+    """NVIDIA's driver is too old for the code; says which version takes it."""
+
+
+class ArchitectureError(TargetError):
+    """Code for one GPU architecture does not run on a device of another one."""
+
+
+class DeviceMemoryError(MemoryLimitError):
+    """A device has not as much free memory as was asked for.
+
+    wanted_bytes: of the allocation; free_bytes: what the device had left, None where unknown.
+    """
+
+    def __init__(self, message: str, wanted_bytes: int, free_bytes: int | None) -> None:
+        super().__init__(message)
+        self.wanted_bytes = wanted_bytes
+        self.free_bytes = free_bytes
+
+
+class DeviceError(TilewrightError):
+    """NVIDIA's driver refuses a call. code: its CUresult."""
+
+    def __init__(self, message: str, code: int = 0) -> None:
+        super().__init__(message)
+        self.code = code
+
+
+class DeviceLostError(DeviceError):
+    """A kernel did on a device what makes the driver refuse all further work of this process there:
+    an access to memory that is not its own, for example. Other devices go on."""
+
+
+class ForkedError(DeviceError):
+    """A process was forked after CUDA had begun in its parent; CUDA does not work in such a one."""

@@ -25,6 +25,8 @@ ENVIRONMENT: Final[dict[str, str]] = {
     "TILEWRIGHT_CACHE": "directory of built code and of records of tuning; `off` keeps neither",
     RECORDS_KEY: "secret of 16 bytes or more that signs files of records and checks signatures",
     "TILEWRIGHT_CPU": "build for a lesser CPU: x86-64-avx512, x86-64-avx2 or x86-64-sse",
+    "TILEWRIGHT_CUDA_DRIVER": "path of NVIDIA's driver library, if not where the system looks",
+    "TILEWRIGHT_CUDA_GRAPH": "off: launch the kernels of a GPU program one by one, in no graph",
     "TILEWRIGHT_FUEL": "do only the first n rewrites of the graph, to bisect a miscompile",
     "TILEWRIGHT_DUMP": "directory that receives every stage of every compilation as text",
     "TILEWRIGHT_POISON": "1: fill memory with NaN before a call and wherever it was last used",

@@ -25,6 +25,7 @@ from ..runtime.arrays import TensorSpec, by_name, results_by_name, results_in_or
 from ..runtime.program import Program
 from .artifact import write as write_artifact
 from .inspectable import Inspectable
+from .page import cpu_page, write_text
 
 Array = npt.NDArray[Any]
 
@@ -163,34 +164,50 @@ class Executable(Inspectable[CpuTarget]):
             some = {k: x for k, (x, r) in enumerate(zip(c.launches, rows, strict=True))
                     if 2 * r.memory_seconds > r.compute_seconds and can_move(x)}  # fmt: skip
             movers = Movers(some, c.target, clock)
-        seconds = self._launch_seconds(arrays, rounds, movers)
+        runs = self._runs(arrays, rounds, movers)
         of_movers = {} if movers is None else {k: _net(t, clock) for k, t in movers.times().items()}
-        return made(seconds, of_movers)
+        return made(np.median(runs, axis=0).tolist(), of_movers, runs)
 
     def launch_seconds(self, *arrays: Any, rounds: int = 20) -> tuple[float, ...]:
         """Median time of every launch, as in `profile`, in the order of `kernels`."""
-        return tuple(self._launch_seconds(arrays, rounds))
+        return tuple(np.median(self._runs(arrays, rounds), axis=0).tolist())
 
     @property
     def _clock(self) -> Callable[[], int]:
         return time.thread_time_ns if self.threads == 1 else time.perf_counter_ns
 
-    def _launch_seconds(
+    def _runs(
         self, arrays: Sequence[Any], rounds: int, movers: Movers | None = None
-    ) -> list[float]:
+    ) -> list[list[float]]:  # fmt: skip
+        """The seconds of every launch in each of so many runs."""
         clock = self._clock
         feeds = arrays or tuple(random_input(s) for s in self.inputs)
 
         def given() -> Sequence[Array]:  # programs with donated inputs destroy them
             return [np.array(a) for a in feeds] if self.plan.regions else feeds
 
-        times = []
+        runs = []
         for _ in range(max(1, rounds)):
-            times.append(self._program.timed(given(), clock)[1])
+            runs.append([_net(t, clock) for t in self._program.timed(given(), clock)[1]])
             if movers is not None:
                 self._program.timed(given(), clock, movers.before)
                 movers.turn += 1
-        return [_net(t, clock) for t in np.median(times, axis=0)]
+        return runs
+
+    def report(
+        self, path: str | os.PathLike[str], *, name: str = "", profile: Profile | None = None
+    ) -> None:  # fmt: skip
+        """Write one HTML page about the program: its graph, kernels with their code, memory and
+        passes, and what tuning measured of each kernel. It needs neither network nor server.
+
+        name: of the model, for the title. profile: what to show times of; `exe.profile()` where
+        none is given. Raises OSError when the file cannot be written.
+        """
+        c, s = self._compilation, self.stats
+        stations = {"choose kernels, plan memory": s.kernels, "build or load code": s.objects,
+                    "pack constants, link": s.link}  # fmt: skip
+        shown = self.profile() if profile is None else profile
+        write_text(path, cpu_page(c, name or self.graph.name, self.threads, stations, shown))
 
     def save(self, path: str | os.PathLike[str], *, packed: bool = True) -> None:
         """Write the program to a file for `tw.load`: graph, constants and native code.

@@ -3,6 +3,7 @@ at."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final, NoReturn
@@ -13,7 +14,9 @@ from ..codegen.cuda.target import CudaTarget, device_arch
 from ..errors import MemoryLimitError, TargetError
 from ..graph.ir import Graph
 from ..inspect.alternatives import alternatives
-from ..inspect.gpu_views import Gpu, gpu_view
+from ..inspect.gpu_views import Gpu, gpu_code, gpu_view
+from ..inspect.page.assemble import page
+from ..inspect.page.facts import Report
 from ..inspect.views import Compilation, kernel_name
 from ..kernels.device import GPU
 from ..kernels.gpu_nest import GpuNest
@@ -30,6 +33,7 @@ from ..runtime.program import plan_memory
 from ..store import Store
 from .executable import KernelInfo
 from .inspectable import Inspectable
+from .page import write_text
 
 FEW_THREADS: Final = 2048
 """Threads that one multiprocessor holds: a launch of fewer leaves nearly all of a GPU idle."""
@@ -118,6 +122,13 @@ class GpuExecutable(Inspectable[CudaTarget]):
         Raises OptionError for another level, TargetError for "sass" without the tools for it.
         """
         return gpu_view(self._compilation, self._codes, level)
+
+    def report(self, path: str | os.PathLike[str], *, name: str = "") -> None:
+        """Write one HTML page about the program, without times: its graph, kernels with their code,
+        memory and passes. name: of the model, for the title. Raises OSError."""
+        c = self._compilation
+        shown = Report(name or self.graph.name, str(c.target), c, gpu_code(self._codes))
+        write_text(path, page(shown))
 
     def __repr__(self) -> str:
         ins, outs = (", ".join(map(str, s)) for s in (self.inputs, self.outputs))

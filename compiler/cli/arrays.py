@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import os
 import zipfile
 from collections.abc import Mapping, Sequence
@@ -11,10 +12,26 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from ..api.executable import random_input
 from ..errors import InputError
 from ..runtime.program import TensorSpec
 
 Array = npt.NDArray[Any]
+
+
+def add_input_arguments(p: argparse.ArgumentParser) -> None:
+    """--input and --seed, for commands that run a program on anything that fits."""
+    p.add_argument("--input", "-i", action="append", default=[], metavar="name=file.npy",
+                   help="an input; the others are random")  # fmt: skip
+    p.add_argument("--seed", type=int, default=0, metavar="N", help="for random inputs")
+
+
+def inputs_of(args: argparse.Namespace, specs: Sequence[TensorSpec]) -> list[Array]:
+    """What these arguments say, in the order of the inputs. Raises InputError."""
+    feeds = read_inputs(args.input, specs)
+    for k, spec in enumerate(specs):
+        feeds.setdefault(spec.name, random_input(spec, args.seed + k))
+    return [feeds[s.name] for s in specs]
 
 
 def read_inputs(given: Sequence[str], specs: Sequence[TensorSpec]) -> dict[str, Array]:

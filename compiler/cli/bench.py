@@ -24,12 +24,12 @@ from typing import Any, Final
 
 import numpy as np
 
-from ..api.executable import Executable, random_input
+from ..api.executable import Executable
 from ..errors import OptionError
 from ..inspect.roofline import draw
 from ..store import Store
 from ..text import human_bytes, human_time
-from .arrays import read_inputs
+from .arrays import add_input_arguments, inputs_of
 from .console import emit_json, progress, show
 from .models import add_json_argument, add_model_arguments, open_executable, split
 from .peers import PEERS, Setting, Unavailable, prepare
@@ -93,15 +93,7 @@ def add_to(commands: Any) -> None:
         help="the same model as that peer reads it: for torch an exported program (.pt2) or "
         "TorchScript (.pt), for ncnn a .param file",
     )
-    p.add_argument(
-        "--input",
-        "-i",
-        action="append",
-        default=[],
-        metavar="name=file.npy",
-        help="an input; the others are random",
-    )
-    p.add_argument("--seed", type=int, default=0, metavar="N", help="for random inputs")
+    add_input_arguments(p)
     p.add_argument("--rounds", type=int, metavar="N", help="turns each (default: for --seconds)")
     p.add_argument(
         "--seconds",
@@ -139,13 +131,10 @@ def run(args: argparse.Namespace) -> int:
         warm: float | None = open_executable(args).stats.total
     else:
         warm = None
-    feeds = read_inputs(args.input, exe.inputs)
-    for k, spec in enumerate(exe.inputs):
-        feeds.setdefault(spec.name, random_input(spec, args.seed + k))
-    arrays = [feeds[s.name] for s in exe.inputs]
+    arrays = inputs_of(args, exe.inputs)
     threads = exe.threads
-    setting = Setting(Path(args.model), {s.name: feeds[s.name] for s in exe.inputs}, threads,
-                      forms)  # fmt: skip
+    feeds = {s.name: a for s, a in zip(exe.inputs, arrays, strict=True)}
+    setting = Setting(Path(args.model), feeds, threads, forms)
     wanted = _as_list(exe(*arrays))
     contestants: dict[str, Callable[[], Any]] = {"tilewright": lambda: exe(*arrays)}
     missing, versions, errors, apart = {}, {}, {}, {}

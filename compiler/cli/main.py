@@ -14,9 +14,9 @@ from typing import Final
 from ..errors import OptionError, TilewrightError
 from ..options import VERSION
 from ..text import printable
-from . import bench, cache, compile, doctor, env, inspect, records, run, tune
+from . import bench, cache, compile, doctor, env, inspect, records, report, run, tune
 
-COMMANDS: Final = (run, bench, compile, tune, inspect, records, cache, doctor, env)
+COMMANDS: Final = (run, bench, compile, tune, inspect, report, records, cache, doctor, env)
 
 INTERRUPTED: Final = 130
 BROKEN_PIPE: Final = 141

@@ -75,26 +75,75 @@ class _Axes:
         return HEIGHT - BOTTOM - (HEIGHT - TOP - BOTTOM) * address / max(self.bytes, 1)
 
 
-def draw(plan: MemoryPlan, name: str) -> str:
-    """The chart as an SVG document. name: of the model."""
-    base, bases = plan.arena_bytes, []
+@dataclass(frozen=True, slots=True)
+class Box:
+    """One block of memory as the chart shows it. offset: in the arena, or in the donated input that
+    it lies in. address: in the chart. kind: one of KINDS. holds: blobs that are parts of it."""
+
+    block: LiveRange
+    offset: int
+    address: int
+    kind: str
+    holds: tuple[str, ...]
+
+
+def boxes(plan: MemoryPlan) -> list[Box]:
+    """All blocks that some step touches; donated inputs stand above the arena, with gaps."""
+    parts: dict[str, list[str]] = {}
+    for spec in plan.buffers:
+        if spec.alias_of is not None:
+            parts.setdefault(spec.alias_of, []).append(spec.name)
+    found: list[Box] = []
+
+    def add(
+        blocks: Sequence[LiveRange], offsets: Mapping[str, int], base: int, owner: str
+    ) -> None:  # fmt: skip
+        for block in blocks:
+            if block.bytes and block.last >= 0:
+                members = block.members or (block.name,)
+                holds = tuple(part for member in members for part in parts.get(member, ()))
+                offset = offsets[block.name]
+                found.append(Box(block, offset, base + offset, _kind(block, owner), holds))
+
+    add(plan.ranges, plan.offsets, 0, "")
+    base = plan.arena_bytes
     for region in plan.regions:
         base += (plan.arena_bytes + region.bytes) // 30  # a gap
-        bases.append(base)
+        add(region.ranges, region.offsets, base, region.name)
         base += region.bytes
-    axes = _Axes(len(plan.steps), base)
+    return found
+
+
+def highest(plan: MemoryPlan) -> int:
+    """The address in the chart at which everything ends."""
+    gaps = sum((plan.arena_bytes + region.bytes) // 30 + region.bytes for region in plan.regions)
+    return plan.arena_bytes + gaps
+
+
+def alive(plan: MemoryPlan) -> list[int]:
+    """Bytes of the arena that are alive in each step, rounded up as in the plan."""
+    change = [0] * (len(plan.steps) + 1)
+    for block in plan.ranges:
+        size = -(-block.bytes // plan.alignment) * plan.alignment
+        change[block.first] += size
+        change[block.last + 1] -= size
+    return list(accumulate(change))[:-1]
+
+
+def draw(plan: MemoryPlan, name: str) -> str:
+    """The chart as an SVG document. name: of the model."""
+    axes = _Axes(len(plan.steps), highest(plan))
+    births = _births(plan)
     parts = [
         element("rect", "", class_="page", width=WIDTH, height=HEIGHT),
         label(LEFT, 30, _cut(printable(name), 110), class_="title"),
         label(LEFT, 50, _summary(plan)),
         *_key(bool(plan.regions)),
         *_grid(axes, plan.arena_bytes),
-        *_blocks(axes, plan, plan.ranges, plan.offsets),
-        *_limits(axes, plan),
     ]
-    for region, base in zip(plan.regions, bases, strict=True):
-        there = {n: base + at for n, at in region.offsets.items()}
-        parts += _blocks(axes, plan, region.ranges, there, base, region.name)
+    for each in boxes(plan):
+        parts += _block(axes, each, _title(plan, each), births)
+    parts += _limits(axes, plan)
     return document(WIDTH, HEIGHT, STYLE, parts)
 
 
@@ -146,38 +195,19 @@ def _pace(least: float) -> float:
     return next(power * k for k in (1, 2, 5, 10) if power * k >= least)
 
 
-def _blocks(
-    axes: _Axes, plan: MemoryPlan, blocks: Sequence[LiveRange], there: Mapping[str, int],
-    base: int = 0, owner: str = "",
-) -> Iterator[str]:  # fmt: skip
-    """The boxes of a memory that begins at address `base` of the chart and belongs to `owner`."""
-    births = _births(plan)
-    parts: dict[str, list[str]] = {}
-    for spec in plan.buffers:
-        if spec.alias_of is not None:
-            parts.setdefault(spec.alias_of, []).append(spec.name)
-    for block in blocks:
-        if block.bytes and block.last >= 0:
-            members = block.members or (block.name,)
-            inside = [part for member in members for part in parts.get(member, ())]
-            kind = _kind(block, owner)
-            offset = there[block.name]
-            title = _title(plan, block, offset - base, inside)
-            yield from _block(axes, block, offset, kind, title, births)
-
-
 def _kind(block: LiveRange, owner: str) -> str:
     if block.name == owner:
         return "donated"
     return "scratch" if not block.members else "in place" if block.members[1:] else "blob"
 
 
-def _title(plan: MemoryPlan, block: LiveRange, offset: int, inside: Sequence[str]) -> str:
-    lines = [*(block.members or (block.name,)), f"{block.bytes} bytes at {offset}",
+def _title(plan: MemoryPlan, each: Box) -> str:
+    block, holds = each.block, each.holds
+    lines = [*(block.members or (block.name,)), f"{block.bytes} bytes at {each.offset}",
              f"steps {block.first} to {block.last}: {_span(plan, block)}"]  # fmt: skip
-    if inside:
-        lines += ["holds", *inside[:LISTED]]
-        lines += [f"and {len(inside) - LISTED} more"] if len(inside) > LISTED else []
+    if holds:
+        lines += ["holds", *holds[:LISTED]]
+        lines += [f"and {len(holds) - LISTED} more"] if len(holds) > LISTED else []
     return "\n".join(map(printable, lines))
 
 
@@ -190,16 +220,15 @@ def _births(plan: MemoryPlan) -> dict[str, int]:
     return found
 
 
-def _block(
-    axes: _Axes, block: LiveRange, offset: int, kind: str, title: str, births: Mapping[str, int]
-) -> Iterator[str]:  # fmt: skip
+def _block(axes: _Axes, each: Box, title: str, births: Mapping[str, int]) -> Iterator[str]:
     """The box, seams where one tenant follows another in place, and names where there is room."""
+    block, offset = each.block, each.address
     members = block.members or (block.name,)
     left, right = axes.x(block.first), axes.x(block.last + 1)
     low, top = axes.y(offset), axes.y(offset + block.bytes)
     wide, high = max(right - left, THINNEST), max(low - top, THINNEST)
     css = "box" if min(wide, high) > EDGED else "box thin"
-    yield box(left, top, wide, high, title, class_=css, fill=KINDS[kind])
+    yield box(left, top, wide, high, title, class_=css, fill=KINDS[each.kind])
     starts = [block.first, *(births[m] for m in members[1:])]
     ends = [*starts[1:], block.last + 1]
     for start in starts[1:]:
@@ -230,15 +259,8 @@ def _limits(axes: _Axes, plan: MemoryPlan) -> Iterator[str]:
     """What is alive in each step, the arena's end, and the step that needs most."""
     if plan.peak_step < 0:
         return
-    change = [0] * (axes.steps + 1)
-    for block in plan.ranges:
-        size = -(-block.bytes // plan.alignment) * plan.alignment
-        change[block.first] += size
-        change[block.last + 1] -= size
-    corners = [
-        f"{number(axes.x(k + end))},{number(axes.y(alive))}"
-        for k, alive in enumerate(list(accumulate(change))[:-1]) for end in (0, 1)
-    ]  # fmt: skip
+    corners = [f"{number(axes.x(k + end))},{number(axes.y(size))}"
+               for k, size in enumerate(alive(plan)) for end in (0, 1)]  # fmt: skip
     yield element("polyline", "", class_="alive", points=" ".join(corners))
     far, top = float(WIDTH - RIGHT), axes.y(plan.arena_bytes)
     yield line(LEFT, top, far, top, class_="limit")

@@ -10,7 +10,8 @@ from ..codegen.cuda.source import kernel_source
 from ..codegen.cuda.target import CudaTarget
 from ..codegen.cuda.toolkit import INSTALL
 from ..errors import OptionError, TargetError
-from ..kernels.printer import symbol
+from ..kernels.ir import Kernel
+from ..kernels.printer import kernel_text, symbol
 from ..runtime.gpu_code import GpuCodes
 from ..text import quote
 from .views import COMMON, Compilation, distinct, kernel_name
@@ -52,6 +53,23 @@ def sass_view(c: Gpu, codes: GpuCodes) -> str:
         text = "" if code.machine is None else disassembly(code.machine.cubin)
         parts.append(f"// {kernel_name(launch)}: {quote(launch.label)}\n{text}")
     return "\n".join(parts)
+
+
+def gpu_code(codes: GpuCodes) -> Callable[[Kernel], dict[str, str]]:
+    """What gives the texts of one kernel by level: "ir", "source", "ptx" and, where the tools for
+    it are, "sass"."""
+
+    def texts(kernel: Kernel) -> dict[str, str]:
+        code = codes.codes[symbol(kernel)]
+        found = {"ir": kernel_text(kernel), "source": kernel_source(kernel).text, "ptx": code.ptx}
+        if code.machine is not None:
+            try:
+                found["sass"] = disassembly(code.machine.cubin)
+            except TargetError:  # no disassembler
+                pass
+        return found
+
+    return texts
 
 
 GPU_VIEWS: Final[Mapping[str, Callable[[Gpu, GpuCodes], str]]] = {

@@ -18,6 +18,7 @@ from dataclasses import asdict, dataclass
 from types import MappingProxyType
 from typing import Any, Final
 
+from ...autotune.statistics import interval
 from ..graph.ir import Graph
 from ..graph.storage import aliases
 from ..kernels.ir import Launch, Prepared
@@ -57,7 +58,8 @@ class ProfileRow:
     least that the kernel's own multiply-adds and its traffic could take. level, constant_level: the
     memory that its blobs and its constants are taken to come from. operators: what the model's ops
     are called, in order, each once. moved_seconds: what only moving its bytes took in its place
-    (`moving.py`), where that was measured.
+    (`moving.py`), where that was measured. low, high: the interval that holds the true median with
+    95 % confidence, where there are samples. nodes: the model nodes that it computes, each once.
     """
 
     kernel: str
@@ -74,6 +76,9 @@ class ProfileRow:
     level: str
     constant_level: str
     moved_seconds: float | None = None
+    low: float | None = None
+    high: float | None = None
+    nodes: tuple[str, ...] = ()
 
     @property
     def gflops(self) -> float:
@@ -140,10 +145,17 @@ class OperatorRow:
 
 @dataclass(frozen=True, slots=True)
 class Profile:
-    """Launches in execution order, and the limits of the machine they are compared with."""
+    """Launches in execution order, and the limits of the machine they are compared with.
+
+    rounds: how many runs the times are medians of, 0 where nobody knows. low, high: the interval of
+    the median run, all launches together.
+    """
 
     rows: tuple[ProfileRow, ...]
     limits: Limits
+    rounds: int = 0
+    low: float | None = None
+    high: float | None = None
 
     @property
     def seconds(self) -> float:
@@ -172,7 +184,8 @@ class Profile:
         return tuple(sorted(out, key=lambda r: -r.seconds))
 
     def as_json(self) -> dict[str, Any]:
-        return {"seconds": self.seconds, "of_limit": self.of_limit, "limits": asdict(self.limits),
+        return {"seconds": self.seconds, "low": self.low, "high": self.high,
+                "rounds": self.rounds, "of_limit": self.of_limit, "limits": asdict(self.limits),
                 "rows": [r.as_json() for r in self.rows],
                 "operators": [asdict(r) for r in self.by_operator()]}  # fmt: skip
 
@@ -210,9 +223,10 @@ class Profile:
 def profile(
     graph: Graph, launches: Sequence[Launch], arena_bytes: int, limits: Limits,
     seconds: Sequence[float], moved: Mapping[int, float] = _NONE,
+    samples: Sequence[Sequence[float]] = (),
 ) -> Profile:  # fmt: skip
     """The profile of a program whose launches took so long. moved: by launch, the seconds of only
-    moving its bytes."""
+    moving its bytes. samples: the seconds of the launches in each run, for intervals."""
     works = [work(graph, x) for x in launches]
     arrays = sum(graph.type(n).nbytes for n in {*graph.inputs, *graph.outputs})
     whole = footprint(launches, works) + arena_bytes + arrays
@@ -222,13 +236,17 @@ def profile(
     distances = reuse_distances(graph, launches, works, whole)
     for k, (launch, w, s, d) in enumerate(zip(launches, works, seconds, distances, strict=True)):
         near = limits.level(d)
-        operators = dict.fromkeys(graph.ops[k].operator for k in launch.ops)
+        operators = dict.fromkeys(graph.ops[j].operator for j in launch.ops)
+        nodes = dict.fromkeys(n for j in launch.ops for n in graph.ops[j].source)
+        low, high = interval([run[k] for run in samples]) if samples else (None, None)
         rows.append(ProfileRow(
             kernel_name(launch), launch.kernel.template, launch.label, tuple(operators), s,
             s / total, w.flops, w.own_flops, w.bytes, w.own_flops / limits.peak(w.element_bytes),
-            memory_seconds(w, near, held), near.name, held.name, moved.get(k),
+            memory_seconds(w, near, held), near.name, held.name, moved.get(k), low, high,
+            tuple(nodes),
         ))  # fmt: skip
-    return Profile(tuple(rows), limits)
+    low, high = interval([sum(run) for run in samples]) if samples else (None, None)
+    return Profile(tuple(rows), limits, len(samples), low, high)
 
 
 def reuse_distances(

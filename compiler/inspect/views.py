@@ -102,6 +102,16 @@ def _native(c: Compilation[CpuTarget], show: Callable[[str], str]) -> str:
     return "\n".join(parts)
 
 
+def cpu_code(target: CpuTarget) -> Callable[[Kernel], dict[str, str]]:
+    """What gives the texts of one kernel by level: "ir", "llvm" and "asm"."""
+
+    def texts(kernel: Kernel) -> dict[str, str]:
+        llvm = lower.module_text(kernel, target.arithmetic)
+        return {"ir": kernel_text(kernel), "llvm": llvm, "asm": assembly(llvm, target)}
+
+    return texts
+
+
 def memory_view(c: Compilation) -> str:
     """The plan's certificate, memory by type of operator, and every block."""
     use = memory_use(c.graph, c.launches, c.plan)

@@ -15,11 +15,20 @@ from __future__ import annotations
 from collections.abc import Sequence
 from math import prod
 
-from ...ops.expr import Expr, apply, var
+from ...ops.expr import Expr, apply, index, var
 from ...ops.traverse import substitute
-from ...ops.types import DType
 from ..graph.ir import Graph, Op
 from .device import Device
+from .gpu_sharing import (
+    FEW_THREADS,
+    good_each,
+    item_loops,
+    most_each,
+    most_wide,
+    shared_each,
+    unflattened,
+)
+from .gpu_windows import window_of
 from .inplace import overwritable
 from .ir import Declare, Kernel, Launch, Local, Phase, Set, Stmt, Store, loop
 from .nest import guarded
@@ -28,15 +37,14 @@ from .pieces import Buffers, Piece, buffer_loads, collapse, operations, pieces, 
 from .reductions import across_lanes, combined, identity, reduces
 from .template import Config, traffic
 
-VERSION = 1
+VERSION = 2
 THREADS = (32, 64, 128, 256)  # of a block that computes a row
 SHORT = 32  # rows up to which a thread does as well as a block
-FEW_ROWS = 4096  # threads that leave a GPU mostly idle
-WAYS = ("thread", "block")
 
 
 class GpuNest:
-    """Configs: `per`, what computes an item, a "thread" or a "block"; `threads` of a block."""
+    """Configs: `per`, what computes an item, a "thread" or a "block" of `threads`; `each`, elements
+    of an item side by side; `wide`, neighbours that a thread of a block takes at once."""
 
     name = "gpu_nest"
     version = VERSION
@@ -48,15 +56,20 @@ class GpuNest:
         self, graph: Graph, ops: Sequence[Op], outputs: Sequence[str], device: Device
     ) -> Config:
         found = max(_pieces(graph, ops, outputs, Buffers(graph)), key=operations, default=None)
-        return {"per": "thread"} if found is None else _preferred(found)
+        return {"per": "thread", "each": 1} if found is None else _preferred(found)
 
     def space(
         self, graph: Graph, ops: Sequence[Op], outputs: Sequence[str], device: Device
     ) -> list[Config]:
         found = _pieces(graph, ops, outputs, Buffers(graph))
+        best = max(map(most_each, found), default=1)
+        alone = [{"per": "thread", "each": n} for n in sorted({1, 2, best}) if n <= best]
         if not any(reduces(a.value for a in p.assignments) for p in found):
-            return [{"per": "thread"}]
-        return [{"per": "thread"}, *({"per": "block", "threads": n} for n in THREADS)]
+            return alone
+        wide = sorted({1, *map(most_wide, found)})
+        each = sorted({1, *map(shared_each, found)})
+        return alone + [{"per": "block", "threads": n, "each": e, "wide": w}
+                        for n in THREADS for e in each for w in wide]  # fmt: skip
 
     def instantiate(
         self, graph: Graph, ops: Sequence[Op], outputs: Sequence[str], device: Device,
@@ -65,8 +78,7 @@ class GpuNest:
         buffers = Buffers(graph) if config["per"] == "thread" else _AlongSums(graph)
         found = _pieces(graph, ops, outputs, buffers)
         steps, scratch = in_steps(found)
-        lanes = config.get("threads", 0)
-        phases = tuple(_Emitter(p, lanes).phase() for p in steps if prod(map(trip_count, p.loops)))
+        phases = tuple(_Emitter(p, config).phase() for p in steps if prod(map(trip_count, p.loops)))
         params, args = buffers.parameters()
         kernel = Kernel(
             self.name, VERSION, tuple(sorted(config.items())), (*params, *scratch), phases,
@@ -93,30 +105,24 @@ def _pieces(
 # --------------------------------------------------------------------------- how a piece is shared
 
 
-def _rows(piece: Piece) -> list[Expr]:
-    """The loops that an item of a block stands for: those that the outermost reduction depends on,
-    the one with the fewest of them. The others run inside, in lanes."""
-    found = reduces(a.value for a in piece.assignments)
-    needed = [[v for v in piece.loops if v in r.free] for r in found if r.free <= set(piece.loops)]
-    return min(needed, key=len, default=list(piece.loops))
-
-
 def _preferred(piece: Piece) -> Config:
     """A block per row where its elements share reductions, or where there are few, long reductions,
     or threads of a block find the elements of one side by side."""
     values = [a.value for a in piece.assignments]
     outer = [r for r in reduces(values) if r.free <= set(piece.loops)]
     if not outer:
-        return {"per": "thread"}
-    rows = _rows(piece)
+        return {"per": "thread", "each": good_each(piece)}
+    rows = item_loops(piece)
     count = prod(map(trip_count, rows))
     inside = prod(map(trip_count, piece.loops)) // max(count, 1)
     length = max(inside, *(prod(map(trip_count, r.payload[1])) for r in outer))
     if length <= SHORT:
-        return {"per": "thread"}
-    if inside == 1 and count >= FEW_ROWS and not _follows_reduction(piece, outer):
-        return {"per": "thread"}
-    return {"per": "block", "threads": max(n for n in THREADS if n <= max(length, THREADS[0]))}
+        return {"per": "thread", "each": good_each(piece)}
+    if inside == 1 and count >= FEW_THREADS and not _follows_reduction(piece, outer):
+        return {"per": "thread", "each": good_each(piece)}
+    wide = most_wide(piece)
+    threads = max(n for n in THREADS if n <= max(length // wide, THREADS[0]))
+    return {"per": "block", "threads": threads, "each": shared_each(piece), "wide": wide}
 
 
 def _follows_reduction(piece: Piece, outer: Sequence[Expr]) -> bool:
@@ -137,51 +143,76 @@ def _follows_reduction(piece: Piece, outer: Sequence[Expr]) -> bool:
 
 
 class _Emitter:
-    """Turns one piece into a phase. lanes: threads of a block, 0 where an item is a thread."""
+    """Turns one piece into a phase. lanes: threads of a block, 0 where an item is a thread. each:
+    elements that an item computes side by side. wide: neighbouring ones that a thread of a block
+    takes in one access."""
 
-    def __init__(self, piece: Piece, lanes: int) -> None:
+    def __init__(self, piece: Piece, config: Config) -> None:
         self.piece = piece
         self.shares_reduction = any(
             r.free <= set(piece.loops) for a in piece.assignments for r in reduces([a.value])
         )
-        self.lanes = lanes if self.shares_reduction else 0
+        self.lanes = config.get("threads", 0) if self.shares_reduction else 0
+        self.each, self.wide = config.get("each", 1), config.get("wide", 1)
         self.in_lanes = False
+        self.u: Expr = index(0)
         self.names: dict[str, int] = {}
 
-    def local(self, dtype: DType, lanes: int) -> Local:
-        return Local(self._fresh("t"), dtype, (), lanes)
-
     def phase(self) -> Phase:
-        rows = self._item_loops()
+        rows = self._rows()
+        columns = [v for v in self.piece.loops if v not in rows]
         count = prod(map(trip_count, rows))
+        if self.each > 1 and not columns and count % self.each == 0:
+            self.u, count = var("u", self.each), count // self.each
         item = var("item", count)
-        where = unflattened(item, rows)
+        where = unflattened(item * (1 if self.u.is_const else self.each) + self.u, rows)
         values = [substitute(guarded(a.value), where) for a in self.piece.assignments]
         offsets = [substitute(a.offset, where) for a in self.piece.assignments]
-        columns = [v for v in self.piece.loops if v not in rows]
-        body, values = self.hoist(values, frozenset({item}))
+        body, values = self.hoist(values, frozenset({item, self.u}))
         if columns:
-            inside = self._flat("column", columns)
-            to = unflattened(inside, columns)
-            values = [substitute(v, to) for v in values]
-            offsets = [substitute(at, to) for at in offsets]
-            self.in_lanes = self.lanes > 0
-            stmts, values = self.hoist(values, frozenset({item, inside}))
-            stores = self._stores(offsets, values)
-            body += [self._loop(inside, (*stmts, *stores), self.lanes)]
+            body.append(self._columns(columns, item, offsets, values))
         else:
             body += self._stores(offsets, values)
         return Phase(count, item, tuple(body))
 
-    def _item_loops(self) -> list[Expr]:
+    def _rows(self) -> list[Expr]:
         """All loops where nothing is shared; rows, where a row is short or a block computes it."""
         if not self.shares_reduction:
             return list(self.piece.loops)
-        return _rows(self.piece)
+        return item_loops(self.piece)
+
+    def _columns(
+        self, columns: Sequence[Expr], item: Expr, offsets: Sequence[Expr], values: Sequence[Expr]
+    ) -> Stmt:
+        """The elements of a row, in lanes where a block computes it."""
+        inside, place, v = self._along("column", columns)
+        to = unflattened(place, columns)
+        values = [substitute(x, to) for x in values]
+        offsets = [substitute(at, to) for at in offsets]
+        self.in_lanes, self.u = self.lanes > 0, v
+        stmts, values = self.hoist(values, frozenset({item, inside, v}))
+        return self._loop(inside, (*stmts, *self._stores(offsets, values)), self.lanes)
+
+    def _along(self, stem: str, loops: Sequence[Expr]) -> tuple[Expr, Expr, Expr]:
+        """One loop for all rounds of nested ones: (its variable, the number of the round, which of
+        the neighbouring rounds that one thread takes at once)."""
+        count = prod(map(trip_count, loops))
+        n = self.wide if self.lanes and count % self.wide == 0 else 1
+        inside = var(self._fresh(stem), count // n)
+        v = var(self._fresh("v"), n) if n > 1 else index(0)
+        return inside, inside * n + v, v
 
     def _stores(self, offsets: Sequence[Expr], values: Sequence[Expr]) -> list[Stmt]:
+        """What is stored side by side is computed before any of it is stored."""
         to = self.piece.assignments
-        return [Store(a.buffer, at, v) for a, at, v in zip(to, offsets, values, strict=True)]
+        if self.u.is_const:
+            return [Store(a.buffer, at, v) for a, at, v in zip(to, offsets, values, strict=True)]
+        lanes = self.lanes if self.in_lanes else 0
+        held = [Local(self._fresh("out"), v.dtype, (trip_count(self.u),), lanes) for v in values]
+        made = [Set(h, (self.u,), v) for h, v in zip(held, values, strict=True)]
+        put = [loop(self.u, (Store(a.buffer, at, h[self.u]),), "unroll")
+               for a, at, h in zip(to, offsets, held, strict=True)]  # fmt: skip
+        return [*map(Declare, held), loop(self.u, made, "unroll"), *put]
 
     def hoist(
         self, values: Sequence[Expr], bound: frozenset[Expr]
@@ -196,48 +227,63 @@ class _Emitter:
         return out, [substitute(v, known) for v in values]
 
     def reduce(self, r: Expr, bound: frozenset[Expr]) -> tuple[list[Stmt], Expr]:
-        """One reduction: in lanes where a block computes it and is not in lanes already."""
+        """One reduction: in lanes where a block computes it and is not in lanes already; for all
+        elements at once where they are neighbours and it depends on which of them."""
         combine, over = r.payload
         across = self.lanes > 0 and not self.in_lanes
-        acc = self.local(r.dtype, self.lanes)
+        mine = self.u in r.free
+        at = (self.u,) if mine else ()
+        shape = (trip_count(self.u),) if mine else ()
+        acc = Local(self._fresh("t"), r.dtype, shape, self.lanes)
+
+        def every(*body: Stmt) -> tuple[Stmt, ...]:
+            return (loop(self.u, body, "unroll"),) if mine else body
+
+        body, v = r.args[0], index(0)
+        inside: list[Expr] = list(over)
         if across:
-            inside: list[Expr] = [self._flat("k", over)]
-            body = substitute(r.args[0], unflattened(inside[0], over))
-        else:
-            inside, body = list(over), r.args[0]
+            k, place, v = self._along("k", over)
+            inside, body = [k], substitute(body, unflattened(place, over))
         self.in_lanes = self.in_lanes or across
-        stmts, (value,) = self.hoist([body], bound | set(inside))
+        stmts, (value,) = self.hoist([body], bound | {*inside, v})
         self.in_lanes = self.in_lanes and not across
-        nest: tuple[Stmt, ...] = (*stmts, Set(acc, (), combined(combine, acc.value, value)))
-        for v in reversed(inside):
-            nest = (self._loop(v, nest, self.lanes if across else 0),)
-        out = [Declare(acc), Set(acc, (), identity(combine, r.dtype)), *nest]
+        nest: tuple[Stmt, ...] = ()
+        if mine and not across and not stmts:
+            nest = self._sliding(inside, value, acc, combine)
+        if not nest:
+            nest = (*stmts, *every(Set(acc, at, combined(combine, acc[at], value))))
+            nest = nest if v.is_const else (loop(v, nest, "unroll"),)
+            for w in reversed(inside):
+                nest = (self._loop(w, nest, self.lanes if across else 0),)
+        out = [Declare(acc), *every(Set(acc, at, identity(combine, r.dtype))), *nest]
         if not across:
-            return out, acc.value
-        whole = self.local(r.dtype, 0)
-        joined = apply(across_lanes(combine, r.dtype), (acc.value,), r.dtype)
-        return [*out, Declare(whole), Set(whole, (), joined)], whole.value
+            return out, acc[at]
+        whole = Local(self._fresh("t"), r.dtype, shape)
+        joined = apply(across_lanes(combine, r.dtype), (acc[at],), r.dtype)
+        return [*out, Declare(whole), *every(Set(whole, at, joined))], whole[at]
+
+    def _sliding(
+        self, over: Sequence[Expr], body: Expr, acc: Local, combine: str
+    ) -> tuple[Stmt, ...]:
+        """A window's reduction of which neighbours share what they read; nothing where they don't."""
+        r, u = over[-1], self.u
+        found = window_of(body, u, r)
+        if found is None:
+            return ()
+        held = Local(self._fresh("window"), found.value.dtype, (found.places,), self.lanes)
+        value = substitute(body, {found.value: held[u * found.step + r]})
+        step = Set(acc, (u,), combined(combine, acc[u], value))
+        nest: tuple[Stmt, ...] = (
+            Declare(held), *found.filled(held),
+            loop(r, (loop(u, (step,), "unroll"),), "unroll"),
+        )  # fmt: skip
+        for w in reversed(over[:-1]):
+            nest = (loop(w, nest),)
+        return nest
 
     def _loop(self, v: Expr, body: tuple[Stmt, ...], lanes: int) -> Stmt:
         return loop(v, body, "vector", lanes=lanes) if lanes else loop(v, body)
 
-    def _flat(self, stem: str, loops: Sequence[Expr]) -> Expr:
-        """One variable for all rounds of nested loops."""
-        return var(self._fresh(stem), prod(map(trip_count, loops)))
-
     def _fresh(self, stem: str) -> str:
         self.names[stem] = self.names.get(stem, 0) + 1
         return f"{stem}{self.names[stem]}"
-
-
-def unflattened(flat: Expr, loops: Sequence[Expr]) -> dict[Expr, Expr]:
-    """The loops' variables in terms of the number of the round, the last one fastest. Rounds past
-    the last lie past the end of the first loop."""
-    out: dict[Expr, Expr] = {}
-    apart = 1
-    for v in reversed(loops):
-        n, first = trip_count(v), v.payload[1]
-        at = flat // apart
-        out[v] = (at if v is loops[0] else at % n) + first
-        apart *= n
-    return out

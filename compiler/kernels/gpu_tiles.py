@@ -28,7 +28,7 @@ from ..graph.ir import Graph, Op
 from .address import offset
 from .compose import Composer
 from .device import Device
-from .gpu_nest import unflattened
+from .gpu_sharing import unflattened
 from .inplace import overwritable
 from .ir import (
     Declare,

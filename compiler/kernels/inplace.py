@@ -38,6 +38,8 @@ def overwritable(
     params: Sequence[Buffer], phases: Sequence[Phase]
 ) -> tuple[tuple[int, int], ...]:  # fmt: skip
     """The pairs (output, input) of parameter positions that may be the same memory."""
+    if any(p.threads for p in phases):  # intrinsics read buffers at places that are not seen here
+        return ()
     pairs = [
         (j, k)
         for j, y in enumerate(params)

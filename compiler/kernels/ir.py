@@ -15,6 +15,10 @@ stores over buffers in the expression language of `ops.expr`:
 * Besides the operations of `ops.expr`, kernels may use apply("fma", (a, b, c)) for a * b + c in one
   rounding, and apply("hsum" | "hmax" | "hmin" | "hprod", (x,)) outside a vector loop, which
   combines the lanes of a local declared with lanes.
+
+GPUs take phases of another kind as well, which say what each thread of a block does
+(`Phase.threads`): those share arrays (`Local.shared`), call intrinsics of the dialect (`Call`), and
+wait for each other where they say so and nowhere else.
 """
 
 from __future__ import annotations
@@ -66,13 +70,17 @@ class Local:
     """Storage of one item: registers when all indices are static, else the stack. On a GPU, arrays
     that a vector loop sets lane by lane are shared by all lanes.
 
-    lanes: 0 for one scalar per element, else each element holds that many lanes.
+    lanes: 0 for one scalar per element, else each element holds that many lanes. shared: the array
+    is one for all threads of a block, in a phase that is written for one thread; it has one axis
+    and begins at a multiple of `align` bytes.
     """
 
     name: str
     dtype: DType
     shape: tuple[int, ...] = ()
     lanes: int = 0
+    shared: bool = False
+    align: int = 16
 
     def __getitem__(self, where: Expr | int | tuple[Expr | int, ...]) -> Expr:
         at = where if isinstance(where, tuple) else (where,)
@@ -164,6 +172,21 @@ class Prefetch(Stmt):
     far: bool = False
 
 
+Argument = Expr | Local | Buffer | int
+
+
+@dataclass(frozen=True, slots=True)
+class Call(Stmt):
+    """An intrinsic of a GPU, for phases written for one thread (see `codegen.cuda.intrinsics`).
+
+    Memory is named by a buffer, or a local, and the offset of an element in it. A plain int is a
+    literal that the intrinsic is specialised on.
+    """
+
+    name: str
+    args: tuple[Argument, ...] = ()
+
+
 @dataclass(frozen=True, slots=True)
 class Comment(Stmt):
     """A line for the reader."""
@@ -176,11 +199,18 @@ class Comment(Stmt):
 
 @dataclass(frozen=True, slots=True)
 class Phase:
-    """body for every value of the variable `item` in 0..items, in parallel."""
+    """body for every value of the variable `item` in 0..items, in parallel.
+
+    threads: not 0 on a GPU where the body is what one thread of a block does, and an item is a
+    block of so many of them. `thread` is the variable that counts them. Every thread makes the
+    stores that it reaches, branches may differ between threads, and there are no vector loops.
+    """
 
     items: int
     item: Expr
     body: tuple[Stmt, ...]
+    threads: int = 0
+    thread: Expr | None = None
 
 
 _writing: Final = threading.Lock()
@@ -336,6 +366,8 @@ def expressions(s: Stmt) -> tuple[Expr, ...]:
         return (s.condition,)
     if isinstance(s, Prefetch):
         return (s.offset,)
+    if isinstance(s, Call):
+        return tuple(a for a in s.args if isinstance(a, Expr))
     return ()
 
 

@@ -8,7 +8,21 @@ from collections.abc import Iterable
 from weakref import WeakKeyDictionary
 
 from ...ops.expr import Expr, format_expr
-from .ir import Comment, Declare, For, If, Kernel, Prefetch, Set, Stmt, Store, Transpose, Unwritten
+from .ir import (
+    Argument,
+    Call,
+    Comment,
+    Declare,
+    For,
+    If,
+    Kernel,
+    Prefetch,
+    Set,
+    Stmt,
+    Store,
+    Transpose,
+    Unwritten,
+)
 
 _texts: WeakKeyDictionary[Kernel, str] = WeakKeyDictionary()
 _digests: WeakKeyDictionary[Kernel, str] = WeakKeyDictionary()
@@ -33,7 +47,8 @@ def _lines(body: Iterable[Stmt], depth: int) -> Iterable[str]:
             loc = s.local
             dims = "".join(f", {d}" for d in loc.shape)
             lanes = f" x {loc.lanes}" if loc.lanes else ""
-            yield f"{pad}{loc.name} = local({loc.dtype}{lanes}{dims})"
+            what = f"shared align {loc.align}" if loc.shared else "local"
+            yield f"{pad}{loc.name} = {what}({loc.dtype}{lanes}{dims})"
         elif isinstance(s, Set):
             at = f"[{', '.join(map(_text, s.where))}]" if s.where else ""
             yield f"{pad}{s.local.name}{at} = {_text(s.value)}"
@@ -49,8 +64,15 @@ def _lines(body: Iterable[Stmt], depth: int) -> Iterable[str]:
                 yield from _lines(s.otherwise, depth + 1)
         elif isinstance(s, Prefetch):
             yield f"{pad}prefetch {'far ' * s.far}{s.buffer.name}[{_text(s.offset)}]"
+        elif isinstance(s, Call):
+            yield f"{pad}{s.name}({', '.join(map(_argument, s.args))})"
         elif isinstance(s, Comment):
             yield f"{pad}# {s.text}"
+
+
+def _argument(a: Argument) -> str:
+    """Literals stand in brackets: a constant expression of the same value is another kernel."""
+    return _text(a) if isinstance(a, Expr) else f"<{a}>" if isinstance(a, int) else a.name
 
 
 def kernel_text(kernel: Kernel) -> str:
@@ -67,7 +89,8 @@ def _kernel_text(kernel: Kernel) -> str:
     for b in kernel.params:
         lines.append(f"  {b.role} {b.name}: {b.dtype}[{b.elements}]")
     for p in kernel.phases:
-        lines.append(f"  parallel {_text(p.item)} in {p.items}:")
+        by = f" by {p.threads} threads {_text(p.thread)}" if p.thread is not None else ""
+        lines.append(f"  parallel {_text(p.item)} in {p.items}{by}:")
         lines.extend(_lines(p.body, 2))
     return "\n".join(lines) + "\n"
 

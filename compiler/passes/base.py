@@ -63,12 +63,14 @@ class OptionalPass(Pass):
 
 @dataclass(frozen=True, slots=True)
 class Stage:
-    """The graph as a pass left it. milliseconds: of the pass alone, without verification."""
+    """The graph as a pass left it. milliseconds: of the pass alone, without verification. by: the
+    pass, None where the graph came in."""
 
     name: str
     graph: Graph = field(repr=False)
     milliseconds: float
     changed: bool
+    by: Pass | None = None
 
 
 def run_pipeline(
@@ -96,7 +98,7 @@ def run_pipeline(
                     f"{fuel.last or 'not counted'}"
                 ) from e
             graph = result
-        stages.append(Stage(p.name, graph, milliseconds, changed))
+        stages.append(Stage(p.name, graph, milliseconds, changed, p))
     return graph, tuple(stages)
 
 

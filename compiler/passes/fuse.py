@@ -5,6 +5,9 @@ can run on its result while it is in registers, or any operator that has an expr
 into the largest neighbourhood that one loop nest computes without repeating work. Growth may pass
 through states with several results (a softmax does: exp feeds both the sum and the quotient); the
 last state that one kernel can serve is taken.
+
+What keeps an op out of a group is a predicate that gives the reason as text, "" where there is
+none; nothing is kept of it here. `why.py` runs the same growth again and listens.
 """
 
 from __future__ import annotations
@@ -30,6 +33,7 @@ from .convolutions import is_channel_choice
 
 LOOKAHEAD = 16  # ops a group may grow by before it must be one kernel again
 MOST_OPS = 64
+MOST_RESULTS = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +45,7 @@ class Fuse(Pass):
     attention: bool = True
 
     def run(self, graph: Graph) -> Graph:
-        return _Fuser(graph, self.attention).run()
+        return Fuser(graph, self.attention).run()
 
 
 def is_contraction(graph: Graph, op: Op) -> bool:
@@ -55,7 +59,18 @@ def is_contraction(graph: Graph, op: Op) -> bool:
     return trait.kind == "matmul"
 
 
-class _Fuser:
+def too_large(best: Sequence[int], members: Sequence[int]) -> str:
+    """Why a group stops growing, whatever reads it."""
+    if len(members) > MOST_OPS:
+        return f"the kernel has {MOST_OPS} ops already"
+    if len(members) - len(best) > LOOKAHEAD:
+        return f"the last {LOOKAHEAD} ops before it made no single kernel"
+    return ""
+
+
+class Fuser:
+    """One run of the pass. group: of each op, None as long as it has none."""
+
     def __init__(self, graph: Graph, attention: bool = True) -> None:
         self.graph = graph
         self.takes_attention = attention
@@ -114,6 +129,9 @@ class _Fuser:
         mine = sum(1 << m for m in group)
         return len({self.ancestors[m] | mine for m in group}) > 1
 
+    def refuse(self, seed: int, c: int, why: str) -> None:
+        """Called when the group that grows from an op does not take in op c, which reads it."""
+
     # ---------------------------------------------------------------- growth
 
     def contraction(self, k: int) -> list[int]:
@@ -121,20 +139,38 @@ class _Fuser:
         op = self.ops[k]
         is_matmul = op.definition.trait(Contraction).kind == "matmul"  # type: ignore[union-attr]
         prologue = self.prologue(k) if is_matmul else self.choice(k)
-        out = self.graph.type(op.outputs[0])
         best, members = [k], [k]
         for c in self.readers(members):
-            if len(members) - len(best) > LOOKAHEAD or len(members) > MOST_OPS:
+            if why := too_large(best, members):
+                self.refuse(k, c, why)
                 break
-            if not self.convex(c, [*prologue, *members]):
+            if why := self.circles(c, [*prologue, *members]) or self.no_epilogue(c, k):
+                self.refuse(k, c, why)
                 continue
-            t = self.graph.type(self.ops[c].outputs[0])
-            epilogue = self.ops[c].has(Elementwise) and len(self.ops[c].outputs) == 1
-            if epilogue and t.dims == out.dims and t.layout == out.layout:
-                members.append(c)
-                if len(self.live(members)) == 1:
-                    best = list(members)
+            members.append(c)
+            if why := self.several_results(members):
+                self.refuse(k, c, why)
+            else:
+                best = list(members)
         return [*prologue, *best]
+
+    def no_epilogue(self, c: int, k: int) -> str:
+        """Why op c cannot run on the result of contraction k while it is in registers."""
+        op, out = self.ops[c], self.graph.type(self.ops[k].outputs[0])
+        if not op.has(Elementwise):
+            return "only elementwise ops run on a contraction's result in registers"
+        t = self.graph.type(op.outputs[0])
+        if t.dims != out.dims:
+            return "its result has another shape than the contraction's"
+        if t.layout != out.layout:
+            return "its result has another layout than the contraction's"
+        return "it has several results" if len(op.outputs) > 1 else ""
+
+    def several_results(self, members: Sequence[int]) -> str:
+        """Why a contraction's kernel, which writes one blob, cannot end here."""
+        return "" if len(self.live(members)) == 1 else (
+            "with it, more than one result would be read by others"
+        )  # fmt: skip
 
     def attention(self, k: int) -> list[int]:
         """Both products of an attention that begins with op k, all between them, index maps on
@@ -148,7 +184,7 @@ class _Fuser:
         parts.update(self.prologue(k), self.prologue(second))
         members: list[int] = []
         for m in sorted(parts):
-            if self.group[m] is not None or not self.convex(m, members):
+            if self.group[m] is not None or self.circles(m, members):
                 return []
             if self.graph.type(self.ops[m].outputs[0]).layout.is_blocked:
                 return []
@@ -163,7 +199,7 @@ class _Fuser:
             single = len(self.users[blob]) == 1 and len(op.outputs) == 1
             if not single or not (moves or pointwise) or out.layout.is_blocked:
                 break
-            if self.group[c] is not None or not self.convex(c, members):
+            if self.group[c] is not None or self.circles(c, members):
                 break
             members.append(c)
             blob, moved = op.outputs[0], moved or moves
@@ -203,18 +239,20 @@ class _Fuser:
         )
 
     def nest(self, k: int) -> list[int]:
-        if not self.can_nest(k):
-            return [k]
-        if self.is_concat(k):
+        if self.stands_alone(k) or self.is_concat(k):
             return [k]
         best, members = [k], [k]
         for c in self.readers(members):
-            if len(members) - len(best) > LOOKAHEAD or len(members) > MOST_OPS:
+            if why := too_large(best, members):
+                self.refuse(k, c, why)
                 break
-            if not self.can_nest(c) or not self.convex(c, members) or not self.joins(c, members):
+            if why := self.stands_alone(c) or self.circles(c, members) or self.apart(c, members):
+                self.refuse(k, c, why)
                 continue
             members.append(c)
-            if self.one_nest(members):
+            if why := self.several_nests(members):
+                self.refuse(k, c, why)
+            else:
                 best = list(members)
             if self.is_concat(c):
                 break
@@ -236,16 +274,16 @@ class _Fuser:
             if waiting:
                 yield heapq.heappop(waiting)
 
-    def convex(self, c: int, members: Sequence[int]) -> bool:
-        """Whether no path leaves the members and comes back through op c."""
+    def circles(self, c: int, members: Sequence[int]) -> str:
+        """Why op c cannot be among the members: a path leaves them and comes back through it."""
         mine = 0
         for m in members:
             mine |= 1 << m
         for n in self.ops[c].reads:
             p = self.at.get(n)
             if p is not None and not mine >> p & 1 and self.ancestors[p] & mine:
-                return False
-        return True
+                return "another of its operands is made, elsewhere, of what the kernel makes"
+        return ""
 
     def live(self, members: Sequence[int]) -> list[str]:
         """Blobs that others read, or the caller."""
@@ -257,15 +295,14 @@ class _Fuser:
 
     # ---------------------------------------------------------------- what one loop nest can do
 
-    def can_nest(self, k: int) -> bool:
+    def stands_alone(self, k: int) -> str:
+        """Why op k is no part of a loop nest with others."""
         op = self.ops[k]
         if op.has(View) and not op.has(Elementwise):
-            return False  # free as it is: an alias
-        return (
-            op.definition.compute is not None
-            and not op.has(Recurrence)
-            and (not op.has(Opaque) or self.is_concat(k))
-        )
+            return "a view takes no kernel"
+        if op.definition.compute is None or (op.has(Opaque) and not self.is_concat(k)):
+            return "there is no expression for one element of the result"
+        return "a recurrence has a kernel of its own" if op.has(Recurrence) else ""
 
     def is_concat(self, k: int) -> bool:
         trait = self.ops[k].definition.trait(Opaque)
@@ -286,27 +323,34 @@ class _Fuser:
         chosen = range(x.rank) if axes is None else (a % x.rank for a in axes)
         return (x.dims, frozenset(chosen))
 
-    def joins(self, c: int, members: Sequence[int]) -> bool:
-        """Whether op c can follow the members in one nest without repeating their work."""
+    def apart(self, c: int, members: Sequence[int]) -> str:
+        """Why op c cannot follow the members in one nest without repeating their work."""
         op = self.ops[c]
-        inside = {o for m in members for o in self.ops[m].outputs}
-        feeding = [self.at[n] for n in op.reads if n in inside]
         if self.is_concat(c):
-            return not any(self.reduces(m) for m in members)
+            reducing = any(self.reduces(m) for m in members)
+            return "a concatenation takes in no reduction, window or sum" if reducing else ""
         if op.has(Elementwise):
-            return self._same_rows(c, members)
+            return self._other_rows(c, members)
         if any(self.reduces(m) for m in members):
-            return self.whole_axes(c) is not None and self._same_reduction(c, members)
+            if self.whole_axes(c) is None:
+                return "it would compute the reduction before it once for each of its own elements"
+            return self._other_reduction(c, members)
         if op.has(Injective):
+            inside = {o for m in members for o in self.ops[m].outputs}
+            feeding = [self.at[n] for n in op.reads if n in inside]
             total = self.graph.type(op.outputs[0]).size
-            return all(total <= self.graph.type(self.ops[m].outputs[0]).size for m in feeding)
-        return self.whole_axes(c) is not None
+            larger = any(total > self.graph.type(self.ops[m].outputs[0]).size for m in feeding)
+            return "it repeats elements, which would be computed as often" if larger else ""
+        if self.whole_axes(c) is None:
+            return "its windows overlap, so that elements would be computed once for each of them"
+        return ""
 
-    def _same_reduction(self, c: int, members: Sequence[int]) -> bool:
+    def _other_reduction(self, c: int, members: Sequence[int]) -> str:
         mine = self.whole_axes(c)
-        return all(self.whole_axes(m) == mine for m in members if self.reduces(m))
+        same = all(self.whole_axes(m) == mine for m in members if self.reduces(m))
+        return "" if same else "it reduces another shape, or over other axes, than the kernel does"
 
-    def _same_rows(self, c: int, members: Sequence[int]) -> bool:
+    def _other_rows(self, c: int, members: Sequence[int]) -> str:
         """Elementwise op c after windows or products must keep their shape; after reductions over
         whole axes it may broadcast their results back over those axes."""
         out = self.graph.type(self.ops[c].outputs[0])
@@ -316,18 +360,24 @@ class _Fuser:
             whole = self.whole_axes(m)
             result = self.graph.type(self.ops[m].outputs[0])
             if whole is None and (out.dims, out.layout) != (result.dims, result.layout):
-                return False  # windows slide best along the layout that was chosen for them
+                # windows slide best along the layout that was chosen for them
+                what = "shape" if out.dims != result.dims else "layout"
+                return f"its result has another {what} than that of the windows or sums before it"
             if whole is not None and out.dims not in (result.dims, whole[0]):
-                return False
-        return True
+                return "it has neither the shape of the reduction before it nor that of its operand"
+        return ""
 
-    def one_nest(self, members: Sequence[int]) -> bool:
-        """Whether one kernel serves: a single result, or several of one shape and layout."""
+    def several_nests(self, members: Sequence[int]) -> str:
+        """Why one kernel cannot serve: it has a single result, or several of one shape and
+        layout."""
         live = self.live(members)
-        kinds = {(self.graph.type(o).dims, self.graph.type(o).layout) for o in live}
         if len(live) > 1 and any(self.is_concat(m) for m in members):
-            return False
-        return len(kinds) == 1 and len(live) <= 4
+            return "others read what it joins, and a concatenation is its kernel's one result"
+        if len({self.graph.type(o).dims for o in live}) != 1:
+            return "with it, results of different shapes would be read by others"
+        if len({self.graph.type(o).layout for o in live}) != 1:
+            return "with it, results in different layouts would be read by others"
+        return "with it, others would read too many results" if len(live) > MOST_RESULTS else ""
 
     # ---------------------------------------------------------------- result
 

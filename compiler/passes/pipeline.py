@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 from ..options import Numerics
 from .base import Pass
 from .canonicalize import Canonicalize
@@ -16,6 +18,9 @@ from .fuse import Fuse
 from .layout import AssignLayout
 from .place import Place
 from .winograd import ChooseWinograd
+
+WIDEST_ACCESS: Final = 16
+"""Bytes that a thread of a GPU reads at once, from a multiple of as many: where parts begin."""
 
 
 def cpu_pipeline(channel_block: int, numerics: Numerics = "standard") -> tuple[Pass, ...]:
@@ -50,5 +55,5 @@ def gpu_pipeline() -> tuple[Pass, ...]:
         CommonSubexpressions(),
         DeadCode(),
         Fuse(attention=False),
-        Place(),
+        Place(WIDEST_ACCESS),
     )

@@ -28,15 +28,20 @@ SHORTEST = 64  # bytes of a stretch; loops over shorter ones would cost more tha
 
 @dataclass(frozen=True, slots=True)
 class Place(Pass):
-    """Runs behind fusion: a kernel that reads or writes a part must be known to manage that."""
+    """Runs behind fusion: a kernel that reads or writes a part must be known to manage that.
+
+    align: parts begin at multiples of that many bytes.
+    """
+
+    align: int = 1
 
     def run(self, graph: Graph) -> Graph:
-        return _Placer(graph).run()
+        return _Placer(graph, self.align).run()
 
 
 class _Placer:
-    def __init__(self, graph: Graph) -> None:
-        self.graph = graph
+    def __init__(self, graph: Graph, align: int) -> None:
+        self.graph, self.align = graph, align
         self.blobs = dict(graph.blobs)
         self.groups = list(graph.groups)
         self.maker = {o: g for g, ops in enumerate(self.groups) for op in ops for o in op.outputs}
@@ -98,7 +103,7 @@ class _Placer:
         ends = list(accumulate(t.dims[a] for t in kinds))
         starts = [e - t.dims[a] for e, t in zip(ends, kinds, strict=True)]
         if len(kinds) < 2 or not all(
-            _is_describable(t, a, s, whole.dims[a]) for t, s in zip(kinds, starts, strict=True)
+            self.is_describable(t, a, s, whole.dims[a]) for t, s in zip(kinds, starts, strict=True)
         ):
             return None
         return list(zip(op.reads, kinds, starts, strict=True))
@@ -143,7 +148,7 @@ class _Placer:
                 return
             layout = old.part(cut.axis, old.extent or whole.dims[cut.axis])
             kind = b.type.with_layout(layout)
-            if not _is_describable(kind, cut.axis, cut.start, whole.dims[cut.axis]):
+            if not self.is_describable(kind, cut.axis, cut.start, whole.dims[cut.axis]):
                 return
             readers = self.readers.get(n, ())
             if not kind.is_dense and not all(_follows_types(self.groups[e]) for e in readers):
@@ -152,12 +157,13 @@ class _Placer:
         self.blobs |= made
         self.changed = True
 
-
-def _is_describable(kind: TensorType, axis: int, start: int, whole: int) -> bool:
-    """Whether memory plan and kernels can deal with a part."""
-    rows, each, _ = kind.runs
-    blocks = holds_whole_blocks(kind.layout, axis, start, kind.dims[axis], whole)
-    return kind.size > 0 and blocks and (rows == 1 or (rows <= MOST_RUNS and each >= SHORTEST))
+    def is_describable(self, kind: TensorType, axis: int, start: int, whole: int) -> bool:
+        """Whether memory plan and kernels can deal with a part."""
+        rows, each, _ = kind.runs
+        blocks = holds_whole_blocks(kind.layout, axis, start, kind.dims[axis], whole)
+        if not kind.size or not blocks or kind.position(axis, start) % self.align:
+            return False
+        return rows == 1 or (rows <= MOST_RUNS and each >= SHORTEST)
 
 
 def _follows_types(ops: Sequence[Op]) -> bool:

@@ -14,9 +14,10 @@ from typing import Any, Final
 from ...ops import expr
 from ..codegen import cpu, cuda
 from ..codegen.cuda.assemble import Assembled, Usage, assembled, can_assemble
+from ..codegen.cuda.entry import Entry, TensorMap
 from ..codegen.cuda.frontend import lowered
 from ..codegen.cuda.ptx import kernel_ptx
-from ..codegen.cuda.source import Entry, kernel_source
+from ..codegen.cuda.source import kernel_source
 from ..codegen.cuda.target import PTX_FEATURES, CudaTarget
 from ..codegen.cuda.toolkit import part
 from ..kernels.ir import Kernel
@@ -66,13 +67,21 @@ def _ptx(kernel: Kernel, target: CudaTarget, store: Store) -> tuple[tuple[Entry,
     key = _key("PTX of a kernel", target, symbol=symbol(kernel), text=text_digest(kernel))
     found = _decoded(store.get(key))
     if found is not None:
-        return tuple(Entry(*e) for e in found["entries"]), found["ptx"], False
+        return tuple(map(_entry, found["entries"])), found["ptx"], False
     source = kernel_source(kernel)
     ptx = "" if not source.entries else kernel_ptx(
         kernel, source.entries, lowered(source, kernel.params, target), target)  # fmt: skip
-    listed = [[e.name, e.blocks, e.threads] for e in source.entries]
+    listed = [asdict(e) for e in source.entries]
     store.put(key, json.dumps({"entries": listed, "ptx": ptx}).encode())
     return source.entries, ptx, True
+
+
+def _entry(fields: dict[str, Any]) -> Entry:
+    def whole(m: dict[str, Any]) -> dict[str, Any]:
+        return {k: tuple(v) if isinstance(v, list) else v for k, v in m.items()}
+
+    maps = tuple(TensorMap(**whole(m)) for m in fields["tensor_maps"])
+    return Entry(**{**fields, "tensor_maps": maps})
 
 
 def _machine(ptx: str, target: CudaTarget, store: Store) -> Assembled | None:

@@ -15,7 +15,7 @@ from ..errors import InputError, MemoryLimitError
 from ..graph.arrays import ALIGNMENT
 from ..graph.ir import Graph
 from ..graph.storage import aliases
-from ..kernels.ir import Launch, Prepared
+from ..kernels.ir import Launch
 from ..memory.buffers import BufferSpec, Step, round_up
 from ..memory.donate import plan_donated
 from ..memory.plan import MemoryPlan
@@ -36,6 +36,7 @@ from .contexts import Bindings, Context, Contexts
 from .driver import driver
 from .fields import address
 from .objects import Objects
+from .places import places
 from .poison import Poison
 from .threads import thread_pool
 
@@ -112,14 +113,8 @@ class Program:
         self.constants = constants
         self._fixed = Stretches(constants.values())
         self.spans: list[tuple[int, int]] = []  # the steps of each launch
-        self._alias = aliases(graph)
         # (entry of the table, number of input or output, bytes from its start)
         self._slots: list[tuple[int, int, int]] = []
-        # what lies in a donated input: the input's number, and bytes from its start
-        self._donated = {
-            name: (graph.inputs.index(region.name), at)
-            for region in memory.regions for name, at in region.offsets.items()
-        }  # fmt: skip
         self._destroyed = tuple(graph.inputs.index(r.name) for r in memory.regions)
         self._poison = Poison(memory, graph.inputs) if poison else None
         self._keep = objects
@@ -136,48 +131,27 @@ class Program:
         in_arena: dict[int, int] = {}
         steps: list[tuple[int, int, int]] = []
         slot = 0
-        for k, launch in enumerate(self.launches):
+        for launch, found in zip(
+            self.launches, places(self.graph, self.launches, self.memory), strict=True
+        ):
             first = len(steps)
             for entry, items in zip(
                 objects.addresses(launch.kernel), launch.kernel.items, strict=True
             ):
                 steps.append((entry, slot, items))
             self.spans.append((first, len(steps)))
-            self._bind(k, launch, slot, table, in_arena)
-            slot += len(launch.args)
+            for at, place in enumerate(found, slot):
+                if place.array is not None:
+                    self._slots.append((at, place.array, place.offset))
+                elif place.constant is not None:
+                    table[at] = self.constants[place.constant].ctypes.data + place.offset
+                else:
+                    in_arena[at] = place.offset
+            slot += len(found)
         where = np.fromiter(in_arena, np.intp, len(in_arena))
         offsets = np.fromiter(in_arena.values(), np.uint64, len(in_arena))
         return Bindings(self._wanted, table, self._slots, (where, offsets), steps,
                         self.memory.arena_bytes)  # fmt: skip
-
-    def _bind(
-        self, number: int, launch: Launch, slot: int, table: Array, in_arena: dict[int, int]
-    ) -> None:
-        g = self.graph
-        scratch = self.memory.scratch[number] or 0
-        for j, (arg, buffer) in enumerate(zip(launch.args, launch.kernel.params, strict=True)):
-            at = slot + j
-            if arg is None:
-                in_arena[at] = scratch
-                scratch += round_up(buffer.nbytes, ALIGNMENT)
-            elif isinstance(arg, Prepared):
-                table[at] = self.constants[arg].ctypes.data
-            else:
-                root, inner = arg, 0
-                while root in self._alias:
-                    alias = self._alias[root]
-                    root, inner = alias.of, inner + alias.offset
-                if root in self.constants:
-                    table[at] = self.constants[root].ctypes.data + inner
-                elif root in self._donated:
-                    k, at_input = self._donated[root]
-                    self._slots.append((at, k, at_input + inner))
-                elif root in g.inputs:
-                    self._slots.append((at, g.inputs.index(root), inner))
-                elif root in g.outputs:
-                    self._slots.append((at, len(g.inputs) + g.outputs.index(root), inner))
-                else:
-                    in_arena[at] = self.memory.offsets[root] + inner
 
     # ---------------------------------------------------------------- calls
 

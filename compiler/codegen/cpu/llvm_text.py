@@ -143,12 +143,32 @@ class Function:
         self._values: dict[str, Value] = {}
         self._pointers: dict[str, str] = {}
         self._learnt: list[list[str]] = [[]]
+        self._origins: list[tuple[int, int]] = []
 
     def finish(self) -> str:
+        return self.text(self.head, self.lines)
+
+    def text(self, head: str, lines: Sequence[str]) -> str:
+        """The function with other lines in the place of its own."""
         return "\n".join(
-            [self.head, "entry:", *self.entry, "  br label %start", "start:", *self.lines,
-             "  ret void", "}"]
-        )  # fmt: skip
+            [head, "entry:", *self.entry, "  br label %start", "start:", *lines, "  ret void", "}"]
+        )
+
+    # ---------------------------------------------------------------- where lines come from
+
+    def begin(self, origin: int) -> None:
+        """What is written from now on has this origin, a number above 0."""
+        self._origins.append((len(self.lines), origin))
+
+    def origins(self) -> Iterator[tuple[str, int]]:
+        """Every line of the body with its origin; 0 before the first `begin`."""
+        waiting, origin = iter((*self._origins, (len(self.lines), 0))), 0
+        at, following = next(waiting)
+        for k, line in enumerate(self.lines):
+            while k >= at:
+                origin = following
+                at, following = next(waiting)
+            yield line, origin
 
     # ---------------------------------------------------------------- primitives
 

@@ -11,6 +11,8 @@ definitions come from the code generator for CPUs, so that both targets compute 
     shuffle_xor(x, d)               x of the thread of the warp whose lane differs by d
     unknown(x)                      x, of which the compiler forgets what it is: it does not unroll
     fma(x, y, z), max(x, y), ...    the operations of `ops.expr`
+
+What only phases written for one thread may call is in `intrinsics`.
 """
 
 from __future__ import annotations
@@ -25,6 +27,8 @@ from llvmlite import ir
 from ....ops.expr import BINARY, UNARY
 from ....ops.types import DTYPES, DType, bf16, boolean, f16, f32, i64, u16
 from ...errors import TargetError
+from .binding import bound
+from .intrinsic import PREFIX
 
 ARITY: Final[Mapping[str, int]] = {
     **{name: 1 for name in DTYPES if name not in ("f16", "bf16")},
@@ -34,7 +38,6 @@ ARITY: Final[Mapping[str, int]] = {
 }  # fmt: skip
 """How many arguments each function takes. `not`, `and` and `or` are Python's own words."""
 FUNCTIONS: Final = tuple(n for n in ARITY if n not in ("not", "and", "or"))
-PREFIX: Final = "tw."
 
 
 def result_type(name: str, argument: DType) -> DType:
@@ -61,6 +64,7 @@ def namespace() -> dict[str, Any]:
     return {
         "cuda": cuda, "np": np, "inf": float("inf"), "nan": float("nan"),
         **{name: _function(name, kinds, types, intrinsic) for name in FUNCTIONS},
+        **bound(kinds),
     }  # fmt: skip
 
 

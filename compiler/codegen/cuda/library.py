@@ -13,7 +13,9 @@ from ....ops.types import DTYPES, DType, bf16, f16, f32, i32, u16, u32
 from ...errors import LoweringError
 from ..cpu import arithmetic, vector_math
 from ..cpu.llvm_text import Arithmetic, Function, Value, register_type
-from .dialect import ARITY, PREFIX, result_type
+from .dialect import ARITY, result_type
+from .intrinsic import PREFIX, definition_of
+from .intrinsics import INTRINSICS
 
 GPU: Final = Arithmetic(fma=True, rsqrt14=False)
 _NAME: Final = re.compile(rf"{re.escape(PREFIX)}(\w+)\.(\w+)\Z")
@@ -24,6 +26,8 @@ _SHUFFLE: Final = "llvm.nvvm.shfl.sync.bfly.i32"
 def definition(name: str) -> tuple[str, frozenset[str]]:
     """(the text of one function, the declarations that it needs). name: as `dialect.symbol` makes
     it. Raises LoweringError where the operation is not defined for the type."""
+    if (intrinsic := INTRINSICS.get(name.removeprefix(PREFIX).partition(".")[0])) is not None:
+        return definition_of(name, intrinsic)
     found = _NAME.match(name)
     if found is None or found[1] not in ARITY or found[2] not in DTYPES:
         raise LoweringError(f"no function of the dialect is called {name}")

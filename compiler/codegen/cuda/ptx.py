@@ -11,10 +11,10 @@ import llvmlite.binding as llvm
 
 from ...errors import LoweringError, TargetError
 from ...kernels.ir import Buffer, Kernel
+from .entry import Entry
 from .frontend import Lowered
 from .library import definition
-from .source import Entry
-from .target import PTX_FEATURES, CudaTarget
+from .target import ALIGNMENT, PTX_FEATURES, CudaTarget
 from .toolkit import INSTALL, part
 
 TRIPLE: Final = "nvptx64-nvidia-cuda"
@@ -73,7 +73,7 @@ def _entry(
     written = [b.is_written for b in params]
     taken = ", ".join(
         f"ptr {'' if b in shared else 'noalias '}{'' if w or b in shared else 'readonly '}"
-        f"align {b.dtype.bytes} %{b.name}" for b, w in zip(params, written, strict=True)
+        f"align {ALIGNMENT} %{b.name}" for b, w in zip(params, written, strict=True)
     )  # fmt: skip
     given = ", ".join(["ptr %place", *(f"ptr %{b.name}" for b in params)])
     kinds = ", ".join(["ptr"] * (len(params) + 1))

@@ -14,6 +14,9 @@ from ...errors import TargetError
 KNOWN: Final = ("sm_80", "sm_89", "sm_90")
 PTX_FEATURES: Final = "+ptx80"
 """The PTX that drivers from CUDA 12.0 on take."""
+ALIGNMENT: Final = 16
+"""Bytes that the address of every buffer of a kernel is a multiple of: those of the widest access.
+"""
 _NAME: Final = re.compile(r"cuda(?::(\w+))?\Z")
 _CAPABILITY: Final = (75, 76)  # attributes of a device: major and minor number
 

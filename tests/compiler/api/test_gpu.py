@@ -35,9 +35,9 @@ def test_what_can_be_seen() -> None:
     assert str(exe.memory_use())
     conv, softmax = exe.kernels
     assert conv.template == "gpu_tiles" and conv.flops == 2 * 27 * 8 * 144
-    assert softmax.template == "gpu_nest" and softmax.config == {"per": "block", "threads": 128}
+    assert softmax.template == "gpu_nest" and softmax.config == {"per": "block", "threads": 32, "each": 1, "wide": 4}
     (phase,) = softmax.phases
-    assert (phase.blocks, phase.threads) == (8, 128) and f"def {phase.name}(" in softmax.source
+    assert (phase.blocks, phase.threads) == (8, 32) and f"def {phase.name}(" in softmax.source
     assert (phase.usage is None) is not assemble.can_assemble()
 
 

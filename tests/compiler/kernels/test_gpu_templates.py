@@ -2,128 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
 
-from tilewright.compiler.codegen.cuda.source import kernel_source
 from tilewright.compiler.graph.builder import GraphBuilder, Value
-from tilewright.compiler.graph.evaluate import evaluate
-from tilewright.compiler.graph.ir import Graph
 from tilewright.compiler.kernels.device import GPU
-from tilewright.compiler.kernels.gpu_nest import GpuNest
 from tilewright.compiler.kernels.gpu_tiles import TILES, GpuTiles, contraction_of
-from tilewright.compiler.kernels.ir import Launch
-from tilewright.compiler.kernels.template import Config, KernelTemplate
+from tilewright.compiler.kernels.template import Config
 
 from ..codegen.cuda.programs import gpu_launches, simulated
-from .support import remembered
-
-rng = np.random.default_rng(11)
-
-
-def array(*dims: int, dtype: Any = np.float32) -> Any:
-    return rng.standard_normal(dims).astype(dtype)
-
-
-def graph_of(build: Callable[[GraphBuilder], Value]) -> Graph:
-    g = GraphBuilder("test")
-    g.output(build(g), "y")
-    return gpu_launches(g.build())[0]
-
-
-def check(template: KernelTemplate, graph: Graph, configs: Sequence[Config]) -> list[Launch]:
-    """Every config gives the right numbers, also where results may take an operand's memory."""
-    feeds = {n: array(*graph.type(n).dims, dtype=graph.type(n).dtype.numpy) for n in graph.inputs}
-    expected = evaluate(graph, feeds)["y"]
-    launches = []
-    for config in configs:
-        assert template.matches(graph, graph.ops, graph.outputs)
-        launch = template.instantiate(graph, graph.ops, graph.outputs, GPU, config)
-        launch = remembered(launch, template, graph, graph.outputs, GPU)
-        for alias in (None, *launch.kernel.inplace):
-            got = simulated(graph, launch, feeds, alias)
-            limit = 1e-5 if graph.type("y").dtype.bits == 32 else 1e-12
-            np.testing.assert_allclose(got, expected, limit, limit * np.abs(expected).max(),
-                                       err_msg=f"{config}, alias {alias}")  # fmt: skip
-        launches.append(launch)
-    return launches
-
-
-# --------------------------------------------------------------------------- the general nest
-
-
-def softmax(g: GraphBuilder) -> Value:
-    return g.softmax(g.input("x", (5, 70)), axis=1)
-
-
-def columns(g: GraphBuilder) -> Value:
-    return g.softmax(g.input("x", (2, 40, 3)), axis=1)
-
-
-def pooling(g: GraphBuilder) -> Value:
-    return g.max_pool(g.input("x", (1, 2, 6, 5)), kernel_shape=3, pads=1)
-
-
-def everything(g: GraphBuilder) -> Value:
-    return g.reduce_sum(g.input("x", (7, 11, 5)), axes=(0, 1, 2), keepdims=0)
-
-
-def pointwise(g: GraphBuilder) -> Value:
-    return g.tanh(g.input("x", (3, 50)) + g.input("z", (50,)))
-
-
-@pytest.mark.parametrize("build", [softmax, columns, pooling, everything, pointwise])
-def test_the_nest(build: Callable[[GraphBuilder], Value]) -> None:
-    graph = graph_of(build)
-    space = GpuNest().space(graph, graph.ops, graph.outputs, GPU)
-    assert GpuNest().default(graph, graph.ops, graph.outputs, GPU) in space
-    launches = check(GpuNest(), graph, space)
-    if build in (softmax, pointwise):
-        assert all(launch.kernel.inplace for launch in launches)
-
-
-def preferred(build: Callable[[GraphBuilder], Value]) -> Config:
-    graph = graph_of(build)
-    return GpuNest().default(graph, graph.ops, graph.outputs, GPU)
-
-
-def test_who_computes_a_row() -> None:
-    """A block where a row is long, a thread where it is short or there are threads enough."""
-
-    def rows(m: int, n: int) -> Config:
-        return preferred(lambda g: g.softmax(g.input("x", (m, n)), axis=1))
-
-    assert rows(100_000, 10) == {"per": "thread"}
-    assert rows(16, 1000) == {"per": "block", "threads": 256}
-    assert rows(16, 100) == {"per": "block", "threads": 64}
-    assert preferred(pooling) == {"per": "thread"}
-    long = preferred(lambda g: g.reduce_sum(g.input("x", (8, 8, 4096)), axes=(2,)))
-    assert long == {"per": "block", "threads": 256}
-    # sums down the columns: threads side by side read side by side
-    assert preferred(lambda g: g.reduce_sum(g.input("x", (512, 8192)), axes=(0,))) == {
-        "per": "thread"
-    }
-
-
-def test_weights_of_a_product_with_a_vector_lie_along_the_sum() -> None:
-    graph = graph_of(product(1, 50, 70))
-    (launch,) = check(GpuNest(), graph, [{"per": "block", "threads": 32}])
-    assert preferred(product(1, 4096, 4096)) == {"per": "block", "threads": 256}
-    source = kernel_source(launch.kernel).text
-    assert "x1[item * 70 + k1]" in source
-
-
-def test_large_sums_take_two_phases() -> None:
-    graph = graph_of(lambda g: g.reduce_sum(g.input("x", (1 << 18,)), axes=(0,), keepdims=0))
-    (launch,) = gpu_launches(graph)[1]
-    assert len(launch.kernel.phases) == 2 and launch.kernel.params[-1].role == "scratch"
-
-
-# --------------------------------------------------------------------------- tiles
+from .gpu_support import array, check, graph_of
 
 
 def product(m: int, n: int, k: int, dtype: Any = np.float32) -> Callable[[GraphBuilder], Value]:

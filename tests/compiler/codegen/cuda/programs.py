@@ -59,14 +59,15 @@ def simulated(
             value = np.full(b.elements, 77)
         else:
             value = feeds[arg] if arg in feeds else graph.blobs[arg].value
-        arrays.append(_flat(value, stored_as(b.dtype).numpy).copy())
+        arrays.append(_flat(value, b.dtype.numpy).view(stored_as(b.dtype).numpy).copy())
     if alias is not None:
         arrays[alias[0]] = arrays[alias[1]]
     code = source or kernel_source(launch.kernel)
     named = zip(launch.kernel.params, arrays, strict=True)
     run_source(code.text, code.entries, [(b.name, a, b.is_written) for b, a in named])
     (name,) = graph.outputs
-    return arrays[launch.args.index(name)].reshape(graph.type(name).dims)
+    kind = graph.type(name)
+    return arrays[launch.args.index(name)].view(kind.dtype.numpy).reshape(kind.dims)
 
 
 class _Memory:

@@ -20,7 +20,7 @@ from tilewright.compiler.codegen.cuda.library import definition
 from tilewright.compiler.errors import LoweringError
 from tilewright.ops.types import DTYPES, DType, boolean, f32, f64, i8, i32, i64, u8, u16, u32, u64
 
-from .simulate import DIALECT, plain, wrapped
+from .simulated_arithmetic import DIALECT, plain, wrapped
 
 FLOATS, INTEGERS = (f32, f64), (i8, i32, i64, u8, u32, u64)
 VECTOR = "exp log log1p expm1 tanh erf rsqrt".split()  # in float32; the rest is libdevice's

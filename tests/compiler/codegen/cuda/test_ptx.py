@@ -41,7 +41,7 @@ def test_every_architecture(arch: str) -> None:
     text = made(softmax(), arch)
     assert f".target {arch}" in text
     assert re.search(r"\.entry tw_gpu_nest_\w+_p0", text)
-    assert ".reqntid 256" in text
+    assert ".reqntid 128" in text
     assert "shfl.sync.bfly.b32" in text and "bar.sync" in text and ".shared" in text
     assert "max.NaN.f32" in text
     assert "call" not in text and ".local" not in text, "all is inlined, and in registers"

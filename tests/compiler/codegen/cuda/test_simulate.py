@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 import tilewright as tw
-from tilewright.compiler.codegen.cuda.source import Entry, Source, kernel_source
+from tilewright.compiler.codegen.cuda.entry import Entry
+from tilewright.compiler.codegen.cuda.source import Source, kernel_source
 from tilewright.compiler.graph.evaluate import evaluate
 from tilewright.compiler.graph.ir import Graph
 

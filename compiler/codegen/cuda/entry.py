@@ -1,0 +1,44 @@
+"""What a CUDA kernel is launched with."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+WARP: Final = 32
+MOST_THREADS: Final = 1024
+MOST_BLOCKS: Final = (1 << 31) - 1
+
+
+@dataclass(frozen=True, slots=True)
+class TensorMap:
+    """A descriptor of 128 bytes by which TMA reads or writes boxes of a buffer, an argument behind
+    the buffers.
+
+    buffer: its position among the kernel's parameters. dims, box: elements, the fastest axis first;
+    strides: bytes between elements of all axes but that one. swizzle: 0, 32, 64 or 128 bytes, the
+    width within which pieces of 16 bytes change places."""
+
+    name: str
+    buffer: int
+    dtype: str
+    dims: tuple[int, ...]
+    strides: tuple[int, ...]
+    box: tuple[int, ...]
+    swizzle: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A phase as a CUDA kernel: its name, and the grid that it is launched with.
+
+    shared_bytes: of dynamic shared memory for each block, beside what the code declares. cluster:
+    blocks that run side by side and may use each other's shared memory.
+    """
+
+    name: str
+    blocks: int
+    threads: int
+    shared_bytes: int = 0
+    cluster: int = 1
+    tensor_maps: tuple[TensorMap, ...] = ()

@@ -1,0 +1,15 @@
+"""All intrinsics that phases written for one thread may call. Each file describes its own."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Final
+
+from . import async_copy, block_memory, tensor_cores
+from .intrinsic import Intrinsic, Parameter
+
+INTRINSICS: Final[Mapping[str, Intrinsic]] = {
+    **block_memory.TABLE, **async_copy.TABLE, **tensor_cores.TABLE,
+}  # fmt: skip
+
+__all__ = ["INTRINSICS", "Intrinsic", "Parameter"]

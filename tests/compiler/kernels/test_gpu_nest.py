@@ -1,0 +1,146 @@
+"""The general template for GPUs: who computes what, how wide accesses are, windows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+from tilewright.compiler.codegen.cuda.source import kernel_source
+from tilewright.compiler.graph.builder import GraphBuilder, Value
+from tilewright.compiler.kernels.device import GPU
+from tilewright.compiler.kernels.gpu_nest import GpuNest
+from tilewright.compiler.kernels.template import Config
+
+from ..codegen.cuda.programs import gpu_launches
+from .gpu_support import array, check, graph_of
+
+
+def softmax(g: GraphBuilder) -> Value:
+    return g.softmax(g.input("x", (5, 70)), axis=1)
+
+
+def columns(g: GraphBuilder) -> Value:
+    return g.softmax(g.input("x", (2, 40, 3)), axis=1)
+
+
+def pooling(g: GraphBuilder) -> Value:
+    return g.max_pool(g.input("x", (1, 2, 6, 5)), kernel_shape=3, pads=1)
+
+
+def everything(g: GraphBuilder) -> Value:
+    return g.reduce_sum(g.input("x", (7, 11, 5)), axes=(0, 1, 2), keepdims=0)
+
+
+def pointwise(g: GraphBuilder) -> Value:
+    return g.tanh(g.input("x", (3, 50)) + g.input("z", (50,)))
+
+
+def even(g: GraphBuilder) -> Value:
+    """Rows of a multiple of four, with a factor for every seven elements."""
+    return g.relu(g.input("x", (8, 7)) * g.input("f", (8, 1)) + g.input("x2", (8, 7)))
+
+
+def halves(g: GraphBuilder) -> Value:
+    return g.softmax(g.input("x", (3, 80), "f16"), axis=1)
+
+
+def slid(step: int, pads: int) -> Callable[[GraphBuilder], Value]:
+    """A depthwise convolution of which neighbours share what they read."""
+
+    def build(g: GraphBuilder) -> Value:
+        x, w = g.input("x", (1, 3, 7, 8 * step)), g.constant(array(3, 1, 3, 3), name="w")
+        return g.relu(g.conv(x, w, group=3, pads=pads, strides=step))
+
+    return build
+
+
+def pairs(g: GraphBuilder) -> Value:
+    """Largest elements and their places, in windows of two by two."""
+    return g.max_pool(g.input("x", (1, 2, 8, 8)), kernel_shape=2, strides=2)
+
+
+def few_columns(g: GraphBuilder) -> Value:
+    """A block makes all four of a row."""
+    return g.matmul(g.input("x", (5, 68)), g.input("w", (68, 4)))
+
+
+@pytest.mark.parametrize(
+    "build",
+    [softmax, columns, pooling, everything, pointwise, even, halves, slid(1, 1), slid(2, 1),
+     slid(1, 0), pairs, few_columns],
+)  # fmt: skip
+def test_the_nest(build: Callable[[GraphBuilder], Value]) -> None:
+    graph = graph_of(build)
+    space = GpuNest().space(graph, graph.ops, graph.outputs, GPU)
+    assert GpuNest().default(graph, graph.ops, graph.outputs, GPU) in space
+    launches = check(GpuNest(), graph, space)
+    if build in (softmax, pointwise):
+        assert all(launch.kernel.inplace for launch in launches)
+
+
+def preferred(build: Callable[[GraphBuilder], Value]) -> Config:
+    graph = graph_of(build)
+    return GpuNest().default(graph, graph.ops, graph.outputs, GPU)
+
+
+def test_who_computes_a_row() -> None:
+    """A block where a row is long, a thread where it is short or there are threads enough."""
+
+    def rows(m: int, n: int) -> Config:
+        return preferred(lambda g: g.softmax(g.input("x", (m, n)), axis=1))
+
+    def block(threads: int, wide: int) -> Config:
+        return {"per": "block", "threads": threads, "each": 1, "wide": wide}
+
+    assert rows(100_000, 10) == {"per": "thread", "each": 1}
+    assert rows(16, 1001) == block(256, 1)
+    assert rows(16, 4096) == block(256, 4)
+    assert rows(16, 102) == block(32, 2)
+    assert preferred(pooling) == {"per": "thread", "each": 1}
+    long = preferred(lambda g: g.reduce_sum(g.input("x", (8, 8, 4096)), axes=(2,)))
+    assert long == block(256, 4)
+    # sums down the columns: threads side by side read side by side
+    assert preferred(lambda g: g.reduce_sum(g.input("x", (512, 32768)), axes=(0,))) == {
+        "per": "thread", "each": 4
+    }  # fmt: skip
+
+
+def test_weights_of_a_product_with_a_vector_lie_along_the_sum() -> None:
+    def product(m: int, n: int, k: int) -> Callable[[GraphBuilder], Value]:
+        return lambda g: g.matmul(g.input("x", (m, k)), g.constant(array(k, n), name="w"))
+
+    graph = graph_of(product(1, 50, 70))
+    (launch,) = check(GpuNest(), graph, [{"per": "block", "threads": 32, "each": 1, "wide": 2}])
+    found = preferred(product(1, 4096, 4096))
+    assert found == {"per": "block", "threads": 256, "each": 1, "wide": 4}
+    source = kernel_source(launch.kernel).text
+    assert "x1[item * 70 + k1 * 2 + v1]" in source
+
+
+def test_neighbours_are_computed_together() -> None:
+    """As many as fill 16 bytes, if there are threads enough; windows are read once."""
+
+    def each(build: Callable[[GraphBuilder], Value]) -> int:
+        return int(preferred(build)["each"])
+
+    assert each(lambda g: g.relu(g.input("x", (64, 1000)))) == 4
+    assert each(lambda g: g.relu(g.input("x", (64, 1000), "f16"))) == 8
+    assert each(lambda g: g.relu(g.input("x", (64, 999)) + g.input("z", (64, 1)))) == 4
+    assert each(lambda g: g.relu(g.input("x", (63, 999)))) == 1
+    assert each(lambda g: g.relu(g.input("x", (64, 100)))) == 1, "threads are few"
+    assert each(lambda g: g.transpose(g.input("x", (256, 256)), perm=(1, 0))) == 4
+
+    def pooled(width: int, step: int) -> int:
+        return each(lambda g: g.max_pool(g.input("x", (1, 64, 64, width)), kernel_shape=3,
+                                         strides=step, pads=1))  # fmt: skip
+
+    assert pooled(64, 1) == 4
+    assert pooled(63, 1) == 1, "elements of one thread may lie in two rows"
+    assert pooled(64, 2) == 1, "threads side by side would read far apart"
+
+
+def test_large_sums_take_two_phases() -> None:
+    graph = graph_of(lambda g: g.reduce_sum(g.input("x", (1 << 18,)), axes=(0,), keepdims=0))
+    (launch,) = gpu_launches(graph)[1]
+    assert len(launch.kernel.phases) == 2 and launch.kernel.params[-1].role == "scratch"
