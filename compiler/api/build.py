@@ -83,14 +83,15 @@ def recorded_choices(graph: Graph, target: CpuTarget, chosen: Options) -> Choice
 
 def choose(
     stages: Sequence[Stage], target: CpuTarget, chosen: Options, store: Store | None = None,
-    choices: Choices = NO_CHOICES,
+    choices: Choices = NO_CHOICES, final: Graph | None = None,
 ) -> Compilation:  # fmt: skip
     """Kernels and memory for the last of the stages. store: where kernels are looked up. choices:
-    configs that take the place of defaults.
+    configs that take the place of defaults. final: the graph of the last stage, where the stages
+    are better not looked at yet.
 
     Raises LoweringError, MemoryLimitError.
     """
-    final, device = stages[-1].graph, device_of(target, chosen)
+    final, device = final or stages[-1].graph, device_of(target, chosen)
 
     def planned(
         launches: Sequence[Launch], reorder: bool, capacity: int | None = None
@@ -108,7 +109,7 @@ def choose(
     if limit is not None and plan.arena_bytes > limit:
         launches, plan = fit(final, launches, plan, planned, device, chosen, limit)
     plan = replace(plan, alternatives=alternatives(final, launches, chosen))
-    return Compilation(stages[0].graph, final, stages, launches, plan, target, chosen, kept,
+    return Compilation(final, stages, launches, plan, target, chosen, kept,
                        to_data(choices, device))  # fmt: skip
 
 

@@ -335,7 +335,7 @@ def _built(
 
     codes = load((x.kernel for x in launches), target, Store(), report)
     objects = watch.lap()
-    c = Compilation(stages[0].graph, final, stages, launches, plan, target, chosen)
+    c = Compilation(final, stages, launches, plan, target, chosen)
     if chosen.dump:
         write_dump(c, chosen.dump, GPU_DUMPED, lambda level: gpu_view(c, codes, level))
     exe = GpuExecutable(c, codes)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from ..codegen.cpu.target import CpuTarget, host
@@ -20,6 +22,13 @@ def cpu_target(name: str) -> CpuTarget:
     if name == "cpu":
         return host()
     raise TargetError(f"target={name!r} is not available; known are 'cpu', 'cuda' and 'cuda:sm_90'")
+
+
+def open_source(source: Any) -> Any:
+    """A model file opened, to be read later; anything else as it is. Raises ModelError."""
+    if not isinstance(source, (str, os.PathLike)) or Path(source).suffix == ".txt":
+        return source
+    return onnx_frontend.opened(source)
 
 
 def read_source(

@@ -37,10 +37,9 @@ TargetT = TypeVar("TargetT")
 
 @dataclass(frozen=True, slots=True)
 class Compilation(Generic[TargetT]):
-    """Everything that the views read. choices: what was to take the place of default configs, as
-    data (see `tuning.choices`)."""
+    """Everything that the views read. stages: they may be made when somebody looks at them.
+    choices: what was to take the place of default configs, as data (see `tuning.choices`)."""
 
-    source: Graph
     graph: Graph
     stages: Sequence[Stage]
     launches: Sequence[Launch]
@@ -49,6 +48,11 @@ class Compilation(Generic[TargetT]):
     options: Options
     kept: Kept | None = None
     choices: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def source(self) -> Graph:
+        """The graph before all passes."""
+        return self.stages[0].graph
 
 
 def kernel_name(launch: Launch) -> str:

@@ -161,8 +161,8 @@ def register(kind: type[Device], templates: _Family) -> None:
 
 
 def templates_for(device: Device, numerics: Numerics) -> Sequence[KernelTemplate]:
-    """Templates that make kernels for a device under `numerics`, in the order of preference. Raises LoweringError
-    where nobody has said which."""
+    """Templates that make kernels for a device under `numerics`, in the order of preference. Raises
+    LoweringError where nobody has said which."""
     try:
         return _FAMILIES[type(device)](device, numerics)
     except KeyError:

@@ -102,20 +102,20 @@ def _made(graph: Graph, launches: Sequence[Launch], distinct: Sequence[Constant]
           ) -> dict[Constant, Array]:  # fmt: skip
     """Constants prepared now: next to each other, since the system gives a large piece of memory in
     large pages, each of which is a fault instead of hundreds."""
-    found = {what: w for what in distinct
-             if isinstance(what, str) and (w := _usable(graph.blobs[what])) is not None}  # fmt: skip
+    usable = {what: _usable(graph.blobs[what]) for what in distinct if isinstance(what, str)}
+    found: dict[Constant, Array] = {what: w for what, w in usable.items() if w is not None}
     missing = [what for what in distinct if what not in found]
     places = _places(missing, graph, launches)
 
     def make(what: Constant) -> Array:
         blobs = [graph.blobs[n] for n in ((what,) if isinstance(what, str) else what.blobs)]
-        out = places[what]
+        contents, out = [b.content for b in blobs], places[what]
         if not isinstance(what, str):
-            what.make(*(b.content for b in blobs), out=out)
-        elif isinstance(content := blobs[0].content, Deferred):
-            content.write(out, ())
+            what.make(*contents, out=out)
+        elif isinstance(contents[0], Deferred):
+            contents[0].write(out, ())
         else:
-            out[...] = content
+            out[...] = contents[0]
         for b in blobs:
             b.release()
         return out
