@@ -72,7 +72,9 @@ class CudaProgram:
         self.outputs = tuple(self._specs[len(graph.inputs) :])
         said = [f"input {n!r}" for n in graph.inputs] + [f"out for output {n!r}"
                                                          for n in graph.outputs]  # fmt: skip
-        self._wanted = [Wanted(w, t.dims, t.dtype) for w, t in zip(said, kinds, strict=True)]
+        self._wanted = [
+            Wanted(w, t.dims, t.dtype, t.nbytes) for w, t in zip(said, kinds, strict=True)
+        ]
         self._donated = frozenset(graph.inputs.index(r.name) for r in memory.regions)
         self._poison = Poison(memory, graph.inputs) if poison else None
         found = places(graph, self.launches, memory)
