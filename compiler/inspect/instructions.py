@@ -404,14 +404,19 @@ _INDEX: Final[dict[str, Callable[..., Any]]] = {
 # --------------------------------------------------------------------------- operations
 
 _CLASS: Final = {
-    "fmul": "multiply", "fadd": "add", "fsub": "add", "fcmp": "add", "fdiv": "divide",
+    "fmul": "multiply", "fadd": "add", "fsub": "add", "fdiv": "divide",
     "shufflevector": "shuffle", "bitcast": "", "insertelement": "", "extractelement": "",
     "fneg": "", "freeze": "",
 }  # fmt: skip
 _CALLED: Final = {"fma": "multiply", "sqrt": "sqrt", "x86": "multiply"}
 _LINE: Final = re.compile(r"(%\w+) = (\w+)(?:.*@llvm\.(\w+))?")
 _TYPE: Final = re.compile(r"<(\d+) x (?!i1>)(\w+)>")
-_BITS: Final = {"half": 16, "float": 32, "double": 64}
+_BYTES: Final = {"half": 2, "float": 4, "double": 8}
+
+
+def width_of(element: str) -> int:
+    """Bytes of an element type of LLVM."""
+    return _BYTES.get(element) or int(element[1:]) // 8
 
 
 @cache
@@ -446,12 +451,11 @@ def operation(
         elif word == "select":
             condition, *arms = (part.split(" ")[-1] for part in line.split(", "))
             if condition in compared and all(a in compared[condition] for a in arms):
-                what = ""
+                what = "add"  # with the comparison, which was counted already
+                out["simple"] -= int(kind[1]) * width_of(kind[2])
         if what:
-            count, element = kind.groups()
-            bits = _BITS.get(element) or int(element[1:])
-            out[what] = out.get(what, 0) + int(count) * bits // 8
-    return tuple(out.items())
+            out[what] = out.get(what, 0) + int(kind[1]) * width_of(kind[2])
+    return tuple((name, size) for name, size in out.items() if size)
 
 
 __all__ = ["WINDOW", "Busy", "Frame", "busy", "counted", "operation"]
