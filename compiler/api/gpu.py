@@ -23,6 +23,8 @@ from ..inspect.page.facts import Report
 from ..inspect.profile import Profile, profile
 from ..inspect.views import Compilation, kernel_name
 from ..kernels.device import gpu_device
+from ..kernels.gpu_mma import GpuMma
+from ..kernels.gpu_mma_operands import copied_by_element
 from ..kernels.gpu_nest import GpuNest
 from ..kernels.gpu_templates import gpu_templates
 from ..kernels.ir import Launch
@@ -209,8 +211,8 @@ class GpuExecutable(Inspectable[CudaTarget]):
 
     def repro(self, kernel: str) -> NoReturn:
         """Raises TargetError: scripts are written for CPUs only."""
-        raise TargetError(f"repro({kernel!r}): scripts that run one kernel alone are written for"
-                          " target='cpu' only; ir('source', kernel=...) shows this one")  # fmt: skip
+        raise TargetError(f"repro({kernel!r}): scripts are written for target='cpu' only;"
+                          " ir('source', kernel=...) shows this kernel")  # fmt: skip
 
     def _view(self, c: Gpu, level: str) -> str:
         return gpu_view(c, self._codes, level)
@@ -234,6 +236,12 @@ def _notes(graph: Graph, launch: Launch, code: GpuCode) -> tuple[str, ...]:
     slow = any(is_slow_in_a_nest(graph, graph.ops[j]) for j in launch.ops)
     if k.template == GpuNest.name and slow and k.flops > MOST_READ * k.bytes:
         found.append("a contraction in the general nest: every multiply-add reads the caches")
+    slow_copies = copied_by_element(k) if k.template == GpuMma.name else ()
+    if slow_copies:
+        names = " and ".join(b.name for b in slow_copies)
+        found.append(
+            f"{names} copied element by element: no 16 bytes lie as tensor cores take them"
+        )
     most = max((e.blocks * e.threads for e in code.entries), default=FEW_THREADS)
     steps_wait = any(graph.ops[j].has(Recurrence) for j in launch.ops)
     if most < FEW_THREADS and max(k.flops, k.bytes) > LONG_THREAD * most and not steps_wait:

@@ -105,7 +105,8 @@ class Rates:
 @dataclass(frozen=True, slots=True)
 class Limits:
     """flops: multiply-adds of float32, two operations each, per second. levels: nearest first, main
-    memory last. unit: what there are `threads` of. rates: what cores issue, if that was measured."""
+    memory last. unit: what there are `threads` of. rates: what cores issue, if
+    that was measured."""
 
     threads: int
     flops: float

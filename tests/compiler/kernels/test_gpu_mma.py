@@ -21,6 +21,7 @@ from tilewright.compiler.graph.evaluate import evaluate
 from tilewright.compiler.graph.ir import Graph
 from tilewright.compiler.kernels.device import GPU
 from tilewright.compiler.kernels.gpu_mma import MOST_SHARED, GpuMma, shared_bytes
+from tilewright.compiler.kernels.gpu_mma_operands import copied_by_element
 from tilewright.compiler.kernels.gpu_mma_product import product_of
 from tilewright.compiler.kernels.gpu_templates import gpu_templates
 from tilewright.compiler.kernels.ir import Launch
@@ -257,11 +258,11 @@ def test_convolutions(x: tuple[int, ...], w: tuple[int, ...], attributes: dict[s
 
 
 def test_an_image_is_read_as_it_comes() -> None:
-    assert run(network((1, 3, 11, 11), (32, 3, 3, 3), strides=2)) == [
-        "gpu_mma",
-        "gpu_mma",
-        "gpu_nest",
-    ]
+    source = network((1, 3, 11, 11), (32, 3, 3, 3), strides=2)
+    assert run(source) == ["gpu_mma", "gpu_mma", "gpu_nest"]
+    first, second, _ = (x.kernel for x in gpu_launches(source)[1])
+    assert [b.elements for b in copied_by_element(first)] == [3 * 11 * 11]
+    assert not copied_by_element(second)
 
 
 def test_bf16_from_end_to_end() -> None:
