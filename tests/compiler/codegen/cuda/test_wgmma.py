@@ -266,7 +266,7 @@ MISTAKES: Mistakes = (
     (r"stage == (\d)", r"stage == \1 + 1"),
     (r"stage == (\d)", r"stage == \1 - 1"),
     (r"stage \* (\d+)", r"stage * (\1 // 2)"),  # stages overlap
-    (r" \* 64, ", " * 32, "),  # terms are taken twice
+    (r"(k_\d \* )64, ", r"\g<1>32, "),  # terms are taken twice
     (r"range\((\d+)\):\n( +)mbarrier", r"range(\1 - 1):\n\2mbarrier"),
     (r" < (\d+)\b", r" <= \1"),
     (r"umod\(thread, 32\) == 0", "umod(thread, 32) <= 1"),
@@ -278,8 +278,8 @@ MISTAKES: Mistakes = (
     (r"eight \* 8 \+ pair", "eight * 4 + pair"),
 )
 OF_GROUPS: Mistakes = (
-    (r"group \* (\d+)", r"group * (\1 // 2)"),  # groups write to the same places
-    (r"barrier_of\(group, ", "barrier_of(1, "),
+    (r"consumer \* (\d+)", r"consumer * (\1 // 2)"),  # groups write to the same places
+    (r"barrier_of\(consumer \+ 1, ", "barrier_of(1, "),
     (r"barrier_of\(.*\)", "pass"),
     (r"mbarrier_arrive\(.*\)", "pass"),
     (r"mbarrier_init\(free, k, (\d+)\)", r"mbarrier_init(free, k, \1 // 2)"),
