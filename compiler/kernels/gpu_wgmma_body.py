@@ -215,7 +215,8 @@ class Body:
         more = (Call("more_registers", (TAKEN,)),) if self.moves_registers else ()
         return seq(
             Comment("consumers"), more, Let(group, self.group - 1), Declare(sums), Declare(before),
-            self.results.registers(), self._cleared(sums), self._each_tile(body), self.results.ended(self.thread % GROUP),
+            self.results.registers(), self._cleared(sums), self._each_tile(body),
+            self.results.ended(self.thread % GROUP),
         )  # fmt: skip
 
     def _cleared(self, sums: Local) -> Stmt:

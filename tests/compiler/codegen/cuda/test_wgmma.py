@@ -198,8 +198,18 @@ class Convolutions(GpuWgmma):
         ((1, 16, 12, 13), (64, 16, 2, 3), tile(128, 64, 2), {"dilations": 2, "pads": 2}),
         ((2, 8, 10, 10), (128, 8, 3, 1), tile(64, 128, 2, 2), {}),
         ((3, 64, 6, 6), (64, 64, 1, 1), tile(64, 64, 2), {}),
+        ((2, 64, 11, 14), (64, 64, 3, 3), tile(64, 64, 2), {"pads": 1, "strides": [2, 3]}),
+        ((1, 64, 12, 12), (64, 64, 1, 1), tile(64, 64, 2), {"strides": 2}),
     ],
-    ids=["padded", "channels that fill no box", "dilated", "in clusters", "one tap"],
+    ids=[
+        "padded",
+        "channels that fill no box",
+        "dilated",
+        "in clusters",
+        "one tap",
+        "in steps",
+        "one tap in steps",
+    ],
 )
 def test_convolutions(
     x: tuple[int, ...], w: tuple[int, ...], config: Config, attributes: dict[str, Any]
