@@ -47,8 +47,7 @@ def compile(
         on the first device of that kind, if there is one when it is called (see GpuExecutable).
     tune: None uses what was measured on this type of machine before (`tw.tune`), and the default
         config where nothing was; False uses default configs only. Seconds, or text like "60s" or
-        "10m": tune within that time first, compilation included; see `tw.tune`. Kernels for GPUs
-        have their default configs.
+        "10m": tune within that time first, compilation included; see `tw.tune`.
     numerics: "reproducible", "standard" or "reduced". On the CPU all three compute in the model's
         own precision, in an order that does not depend on the number of threads; only
         "reproducible" keeps every convolution a plain sum.

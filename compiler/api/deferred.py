@@ -11,8 +11,7 @@ import numpy as np
 
 from ...ops.types import SymDim
 from ..errors import InputError, OptionError
-from ..runtime.arrays import TensorSpec, as_array, by_name
-from ..runtime.device_views import is_on_device
+from ..runtime.arrays import TensorSpec, as_array, by_name, is_on_device
 from .executable import Executable
 
 Shapes = Mapping[str, Sequence[int] | int]

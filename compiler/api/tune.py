@@ -41,7 +41,8 @@ def tune(
     are checked before their times count.
 
     source, target, numerics, shapes, outputs, threads: as for `tw.compile`; records are good for
-        compilations with the same numerics and number of threads.
+        compilations with the same numerics and number of threads. Candidates for GPUs run on the
+        device that the target names.
     budget: seconds, or text like "60s" or "10m", for all of it, compilations included. Ends within
         5 % or 2 seconds of it, unless compiling the model takes longer than that by itself; ends
         early when nothing is left to gain.

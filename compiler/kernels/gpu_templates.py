@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from ..options import Numerics
+from .device import GpuDevice
 from .gpu_mma import GpuMma
 from .gpu_nest import GpuNest
 from .gpu_tiles import GpuTiles
@@ -12,6 +13,7 @@ from .gpu_wgmma import GpuWgmma
 from .recurrent import Recurrent
 from .scan import CumulativeSum
 from .scatter import Scatter
+from .select import register
 from .sorting import ArgReduce, TopK
 from .template import KernelTemplate
 from .unpool import Unpool
@@ -37,3 +39,6 @@ def gpu_templates(
     if reduced:
         found = (GpuMma(tf32=True), *(t for t in found if not isinstance(t, GpuMma)))
     return (GpuWgmma(reduced), *found) if capability == HOPPER else found
+
+
+register(GpuDevice, lambda device, numerics: gpu_templates(numerics, device.capability))

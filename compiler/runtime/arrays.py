@@ -21,6 +21,9 @@ REUSABLE_ALIGNMENT: Final = 16
 """Bytes that the start of a donated array must be a multiple of, as numpy's own allocations are:
 enough for an element of any dtype, which is all that kernels ask for."""
 
+_ON_HOST: Final = (1, 3)
+"""DLPack's kinds of devices whose memory is the host's: its own, and what is pinned for CUDA."""
+
 
 @dataclass(frozen=True, slots=True)
 class TensorSpec:
@@ -32,6 +35,16 @@ class TensorSpec:
 
     def __str__(self) -> str:
         return f"{self.name}: {self.dtype}{list(map(str, self.shape))}".replace("'", "")
+
+
+def is_on_device(given: Any) -> bool:
+    """Whether an array is in a GPU's memory, as far as one can ask without taking it."""
+    if type(given) is np.ndarray:
+        return False
+    where = getattr(given, "__dlpack_device__", None)
+    if where is not None and hasattr(given, "__dlpack__"):
+        return int(where()[0]) not in _ON_HOST
+    return hasattr(given, "__cuda_array_interface__")
 
 
 def as_array(name: str, given: Any) -> Array:

@@ -28,7 +28,7 @@ from ..kernels.ir import Launch
 from ..kernels.printer import symbol
 from ..memory.buffers import round_up
 from ..memory.plan import MemoryPlan
-from .arrays import TensorSpec, as_array, check_result, meet, misfit, shared_result
+from .arrays import TensorSpec, as_array, check_result, is_on_device, meet, misfit, shared_result
 from .constants import Constant
 from .cuda_context import Bindings, CudaContext
 from .cuda_device import LEGACY, Device, Handle
@@ -36,7 +36,7 @@ from .cuda_graph import CudaGraph, seconds_between
 from .cuda_launch import kernel_launches
 from .cuda_modules import Modules, load_modules
 from .device_array import DeviceArray
-from .device_views import DeviceView, Wanted, handle_of, is_on_device, view, wrapper
+from .device_views import DeviceView, Wanted, handle_of, view, wrapper
 from .gpu_code import GpuCodes
 from .places import Place, places
 from .poison import FILL, Poison
@@ -72,7 +72,9 @@ class CudaProgram:
         self.outputs = tuple(self._specs[len(graph.inputs) :])
         said = [f"input {n!r}" for n in graph.inputs] + [f"out for output {n!r}"
                                                          for n in graph.outputs]  # fmt: skip
-        self._wanted = [Wanted(w, t.dims, t.dtype) for w, t in zip(said, kinds, strict=True)]
+        self._wanted = [
+            Wanted(w, t.dims, t.dtype, t.nbytes) for w, t in zip(said, kinds, strict=True)
+        ]
         self._donated = frozenset(graph.inputs.index(r.name) for r in memory.regions)
         self._poison = Poison(memory, graph.inputs) if poison else None
         found = places(graph, self.launches, memory)

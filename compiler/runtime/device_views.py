@@ -12,7 +12,6 @@ import ctypes
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
-from math import prod
 from typing import Any, Final
 
 import numpy as np
@@ -33,10 +32,7 @@ class Wanted:
     what: str
     shape: tuple[int, ...]
     dtype: DType
-
-    @property
-    def nbytes(self) -> int:
-        return prod(self.shape) * self.dtype.bytes
+    nbytes: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,16 +45,6 @@ class DeviceView:
     writable: bool
     keep: Any
     producer: int | None = None
-
-
-def is_on_device(given: Any) -> bool:
-    """Whether an array is in a GPU's memory, as far as one can ask without taking it."""
-    if type(given) is np.ndarray:
-        return False
-    where = getattr(given, "__dlpack_device__", None)
-    if where is not None and hasattr(given, "__dlpack__"):
-        return int(where()[0]) not in (dlpack.CPU, dlpack.CUDA_HOST)
-    return hasattr(given, "__cuda_array_interface__")
 
 
 def view(given: Any, wanted: Wanted, device: Device, stream: int) -> DeviceView:
@@ -103,7 +89,7 @@ def _by_interface(given: Any, wanted: Wanted, device: Device, stream: int) -> De
     told = given.__cuda_array_interface__
     address, read_only = told["data"]
     dtype, shape, strides = np.dtype(told["typestr"]), tuple(told["shape"]), told.get("strides")
-    _check(wanted, shape, dtype == wanted.dtype.numpy, str(dtype), strides, dtype.itemsize)
+    _check(wanted, shape, dtype == wanted.dtype.numpy, dtype, strides, dtype.itemsize)
     if wanted.nbytes:
         number = ctypes.c_int()
         device.call("cuPointerGetAttribute", ctypes.byref(number), _ORDINAL, address)
@@ -123,7 +109,7 @@ def _check_device(number: int, wanted: Wanted, device: Device) -> None:
 
 
 def _check(
-    wanted: Wanted, shape: tuple[int, ...], fits: bool, dtype: str,
+    wanted: Wanted, shape: tuple[int, ...], fits: bool, dtype: object,
     strides: tuple[int, ...] | None, item: int,
 ) -> None:  # fmt: skip
     if not fits:

@@ -13,9 +13,7 @@ from typing import Any, Final
 
 from ...ops.types import DTYPES, DType
 
-CPU: Final = 1
-CUDA: Final = 2
-CUDA_HOST: Final = 3
+CUDA: Final = 2  # of the kinds of devices
 
 _CODES: Final = {"i": 0, "u": 1, "f": 2, "b": 6}
 _BFLOAT: Final = 4
@@ -111,12 +109,14 @@ def _end(capsule: int) -> None:
         _out.pop(_raw(capsule, _NAME), None)
 
 
-def capsule(owner: Any, address: int, number: int, shape: tuple[int, ...], dtype: DType) -> Any:
-    """A capsule of an array in C order on device `number`, which keeps `owner` until it is given
-    back."""
+def capsule(
+    owner: Any, address: int, number: int, shape: tuple[int, ...], dtype: DType, kind: int = CUDA
+) -> Any:  # fmt: skip
+    """A capsule of an array in C order on device `number` of a kind, which keeps `owner` until it
+    is given back."""
     dims = (ctypes.c_int64 * max(len(shape), 1))(*shape)
     code, bits = _code(dtype)
-    tensor = _Tensor(address, CUDA, number, len(shape), code, bits, 1,
+    tensor = _Tensor(address, kind, number, len(shape), code, bits, 1,
                      ctypes.cast(dims, ctypes.POINTER(ctypes.c_int64)))  # fmt: skip
     managed = _Managed(tensor, None, ctypes.cast(_delete, ctypes.c_void_p))
     at = ctypes.addressof(managed)

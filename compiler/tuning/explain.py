@@ -71,7 +71,7 @@ def explain(c: Compilation, device: Device, records: Records) -> list[Explanatio
 
     device: what the compilation was for, as templates see it.
     """
-    return [_explained(c, use, records) for use in tasks_of(c, device, fingerprint.fingerprint(c.target))]
+    return [_explained(c, use, records) for use in tasks_of(c, device)]
 
 
 def _explained(c: Compilation, use: Use, records: Records) -> Explanation:

@@ -21,6 +21,7 @@ from ...autotune.statistics import Sample
 from ...autotune.task import Candidate
 from ..codegen.cuda.target import CudaTarget, best_arch
 from ..errors import DeviceLostError, LoweringError
+from ..kernels import gpu_templates  # noqa: F401  from now on problems know them
 from ..kernels.device import GpuDevice
 from ..kernels.ir import Launch
 from ..kernels.printer import symbol

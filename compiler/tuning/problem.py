@@ -35,9 +35,8 @@ from ..graph.text import parse as parse_graph
 from ..graph.text import to_text
 from ..kernels.compose import only_element
 from ..kernels.device import Device, GpuDevice
-from ..kernels.gpu_templates import gpu_templates
 from ..kernels.ir import Kernel, Launch
-from ..kernels.select import able, live_outputs
+from ..kernels.select import able, live_outputs, templates_for
 from ..kernels.template import Estimating, KernelTemplate
 from ..options import NUMERICS, Numerics
 from ..passes.winograd import MARK, marked
@@ -155,9 +154,7 @@ class Problem:
     def _templates(self) -> tuple[KernelTemplate, ...]:
         """Those that may compute the group, the one that is used without tuning first."""
         graph, ops, outputs, _ = self._marked
-        known = None
-        if isinstance(self.device, GpuDevice):
-            known = gpu_templates(self.numerics, self.device.capability)
+        known = templates_for(self.device, self.numerics)
         return able(graph, ops, outputs, self.numerics, known)
 
     @cached_property

@@ -13,13 +13,16 @@ from ...autotune.serving import Bench, Post, serve
 from ..runtime.linux import end_with_parent
 from .bench import ProblemBench
 from .faults import check
-from .gpu_bench import GpuBench
 from .problem import is_for_gpu
 
 
 def bench(payload: str, post: Post) -> Bench:
     """The bench for a problem, by the device that it is for."""
-    return GpuBench(payload, post) if is_for_gpu(payload) else ProblemBench(payload, post)
+    if not is_for_gpu(payload):
+        return ProblemBench(payload, post)
+    from .gpu_bench import GpuBench
+
+    return GpuBench(payload, post)
 
 
 if __name__ == "__main__":

@@ -54,7 +54,10 @@ OPTIONAL = (
     "torch",
 )
 # What few programs need and takes long to load: tuning, and code for GPUs.
-DEFERRED = tuple(f"tilewright.compiler.api.{name}" for name in ("crew", "gpu", "tuning"))
+DEFERRED = (
+    *(f"tilewright.compiler.api.{name}" for name in ("crew", "gpu", "tuning")),
+    "tilewright.compiler.tuning.gpu_bench",
+)
 MAX_LINES = 600
 
 

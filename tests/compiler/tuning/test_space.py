@@ -18,7 +18,6 @@ from tilewright.compiler.inspect.views import Compilation
 from tilewright.compiler.runtime.objects import load
 from tilewright.compiler.store import Store
 from tilewright.compiler.tuning.candidate import Constants, Contender, Sets
-from tilewright.compiler.tuning.fingerprint import fingerprint
 from tilewright.compiler.tuning.problem import Problem
 from tilewright.compiler.tuning.reference import Reference
 from tilewright.compiler.tuning.tasks import tasks_of
@@ -69,7 +68,7 @@ def spread(space: Sequence[Candidate]) -> list[Candidate]:
 
 
 def spaces(c: Compilation) -> list[tuple[Problem, tuple[Candidate, ...]]]:
-    return [(use.problem, use.task.space) for use in tasks_of(c, device(c), fingerprint(c.target))]
+    return [(use.problem, use.task.space) for use in tasks_of(c, device(c))]
 
 
 @pytest.mark.parametrize("name", NETS)
