@@ -50,7 +50,8 @@ def compile(
         "10m": tune within that time first, compilation included; see `tw.tune`.
     numerics: "reproducible", "standard" or "reduced". On the CPU all three compute in the model's
         own precision, in an order that does not depend on the number of threads; only
-        "reproducible" keeps every convolution a plain sum.
+        "reproducible" keeps every convolution a plain sum. On GPUs "reduced" multiplies float32
+        on tensor cores, in tf32.
     memory_limit: the most bytes that the arena may have, a number or text like "512MiB". Weights,
         inputs and outputs are not in it. Kernels that need less memory take the place of faster
         ones as far as that is needed; their `notes` in `exe.kernels` say so.

@@ -21,6 +21,8 @@ from ..inspect.page.facts import Report
 from ..inspect.profile import Profile, profile
 from ..inspect.views import Compilation, kernel_name
 from ..kernels.device import gpu_device
+from ..kernels.gpu_mma import GpuMma
+from ..kernels.gpu_mma_operands import copied_by_element
 from ..kernels.gpu_nest import GpuNest
 from ..kernels.gpu_templates import gpu_templates
 from ..kernels.ir import Launch
@@ -226,6 +228,12 @@ def _notes(graph: Graph, launch: Launch, code: GpuCode) -> tuple[str, ...]:
     slow = any(is_slow_in_a_nest(graph, graph.ops[j]) for j in launch.ops)
     if k.template == GpuNest.name and slow:
         found.append("a contraction in the general nest: every multiply-add reads the caches")
+    slow_copies = copied_by_element(k) if k.template == GpuMma.name else ()
+    if slow_copies:
+        names = " and ".join(b.name for b in slow_copies)
+        found.append(
+            f"{names} copied element by element: no 16 bytes lie as tensor cores take them"
+        )
     most = max((e.blocks * e.threads for e in code.entries), default=FEW_THREADS)
     if most < FEW_THREADS and k.bytes > 4 * FEW_THREADS:
         found.append(f"{most} threads at most: too few for a GPU")

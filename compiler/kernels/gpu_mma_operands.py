@@ -27,12 +27,13 @@ from ..graph.ir import Graph
 from .address import offset
 from .gpu_mma_product import Product, constant_load
 from .gpu_nest import unflattened
-from .ir import Buffer, Call, Declare, Let, Local, Set, Stmt, loop
+from .ir import Buffer, Call, Declare, Kernel, Let, Local, Set, Stmt, loop, statements
 from .pieces import Buffers, buffer_loads, stride, trip_count
 from .recipe import prepared, recipe
 
 STEP: Final = 32  # bytes of terms that a matrix instruction takes
 LINE: Final = 8  # pieces of 16 bytes that all banks hold
+_WORDS: Final = {True: "a_word", False: "b_word"}  # what a thread copies element by element
 Way = Literal["terms", "across", "elements"]
 
 
@@ -41,7 +42,7 @@ class Operand:
     """One factor. left: whether its rows are the product's; loops: what they run over; lowered: an
     element over loops and sum. way: how 16 bytes of a tile are found: along the sum, across rows,
     or one by one. packed: rows and terms of a constant that is filled up to them with zeros, for
-    each of its batches."""
+    each of its batches; `lowered` is then its first element."""
 
     left: bool
     loops: tuple[Expr, ...]
@@ -68,7 +69,8 @@ def operand(
     loops = product.p.rows if left else product.p.columns
     packed = _packed(graph, buffers, product, factor, loops, tile, depth)
     if packed is not None:
-        return Operand(left, loops, packed[0][0], "terms", *packed[1:])
+        held, sizes, batches = packed
+        return Operand(left, loops, held[0], "terms", sizes, batches)
     lowered = buffers.lower(factor, None)
     if _in_pieces(lowered, product.over[-1], product.chunk):
         return Operand(left, loops, lowered, "terms")
@@ -97,6 +99,13 @@ def _in_pieces(lowered: Expr, v: Expr, count: int) -> bool:
     if any(c % count for t, c in terms.items() if t is not v):
         return False
     return lowered is read or v not in lowered.args[0].free
+
+
+def copied_by_element(kernel: Kernel) -> tuple[Buffer, ...]:
+    """The buffers that a kernel of this template copies element by element."""
+    words = (s for p in kernel.phases for s in statements(p.body)
+             if isinstance(s, Set) and s.local.name in _WORDS.values())  # fmt: skip
+    return tuple(dict.fromkeys(n.payload for s in words for n in buffer_loads(s.value)))
 
 
 # --------------------------------------------------------------------------- constants
@@ -197,7 +206,7 @@ class Tile:
         self.size = rows * terms
         self.name = "a" if of.left else "b"
         self.held = Local(self.name, of.dtype, (stages * self.size,), shared=True)
-        self.word = Local(f"{self.name}_word", of.dtype, (self.chunk,))
+        self.word = Local(_WORDS[of.left], of.dtype, (self.chunk,))
         apart = threads // (self.lines if self._by_line else self.pieces)
         self.piece = self._var("piece", self.pieces)
         self.line = self._var("line", self.lines)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from ...ops.types import bf16, f16, f32, f64
+from ...ops.types import HALF, f32, f64
 from ..options import Numerics
 from .base import Pass
 from .canonicalize import Canonicalize
@@ -49,7 +49,6 @@ def cpu_pipeline(channel_block: int, numerics: Numerics = "standard") -> tuple[P
 def gpu_pipeline(numerics: Numerics = "standard") -> tuple[Pass, ...]:
     """Passes for a GPU: row-major but for convolutions on tensor cores, and no kernel takes a whole
     attention."""
-    half = (f16, bf16)
     return (
         Decompose(),
         Canonicalize(),
@@ -58,7 +57,7 @@ def gpu_pipeline(numerics: Numerics = "standard") -> tuple[Pass, ...]:
         ChannelOrder(),
         CommonSubexpressions(),
         DeadCode(),
-        ChannelsLast((*half, f32) if numerics == "reduced" else half),
-        Fuse(attention=False, products=(f32, f64, *half)),
+        ChannelsLast((*HALF, f32) if numerics == "reduced" else HALF),
+        Fuse(attention=False, products=(f32, f64, *HALF)),
         Place(WIDEST_ACCESS),
     )

@@ -201,8 +201,4 @@ def test_every_element_type_has_a_cast_target() -> None:
     cast = REGISTRY["cast"]
     x = TensorType(f32, (2,))
     for name in DTYPES:
-        if name == "bf16":
-            with pytest.raises(OperatorError, match="bf16"):
-                cast.infer_types([x], {"to": name})
-        else:
-            assert cast.infer_types([x], {"to": name})[0].dtype.name == name
+        assert cast.infer_types([x], {"to": name})[0].dtype.name == name

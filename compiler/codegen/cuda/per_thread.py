@@ -111,11 +111,7 @@ class PerThread(Function):
             return self.maps[a]
         if isinstance(a, Local) and p.kind in _KINDS[a.shared]:
             return self.element(a, ())
-        raise LoweringError(f"{s.name} takes {found_kind(p)} where {a!r} is given")
-
-
-def found_kind(p: Parameter) -> str:
-    return f"{p.kind} {p.name}"
+        raise LoweringError(f"{s.name} takes {p.kind} {p.name} where {a!r} is given")
 
 
 _KINDS = {True: ("shared", "memory"), False: ("registers",)}
