@@ -44,7 +44,8 @@ def run(args: argparse.Namespace) -> int:
     specs = [TensorSpec(n, graph.type(n).dims, graph.type(n).dtype.numpy) for n in graph.inputs]
     found = bisect(
         graph, read_inputs(args.input, specs), target=args.target, numerics=args.numerics,
-        threads=args.threads, memory_limit=args.memory_limit, reorder=args.reorder, inplace=args.inplace,
+        threads=args.threads,
+        memory_limit=args.memory_limit, reorder=args.reorder, inplace=args.inplace,
         folder=args.out or Path(f"bisect-{Path(args.model).stem}"),
     )  # fmt: skip
     if args.json:

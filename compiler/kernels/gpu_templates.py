@@ -45,8 +45,4 @@ def gpu_templates(
     return (GpuWgmma(reduced), *found) if capability == HOPPER else found
 
 
-def _for_device(device: GpuDevice, numerics: Numerics) -> tuple[KernelTemplate, ...]:
-    return gpu_templates(numerics, device.capability)
-
-
-register(GpuDevice, _for_device)
+register(GpuDevice, lambda device, numerics: gpu_templates(numerics, device.capability))

@@ -4,7 +4,7 @@
 Places of the result are the rows. A tile of them is a rectangle, and for one tap the channels that
 it reads are that rectangle of the input, moved by the tap. What of it lies outside of the input is
 filled with zeros, which is what padding means. Terms are channels, tap after tap. Channels have to
-lie side by side (channels last), and windows to move in steps of one.
+lie side by side (channels last). Windows that move in larger steps read every second place or so.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from .gpu_sharing import unflattened
 from .gpu_tiles import Contraction
 from .ir import Buffer, TensorMap
 from .pieces import trip_count
-from .tensor_map import MOST_AXES, WORD
+from .tensor_map import MOST_AXES, MOST_BOX, MOST_STEP, WORD
 
 SIDES: Final = (8, 16, 32, 64, 4)
 """Places side by side in a tile, those that are tried first win ties."""
@@ -33,7 +33,8 @@ class Window:
     """blob: the input. dims, steps: elements of its axes and from one to the next, channels first,
     then those along which the last row loop, the one before, and all others go; at: indices along
     all but the channels. taps: loops over the window; chunks: boxes for the channels of one tap.
-    tile: rows of a tile, `side` of them side by side."""
+    moves: places of the input from one place of the result to the next, along the axes. tile: rows
+    of a tile, `side` of them side by side."""
 
     blob: str
     dims: tuple[int, ...]
@@ -44,6 +45,7 @@ class Window:
     taps: tuple[Expr, ...]
     channel: Expr
     chunks: int
+    moves: tuple[int, ...]
     tile: int = 0
     side: int = 1
 
@@ -55,7 +57,9 @@ class Window:
 
     def tiled(self, m: int) -> Window:
         """With tiles of m rows, in the rectangle that leaves the fewest places unused."""
-        found = [replace(self, tile=m, side=s) for s in SIDES]
+        across, down = self.moves[1:3]
+        found = [replace(self, tile=m, side=s) for s in SIDES
+                 if s * across <= MOST_BOX and m // s * down <= MOST_BOX]  # fmt: skip
         return min(found, key=lambda w: w.tiles)
 
     @property
@@ -89,7 +93,9 @@ class Window:
         size = buffer.dtype.bytes
         ones = (1,) * (len(self.dims) - 3)
         box = (terms, self.side, self.tile // self.side, *ones)
-        return TensorMap(name, buffer, self.dims, tuple(s * size for s in self.steps), box)
+        steps = self.moves if set(self.moves) != {1} else ()
+        apart = tuple(s * size for s in self.steps)
+        return TensorMap(name, buffer, self.dims, apart, box, steps=steps)
 
     def coordinates(self, k: Expr, row: Expr, batch: dict[Expr, Expr], terms: int) -> list[Expr]:
         """Of the box for round k and the tile that begins with a row."""
@@ -113,7 +119,7 @@ def window_of(
     for k, e in enumerate(x.args):
         if k != kind.layout.axis and not e.is_const:
             moved = [v for v in rows if v in e.free]
-            if len(moved) != 1 or linear(e)[0].get(moved[0]) != 1 or moved[0] in axes:
+            if len(moved) != 1 or moved[0] in axes:
                 return None
             axes[moved[0]] = k
     order = (rows[-1], rows[-2], *rows[:-2])
@@ -123,6 +129,9 @@ def window_of(
     used = frozenset[Expr]().union(*(x.args[axes[v]].free for v in order))
     if used != frozenset((*rows, *taps)) or not _pads(x, inside, axes, kind.dims):
         return None
+    moves = (1, *(linear(x.args[axes[v]])[0].get(v, 0) for v in order))
+    if not all(0 < m <= MOST_STEP // 2 for m in moves) or set(moves[3:]) - {1}:
+        return None
     steps = tuple(kind.strides[axes[v]] for v in order)
     size = x.dtype.bytes
     if any(s * size % WORD for s in steps) or len(order) + 1 > MOST_AXES:
@@ -130,7 +139,7 @@ def window_of(
     dims = (trip_count(channel), *(kind.dims[axes[v]] for v in order))
     chunks = -(-dims[0] * size // row_bytes)
     return Window(x.payload, dims, steps, tuple(x.args[axes[v]] for v in order),
-                  (rows[-2], rows[-1]), rows[:-2], taps, channel, chunks)  # fmt: skip
+                  (rows[-2], rows[-1]), rows[:-2], taps, channel, chunks, moves)  # fmt: skip
 
 
 def _read(factor: Expr) -> tuple[Expr | None, Expr | None]:

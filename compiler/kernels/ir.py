@@ -72,7 +72,7 @@ class TensorMap:
 
     dims: elements along every axis, innermost first; strides: bytes from one to the next along
     every axis but the innermost, whose elements lie side by side. box: elements of one copy.
-    swizzle: 128 or 0 bytes.
+    swizzle: 128 or 0 bytes. steps: in which a box goes along every axis, where they are not all 1.
     """
 
     name: str
@@ -81,11 +81,13 @@ class TensorMap:
     strides: tuple[int, ...]
     box: tuple[int, ...]
     swizzle: int = 128
+    steps: tuple[int, ...] = ()
 
     def __str__(self) -> str:
         dims, strides, box = (", ".join(map(str, x)) for x in (self.dims, self.strides, self.box))
         return (f"{self.name} = {self.buffer.name} as {self.buffer.dtype}[{dims}]"
-                f" strides [{strides}] boxes [{box}] swizzle {self.swizzle}")  # fmt: skip
+                f" strides [{strides}] boxes [{box}] swizzle {self.swizzle}"
+                f"{f' in steps of {list(self.steps)}' if self.steps else ''}")  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)

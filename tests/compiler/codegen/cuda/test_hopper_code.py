@@ -146,6 +146,8 @@ def test_descriptors_of_tensors() -> None:
     assert t.buffer == 1 and (e.data_type, e.rank) == (9, 3)
     assert e.dims == (70, 100, 3) and e.strides == (144, 14400) and e.box == (64, 32, 1)
     assert (e.steps, e.interleave, e.swizzle, e.fill) == ((1, 1, 1), 0, 3, 0)
+    t = described(TensorMap("t", Y, (70, 100), (144,), (64, 30), steps=(1, 2)), (x, Y))
+    assert encoding(t).steps == (1, 2) and encoding(t).box == (64, 60)
 
 
 @pytest.mark.parametrize(
@@ -154,7 +156,9 @@ def test_descriptors_of_tensors() -> None:
         (TensorMap("t", Y, (70,) * 6, (144,) * 5, (1,) * 6), "6 axes; it takes 1 to 5"),
         (TensorMap("t", Y, (70, 100), (144,), (64,)), "do not go together"),
         (TensorMap("t", Y, (0, 100), (144,), (64, 1)), "must be from 1 to"),
-        (TensorMap("t", Y, (70, 100), (144,), (64, 257)), "from 1 to 256 elements"),
+        (TensorMap("t", Y, (70, 100), (144,), (64, 257)), "1 to 256 elements"),
+        (TensorMap("t", Y, (70, 100), (144,), (64, 129), steps=(1, 2)), "1 to 256 elements"),
+        (TensorMap("t", Y, (70, 100), (144,), (64, 8), steps=(1, 9)), "steps .* from 1 to 8"),
         (TensorMap("t", Y, (70, 100), (140,), (64, 1)), "multiples of 16 bytes"),
         (TensorMap("t", Y, (70, 100), (144,), (63, 1)), "rows of 126 bytes"),
         (TensorMap("t", Y, (70, 100), (144,), (72, 1)), "do not go with a swizzle of 128"),

@@ -198,8 +198,18 @@ class Convolutions(GpuWgmma):
         ((1, 16, 12, 13), (64, 16, 2, 3), tile(128, 64, 2), {"dilations": 2, "pads": 2}),
         ((2, 8, 10, 10), (128, 8, 3, 1), tile(64, 128, 2, 2), {}),
         ((3, 64, 6, 6), (64, 64, 1, 1), tile(64, 64, 2), {}),
+        ((2, 64, 11, 14), (64, 64, 3, 3), tile(64, 64, 2), {"pads": 1, "strides": [2, 3]}),
+        ((1, 64, 12, 12), (64, 64, 1, 1), tile(64, 64, 2), {"strides": 2}),
     ],
-    ids=["padded", "channels that fill no box", "dilated", "in clusters", "one tap"],
+    ids=[
+        "padded",
+        "channels that fill no box",
+        "dilated",
+        "in clusters",
+        "one tap",
+        "in steps",
+        "one tap in steps",
+    ],
 )
 def test_convolutions(
     x: tuple[int, ...], w: tuple[int, ...], config: Config, attributes: dict[str, Any]
@@ -266,7 +276,7 @@ MISTAKES: Mistakes = (
     (r"stage == (\d)", r"stage == \1 + 1"),
     (r"stage == (\d)", r"stage == \1 - 1"),
     (r"stage \* (\d+)", r"stage * (\1 // 2)"),  # stages overlap
-    (r" \* 64, ", " * 32, "),  # terms are taken twice
+    (r"(k_\d \* )64, ", r"\g<1>32, "),  # terms are taken twice
     (r"range\((\d+)\):\n( +)mbarrier", r"range(\1 - 1):\n\2mbarrier"),
     (r" < (\d+)\b", r" <= \1"),
     (r"umod\(thread, 32\) == 0", "umod(thread, 32) <= 1"),
@@ -278,8 +288,8 @@ MISTAKES: Mistakes = (
     (r"eight \* 8 \+ pair", "eight * 4 + pair"),
 )
 OF_GROUPS: Mistakes = (
-    (r"group \* (\d+)", r"group * (\1 // 2)"),  # groups write to the same places
-    (r"barrier_of\(group, ", "barrier_of(1, "),
+    (r"consumer \* (\d+)", r"consumer * (\1 // 2)"),  # groups write to the same places
+    (r"barrier_of\(consumer \+ 1, ", "barrier_of(1, "),
     (r"barrier_of\(.*\)", "pass"),
     (r"mbarrier_arrive\(.*\)", "pass"),
     (r"mbarrier_init\(free, k, (\d+)\)", r"mbarrier_init(free, k, \1 // 2)"),
