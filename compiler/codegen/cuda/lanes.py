@@ -3,9 +3,9 @@
 * One that holds no vector loop runs an item in every thread.
 * Otherwise an item is a block, or a warp of a block if that is all it takes. The iterations of its
   vector loops are dealt out to the threads, and locals with lanes are variables of each thread. An
-  array without lanes that is set in a vector loop lies in shared memory. All threads compute what is
-  the same in all lanes; one of them stores it. `hsum` and the like become shuffles in every warp and
-  a table in shared memory, and barriers stand where threads meet in memory (see `barriers`).
+  array without lanes that is set in a vector loop lies in shared memory. All threads compute what
+  is the same in all lanes; one of them stores it. `hsum` and the like become shuffles in every warp
+  and a table in shared memory, and barriers stand where threads meet in memory (see `barriers`).
 """
 
 from __future__ import annotations
