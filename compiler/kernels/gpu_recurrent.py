@@ -9,7 +9,7 @@ memory while the states are multiplied. Nothing waits for another block.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Final
+from typing import Final, Literal
 
 from ...ops.expr import Expr, apply, const, index, var
 from ...ops.types import f32
@@ -147,7 +147,7 @@ class _Sequence(ScanKernel):
             w = self._held(p)[block, at] if self.keeps else self._weight(d, p, packed, block, at)
             return Set(acc, (chain,), apply("fma", (source[at], w, acc[chain]), self.dtype))
 
-        kind = "unroll" if self.keeps else "serial"
+        kind: Literal["serial", "unroll"] = "unroll" if self.keeps else "serial"
         total = acc[index(0)]
         for n in range(1, CHAINS):
             total = total + acc[index(n)]

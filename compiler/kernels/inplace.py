@@ -64,7 +64,7 @@ def overwritable(
                     read_back.add(e.payload)
             if isinstance(statement, Store) and statement.buffer in stores:
                 stores[statement.buffer].append(_Access(statement.offset, number, trail))
-    items = [{phase.item} | ({phase.thread} - {None}) for phase in phases]
+    items = [{v for v in (phase.item, phase.thread) if v is not None} for phase in phases]
     return tuple(
         (j, k)
         for j, k in pairs

@@ -433,7 +433,8 @@ class CellStep:
         """z replaces its own sum until the new state is there."""
         z, r = self._local("z"), self._local("reset")
         first = self.units(
-            Declare(z), Declare(r),
+            Declare(z),
+            Declare(r),
             Set(z, (), self._act(0, self._gate(0) + self._recurrent(0))),
             Set(r, (), self._act(0, self._gate(1) + self._recurrent(1))),
             self._keep_sum(0, z.value),

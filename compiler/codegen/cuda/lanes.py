@@ -1,11 +1,11 @@
 """Phases whose items are threads, or blocks of threads that run vector loops.
 
 * One that holds no vector loop runs an item in every thread.
-* Otherwise an item is a block. The iterations of its vector loops are dealt out to the threads, and
-  locals with lanes are variables of each thread. An array without lanes that is set in a vector
-  loop lies in shared memory. All threads compute what is the same in all lanes; one of them stores
-  it. `hsum` and the like become shuffles in every warp and a table in shared
-  memory, and barriers stand where threads meet in memory (see `barriers`).
+* Otherwise an item is a block, or a warp of a block if that is all it takes. The iterations of its
+  vector loops are dealt out to the threads, and locals with lanes are variables of each thread. An
+  array without lanes that is set in a vector loop lies in shared memory. All threads compute what
+  is the same in all lanes; one of them stores it. `hsum` and the like become shuffles in every warp
+  and a table in shared memory, and barriers stand where threads meet in memory (see `barriers`).
 """
 
 from __future__ import annotations
@@ -55,27 +55,36 @@ class Lanes(Function):
         self.tables: dict[DType, str] = {}
 
     def finish(self) -> tuple[Entry, str]:
-        blocks, head = self._grid()
+        blocks, threads, head = self._grid()
         self.lines += head
         self.body(self.phase.body)
-        threads = self.threads or min(FREE_THREADS, -(-self.phase.items // WARP) * WARP)
         tables = [f"    {name} = cuda.shared.array({threads // WARP}, {storage(t)})"
                   for t, name in self.tables.items()]  # fmt: skip
         text = self.whole(f"{blocks} blocks of {threads} threads", tables)
         return Entry(self.name, blocks, threads), text
 
-    def _grid(self) -> tuple[int, list[str]]:
-        """How many blocks, and the lines that find out the item."""
+    def _grid(self) -> tuple[int, int, list[str]]:
+        """How many blocks of how many threads, and the lines that find out the item."""
         items, item = self.phase.items, self.variable(self.phase.item)
-        if self.threads:
+        if self.threads and not self._are_warps():
             which = "i64(cuda.blockIdx.x)" if items > 1 else "0"
-            return items, [f"    {item} = {which}", "    lane = i64(cuda.threadIdx.x)"]
-        n = min(FREE_THREADS, -(-items // WARP) * WARP)
+            lines = [f"    {item} = {which}", "    lane = i64(cuda.threadIdx.x)"]
+            return items, self.threads, lines
+        each = self.threads or 1  # threads of an item
+        n = min(FREE_THREADS // each, -(-items * each // WARP) * WARP // each)
         blocks = -(-items // n)
         lines = [f"    {item} = i64(cuda.blockIdx.x) * {n} + i64(cuda.threadIdx.x)"]
+        if self.threads:
+            lines = [f"    {item} = i64(cuda.blockIdx.x) * {n} + udiv(i64(cuda.threadIdx.x), 32)",
+                     "    lane = umod(i64(cuda.threadIdx.x), 32)"]  # fmt: skip
         if blocks * n > items:
             lines += [f"    if {item} >= {items}:", "        return"]
-        return blocks, lines
+        return blocks, n * each, lines
+
+    def _are_warps(self) -> bool:
+        """Whether items are warps that share nothing: several of them make a block then, as a
+        multiprocessor takes so many blocks and no more."""
+        return self.threads == WARP and not self.barriers and not self.shared
 
     # ---------------------------------------------------------------- statements
 

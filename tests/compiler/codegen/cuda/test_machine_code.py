@@ -28,10 +28,10 @@ _INSTRUCTION = re.compile(r"^\s+(?:\{\s+)?(?:@!?U?P\w+ )?([A-Z][A-Z0-9_.]+)", re
 
 
 def machine_code(build: Callable[[GraphBuilder], Value]) -> tuple[Counter[str], Usage]:
-    """How often every instruction stands in the one kernel of a graph, and what it takes."""
+    """How often every instruction stands in the last kernel of a graph, and what it takes."""
     g = tw.Graph("g")
     g.output(build(g), "y")
-    _, (launch,) = gpu_launches(g.build())
+    launch = gpu_launches(g.build())[1][-1]
     target = CudaTarget("sm_90")
     source = kernel_source(launch.kernel)
     ptx = kernel_ptx(launch.kernel, source.entries,
@@ -104,3 +104,17 @@ def test_a_convolution_copies_its_windows_without_divisions() -> None:
     assert found["FFMA"] == 16 * 8 * 8 and count(found, "LDGSTS.E.BYPASS.128") == 2
     assert sum(n for name, n in found.items() if "I2F" in name or "CALL" in name) == 0
     assert usage.registers <= 128 and usage.local_bytes == 0
+
+
+def test_a_recurrent_layer_keeps_its_weights_in_registers() -> None:
+    """100 weights of every thread, which multiply states out of shared memory, four at a time."""
+
+    def build(g: GraphBuilder) -> Value:
+        w, r = (g.constant(np.zeros((1, 300, n), np.float32), name=f"w{n}") for n in (25, 100))
+        x = g.input("x", (9, 1, 25))
+        made: Value = g.gru(x, w, r, hidden_size=100, linear_before_reset=1)[0]
+        return made
+
+    found, usage = machine_code(build)
+    assert count(found, "LDS.128") == 25 and usage.registers >= 100 and usage.local_bytes == 0
+    assert 100 <= count(found, "LDG") <= 110, "weights, once, and what a step takes"

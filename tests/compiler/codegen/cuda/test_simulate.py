@@ -13,6 +13,8 @@ from tilewright.compiler.codegen.cuda.entry import Entry
 from tilewright.compiler.codegen.cuda.source import Source, kernel_source
 from tilewright.compiler.graph.evaluate import evaluate
 from tilewright.compiler.graph.ir import Graph
+from tilewright.compiler.kernels.device import GPU
+from tilewright.compiler.kernels.gpu_nest import GpuNest
 
 from .programs import gpu_launches, simulated
 from .simulate import SimError, run_source
@@ -94,6 +96,27 @@ def product() -> Graph:
     return g.build()
 
 
+def window() -> Graph:
+    """Neighbours of a depthwise convolution, which share what they read."""
+    g = tw.Graph("window")
+    w = np.random.default_rng(4).standard_normal((2, 1, 3, 3)).astype(np.float32)
+    x = g.input("x", (1, 2, 5, 8))
+    g.output(g.relu(g.conv(x, g.constant(w, name="w"), group=2, pads=1)), "y")
+    return g.build()
+
+
+def recurrence() -> Graph:
+    g = tw.Graph("recurrence")
+    r = np.random.default_rng(4)
+    gates, w = g.input("x", (1, 3, 2, 15)), r.standard_normal((1, 15, 5)).astype(np.float32)
+    bias = r.standard_normal((1, 15)).astype(np.float32)
+    made = g.gru_scan(gates, g.constant(w, name="w"), g.constant(bias, name="b"),
+                      activations=("sigmoid", "tanh"), alphas=(0.0, 0.0), betas=(0.0, 0.0),
+                      linear_before_reset=1)  # fmt: skip
+    g.output(made[1], "y")
+    return g.build()
+
+
 Mistakes = tuple[tuple[str, str], ...]
 MISTAKES: Mistakes = (
     (r"\n +cuda\.syncthreads\(\)", "\n        pass"),  # a barrier is missing
@@ -131,6 +154,31 @@ TILE_MISTAKES = (
     (r"sums, 4, 4, 36, 1, 8, 4, 16", "sums, 4, 4, 36, 4, 32, 4, 16"),  # results of other rows
     (r"umod\(t, 4\) \* 16", "umod(t, 2) * 16"),  # rounds take the terms of others
 )
+WINDOW_MISTAKES = (
+    (r"if item >= (\d+):", r"if item > \1:"),
+    (r"\(v < 5\)", "(v <= 5)"),  # beyond an edge
+    (r"\(v < 5\)", "(v < 4)"),
+    (r"\(0 <= v\)", "(0 < v)"),
+    (r"\(0 <= v\)", "(-1 <= v)"),
+    (r"0 <= umod", "-9 <= umod"),
+    (r"4 < 8", "4 <= 8"),
+    (r"range\((\d)\)", r"range(\1 - 1)"),
+    (r"window1\[(\d)\] = ", r"window1[\1 ^ 1] = "),  # a place is read for another
+    (r"window1\[(r2_2|r1_2) \+ u\]", r"window1[\1]"),  # all neighbours read the same
+    (r"udiv\(item, (\d+)\)", r"udiv(item, \1 - 1)"),
+    (r"y0\[item \* 4", "y0[item * 3"),  # results overlap
+)
+STEP_MISTAKES = (
+    (r"\n {8}cuda\.syncthreads\(\)", "\n        pass"),
+    (r"range\(unknown\(3\)\)", "range(unknown(2))"),  # a step is left out
+    (r"(if u < )5", r"\1 4"),  # a unit
+    (r"held0\[block, k \+ u_2\], ", "held0[block, k], "),  # all terms take one weight
+    (r"state0\[u_2 \+ 4\]", "state0[u_2 + 3]"),
+    (r"ahead\[1\] =", "ahead[0] ="),  # a gate takes another's input
+    (r"sums\[u \+ 5\]", "sums[u]"),
+    (r"state0\[u\] = new", "state0[u] = n"),
+    (r"s \* 30", "s * 15"),  # steps read the inputs of others
+)
 
 
 def mutants(source: Source, mistakes: Mistakes) -> Iterator[tuple[str, Source]]:
@@ -147,14 +195,23 @@ def mutants(source: Source, mistakes: Mistakes) -> Iterator[tuple[str, Source]]:
 
 @pytest.mark.parametrize(
     ("graph", "mistakes"),
-    [(normalization(), MISTAKES), (convolution(), MISTAKES), (product(), TILE_MISTAKES)],
-    ids=["normalization", "convolution", "product"],
+    [
+        (normalization(), MISTAKES),
+        (convolution(), MISTAKES),
+        (product(), TILE_MISTAKES),
+        (window(), WINDOW_MISTAKES),
+        (recurrence(), STEP_MISTAKES),
+    ],
+    ids=["normalization", "convolution", "product", "window", "recurrence"],
 )
 def test_seeded_mistakes_are_caught(
     graph: Graph, mistakes: Mistakes, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """By an error or by a wrong result."""
     graph, (launch,) = gpu_launches(graph)
+    if mistakes is WINDOW_MISTAKES:  # by default only if there are more threads
+        four = {"per": "thread", "each": 4}
+        launch = GpuNest().instantiate(graph, graph.ops, graph.outputs, GPU, four)
     source = kernel_source(launch.kernel)
     rng = np.random.default_rng(1)
     feeds = {n: rng.standard_normal(graph.type(n).dims).astype(np.float32) for n in graph.inputs}
