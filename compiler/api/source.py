@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ..codegen.cpu.target import CpuTarget, host
+from ..codegen.cuda.target import is_cuda
 from ..errors import OptionError, TargetError
 from ..frontends import onnx as onnx_frontend
 from ..graph.builder import GraphBuilder
@@ -21,6 +22,8 @@ def cpu_target(name: str) -> CpuTarget:
     """The CPU that a `target` argument means. Raises TargetError."""
     if name == "cpu":
         return host()
+    if is_cuda(name):
+        raise TargetError(f"target={name!r}: this is for CPUs in this version")
     raise TargetError(f"target={name!r} is not available; known are 'cpu', 'cuda' and 'cuda:sm_90'")
 
 
@@ -60,4 +63,5 @@ def read_closed(source: Any, shapes: Shapes | None, outputs: Sequence[str] | Non
 def open_shapes(model: Any) -> OptionError:
     """The error about a model that leaves shapes open."""
     listed = ", ".join(f"{v.name}: {v}" for v in model.inputs)
-    return OptionError(f"the model leaves shapes open ({listed}); give them in shapes={{...}}")
+    return OptionError(f"the model leaves shapes open ({listed}); give them in shapes={{...}}, or "
+                       "--shapes on the command line")  # fmt: skip
