@@ -157,8 +157,8 @@ def _build(
 
 
 def _found(
-    record: FileRecord | None, given: tuple[Any, Shapes | None, Sequence[str] | None], target: CpuTarget,
-    chosen: Options, start: float, progress: Progress | None,
+    record: FileRecord | None, given: tuple[Any, Shapes | None, Sequence[str] | None],
+    target: CpuTarget, chosen: Options, start: float, progress: Progress | None,
 ) -> Executable | None:  # fmt: skip
     """The program of a graph that is known, None if it is not, or turns out to be of other weights.
     given: the source, shapes and outputs that it was made of."""
