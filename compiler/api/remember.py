@@ -60,6 +60,7 @@ class FileRecord:
         payload = self._store.get(self.key)
         if payload is None:
             return None
+        self.begin()  # needed whatever the entry says
         try:
             entry = json.loads(payload)
             self._found = str(entry["file"])
@@ -67,7 +68,6 @@ class FileRecord:
             verify(graph)
         except (ValueError, TypeError, LookupError, AttributeError, GraphError):
             return None
-        self.begin()
         return graph
 
     def begin(self) -> None:
