@@ -481,7 +481,7 @@ class Winograd:
     """
 
     name = "winograd"
-    version = 3
+    version = 4
 
     def matches(self, graph: Graph, ops: Sequence[Op], outputs: Sequence[str]) -> bool:
         p = _group(graph, ops, outputs)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from types import FunctionType
 from typing import Any, Final
 
+from ....ops.types import u8
 from ...errors import LoweringError
 from ...kernels.ir import Buffer
 from .dialect import namespace, pointer
@@ -15,6 +16,10 @@ from .operations import stored_as
 from .source import Source
 from .target import CudaTarget
 
+FIRST_LOOP: Final = 1000  # the number of metadata that Numba has not used
+_UNROLLED: Final = re.compile(
+    r'(call void @"?tw\.unrolled"?\(\)(?:\n(?!\S)(?!  br )[^\n]*)*\n  br label [^\n]*)'
+)
 _DECLARED: Final = re.compile(r'^declare .*@"?(tw\.[\w.]+)"?\(', re.MULTILINE)
 
 
@@ -34,7 +39,10 @@ def lowered(source: Source, params: Sequence[Buffer], target: CudaTarget) -> tup
     functions: dict[str, Any] = dict(namespace())
     exec(compile(source.text, "<kernel>", "exec"), functions)
     kinds = tuple(pointer(stored_as(b.dtype)) for b in params)
-    return tuple(_lowered(functions[e.name], kinds, target) for e in source.entries)
+    return tuple(
+        _lowered(functions[e.name], (*kinds, *(pointer(u8) for _ in e.tensor_maps)), target)
+        for e in source.entries
+    )
 
 
 def _lowered(function: FunctionType, kinds: Sequence[Any], target: CudaTarget) -> Lowered:
@@ -48,4 +56,23 @@ def _lowered(function: FunctionType, kinds: Sequence[Any], target: CudaTarget) -
         (text,) = made.library.llvm_strs
     except NumbaError as e:
         raise LoweringError(f"Numba refuses {function.__name__}: {e}") from e
+    text = _unrolled(text)
     return Lowered(made.fndesc.llvm_func_name, text, tuple(sorted(set(_DECLARED.findall(text)))))
+
+
+def _unrolled(text: str) -> str:
+    """Loops whose bodies end with `unrolled()` get the metadata that has LLVM unroll them
+    (LLVM Language Reference, "llvm.loop.unroll.full"): on the branch back to their heads."""
+    loops = 0
+
+    def marked(m: re.Match[str]) -> str:
+        nonlocal loops
+        loops += 1
+        return f"{m[1]}, !llvm.loop !{FIRST_LOOP + loops}"
+
+    text = _UNROLLED.sub(marked, text)
+    if loops:
+        text += f'\n!{FIRST_LOOP} = !{{!"llvm.loop.unroll.full"}}\n'
+    for k in range(FIRST_LOOP + 1, FIRST_LOOP + 1 + loops):
+        text += f"!{k} = distinct !{{!{k}, !{FIRST_LOOP}}}\n"
+    return text

@@ -11,12 +11,14 @@ from ...kernels.ir import (
     For,
     If,
     Kernel,
+    Let,
     Local,
     Phase,
     Prefetch,
     Set,
     Stmt,
     Store,
+    tensor_maps,
 )
 from .entry import Entry
 from .operations import in_memory, storage
@@ -29,6 +31,7 @@ class Function(Values):
     def __init__(self, kernel: Kernel, phase: Phase, name: str) -> None:
         super().__init__(kernel)
         self.kernel, self.phase, self.name = kernel, phase, name
+        self.maps = {m: self.fresh(m.name) for m in tensor_maps(phase)}
         self.loops = 0  # that are open
 
     def finish(self) -> tuple[Entry, str]:
@@ -37,11 +40,12 @@ class Function(Values):
 
     def whole(self, title: str, first: Iterable[str]) -> str:
         """The source of the function. first: lines ahead of its own."""
-        params = ", ".join(b.name for b in self.kernel.params)
+        params = ", ".join([*(b.name for b in self.kernel.params), *self.maps.values()])
         text = [
             f"# {title}",
             f"def {self.name}({params}):",
             *(f"    # {b.role} {b.name}: {b.dtype}[{b.elements}]" for b in self.kernel.params),
+            *(f"    # {m}" for m in self.maps),
             *first,
             *self.lines,
         ]
@@ -65,6 +69,10 @@ class Function(Values):
             self.declare(s.local)
         elif isinstance(s, If):
             self.branch(s)
+        elif isinstance(s, Let):
+            self.prepare(s.value)
+            value = self.root(s.value)
+            self.line(f"{self.variable(s.var)} = {value}")
         elif isinstance(s, Comment):
             self.line(f"# {s.text}")
         elif not isinstance(s, Prefetch):
@@ -107,6 +115,7 @@ class Function(Values):
             if s.lo.payload < s.hi.payload:
                 self.line(f"{v} = {lo}")
                 self.body(s.body)
+            self.ended.add(s.var)
             return
         if not self.may_unroll(s):
             hi = f"unknown({hi})"
@@ -115,10 +124,15 @@ class Function(Values):
         self.loops += 1
         with self.block(f"for {v} in range({rounds}):{'  # unrolled' * (s.kind == 'unroll')}"):
             self.body(s.body)
+            self.end(s)
+        self.ended.add(s.var)
         self.loops -= 1
 
     def vector(self, s: For) -> None:
         raise LoweringError(f"the loop over {s.var!r} has lanes, in a phase for one thread")
+
+    def end(self, s: For) -> None:
+        """What follows on the last statement of a loop's body."""
 
     def may_unroll(self, s: For) -> bool:
         """Whether the compiler may unroll a loop as it likes."""
