@@ -16,6 +16,7 @@ import json
 import mmap
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
 from functools import cached_property
 from typing import Any, Final
 
@@ -153,7 +154,7 @@ class Remade(Sequence[Stage]):
     def _stages(self) -> tuple[Stage, ...]:
         with paused_collector():
             *before, last = self._make()
-        return (*before, Stage(last.name, self._final, last.milliseconds, last.changed))
+        return (*before, replace(last, graph=self._final))
 
     def __len__(self) -> int:
         return len(self._stages)
