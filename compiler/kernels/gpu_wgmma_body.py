@@ -28,6 +28,7 @@ from .ir import (
     Comment,
     Declare,
     If,
+    Let,
     Local,
     Phase,
     Set,
@@ -39,6 +40,7 @@ from .ir import (
 from .pieces import trip_count
 
 BAND: Final = 8  # tiles one below the other that are done before the next column of tiles
+MANY: Final = 128  # sums of a thread that leave few of its 168 registers for what follows on them
 KEPT, TAKEN = 40, 232  # registers of a thread of the producer, and of two groups of consumers
 
 
@@ -59,8 +61,13 @@ class Body:
         self.ready = Local("ready", u64, (s.stages,), shared=True)
         self.free = Local("free", u64, (s.stages,), shared=True)
         self.stage, self.phase = Local("stage", i64), Local("phase", i64)
-        self.place = tuple(Local(n, i64) for n in ("batch", "row", "column"))
-        self.left = self._map("a_tiles", p.left, p.m, s.m)
+        self.group = var("group", s.groups + 1)
+        self.place = (  # of a tile: its batch, first row and first column
+            var("batch", p.batch), var("row", self.down * s.m * s.cluster),
+            var("column", self.over * s.n),
+        )  # fmt: skip
+        self.left = (self._map("a_tiles", p.left, p.m, s.m) if p.window is None
+                     else p.window.tensor("a_tiles", p.left.buffer, self.terms))  # fmt: skip
         self.right = self._map("b_tiles", p.right, p.n, s.n // s.cluster)
 
     def _map(self, name: str, x: Matrix, rows: int, tile: int) -> TensorMap:
@@ -78,9 +85,8 @@ class Body:
 
     def phase_of(self) -> Phase:
         s, t = self.s, self.thread
-        group = Local("group", i64)
         locals_ = [self.a, self.b, self.ready, self.free, *self.results.shared]
-        registers = [group, self.stage, self.phase, *self.place]
+        registers = [self.stage, self.phase]
         k = var("k", s.stages)
         arrivals = s.groups * 4 * s.cluster
         start = loop(k, (
@@ -93,12 +99,17 @@ class Body:
         ))  # fmt: skip
         body = seq(
             [Declare(x) for x in (*locals_, *registers)], prepare, Call("barrier"), self._meet(),
-            Set(group, (), apply("uniform", (t // GROUP,), i64)),
+            Let(self.group, apply("uniform", (t // GROUP,), i64)),
             Set(self.stage, (), index(0)), Set(self.phase, (), index(0)),
-            If(compare("eq", group.value, 0), self._producer(), self._consumer(group.value - 1)),
+            If(compare("eq", self.group, 0), self._producer(), self._consumer()),
             self._meet(),
         )  # fmt: skip
         return Phase(s.blocks * s.cluster, self.item, body, s.threads, t, s.cluster)
+
+    @property
+    def moves_registers(self) -> bool:
+        """Whether the consumers need more registers than there are for all threads alike."""
+        return self.s.groups > 1 and self.s.sums >= MANY
 
     def _meet(self) -> tuple[Stmt, ...]:
         """Blocks of a cluster begin and end together: they use each other's shared memory."""
@@ -117,7 +128,7 @@ class Body:
         if self.s.cluster > 1:
             row = row * self.s.cluster + self.item % self.s.cluster
         found = (tile // each, row * self.s.m, column * self.s.n)
-        where = [Set(x, (), e) for x, e in zip(self.place, found, strict=True)]
+        where = [Let(v, e) for v, e in zip(self.place, found, strict=True)]
         return loop(tile, (*where, *body), lo=self.item // self.s.cluster, step=self.s.blocks)
 
     def _advance(self) -> tuple[Stmt, ...]:
@@ -138,12 +149,12 @@ class Body:
         round_ = seq(
             Call("mbarrier_wait", (self.free, self.stage.value, 1 - self.phase.value)),
             Call("mbarrier_expect", (self.ready, self.stage.value, size)),
-            self._copies(self.a, self.left, self.p.left, s.m, k, row.value, batch.value, False),
-            self._copies(self.b, self.right, self.p.right, s.n, k, column.value, batch.value, True),
+            self._copies(self.a, self.left, self.p.left, s.m, k, row, batch, False),
+            self._copies(self.b, self.right, self.p.right, s.n, k, column, batch, True),
             self._advance(),
         )
         copy = If(compare("eq", self.thread, 0), (self._each_tile((loop(k, round_),)),))
-        fewer = (Call("fewer_registers", (KEPT,)),) if s.groups > 1 else ()
+        fewer = (Call("fewer_registers", (KEPT,)),) if self.moves_registers else ()
         return seq(Comment("the producer"), fewer, copy)
 
     def _copies(
@@ -163,6 +174,9 @@ class Body:
         for j in range(tile // shares // step):
             part = mine * (tile // shares) + j * step
             inner = [first + part, k * self.terms] if x.across else [k * self.terms, first + part]
+            window = self.p.window if x is self.p.left else None
+            if window is not None:
+                inner, rest = window.coordinates(k, first, over, self.terms), []
             given: list[Argument] = [to, at + part * self.terms, tensor, self.ready,
                                      self.stage.value, *inner, *rest]  # fmt: skip
             if shares > 1:
@@ -173,11 +187,11 @@ class Body:
 
     # ---------------------------------------------------------------- consumers
 
-    def _consumer(self, group: Expr) -> tuple[Stmt, ...]:
-        s, k = self.s, var("k", self.rounds)
+    def _consumer(self) -> tuple[Stmt, ...]:
+        s, k, group = self.s, var("k", self.rounds), var("consumer", self.s.groups)
         sums = Local("sums", s.held, (s.sums,))
         before = Local("before", i64)
-        batch, row, column = (x.value for x in self.place)
+        batch, row, column = self.place
         at_a = self.stage.value * (s.m * self.terms) + group * (s.tiles * TILE * self.terms)
         ways = (int(self.p.left.across), int(self.p.right.across))
         multiply = Call(f"wgmma_{s.kind}", (
@@ -198,10 +212,11 @@ class Body:
             self._release(before.value),
             self.results.stored(sums, self.thread % GROUP, group, batch, row, column),
         )
-        more = (Call("more_registers", (TAKEN,)),) if s.groups > 1 else ()
+        more = (Call("more_registers", (TAKEN,)),) if self.moves_registers else ()
         return seq(
-            Comment("consumers"), more, Declare(sums), Declare(before), self.results.registers(),
-            self._cleared(sums), self._each_tile(body), self.results.ended(self.thread % GROUP),
+            Comment("consumers"), more, Let(group, self.group - 1), Declare(sums), Declare(before),
+            self.results.registers(), self._cleared(sums), self._each_tile(body),
+            self.results.ended(self.thread % GROUP),
         )  # fmt: skip
 
     def _cleared(self, sums: Local) -> Stmt:

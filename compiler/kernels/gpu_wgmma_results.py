@@ -12,16 +12,15 @@ from collections.abc import Callable
 from typing import Final
 
 from ...ops.expr import Expr, apply, compare, const, logical_and, select, var
-from ...ops.traverse import substitute
-from ...ops.types import boolean
+from ...ops.traverse import substitute, transform
+from ...ops.types import HALF, boolean, f32
 from ..graph.ir import Graph
-from .gpu_matrices import Product, is_aligned
-from .gpu_sharing import unflattened
+from .gpu_matrices import Product
+from .gpu_mma_product import kept_wide
 from .gpu_wgmma_shape import GROUP, TILE, Shape
 from .ir import Call, Declare, If, Local, Set, Stmt, Store, TensorMap, loop
-from .pieces import Buffers, buffer_loads, trip_count
+from .pieces import Buffers, buffer_loads
 from .tensor_map import MOST_AXES, WORD
-from .widened import widened
 
 PANEL: Final = 64  # columns
 
@@ -32,13 +31,12 @@ def results_of(graph: Graph, p: Product, s: Shape, buffers: Buffers) -> Results:
 
 
 def _goes_in_boxes(graph: Graph, p: Product, s: Shape) -> bool:
-    kind, steps = graph.type(p.out), p.strides()
-    if kind.dtype.bytes != 2 or s.n % PANEL or steps is None or not is_aligned(graph, p.out):
+    kind, found = graph.type(p.out), p.boxes(TILE)
+    if kind.dtype.bytes != 2 or s.n % PANEL or found is None:
         return False
-    row, column, batches = steps
-    apart = (row, *batches)
-    fits = all(x > 0 and x * kind.dtype.bytes % WORD == 0 for x in apart)
-    return column == 1 and fits and len(apart) < MOST_AXES
+    steps = found[1]
+    fits = all(x > 0 and x * kind.dtype.bytes % WORD == 0 for x in steps)
+    return fits and len(steps) < MOST_AXES
 
 
 class Results:
@@ -52,10 +50,10 @@ class Results:
         self.graph, self.p, self.s = graph, p, s
         self.kind = graph.type(p.out)
         self.total = apply("sum", (), s.held)
-        self.value = buffers.lower(widened(p.value, {p.node: self.total}), None)
+        value = kept_wide(p.value, {p.node: self.total})
+        self.value = buffers.lower(_without_calls(value), None)
         self.out = buffers.write(p.out)
-        rows = s.m * s.cluster
-        self.ragged = (p.m % rows != 0, p.n % s.n != 0)
+        self.ragged = (p.is_ragged(s.m * s.cluster), p.n % s.n != 0)
 
     def registers(self) -> tuple[Stmt, ...]:
         """Declarations of what a thread needs for it."""
@@ -72,7 +70,7 @@ class Results:
         first = row + group * (self.s.tiles * TILE)
 
         def store(at: Expr, r: Expr, c: Expr) -> tuple[Stmt, ...]:
-            inside = self._inside(r, c)
+            inside = self._inside(r, c, self.ragged)
             put = Store(self.out, substitute(self.p.at, self.p.where(batch, r, c)),
                         self._element(sums[at], batch, r, c))  # fmt: skip
             return (put,) if inside.is_const else (If(inside, (put,)),)
@@ -82,19 +80,31 @@ class Results:
         body = _fragment(1, held, thread, first + tile * TILE, column + panel * 8, store)
         return (loop(tile, (loop(panel, body, "unroll"),), "unroll"),)
 
-    def _inside(self, row: Expr, column: Expr) -> Expr:
+    def _inside(self, row: Expr, column: Expr, which: tuple[bool, bool]) -> Expr:
+        """Whether an element exists, as far as rows and columns may be beyond the result."""
         inside = const(True, boolean)
-        for at, size, ragged in zip(
-            (row, column), (self.p.m, self.p.n), self.ragged, strict=True
-        ):  # fmt: skip
-            if ragged:
-                inside = logical_and(inside, at < size)
+        limits = [*(self.p.bounds(row) if which[0] else ()),
+                  *([(column, self.p.n)] if which[1] else ())]  # fmt: skip
+        for at, size in limits:
+            inside = logical_and(inside, at < size)
         return inside
 
     def _element(self, total: Expr, batch: Expr, row: Expr, column: Expr) -> Expr:
         """What becomes of one sum."""
         to = self.p.where(batch, row, column)
         return substitute(self.value, to | {self.total: total})
+
+
+def _without_calls(value: Expr) -> Expr:
+    """Divisions on the way to a half float only need to be as good as that; exact ones may be calls
+    of functions, which keep products from overlapping."""
+    if value.dtype not in HALF:
+        return value
+
+    def visit(n: Expr, args: tuple[Expr, ...]) -> Expr | None:
+        return apply("near", args, f32) if n.op == "div" and n.dtype is f32 else None
+
+    return transform(value, visit)
 
 
 def _fragment(
@@ -117,21 +127,23 @@ class Boxes(Results):
 
     def __init__(self, graph: Graph, p: Product, s: Shape, buffers: Buffers) -> None:
         super().__init__(graph, p, s, buffers)
-        steps = p.strides()
-        assert steps is not None
-        row, _, batches = steps
+        found = p.boxes(TILE)
+        assert found is not None
+        dims, steps, box = found
         size = self.kind.dtype.bytes
-        extents = tuple(map(trip_count, p.batches))
-        self.tensor = TensorMap(
-            "results", self.out, (p.n, p.m, *extents), tuple(x * size for x in (row, *batches)),
-            (PANEL, TILE, *(1 for _ in batches)),
-        )  # fmt: skip
+        self.tensor = TensorMap("results", self.out, (p.n, *dims), tuple(x * size for x in steps),
+                                (PANEL, *box))  # fmt: skip
         self.maps = (self.tensor,)
         count = s.tiles * s.n // PANEL
         self.slots = next((k for k in (2, 3) if count % k == 0), 1)
         self.staged = Local("staged", self.kind.dtype, (s.groups * self.slots * PANEL * TILE,),
                             shared=True, align=1024)  # fmt: skip
         self.shared = (self.staged,)
+        read = frozenset[Expr]().union(*(x.free for x in buffer_loads(self.value)))
+        self.needed = (  # of what is beyond the result, nothing exists that could be read
+            self.ragged[0] and not read.isdisjoint(p.rows),
+            self.ragged[1] and not read.isdisjoint(p.columns),
+        )
         self.panel = Local("row", self.kind.dtype, (PANEL // 2,))
 
     def registers(self) -> tuple[Stmt, ...]:
@@ -153,14 +165,12 @@ class Boxes(Results):
 
         def put(at: Expr, r: Expr, c: Expr) -> tuple[Stmt, ...]:
             value = self._element(sums[at], batch, r, c)
-            if buffer_loads(value):  # of what is beyond the result, nothing exists
-                value = select(self._inside(r, c), value, zero)
+            value = select(self._inside(r, c, self.needed), value, zero)
             return (Set(self.panel, (at - held,), value),)
 
         is_first = compare("eq", thread, 0)
         meet = Call("barrier_of", (group + 1, GROUP))
-        over = unflattened(batch, self.p.batches)
-        where = [left, first, *(over[v] for v in self.p.batches)]
+        where = [left, *self.p.box_at(batch, first)]
         rank = len(self.tensor.dims)
         copy = Call(f"tma_store_{rank}d", (self.tensor, self.staged, slot, *where))
         body = (

@@ -72,7 +72,7 @@ class TensorMap:
 
     dims: elements along every axis, innermost first; strides: bytes from one to the next along
     every axis but the innermost, whose elements lie side by side. box: elements of one copy.
-    swizzle: 128 or 0 bytes.
+    swizzle: 128 or 0 bytes. steps: in which a box goes along every axis, where they are not all 1.
     """
 
     name: str
@@ -81,11 +81,13 @@ class TensorMap:
     strides: tuple[int, ...]
     box: tuple[int, ...]
     swizzle: int = 128
+    steps: tuple[int, ...] = ()
 
     def __str__(self) -> str:
         dims, strides, box = (", ".join(map(str, x)) for x in (self.dims, self.strides, self.box))
         return (f"{self.name} = {self.buffer.name} as {self.buffer.dtype}[{dims}]"
-                f" strides [{strides}] boxes [{box}] swizzle {self.swizzle}")  # fmt: skip
+                f" strides [{strides}] boxes [{box}] swizzle {self.swizzle}"
+                f"{f' in steps of {list(self.steps)}' if self.steps else ''}")  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +97,8 @@ class Local:
 
     lanes: 0 for one scalar per element, else each element holds that many lanes. shared: the array
     is one for all threads of a block, in a phase that is written for one thread; it has one axis
-    and begins at a multiple of `align` bytes.
+    and begins at a multiple of `align` bytes. aside: on the stack in any case, as the registers are
+    wanted for others meanwhile.
     """
 
     name: str
@@ -104,6 +107,7 @@ class Local:
     lanes: int = 0
     shared: bool = False
     align: int = 16
+    aside: bool = False
 
     def __getitem__(self, where: Expr | int | tuple[Expr | int, ...]) -> Expr:
         at = where if isinstance(where, tuple) else (where,)
@@ -156,6 +160,14 @@ class Set(Stmt):
 
     local: Local
     where: tuple[Expr, ...]
+    value: Expr
+
+
+@dataclass(frozen=True, slots=True)
+class Let(Stmt):
+    """A name for an index, whose bounds the variable declares; on GPUs only. Set once."""
+
+    var: Expr
     value: Expr
 
 
@@ -228,6 +240,8 @@ class Phase:
     block of so many of them. `thread` is the variable that counts them. Every thread makes the
     stores that it reaches, branches may differ between threads, and there are no vector loops.
     cluster: neighbouring blocks that run side by side and reach each other's shared memory.
+    resident: how many such blocks a multiprocessor should hold at once, which limits the registers
+    of a thread; 0 where that does not matter.
     """
 
     items: int
@@ -236,6 +250,7 @@ class Phase:
     threads: int = 0
     thread: Expr | None = None
     cluster: int = 1
+    resident: int = 0
 
 
 _writing: Final = threading.Lock()
@@ -391,6 +406,8 @@ def expressions(s: Stmt) -> tuple[Expr, ...]:
         return (s.condition,)
     if isinstance(s, Prefetch):
         return (s.offset,)
+    if isinstance(s, Let):
+        return (s.value,)
     if isinstance(s, Call):
         return tuple(a for a in s.args if isinstance(a, Expr))
     return ()

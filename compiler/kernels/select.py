@@ -150,22 +150,24 @@ def is_built_in(ops: Sequence[Op]) -> bool:
     return all(BUILT_IN.get(op.operator) is op.definition for op in ops)
 
 
-_FAMILIES: Final[dict[type[Device], Callable[[Any], Sequence[KernelTemplate]]]] = {
-    Device: lambda device: TEMPLATES
-}
+Templates = Callable[[Any, Numerics], Sequence[KernelTemplate]]
+"""From a device and numerics to templates."""
+_FAMILIES: Final[dict[type[Device], Templates]] = {Device: lambda device, numerics: TEMPLATES}
 
 
-def register(kind: type[Device], templates: Callable[[Any], Sequence[KernelTemplate]]) -> None:
+def register(kind: type[Device], templates: Templates) -> None:
     """Say what makes kernels for a kind of device. Templates for GPUs take long to load, so they do
     that themselves when somebody wants them."""
     _FAMILIES[kind] = templates
 
 
-def templates_for(device: Device) -> Sequence[KernelTemplate]:
+def templates_for(
+    device: Device, numerics: Numerics = "standard"
+) -> Sequence[KernelTemplate]:  # fmt: skip
     """Templates that make kernels for a device, in the order of preference. Raises LoweringError
     where nobody has said which."""
     try:
-        return _FAMILIES[type(device)](device)
+        return _FAMILIES[type(device)](device, numerics)
     except KeyError:
         raise LoweringError(f"no kernel templates are loaded for {device}") from None
 

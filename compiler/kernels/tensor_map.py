@@ -19,12 +19,14 @@ from .ir import TensorMap
 MOST_AXES: Final = 5
 WORD: Final = 16  # bytes that everything is a multiple of: addresses, strides, rows of boxes
 MOST_BOX: Final = 256  # elements along one axis
+MOST_STEP: Final = 8
 MOST_DIM: Final = 1 << 32
 MOST_STRIDE: Final = 1 << 40  # bytes
 
 
 def objection(t: TensorMap) -> str:
     """Why the unit does not take a tensor, "" where it does."""
+    ones = (1,) * len(t.box)
     row = t.box[0] * t.buffer.dtype.bytes if t.box else 0
     if not 1 <= len(t.dims) <= MOST_AXES:
         return f"{len(t.dims)} axes; it takes 1 to {MOST_AXES}"
@@ -32,8 +34,10 @@ def objection(t: TensorMap) -> str:
         return f"dims {t.dims}, strides {t.strides} and box {t.box} do not go together"
     if not all(1 <= d <= MOST_DIM for d in t.dims):
         return f"dims {t.dims} must be from 1 to {MOST_DIM}"
-    if not all(1 <= b <= MOST_BOX for b in t.box):
-        return f"the box {t.box} must have from 1 to {MOST_BOX} elements along every axis"
+    if t.steps and (len(t.steps) != len(t.dims) or not all(1 <= s <= MOST_STEP for s in t.steps)):
+        return f"steps {t.steps} must be from 1 to {MOST_STEP}, one for every axis"
+    if not all(1 <= b * s <= MOST_BOX for b, s in zip(t.box, t.steps or ones, strict=True)):
+        return f"the box {t.box} must reach over 1 to {MOST_BOX} elements along every axis"
     if not all(0 < s < MOST_STRIDE and s % WORD == 0 for s in t.strides):
         return f"the strides {t.strides} must be multiples of {WORD} bytes"
     if row % WORD:

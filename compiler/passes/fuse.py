@@ -25,7 +25,7 @@ from ...ops.operator import (
     Reduction,
     View,
 )
-from ...ops.types import f32, f64
+from ...ops.types import DType, f32, f64
 from ..graph.ir import Graph, Op
 from .attention import attention_from, moves_result
 from .base import Pass
@@ -40,19 +40,21 @@ MOST_RESULTS = 4
 class Fuse(Pass):
     """Assign `Op.group` and bring the members of each group together in the order of ops.
 
-    attention: whether the target has a kernel for whole attentions."""
+    attention: whether the target has a kernel for whole attentions. products: the element types of
+    contractions that templates of their own compute."""
 
     attention: bool = True
+    products: tuple[DType, ...] = (f32, f64)
 
     def run(self, graph: Graph) -> Graph:
-        return Fuser(graph, self.attention).run()
+        return Fuser(graph, self.attention, self.products).run()
 
 
-def is_contraction(graph: Graph, op: Op) -> bool:
+def is_contraction(graph: Graph, op: Op, products: Sequence[DType]) -> bool:
     """Whether a contraction template computes this op (layout assignment marks convolutions by a
     blocked result)."""
     trait = op.definition.trait(Contraction)
-    if trait is None or graph.type(op.outputs[0]).dtype not in (f32, f64):
+    if trait is None or graph.type(op.outputs[0]).dtype not in products:
         return False
     if trait.kind == "conv":
         return graph.type(op.outputs[0]).layout.is_blocked
@@ -71,8 +73,8 @@ def too_large(best: Sequence[int], members: Sequence[int]) -> str:
 class Fuser:
     """One run of the pass. group: of each op, None as long as it has none."""
 
-    def __init__(self, graph: Graph, attention: bool = True) -> None:
-        self.graph = graph
+    def __init__(self, graph: Graph, attention: bool, products: Sequence[DType]) -> None:
+        self.graph, self.products = graph, products
         self.takes_attention = attention
         self.ops = graph.ops
         self.at = {o: k for k, op in enumerate(self.ops) for o in op.outputs}
@@ -93,7 +95,7 @@ class Fuser:
         groups: list[list[int]] = []
         for contraction in (True, False):  # contractions choose their epilogues first
             for k, op in enumerate(self.ops):
-                if self.group[k] is not None or is_contraction(self.graph, op) is not contraction:
+                if self.group[k] is not None or self.multiplies(op) is not contraction:
                     continue
                 members = (
                     (self.attention(k) or self.contraction(k)) if contraction else self.nest(k)
@@ -103,6 +105,9 @@ class Fuser:
                 groups.append(members)
                 self.contract(members, groups)
         return self.ordered(groups)
+
+    def multiplies(self, op: Op) -> bool:
+        return is_contraction(self.graph, op, self.products)
 
     def contract(self, members: Sequence[int], groups: Sequence[Sequence[int]]) -> None:
         """From now on whatever follows one member follows all of them: without that, two groups
@@ -176,7 +181,7 @@ class Fuser:
         """Both products of an attention that begins with op k, all between them, index maps on
         their operands, and what moves or changes the result element by element; [] for others."""
         found = attention_from(self.graph, self.ops[k]) if self.takes_attention else None
-        if found is None or not is_contraction(self.graph, found.second):
+        if found is None or not self.multiplies(found.second):
             return []
         second = self.at[found.second.outputs[0]]
         inner = (*found.pointwise, *found.softmax.ops)

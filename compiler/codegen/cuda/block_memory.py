@@ -16,6 +16,10 @@ def _barrier(b: Body) -> None:
     b.call("void", "llvm.nvvm.barrier0")
 
 
+def _unrolled(b: Body) -> None:
+    """The branch behind the call gets what LLVM looks for (`frontend`)."""
+
+
 def _shared(b: Body) -> None:
     """A place in the dynamic shared memory, whose size is known when the kernel is launched."""
     b.declarations.add(f"@{SHARED} = external addrspace(3) global [0 x i8], align 1024")
@@ -47,11 +51,13 @@ _SHARED: Final = [
 ]
 TABLE: Final = table(
     I("barrier", "", _barrier),
+    I("unrolled", "", _unrolled),
     I("load_vector", "registers r, index k, memory x, index j, literal n", _load),
     I("store_vector", "memory y, index j, registers r, index k, literal n", _store),
     *_SHARED,
 )
-"""barrier(): all threads of the block have come here. load_vector(r, k, x, j, n): r[k], r[k + 1],
+"""barrier(): all threads of the block have come here. unrolled(), at the end of a loop's body: the
+loop is unrolled whatever its size. load_vector(r, k, x, j, n): r[k], r[k + 1],
 ... = the n elements from x[j]; store_vector(y, j, r, k, n) the other way round. Both take 2, 4, 8
 or 16 bytes at a multiple of as many, and r has the elements' type. shared_f32(at, count): an array
 of count elements, `at` bytes behind the start of the block's dynamic shared memory."""

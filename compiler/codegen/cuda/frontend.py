@@ -15,8 +15,11 @@ from .dialect import namespace, pointer
 from .operations import stored_as
 from .source import Source
 from .target import CudaTarget
-from .unroll import unrolled
 
+FIRST_LOOP: Final = 1000  # the number of metadata that Numba has not used
+_UNROLLED: Final = re.compile(
+    r'(call void @"?tw\.unrolled"?\(\)(?:\n(?!\S)(?!  br )[^\n]*)*\n  br label [^\n]*)'
+)
 _DECLARED: Final = re.compile(r'^declare .*@"?(tw\.[\w.]+)"?\(', re.MULTILINE)
 
 
@@ -36,16 +39,13 @@ def lowered(source: Source, params: Sequence[Buffer], target: CudaTarget) -> tup
     functions: dict[str, Any] = dict(namespace())
     exec(compile(source.text, "<kernel>", "exec"), functions)
     kinds = tuple(pointer(stored_as(b.dtype)) for b in params)
-    lines = source.text.splitlines()
     return tuple(
-        _lowered(functions[e.name], (*kinds, *(pointer(u8) for _ in e.tensor_maps)), target, lines)
+        _lowered(functions[e.name], (*kinds, *(pointer(u8) for _ in e.tensor_maps)), target)
         for e in source.entries
     )
 
 
-def _lowered(
-    function: FunctionType, kinds: Sequence[Any], target: CudaTarget, lines: Sequence[str]
-) -> Lowered:  # fmt: skip
+def _lowered(function: FunctionType, kinds: Sequence[Any], target: CudaTarget) -> Lowered:
     from numba import types
     from numba.core.errors import NumbaError
     from numba.cuda.compiler import compile_cuda
@@ -56,5 +56,23 @@ def _lowered(
         (text,) = made.library.llvm_strs
     except NumbaError as e:
         raise LoweringError(f"Numba refuses {function.__name__}: {e}") from e
-    text = unrolled(text, function, lines)
+    text = _unrolled(text)
     return Lowered(made.fndesc.llvm_func_name, text, tuple(sorted(set(_DECLARED.findall(text)))))
+
+
+def _unrolled(text: str) -> str:
+    """Loops whose bodies end with `unrolled()` get the metadata that has LLVM unroll them
+    (LLVM Language Reference, "llvm.loop.unroll.full"): on the branch back to their heads."""
+    loops = 0
+
+    def marked(m: re.Match[str]) -> str:
+        nonlocal loops
+        loops += 1
+        return f"{m[1]}, !llvm.loop !{FIRST_LOOP + loops}"
+
+    text = _UNROLLED.sub(marked, text)
+    if loops:
+        text += f'\n!{FIRST_LOOP} = !{{!"llvm.loop.unroll.full"}}\n'
+    for k in range(FIRST_LOOP + 1, FIRST_LOOP + 1 + loops):
+        text += f"!{k} = distinct !{{!{k}, !{FIRST_LOOP}}}\n"
+    return text

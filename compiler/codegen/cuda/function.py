@@ -11,6 +11,7 @@ from ...kernels.ir import (
     For,
     If,
     Kernel,
+    Let,
     Local,
     Phase,
     Prefetch,
@@ -68,6 +69,10 @@ class Function(Values):
             self.declare(s.local)
         elif isinstance(s, If):
             self.branch(s)
+        elif isinstance(s, Let):
+            self.prepare(s.value)
+            value = self.root(s.value)
+            self.line(f"{self.variable(s.var)} = {value}")
         elif isinstance(s, Comment):
             self.line(f"# {s.text}")
         elif not isinstance(s, Prefetch):
@@ -110,6 +115,7 @@ class Function(Values):
             if s.lo.payload < s.hi.payload:
                 self.line(f"{v} = {lo}")
                 self.body(s.body)
+            self.ended.add(s.var)
             return
         if not self.may_unroll(s):
             hi = f"unknown({hi})"
@@ -118,10 +124,15 @@ class Function(Values):
         self.loops += 1
         with self.block(f"for {v} in range({rounds}):{'  # unrolled' * (s.kind == 'unroll')}"):
             self.body(s.body)
+            self.end(s)
+        self.ended.add(s.var)
         self.loops -= 1
 
     def vector(self, s: For) -> None:
         raise LoweringError(f"the loop over {s.var!r} has lanes, in a phase for one thread")
+
+    def end(self, s: For) -> None:
+        """What follows on the last statement of a loop's body."""
 
     def may_unroll(self, s: For) -> bool:
         """Whether the compiler may unroll a loop as it likes."""

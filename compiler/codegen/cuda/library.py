@@ -66,6 +66,9 @@ def _body(f: Function, op: str, args: list[Value]) -> Value:
         return _shuffled(f, x, args[1])
     if op == "unknown":
         return f.make(f'call i64 asm "mov.u64 $0, $1;", "=l,l"({x})', x.dtype, 0)
+    if op == "near":
+        text = f'call float asm "div.full.f32 $0, $1, $2;", "=f,f,f"({x}, {args[1]})'
+        return f.make(text, x.dtype, 0)
     if op == "uniform":
         word = f.convert("trunc", x, i32)
         zero, every, last = Value("0", i32), Value("-1", i32), Value("31", i32)

@@ -1,7 +1,8 @@
 """Phases that are written for one thread of a block.
 
 Shared arrays are pieces of the block's dynamic shared memory, one behind the other. Nothing is
-added to what the phase says: no barrier, no guard.
+added to what the phase says: no barrier, no guard. Loops that are to be unrolled are, whatever
+becomes of them (`unrolled()`, see `block_memory`), so that their variables may index registers.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from ...kernels.ir import (
     Buffer,
     Call,
     Declare,
+    For,
     Kernel,
     Local,
     Phase,
@@ -65,7 +67,8 @@ class PerThread(Function):
         if self.phase.cluster > 1:
             title += f", in clusters of {self.phase.cluster}"
         maps = tuple(described(m, self.kernel.params) for m in self.maps)
-        entry = Entry(self.name, items, threads, self.shared_bytes, self.phase.cluster, maps)
+        entry = Entry(self.name, items, threads, self.shared_bytes, self.phase.cluster, maps,
+                      self.phase.resident)  # fmt: skip
         return entry, self.whole(title, ())
 
     def statement(self, s: Stmt) -> None:
@@ -80,6 +83,13 @@ class PerThread(Function):
         self.locals[local] = self.fresh(local.name)
         at, count = self.places[local], _elements(local)
         self.line(f"{self.locals[local]} = shared_{local.dtype}({at}, {count})")
+
+    def may_unroll(self, s: For) -> bool:
+        return s.kind == "unroll"
+
+    def end(self, s: For) -> None:
+        if s.kind == "unroll":
+            self.line("unrolled()")
 
     def call(self, s: Call) -> None:
         found = INTRINSICS.get(s.name)
@@ -102,11 +112,7 @@ class PerThread(Function):
             return self.maps[a]
         if isinstance(a, Local) and p.kind in _KINDS[a.shared]:
             return self.element(a, ())
-        raise LoweringError(f"{s.name} takes {found_kind(p)} where {a!r} is given")
-
-
-def found_kind(p: Parameter) -> str:
-    return f"{p.kind} {p.name}"
+        raise LoweringError(f"{s.name} takes {p.kind} {p.name} where {a!r} is given")
 
 
 _KINDS = {True: ("shared", "memory"), False: ("registers",)}

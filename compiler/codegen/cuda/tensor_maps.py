@@ -52,12 +52,14 @@ def described(t: ir.TensorMap, params: Sequence[ir.Buffer]) -> TensorMap:
     if wrong:
         raise LoweringError(f"tensor map {t.name} of {t.buffer.name}: {wrong}")
     return TensorMap(t.name, params.index(t.buffer), t.buffer.dtype.name, t.dims, t.strides, t.box,
-                     t.swizzle)  # fmt: skip
+                     t.swizzle, t.steps)  # fmt: skip
 
 
 def encoding(t: TensorMap) -> Encoding:
     """The arguments for a tensor that `described` made; the address must be a multiple of 16."""
+    steps = t.steps or (1,) * len(t.dims)
+    reach = tuple(b * s for b, s in zip(t.box, steps, strict=True))
     return Encoding(
-        _TYPES[t.dtype], len(t.dims), t.dims, t.strides, t.box, (1,) * len(t.dims), 0,
+        _TYPES[t.dtype], len(t.dims), t.dims, t.strides, reach, steps, 0,
         _SWIZZLES[t.swizzle], _LINES_OF_256, 0,
     )  # fmt: skip

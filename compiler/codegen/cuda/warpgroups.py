@@ -25,7 +25,7 @@ STEPS: Final = 4  # instructions for the terms of 128 bytes
 ROW: Final = 128  # bytes
 ATOM: Final = 8 * ROW  # bytes that are swizzled alike
 _SWIZZLE_128: Final = 1 << 62
-TERMS: Final = {"f16": 64, "bf16": 64, "tf32": 32, "s8": 128}
+TERMS: Final = {"f16": 64, "bf16": 64, "tf32": 32, "s8": 128, "u8": 128}
 """Of one product, by the type of the factors."""
 
 
@@ -75,8 +75,8 @@ def _advance(step: int, across: int, terms: int) -> int:
 
 def _instruction(kind: str, columns: int, sums: str, add: str, given: Mapping[str, int]) -> str:
     size = TERMS[kind] // STEPS
-    if kind == "s8":
-        return (f"wgmma.mma_async.sync.aligned.m64n{columns}k{size}.s32.s8.s8"
+    if kind in ("s8", "u8"):
+        return (f"wgmma.mma_async.sync.aligned.m64n{columns}k{size}.s32.{kind}.{kind}"
                 f" {{{sums}}}, x, y, {add};")  # fmt: skip
     ways = f", {given['a_across']}, {given['b_across']}" if size == 16 else ""
     return (f"wgmma.mma_async.sync.aligned.m64n{columns}k{size}.f32.{kind}.{kind}"

@@ -25,8 +25,10 @@ def box_places(tensor: TensorMap, size: int, at: Sequence[int]) -> tuple[Any, An
     one has the coordinates `at`, innermost first; both flat, as the box lies in shared memory."""
     pitches = (size, *tensor.strides)
     offset, inside = np.zeros((), np.int64), np.ones((), bool)
-    for d, pitch, extent, first in zip(tensor.dims, pitches, tensor.box, at, strict=True):
-        where = first + np.arange(extent)
+    steps = tensor.steps or (1,) * len(tensor.dims)
+    axes = zip(tensor.dims, pitches, tensor.box, steps, at, strict=True)
+    for d, pitch, extent, step, first in axes:
+        where = first + np.arange(extent) * step
         held = (where >= 0) & (where < d)
         offset = (where * pitch)[:, None] + offset.reshape(1, -1)
         inside = held[:, None] & inside.reshape(1, -1)

@@ -21,7 +21,7 @@ import ast
 import math
 from collections.abc import Callable, Generator, Mapping, Sequence
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, Final, NoReturn
 
 import numpy as np
 
@@ -33,15 +33,21 @@ from .simulated_arithmetic import DIALECT, SimError
 from .simulated_copies import copies
 from .simulated_hopper import WAITS, Tensor, Units
 from .simulated_memory import Block, Global, LocalArray, Shared, accesses
-from .simulated_tensor_cores import TENSOR_CORES
-from .simulated_warps import WARPS, Collective
+from .simulated_tensor_cores import TENSOR_CORES, round_tf32
+from .simulated_tiles import TILES
+from .simulated_warps import WARP, WARPS, Collective
 
+Stop = tuple[Any, ...]
+Thread = Generator[Stop, Any, None]
 COLLECTIVES: Mapping[str, Collective] = {
     **WARPS, **TENSOR_CORES, **Units(Block(), np.random.default_rng()).collectives()
 }  # fmt: skip
 BARRIERS = ("cuda.syncthreads", "barrier")
 UNTIL = "until"
 """A stop that a thread passes when the function that it comes with says so."""
+MOOD: Final = 16  # rounds for which warps, and blocks of a cluster, are as fast as they are
+READY: Stop = ("ready", 0)
+"""Where a thread is that may go on, and has not yet."""
 
 __all__ = ["SimError", "run_source"]
 
@@ -75,10 +81,6 @@ class _Stops(ast.NodeTransformer):
 # --------------------------------------------------------------------------- running
 
 
-Stop = tuple[Any, ...]
-Thread = Generator[Stop, Any, None]
-
-
 def run_source(
     text: str, entries: Sequence[Entry], buffers: Sequence[tuple[str, Any, bool]], seed: int = 0
 ) -> None:
@@ -108,8 +110,9 @@ def run_source(
 
 def _names(block: Block, rng: Any) -> dict[str, Any]:
     """The globals of generated source."""
-    return {**DIALECT, **accesses(block), **copies(block, rng), "cuda": _cuda(block), "np": np,
-            "inf": math.inf, "nan": math.nan}  # fmt: skip
+    return {**DIALECT, **accesses(block), **copies(block, rng), **TILES,
+            "round_tf32": round_tf32, "cuda": _cuda(block), "np": np, "inf": math.inf,
+            "nan": math.nan}  # fmt: skip
 
 
 def _cuda(block: Block) -> Any:
@@ -144,8 +147,10 @@ class _Run:
         rng: Any, lines: Sequence[str],
     ) -> None:  # fmt: skip
         self.block, self.units, self.rng, self.lines = block, units, rng, lines
-        self.collectives = {**COLLECTIVES, **units.collectives()}
         count = block.count * block.cluster
+        self.drifts = any(f"{name}(" in line for name in WAITS for line in lines)
+        self.round, self.pace = 0, np.ones(count // WARP)
+        self.collectives = {**COLLECTIVES, **units.collectives()}
         self.threads: list[Thread] = [function(*args) for _ in range(count)]
         self.stops: list[Stop | None] = [("start", 0)] * count  # None: has ended
         self.answers: list[Any] = [None] * count
@@ -154,15 +159,34 @@ class _Run:
         ready = list(range(len(self.threads)))
         with np.errstate(all="ignore"):
             while ready:
-                for k in self.rng.permutation(ready):
+                for k in ready:
+                    self.stops[k] = READY
+                chosen = self.chosen(ready)
+                for k in self.rng.permutation(chosen):
                     self.stops[k] = self.advance(int(k))
                     self.answers[k] = None
                 self.step(hurry=False)
-                ready = self.together()
+                ready = [k for k in ready if self.stops[k] is READY] + self.together()
                 while not ready and self.step(hurry=True):
                     ready = self.together()
-                ready = ready or self.released()
+                if not ready and any(self.stops):
+                    self.stuck()
             self.within("", self.units.finish)
+
+    def chosen(self, ready: list[int]) -> list[int]:
+        """Those that run next: all, or where warps need not wait for each other, some of them, so
+        that others fall behind."""
+        if not self.drifts:
+            return ready
+        if self.round % MOOD == 0:
+            blocks = self.rng.choice((0.03, 1), self.block.cluster)
+            warps = self.rng.choice((0.1, 0.5, 0.9), len(self.threads) // WARP)
+            self.pace = warps * np.repeat(blocks, len(warps) // self.block.cluster)
+        self.round += 1
+        warps = sorted({k // WARP for k in ready})
+        run = {w for w in warps if self.rng.random() < self.pace[w]}
+        run = run or {warps[int(self.rng.integers(len(warps)))]}
+        return [k for k in ready if k // WARP in run]
 
     def step(self, hurry: bool) -> bool:
         return bool(self.within("", lambda: self.units.step(hurry)))
@@ -199,9 +223,10 @@ class _Run:
             raise SimError(f"block {self.block.number}{where}: {e}") from e
 
     def together(self) -> list[int]:
-        """Threads that may go on without the whole block, with what they get: neighbours that are
-        all in the same place, and those that waited for what is so now."""
+        """Threads that may go on, with what they get: all of a block at one barrier, neighbours
+        that are in one place, and those that waited for what is so now."""
         ready = [k for k, s in enumerate(self.stops) if s and s[0] == UNTIL and s[2]()]
+        ready += self.released()
         done = 0
         for k, s in enumerate(self.stops):
             if k < done or s is None or s[0] not in self.collectives:
@@ -226,19 +251,23 @@ class _Run:
         return ready
 
     def released(self) -> list[int]:
-        """The threads of blocks that all stand at one barrier; none, where all have ended."""
-        if all(s is None for s in self.stops):
-            return []
+        """The threads of blocks that all stand at one barrier."""
         ready: list[int] = []
         for first in range(0, len(self.stops), self.block.count):
             block = range(first, first + self.block.count)
-            places = {s[:2] if (s := self.stops[k]) else ("end", 0) for k in block}
-            if len(places) == 1 and next(iter(places))[0] == "barrier":
+            at = self.stops[first]
+            if (
+                at
+                and at[0] == "barrier"
+                and all(s and s[:2] == at[:2] for s in self.stops[block.start : block.stop])
+            ):
                 self.enter(first)
                 self.block.met()
                 ready += list(block)
-        if ready:
-            return ready
+        return ready
+
+    def stuck(self) -> NoReturn:
+        """Nothing goes on."""
         found = [s[:2] if s else ("end", 0) for s in self.stops]
         shown = ", ".join(
             f"{found.count(p)} threads "

@@ -27,7 +27,7 @@ from .simulated_memory import NOBODY, Block, Dynamic, Global, LocalArray, Piece,
 from .simulated_warps import Collective
 
 GROUP = 128
-TERMS = {"f16": 64, "bf16": 64, "tf32": 32, "s8": 128}
+TERMS = {"f16": 64, "bf16": 64, "tf32": 32, "s8": 128, "u8": 128}
 WAITS = ("mbarrier_wait", "barrier_of", "cluster_barrier")
 """Functions that return what a thread waits for."""
 Test = Callable[[], bool]
@@ -43,7 +43,10 @@ class Tensor:
     def elements(self, at: Sequence[int]) -> tuple[Any, Any]:
         """(positions in the buffer, whether inside) of a box."""
         where, inside = box_places(self.map, self.buffer.dtype.itemsize, at)
-        return where // self.buffer.dtype.itemsize, inside
+        where //= self.buffer.dtype.itemsize
+        if inside.any() and where[inside].max() >= len(self.buffer.array):
+            raise SimError(f"the tensor {self.map.name} goes beyond {self.buffer.name}")
+        return where, inside
 
 
 @dataclass
@@ -368,7 +371,7 @@ def _readable(d: Dynamic, where: Any) -> None:
 
 
 def _check_sums(sums: Sequence[LocalArray], held: int, kind: str) -> None:
-    wanted = np.dtype(np.int32 if kind == "s8" else np.float32)
+    wanted = np.dtype(np.int32 if kind in ("s8", "u8") else np.float32)
     if any(s.array.size != held or s.dtype != wanted for s in sums):
         raise SimError(f"{sums[0].array.size} sums of {sums[0].dtype}; it takes {held} {wanted}")
 

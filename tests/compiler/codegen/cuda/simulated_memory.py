@@ -325,4 +325,9 @@ def accesses(block: Block) -> dict[str, Callable[..., Any]]:
              **{f"{k}{8 * n}": f"{k}{n}" for k in "iu" for n in (1, 2, 4, 8)}}  # fmt: skip
     pieces = {f"shared_{name}": lambda at, count, t=t: Piece(block, at, count, t)
               for name, t in kinds.items()}  # fmt: skip
-    return {"load_vector": load_vector, "store_vector": store_vector, **pieces}
+    return {
+        "unrolled": lambda: None,
+        "load_vector": load_vector,
+        "store_vector": store_vector,
+        **pieces,
+    }

@@ -173,4 +173,4 @@ def _check_descriptor(tensor: TensorMap, at: int, pointer: int) -> None:
     assert words[1] == e.data_type | e.rank << 8 | e.swizzle << 16
     assert tuple(words[2 : 2 + e.rank]) == tensor.dims
     assert tuple(words[7 : 6 + e.rank]) == tensor.strides
-    assert tuple(words[12 : 12 + min(e.rank, 4)]) == tensor.box[:4]
+    assert tuple(words[12 : 12 + min(e.rank, 4)]) == e.box[:4]

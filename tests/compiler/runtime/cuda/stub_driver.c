@@ -987,7 +987,7 @@ int cuTensorMapEncodeTiled(uint64_t *out, int type, unsigned rank, Address at, c
     if (at % 16) FAIL(INVALID, "a descriptor of %lx, no multiple of 16", (unsigned long)at);
     if (rank < 1 || rank > 5) FAIL(INVALID, "a descriptor of %u axes", rank);
     for (unsigned k = 0; k < rank; k++) {
-        if (!dims[k] || dims[k] > 1ull << 32 || !box[k] || box[k] > 256 || steps[k] != 1) FAIL(INVALID, "a descriptor's axis %u: %lu in boxes of %u", k, (unsigned long)dims[k], box[k]);
+        if (!dims[k] || dims[k] > 1ull << 32 || !box[k] || box[k] > 256 || steps[k] < 1 || steps[k] > 8) FAIL(INVALID, "a descriptor's axis %u: %lu in boxes of %u", k, (unsigned long)dims[k], box[k]);
         if (k + 1 < rank && strides[k] % 16) FAIL(INVALID, "a descriptor's stride of %lu bytes", (unsigned long)strides[k]);
     }
     if (interleave || fill || promotion < 0 || promotion > 3) FAIL(INVALID, "a descriptor that the stub does not know");

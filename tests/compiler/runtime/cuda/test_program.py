@@ -194,7 +194,7 @@ def test_machine_code_where_it_runs_else_ptx(
     stub: Stub, device: str, target: str, loaded: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(gpu_code, "can_assemble", lambda: True)
-    monkeypatch.setattr(gpu_code, "part", lambda name: f"fake {device}")
+    monkeypatch.setattr(gpu_code, "assembler", lambda: f"fake {device}")
     monkeypatch.setattr(gpu_code, "assembled", fake_assembler)
     stub.start(device)
     exe = stub.compile(rows(), target)
@@ -206,7 +206,7 @@ def test_machine_code_that_the_driver_does_not_know(
     stub: Stub, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(gpu_code, "can_assemble", lambda: True)
-    monkeypatch.setattr(gpu_code, "part", lambda name: "fake unknown")
+    monkeypatch.setattr(gpu_code, "assembler", lambda: "fake unknown")
     monkeypatch.setattr(gpu_code, "assembled", fake_assembler)
     stub.fail("cuModuleLoadDataEx:1=209")
     with caplog.at_level(logging.WARNING, logger="tilewright"):
