@@ -360,7 +360,13 @@ def nest_window(m: pytest.MonkeyPatch) -> None:
 def packed_weights(m: pytest.MonkeyPatch) -> None:
     """The weights of direct convolutions are packed too large."""
     pack = RECIPES["conv"]
-    m.setitem(RECIPES, "conv", lambda *arrays, **given: pack(*arrays, **given) * np.float32(1.5))
+
+    def packed(*arrays: Any, **given: Any) -> Any:
+        made = pack(*arrays, **given)
+        made *= np.float32(1.5)
+        return made
+
+    m.setitem(RECIPES, "conv", packed)
 
 
 def fused_too_deep(m: pytest.MonkeyPatch) -> None:
