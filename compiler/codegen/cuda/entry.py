@@ -17,7 +17,9 @@ class TensorMap:
 
     buffer: its position among the kernel's parameters. dims, box: elements, the fastest axis first;
     strides: bytes between elements of all axes but that one. swizzle: 0, 32, 64 or 128 bytes, the
-    width within which pieces of 16 bytes change places."""
+    width within which pieces of 16 bytes change places. steps: from one element of a box to the
+    next along all axes, in elements of the tensor; 1 where there are none.
+    """
 
     name: str
     buffer: int
@@ -26,6 +28,7 @@ class TensorMap:
     strides: tuple[int, ...]
     box: tuple[int, ...]
     swizzle: int = 0
+    steps: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +36,8 @@ class Entry:
     """A phase as a CUDA kernel: its name, and the grid that it is launched with.
 
     shared_bytes: of dynamic shared memory for each block, beside what the code declares. cluster:
-    blocks that run side by side and may use each other's shared memory.
+    blocks that run side by side and may use each other's shared memory. resident: blocks for which
+    a multiprocessor must have registers, 0 for any number.
     """
 
     name: str
@@ -42,3 +46,4 @@ class Entry:
     shared_bytes: int = 0
     cluster: int = 1
     tensor_maps: tuple[TensorMap, ...] = ()
+    resident: int = 0

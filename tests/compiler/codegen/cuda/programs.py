@@ -56,7 +56,7 @@ def run_graph(
 
 def simulated(
     graph: Graph, launch: Launch, feeds: Mapping[str, Any], alias: tuple[int, int] | None = None,
-    source: Source | None = None,
+    source: Source | None = None, seed: int = 0,
 ) -> Any:  # fmt: skip
     """The result of a launch for all ops of a graph with one output. alias: positions of parameters
     (written, read) that are the same memory. source: to be run instead of the kernel's own."""
@@ -73,7 +73,7 @@ def simulated(
         arrays[alias[0]] = arrays[alias[1]]
     code = source or kernel_source(launch.kernel)
     named = zip(launch.kernel.params, arrays, strict=True)
-    run_source(code.text, code.entries, [(b.name, a, b.is_written) for b, a in named])
+    run_source(code.text, code.entries, [(b.name, a, b.is_written) for b, a in named], seed)
     (name,) = graph.outputs
     kind = graph.type(name)
     return arrays[launch.args.index(name)].view(kind.dtype.numpy).reshape(kind.dims)
