@@ -8,16 +8,19 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from ..codegen.cpu.target import CpuTarget
 from ..codegen.cuda.target import CudaTarget, cuda_target, is_cuda
+from ..errors import TilewrightError
 from ..graph.ir import Graph
 from ..inspect.views import Compilation
 from ..options import Options, check_donated, options, parse_seconds
+from ..passes.base import Stage
 from ..runtime.cuda_device import capability
 from ..store import Store
-from .build import Progress, Stopwatch, choose, dump, link, optimise, recorded_choices
+from .build import Progress, Stopwatch, choose, device_of, dump, link, optimise, recorded_choices
 from .collector import paused_collector
 from .deferred import DeferredExecutable, Shapes
 from .executable import Executable
-from .source import cpu_target, open_shapes, read_closed, read_source
+from .remember import FileRecord, Remade, file_record
+from .source import cpu_target, open_shapes, open_source, read_closed, read_source
 
 if TYPE_CHECKING:
     from .gpu import GpuExecutable
@@ -87,6 +90,14 @@ def compile(
 
     with paused_collector():
         start = time.perf_counter()
+        source, record = open_source(source), None
+        if budget is None and isinstance(machine, CpuTarget):
+            block = device_of(machine, chosen).channel_block
+            record = file_record(source, shapes, outputs, block, machine, chosen, Store())
+            given = source, shapes, outputs
+            found = _found(record, given, machine, chosen, start, progress)
+            if found is not None:
+                return found
         graph, model = read_source(source, shapes, outputs)
         names = [v.name for v in model.inputs] if graph is None else graph.inputs
         check_donated(chosen.donate, names)
@@ -99,7 +110,12 @@ def compile(
 
         return tuned_here(graph, machine, chosen, Budget(budget, began), progress)
     with paused_collector():
-        return _build(graph, machine, chosen, time.perf_counter() - start, progress)
+        if record is None or not model.is_one_file:
+            return _build(graph, machine, chosen, time.perf_counter() - start, progress)
+        record.begin()
+        made = _build(graph, machine, chosen, time.perf_counter() - start, progress)
+        record.keep(made.graph)
+        return made
 
 
 def analyse(
@@ -136,10 +152,38 @@ def _build(
         return compile_gpu(graph, target, chosen, read, progress)
     watch = Stopwatch()
     stages = optimise(graph, target, chosen, read)
-    passes = watch.lap()
-    store = Store()
-    choices = recorded_choices(stages[-1].graph, target, chosen)
-    compilation = choose(stages, target, chosen, store, choices)
+    return _finish(stages, stages[-1].graph, target, chosen, read, watch.lap(), progress)
+
+
+def _found(
+    record: FileRecord | None, given: tuple[Any, Shapes | None, Sequence[str] | None],
+    target: CpuTarget, chosen: Options, start: float, progress: Progress | None,
+) -> Executable | None:  # fmt: skip
+    """The program of a graph that is known, None if it is not, or turns out to be of other weights.
+    given: the source, shapes and outputs that it was made of."""
+    graph = None if record is None else record.find()
+    if record is None or graph is None:
+        return None
+    check_donated(chosen.donate, graph.inputs)
+    stages = Remade(lambda: optimise(read_closed(*given), target, chosen, 0.0), graph)
+    try:
+        read = time.perf_counter() - start
+        made = _finish(stages, graph, target, chosen, read, 0.0, progress)
+    except TilewrightError:
+        if record.holds():
+            raise
+        return None
+    return made if record.holds() else None
+
+
+def _finish(
+    stages: Sequence[Stage], final: Graph, target: CpuTarget, chosen: Options, read: float,
+    passes: float, progress: Progress | None,
+) -> Executable:  # fmt: skip
+    """Kernels, memory and native code for the graph after all passes. read, passes: the seconds
+    spent before."""
+    watch, store = Stopwatch(), Store()
+    choices = recorded_choices(final, target, chosen)
+    compilation = choose(stages, target, chosen, store, choices, final)
     dump(compilation)
-    kernels = watch.lap()
-    return link(compilation, store, progress, read=read, passes=passes, kernels=kernels)
+    return link(compilation, store, progress, read=read, passes=passes, kernels=watch.lap())

@@ -6,16 +6,18 @@ import os
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Final
+from typing import Any, Final, NoReturn
 
+from ...ops.operator import Recurrence
 from ..codegen.cuda.assemble import Usage
 from ..codegen.cuda.source import kernel_source
 from ..codegen.cuda.target import CudaTarget, runs_on
 from ..errors import MemoryLimitError, NoDeviceError, TargetError
 from ..graph.ir import Graph
 from ..inspect.alternatives import alternatives
+from ..inspect.dump import write_dump
 from ..inspect.gpu_limits import gpu_limits
-from ..inspect.gpu_views import Gpu, gpu_code, gpu_view
+from ..inspect.gpu_views import GPU_DUMPED, Gpu, gpu_code, gpu_view
 from ..inspect.page.assemble import page
 from ..inspect.page.facts import Report
 from ..inspect.profile import Profile, profile
@@ -30,7 +32,7 @@ from ..kernels.printer import symbol
 from ..kernels.select import is_slow_in_a_nest, select
 from ..options import Options
 from ..passes.base import Fuel, Stage, run_pipeline
-from ..passes.pipeline import gpu_pipeline
+from ..passes.pipeline import gpu_pipeline, remaining
 from ..records import open_records
 from ..runtime.arrays import TensorSpec, by_name, in_order, results_by_name, results_in_order
 from ..runtime.constants import prepare
@@ -44,13 +46,19 @@ from ..store import Store
 from ..tuning.choices import NO_CHOICES, Choices, special, with_origins
 from ..tuning.fingerprint import gpu_fingerprint
 from ..tuning.tuned import recorded
-from .build import Stopwatch, dump
+from .build import Stopwatch
 from .executable import CompileStats, KernelInfo, random_input
 from .inspectable import Inspectable
 from .page import write_text
 
 FEW_THREADS: Final = 2048
 """Threads that one multiprocessor holds: a launch of fewer leaves nearly all of a GPU idle."""
+
+LONG_THREAD: Final = 4000
+"""Operations or bytes of a thread that take longer than a launch."""
+MOST_READ: Final = 4
+"""Operations for every byte of a contraction up to which reading its operands once is what takes
+time: products with a vector, or with a few."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,13 +209,13 @@ class GpuExecutable(Inspectable[CudaTarget]):
             phases=phases,
         )  # fmt: skip
 
-    def ir(self, level: str = "graph") -> str:
-        """The program as text: "graph", "fused", "memory", "kernels", "source" (Python), "ptx" or
-        "sass".
+    def repro(self, kernel: str) -> NoReturn:
+        """Raises TargetError: scripts are written for CPUs only."""
+        raise TargetError(f"repro({kernel!r}): scripts are written for target='cpu' only;"
+                          " ir('source', kernel=...) shows this kernel")  # fmt: skip
 
-        Raises OptionError for another level, TargetError for "sass" without the tools for it.
-        """
-        return gpu_view(self._compilation, self._codes, level)
+    def _view(self, c: Gpu, level: str) -> str:
+        return gpu_view(c, self._codes, level)
 
     def report(self, path: str | os.PathLike[str], *, name: str = "") -> None:
         """Write one HTML page about the program, without times: its graph, kernels with their code,
@@ -226,7 +234,7 @@ def _notes(graph: Graph, launch: Launch, code: GpuCode) -> tuple[str, ...]:
     k = launch.kernel
     found = []
     slow = any(is_slow_in_a_nest(graph, graph.ops[j]) for j in launch.ops)
-    if k.template == GpuNest.name and slow:
+    if k.template == GpuNest.name and slow and k.flops > MOST_READ * k.bytes:
         found.append("a contraction in the general nest: every multiply-add reads the caches")
     slow_copies = copied_by_element(k) if k.template == GpuMma.name else ()
     if slow_copies:
@@ -235,7 +243,8 @@ def _notes(graph: Graph, launch: Launch, code: GpuCode) -> tuple[str, ...]:
             f"{names} copied element by element: no 16 bytes lie as tensor cores take them"
         )
     most = max((e.blocks * e.threads for e in code.entries), default=FEW_THREADS)
-    if most < FEW_THREADS and k.bytes > 4 * FEW_THREADS:
+    steps_wait = any(graph.ops[j].has(Recurrence) for j in launch.ops)
+    if most < FEW_THREADS and max(k.flops, k.bytes) > LONG_THREAD * most and not steps_wait:
         found.append(f"{most} threads at most: too few for a GPU")
     local = sum(u.local_bytes for u in code.machine.usage.values()) if code.machine else 0
     if local:
@@ -296,15 +305,14 @@ def gpu_builder(
 
     def build(choices: Choices) -> GpuExecutable:
         watch.lap()
-        exe = _built(stages, target, chosen, choices, watch, spent)
-        dump(exe._compilation)  # that of the program with choices comes last
-        return exe
+        return _built(stages, target, chosen, choices, watch, spent)
 
     return build
 
 
 def _optimised(graph: Graph, chosen: Options, read: float) -> tuple[Stage, ...]:
-    _, stages = run_pipeline(gpu_pipeline(chosen.numerics), graph, Fuel(chosen.fuel))
+    passes = remaining(gpu_pipeline(chosen.numerics), graph)
+    _, stages = run_pipeline(passes, graph, Fuel(chosen.fuel))
     return (Stage("import", graph, read * 1e3, True), *stages)
 
 
@@ -335,7 +343,9 @@ def _built(
 
     codes = load((x.kernel for x in launches), target, Store(), report)
     objects = watch.lap()
-    c = Compilation(stages[0].graph, final, stages, launches, plan, target, chosen)
+    c = Compilation(final, stages, launches, plan, target, chosen)
+    if chosen.dump:
+        write_dump(c, chosen.dump, GPU_DUMPED, lambda level: gpu_view(c, codes, level))
     exe = GpuExecutable(c, codes)
     exe.stats = CompileStats(*spent, kernels, objects, watch.lap(), codes.built, len(codes.codes))
     return exe

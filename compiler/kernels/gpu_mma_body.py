@@ -22,7 +22,7 @@ from ..graph.ir import Graph
 from .address import offset
 from .gpu_mma_operands import STEP, Fragments, Tile, numbered, operand
 from .gpu_mma_product import Product, kept_wide
-from .gpu_nest import unflattened
+from .gpu_sharing import unflattened
 from .ir import (
     Call,
     Comment,

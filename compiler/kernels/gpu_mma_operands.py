@@ -26,7 +26,7 @@ from ...ops.types import DType, boolean
 from ..graph.ir import Graph
 from .address import offset
 from .gpu_mma_product import Product, constant_load
-from .gpu_nest import unflattened
+from .gpu_sharing import unflattened
 from .ir import Buffer, Call, Declare, Kernel, Let, Local, Set, Stmt, loop, statements
 from .pieces import Buffers, buffer_loads, stride, trip_count
 from .recipe import prepared, recipe

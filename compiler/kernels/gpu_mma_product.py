@@ -17,7 +17,7 @@ from ...ops.expr import Expr, cast, const
 from ...ops.traverse import rebuild, walk
 from ...ops.types import HALF, DType, f32, i8, i32, u8
 from ..graph.ir import Graph, Op
-from .gpu_tiles import Contraction, contraction_of
+from .gpu_contraction import Contraction, contraction_of
 from .pieces import Buffers, buffer_loads, stride, trip_count
 
 BYTES: Final = (i8, u8)

@@ -21,21 +21,34 @@ from ..graph.ir import Graph, Op
 from .device import Device
 from .gpu_sharing import (
     FEW_THREADS,
+    flattened,
     good_each,
     item_loops,
     most_each,
     most_wide,
     shared_each,
-    unflattened,
 )
 from .gpu_windows import window_of
 from .inplace import overwritable
-from .ir import Declare, Kernel, Launch, Local, Phase, Set, Stmt, Store, loop
+from .ir import (
+    Buffer,
+    Declare,
+    Kernel,
+    Launch,
+    Local,
+    Phase,
+    Set,
+    Stmt,
+    Store,
+    expressions,
+    loop,
+)
 from .nest import guarded
 from .partial import in_steps
 from .pieces import Buffers, Piece, buffer_loads, collapse, operations, pieces, stride, trip_count
 from .reductions import across_lanes, combined, identity, reduces
 from .template import Config, traffic
+from .vectors import spelled_out, wide_loads
 
 VERSION = 2
 THREADS = (32, 64, 128, 256)  # of a block that computes a row
@@ -165,9 +178,9 @@ class _Emitter:
         if self.each > 1 and not columns and count % self.each == 0:
             self.u, count = var("u", self.each), count // self.each
         item = var("item", count)
-        where = unflattened(item * (1 if self.u.is_const else self.each) + self.u, rows)
-        values = [substitute(guarded(a.value), where) for a in self.piece.assignments]
-        offsets = [substitute(a.offset, where) for a in self.piece.assignments]
+        place = item * (1 if self.u.is_const else self.each) + self.u
+        values = [_placed(guarded(a.value), rows, place) for a in self.piece.assignments]
+        offsets = [_placed(a.offset, rows, place) for a in self.piece.assignments]
         body, values = self.hoist(values, frozenset({item, self.u}))
         if columns:
             body.append(self._columns(columns, item, offsets, values))
@@ -186,9 +199,8 @@ class _Emitter:
     ) -> Stmt:
         """The elements of a row, in lanes where a block computes it."""
         inside, place, v = self._along("column", columns)
-        to = unflattened(place, columns)
-        values = [substitute(x, to) for x in values]
-        offsets = [substitute(at, to) for at in offsets]
+        values = [_placed(x, columns, place) for x in values]
+        offsets = [_placed(at, columns, place) for at in offsets]
         self.in_lanes, self.u = self.lanes > 0, v
         stmts, values = self.hoist(values, frozenset({item, inside, v}))
         return self._loop(inside, (*stmts, *self._stores(offsets, values)), self.lanes)
@@ -243,7 +255,7 @@ class _Emitter:
         inside: list[Expr] = list(over)
         if across:
             k, place, v = self._along("k", over)
-            inside, body = [k], substitute(body, unflattened(place, over))
+            inside, body = [k], _placed(body, over, place)
         self.in_lanes = self.in_lanes or across
         stmts, (value,) = self.hoist([body], bound | {*inside, v})
         self.in_lanes = self.in_lanes and not across
@@ -251,8 +263,18 @@ class _Emitter:
         if mine and not across and not stmts:
             nest = self._sliding(inside, value, acc, combine)
         if not nest:
-            nest = (*stmts, *every(Set(acc, at, combined(combine, acc[at], value))))
-            nest = nest if v.is_const else (loop(v, nest, "unroll"),)
+            calls, wide = ([], value) if v.is_const else wide_loads(value, v, self._held)
+            reads = spelled_out(calls)  # ahead of all that would come between them
+            each = any(self.u in e.free for s in calls for e in expressions(s))
+            if each and stmts:
+                reads, wide, each = (), value, False
+            step = Set(acc, at, combined(combine, acc[at], wide))
+            if each:  # every neighbour reads its own
+                nest = every(*reads, loop(v, (step,), "unroll"))
+            elif v.is_const:
+                nest = (*stmts, *every(step))
+            else:
+                nest = (*reads, loop(v, (*stmts, *every(step)), "unroll"))
             for w in reversed(inside):
                 nest = (self._loop(w, nest, self.lanes if across else 0),)
         out = [Declare(acc), *every(Set(acc, at, identity(combine, r.dtype))), *nest]
@@ -265,7 +287,7 @@ class _Emitter:
     def _sliding(
         self, over: Sequence[Expr], body: Expr, acc: Local, combine: str
     ) -> tuple[Stmt, ...]:
-        """A window's reduction of which neighbours share what they read; nothing where they don't."""
+        """A window's reduction whose neighbours share what they read; nothing where they don't."""
         r, u = over[-1], self.u
         found = window_of(body, u, r)
         if found is None:
@@ -281,9 +303,19 @@ class _Emitter:
             nest = (loop(w, nest),)
         return nest
 
+    def _held(self, b: Buffer) -> Local:
+        """Registers for what is read of a buffer at once."""
+        return Local(self._fresh(f"{b.name}_v"), b.dtype, (self.wide,), self.lanes)
+
     def _loop(self, v: Expr, body: tuple[Stmt, ...], lanes: int) -> Stmt:
         return loop(v, body, "vector", lanes=lanes) if lanes else loop(v, body)
 
     def _fresh(self, stem: str) -> str:
         self.names[stem] = self.names.get(stem, 0) + 1
         return f"{stem}{self.names[stem]}"
+
+
+def _placed(value: Expr, loops: Sequence[Expr], place: Expr) -> Expr:
+    """A value over nested loops in the round of that number."""
+    flat = var("flat", prod(map(trip_count, loops)))
+    return substitute(flattened(value, flat, loops), {flat: place})

@@ -10,15 +10,15 @@ from collections.abc import Sequence
 from math import prod
 from typing import Final
 
-from ...ops.expr import Expr, linear, var
+from ...ops.expr import Expr, var
 from ...ops.traverse import substitute
 from .gpu_windows import window_of
 from .nest import guarded
 from .pieces import Piece, buffer_loads, stride, trip_count
 from .reductions import reduces
+from .vectors import WIDEST, aligned
 
 FEW_THREADS: Final = 4096  # that leave a GPU mostly idle
-WIDEST: Final = 16  # bytes of one access
 MOST_EACH: Final = 8  # sums that a thread of a block holds
 
 
@@ -67,14 +67,6 @@ def _shares(r: Expr, u: Expr) -> bool:
     return found is not None and found.step == 1
 
 
-def aligned(at: Expr, u: Expr) -> bool:
-    """Whether offsets for u = 0, 1, ... are neighbours, the first a multiple of their number."""
-    terms, first = linear(at)
-    n = trip_count(u)
-    return terms.get(u) == 1 and first % n == 0 and all(
-        c % n == 0 and u not in v.free for v, c in terms.items() if v is not u)  # fmt: skip
-
-
 def good_each(piece: Piece) -> int:
     """As many as fill an access, as long as that leaves threads enough."""
     most, count = most_each(piece), prod(map(trip_count, piece.loops))
@@ -118,6 +110,18 @@ def shared_each(piece: Piece) -> int:
     alike = any(last not in x.free for a in piece.assignments for r in reduces([a.value])
                 for x in buffer_loads(r.args[0]))  # fmt: skip
     return trip_count(last) if alike else 1
+
+
+def flattened(value: Expr, flat: Expr, loops: Sequence[Expr]) -> Expr:
+    """A value over nested loops in terms of one variable that counts all their rounds. Loops are
+    joined two by two, the inner ones first: so places that follow each other in memory become sums
+    of the variable."""
+    if len(loops) < 2:
+        return substitute(value, unflattened(flat, loops))
+    *outer, a, b = loops
+    both = flat if not outer else var("both", trip_count(a) * trip_count(b))
+    value = substitute(value, unflattened(both, (a, b)))
+    return flattened(value, flat, [*outer, both]) if outer else value
 
 
 def unflattened(flat: Expr, loops: Sequence[Expr]) -> dict[Expr, Expr]:

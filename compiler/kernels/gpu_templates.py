@@ -8,7 +8,9 @@ from ..options import Numerics
 from .device import GpuDevice
 from .gpu_mma import GpuMma
 from .gpu_nest import GpuNest
+from .gpu_recurrent import GpuRecurrent
 from .gpu_tiles import GpuTiles
+from .gpu_unpool import GpuUnpool
 from .gpu_wgmma import GpuWgmma
 from .recurrent import Recurrent
 from .scan import CumulativeSum
@@ -19,8 +21,8 @@ from .template import KernelTemplate
 from .unpool import Unpool
 
 GPU_TEMPLATES: Final[tuple[KernelTemplate, ...]] = (
-    GpuMma(), GpuTiles(), Recurrent(), ArgReduce(), TopK(), CumulativeSum(), Scatter(), Unpool(),
-    GpuNest(),
+    GpuMma(), GpuTiles(), GpuRecurrent(), Recurrent(), ArgReduce(), TopK(), CumulativeSum(),
+    Scatter(), GpuUnpool(), Unpool(), GpuNest(),
 )  # fmt: skip
 """In the order of preference, as `select.TEMPLATES`."""
 
@@ -32,10 +34,12 @@ def gpu_templates(
     numerics: Numerics, capability: tuple[int, int] = (8, 0)
 ) -> tuple[KernelTemplate, ...]:
     """The templates that may serve GPUs of a compute capability: what only Hopper GPUs have goes
-    first there. Under "reduced", sums of products in float32 are computed by tensor cores, in
-    tf32."""
+    first there. Under "reproducible", no sum falls into parts; under "reduced", sums of products in
+    float32 are computed by tensor cores, in tf32."""
     reduced = numerics == "reduced"
     found = GPU_TEMPLATES
+    if numerics == "reproducible":
+        found = tuple(GpuTiles(in_parts=False) if isinstance(t, GpuTiles) else t for t in found)
     if reduced:
         found = (GpuMma(tf32=True), *(t for t in found if not isinstance(t, GpuMma)))
     return (GpuWgmma(reduced), *found) if capability == HOPPER else found

@@ -1,159 +1,72 @@
 """Sums of products on GPUs: tiles of the result in registers, of the operands in shared memory.
 
-What is a contraction is read off the expression: an element is a function of one sum of products
-whose first factor depends on some of the output's indices, the rows, and whose second factor
-depends on the others, the columns; indices in both count batches. That is so for matrix products,
-with any transposition and broadcasting, and for convolutions (an implicit matrix product: columns
-are places, the sum runs over channels and windows; groups are batches). What follows on the sum is
-the epilogue.
+A block of threads computes a tile of `m` rows and `n` columns, a thread `tm` of the rows and `tn`
+of the columns, in registers. Operands come in rounds of `k` terms through `stages` places in shared
+memory: while a round is multiplied, copies for later ones are on their way. Threads of a warp lie
+eight rows by four columns. A thread's rows and columns come in groups of 16 bytes, those of a warp
+side by side, so that all banks of shared memory work; where an operand lies along the sum, a thread
+reads 16 bytes of terms instead.
 
-A block of threads computes a tile of `m` rows and `n` columns. In rounds of `k` terms it copies
-both operands' parts into shared memory, and each thread multiplies `tm` rows with `tn` columns,
-held in registers. A thread's rows and columns come in groups of four, side by side in shared
-memory, the groups far apart, so that neighbours read neighbouring words. Every element is one chain
-of multiply-adds in the order of the sum, whatever the tile.
+Every element is one chain of multiply-adds in the order of the sum (see `gpu_operands`), whatever
+the tile. Except under "reproducible", a long sum of few elements may fall into `parts`, each a
+block's, which a second phase adds up in order: that fills a device which the tiles of the result
+leave idle. When it is complete, the tile goes through shared memory once more, and threads side by
+side make neighbouring results of it, four at a time: so what follows on the sum is written once,
+and what it reads and stores lies side by side.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from math import prod
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import Final
 
-from ...ops.expr import Expr, apply, const, logical_and, select, var
-from ...ops.traverse import substitute, walk
-from ...ops.types import DType, boolean, f32, f64
+from ...ops.expr import Expr, apply, const, index, logical_and, select, var
+from ...ops.traverse import substitute
+from ...ops.types import boolean, i64
 from ..graph.ir import Graph, Op
 from .address import offset
-from .compose import Composer
 from .device import Device
-from .gpu_sharing import unflattened
+from .gpu_contraction import LEAST, Contraction, contraction_of
+from .gpu_operands import Operand, operand, terms_of
+from .gpu_sharing import flattened, unflattened
 from .inplace import overwritable
-from .ir import (
-    Declare,
-    If,
-    Kernel,
-    Launch,
-    Local,
-    Phase,
-    Set,
-    Stmt,
-    Store,
-    loop,
-)
-from .pieces import Buffers, buffer_loads, regions, stride, trip_count
-from .reductions import reduces
+from .ir import Buffer, Call, Declare, If, Kernel, Launch, Local, Phase, Set, Stmt, Store, loop
+from .pieces import Buffers
 from .template import Config, required, traffic
+from .vectors import WIDEST, aligned, spelled_out, wide_loads
 
-GROUP: Final = 4  # neighbouring rows or columns of a thread: 16 bytes
-LEAST: Final = 8  # rows and columns below which most of a tile would be empty
+DOWN: Final = 8  # threads of a warp along rows
+ACROSS: Final = 4  # and along columns
 MOST_SUMS: Final = 256  # bytes of registers that a thread's tile may take
-PAD: Final = 4  # words between rows of a tile in shared memory, which spreads them over its banks
 TILES: Final[tuple[Config, ...]] = (
-    {"m": 128, "n": 128, "k": 16, "tm": 8, "tn": 8},
-    {"m": 128, "n": 64, "k": 16, "tm": 8, "tn": 4},
-    {"m": 64, "n": 128, "k": 16, "tm": 4, "tn": 8},
-    {"m": 64, "n": 64, "k": 16, "tm": 4, "tn": 4},
-    {"m": 32, "n": 64, "k": 16, "tm": 4, "tn": 4},
-    {"m": 32, "n": 32, "k": 16, "tm": 4, "tn": 4},
+    {"m": 128, "n": 128, "k": 16, "tm": 8, "tn": 8, "stages": 3, "parts": 1},
+    {"m": 128, "n": 64, "k": 16, "tm": 8, "tn": 8, "stages": 3, "parts": 1},
+    {"m": 64, "n": 128, "k": 16, "tm": 8, "tn": 8, "stages": 3, "parts": 1},
+    {"m": 64, "n": 64, "k": 16, "tm": 8, "tn": 4, "stages": 3, "parts": 1},
+    {"m": 32, "n": 64, "k": 16, "tm": 4, "tn": 4, "stages": 3, "parts": 1},
+    {"m": 32, "n": 32, "k": 16, "tm": 4, "tn": 4, "stages": 3, "parts": 1},
 )
 """From the most to the fewest multiply-adds per word of shared memory."""
-
-
-@dataclass(frozen=True, slots=True)
-class Contraction:
-    """out = what `value` makes of the sum `node`, over the output's indices `at`. left, right: the
-    factors, over logical indices; rows only touch the left, columns only the right one."""
-
-    out: str
-    at: tuple[Expr, ...]
-    value: Expr
-    node: Expr
-    left: Expr
-    right: Expr
-    batches: tuple[Expr, ...]
-    rows: tuple[Expr, ...]
-    columns: tuple[Expr, ...]
-
-    @property
-    def m(self) -> int:
-        return prod(map(trip_count, self.rows))
-
-    @property
-    def n(self) -> int:
-        return prod(map(trip_count, self.columns))
-
-    @property
-    def batch(self) -> int:
-        return prod(map(trip_count, self.batches))
-
-    @property
-    def k(self) -> int:
-        return prod(map(trip_count, self.node.payload[1]))
-
-    @property
-    def dtype(self) -> DType:
-        return self.node.dtype
-
-
-def contraction_of(
-    graph: Graph, ops: Sequence[Op], outputs: Sequence[str],
-    sums: Sequence[DType] = (f32, f64),
-) -> Contraction | None:  # fmt: skip
-    """The sum of products that a group computes, if it is one, in one of the types `sums`, and
-    large enough for tiles."""
-    if len(outputs) != 1 or any(op.definition.compute is None for op in ops):
-        return None
-    kind = graph.type(outputs[0])
-    whole = tuple(regions(kind)) if kind.size else ()
-    if len(whole) != 1:
-        return None
-    ((loops, at),) = whole
-    value = Composer(graph, ops).element(outputs[0], at)
-    for v in loops:
-        loops, at, value = _grouped(v, loops, at, value)
-    found = reduces([value])
-    if len(found) != 1 or found[0].payload[0] != "sum" or found[0].args[0].op != "mul":
-        return None
-    (node,) = found
-    if node.dtype not in sums or node.free - set(loops):
-        return None
-    left, right = node.args[0].args
-    if not loops or set(loops) - left.free - right.free:
-        return None
-    if loops[-1] in left.free - right.free:  # columns are what lies side by side in the result
-        left, right = right, left
-    both = left.free & right.free
-    rows, columns = (tuple(v for v in loops if v in e.free - both) for e in (left, right))
-    batches = tuple(v for v in loops if v in both)
-    made = Contraction(outputs[0], at, value, node, left, right, batches, rows, columns)
-    return made if min(made.m, made.n, made.k) >= LEAST else None
-
-
-def _grouped(
-    v: Expr, loops: tuple[Expr, ...], at: tuple[Expr, ...], value: Expr
-) -> tuple[tuple[Expr, ...], tuple[Expr, ...], Expr]:
-    """Index v as a group and a place in it, where something in the value depends on the group only:
-    the channels that a convolution with groups reads."""
-    n = trip_count(v)
-    sizes = {int(e.args[1].payload) for e in walk(value)
-             if e.op == "floordiv" and e.args[0] is v and e.args[1].is_const}  # fmt: skip
-    size = max((s for s in sizes if 1 < s < n and n % s == 0), default=0)
-    if not size:
-        return loops, at, value
-    name = v.payload[0]
-    group, place = var(f"{name}_group", n // size), var(f"{name}_place", size)
-    parts = {v: group * size + place}
-    apart = tuple(x for w in loops for x in ((group, place) if w is v else (w,)))
-    return apart, tuple(substitute(i, parts) for i in at), substitute(value, parts)
+BUSY_THREADS: Final = 512  # of a multiprocessor: each may have 128 registers
+ENOUGH_THREADS: Final = 192  # of a multiprocessor, to keep its multipliers busy
+SHARING: Final = 1.5  # cost of a word of shared memory, in multiply-adds
+SECOND_PHASE: Final = 600_000.0  # multiply-adds of a multiprocessor while a kernel starts
+PART_ELEMENT: Final = 0.6  # and while one element of a part is written and read again
+MOST_PARTS: Final = 16
+LEAST_ROUNDS: Final = 3  # of a part
+MORE_STAGES: Final = (2, 4)
 
 
 class GpuTiles:
-    """Configs: `m`, `n`, `k` of a block's tile, `tm`, `tn` of a thread's."""
+    """Configs: `m`, `n`, `k` of a block's tile, `tm`, `tn` of a thread's, `stages`, `parts` of the
+    sum, one for whoever wants the same bits of all configs."""
 
     name = "gpu_tiles"
-    version = 1
+    version = 2
+
+    def __init__(self, *, in_parts: bool = True) -> None:
+        self.in_parts = in_parts
 
     def matches(self, graph: Graph, ops: Sequence[Op], outputs: Sequence[str]) -> bool:
         return contraction_of(graph, ops, outputs) is not None
@@ -161,16 +74,16 @@ class GpuTiles:
     def space(
         self, graph: Graph, ops: Sequence[Op], outputs: Sequence[str], device: Device
     ) -> list[Config]:
-        return _tiles(required(contraction_of(graph, ops, outputs), self.name, ops))
+        p = required(contraction_of(graph, ops, outputs), self.name, ops)
+        more = [{**c, "stages": s} for c in _tiles(p, 1) for s in MORE_STAGES]
+        return [*_tiles(p, MOST_PARTS if self.in_parts else 1), *more]
 
     def default(
         self, graph: Graph, ops: Sequence[Op], outputs: Sequence[str], device: Device
     ) -> Config:
-        """The largest tile of which there are as many as blocks run side by side; else the one with
-        the most blocks."""
         p = required(contraction_of(graph, ops, outputs), self.name, ops)
-        found = _tiles(p)
-        return next((c for c in found if _blocks(p, c) >= device.threads), found[-1])
+        most = MOST_PARTS if self.in_parts else 1
+        return min(_tiles(p, most), key=lambda c: _time(p, c, device.threads))
 
     def instantiate(
         self, graph: Graph, ops: Sequence[Op], outputs: Sequence[str], device: Device,
@@ -180,35 +93,34 @@ class GpuTiles:
         return _Tiles(graph, p, config).launch(self.name, self.version)
 
 
-def _tiles(p: Contraction) -> list[Config]:
-    """Tiles whose sums fit in registers."""
-    return [c for c in TILES if c["tm"] * c["tn"] * p.dtype.bytes <= MOST_SUMS]
+def _tiles(p: Contraction, most: int) -> list[Config]:
+    """Tiles whose sums fit in registers, with up to `most` parts of the same number of rounds."""
+    found = []
+    for c in TILES:
+        rounds = terms_of(p, c["k"]).rounds
+        if c["tm"] * c["tn"] * p.dtype.bytes <= MOST_SUMS:
+            found += [{**c, "parts": n} for n in range(1, most + 1)
+                      if n == 1 or (rounds % n == 0 and rounds // n >= LEAST_ROUNDS)]  # fmt: skip
+    return found
 
 
 def _blocks(p: Contraction, config: Config) -> int:
-    return p.batch * -(-p.m // config["m"]) * -(-p.n // config["n"])
+    return p.batch * -(-p.m // config["m"]) * -(-p.n // config["n"]) * int(config["parts"])
 
 
-@dataclass(frozen=True, slots=True)
-class _Side:
-    """One operand: `size` rows or columns, `tile` of them in a block, `each` in a thread, `held` in
-    shared memory; word(i, k) is an element. along: whether those of the sum lie side by side."""
-
-    size: int
-    tile: int
-    each: int
-    word: Callable[[Expr, Expr], Expr]
-    along: bool
-    held: Local
-
-    @property
-    def pitch(self) -> int:
-        return self.tile + PAD
-
-    def place(self, thread: Expr, i: Expr) -> Expr:
-        """Where in a tile a thread's i-th row or column is."""
-        apart = self.tile * GROUP // self.each
-        return i // GROUP * apart + thread * GROUP + i % GROUP
+def _time(p: Contraction, config: Config, processors: int) -> float:
+    """About how long a kernel takes: waves of blocks, what a block multiplies, how much of that its
+    accesses of shared memory leave room for, and whether there are threads enough to hide them; for
+    parts, another kernel that reads them again. In multiply-adds of one multiprocessor."""
+    m, n, tm, tn = (config[x] for x in ("m", "n", "tm", "tn"))
+    blocks, threads = _blocks(p, config), m // tm * (n // tn)
+    waves = -(-blocks // processors)
+    busy = min(waves * threads, BUSY_THREADS) / ENOUGH_THREADS
+    parts = config["parts"]
+    each = waves * m * n * (1 + SHARING * (1 / tm + 1 / tn)) / min(busy, 1.0) * p.k / parts
+    if parts == 1:
+        return each
+    return each + SECOND_PHASE + parts * p.batch * p.m * p.n * PART_ELEMENT
 
 
 class _Tiles:
@@ -217,130 +129,222 @@ class _Tiles:
     def __init__(self, graph: Graph, p: Contraction, config: Config) -> None:
         self.graph, self.p, self.config = graph, p, config
         self.buffers = Buffers(graph)
-        self.k = config["k"]
-        self.across = config["n"] // config["tn"]  # threads side by side
-        self.threads = config["m"] // config["tm"] * self.across
-        self.down, self.over = -(-p.m // config["m"]), -(-p.n // config["n"])
+        self.m, self.n, self.tm, self.tn = (config[x] for x in ("m", "n", "tm", "tn"))
+        self.stages = config["stages"]
+        self.group = WIDEST // p.dtype.bytes
+        self.threads = self.m // self.tm * (self.n // self.tn)
+        down, over = -(-p.m // self.m), -(-p.n // self.n)
         self.item = var("item", _blocks(p, config))
-        batch = unflattened(self.item // (self.down * self.over), p.batches)
-        self.where = batch
-        self.sides = (
-            self._side(p.left, p.rows, config["m"], config["tm"], "a"),
-            self._side(p.right, p.columns, config["n"], config["tn"], "b"),
-        )
-        self.first = (
-            self.item // self.over % self.down * config["m"], self.item % self.over * config["n"]
-        )  # fmt: skip
-        self.sums = Local("sums", p.dtype, (config["tm"], config["tn"]), self.threads)
+        self.thread = var("thread", self.threads)
+        self.tile = self.item // config["parts"]
+        self.part = self.item % config["parts"]
+        self.where = unflattened(self.tile // (down * over), p.batches)
+        self.first = self.tile % down * self.m, self.tile // down % over * self.n
+        self.terms = terms_of(p, config["k"])
+        self.held = Local("held", p.dtype, (0,), shared=True)
+        rows = self._operand(p.left, p.rows, self.m, 0)
+        columns = self._operand(p.right, p.columns, self.n, rows.elements)
+        self.stage = rows.elements + columns.elements
+        self.pitch = self.n + self.group  # of a row of results in shared memory
+        size = max(self.stages * self.stage, self.m * self.pitch)
+        self.held = replace(self.held, shape=(size,))
+        self.sides = replace(rows, held=self.held), replace(columns, held=self.held)
+        self.sums = Local("sums", p.dtype, (self.tm * self.tn,))
+        self.reads, self.writes = Local("reads", i64), Local("writes", i64)
+        self.x = Local("x", p.dtype, (self.group * self.tm,))
+        self.w = Local("w", p.dtype, (self.group * self.tn,))
+        self.mine = Local("rows", i64), Local("columns", i64)
 
-    def _side(
-        self, factor: Expr, loops: Sequence[Expr], tile: int, each: int, name: str
-    ) -> _Side:  # fmt: skip
-        over = self.p.node.payload[1]
-        lowered = substitute(self.buffers.lower(factor, loops[-1]), self.where)
-        loads = [n.args[0] for n in buffer_loads(lowered)]
-        side = sum(stride(at, loops[-1]) == 1 for at in loads)
-        along = sum(stride(at, over[-1]) == 1 for at in loads) > side
-
-        def word(i: Expr, k: Expr) -> Expr:
-            return substitute(lowered, unflattened(i, loops) | unflattened(k, over))
-
-        held = Local(name, self.p.dtype, (self.k * (tile + PAD),))
-        return _Side(prod(map(trip_count, loops)), tile, each, word, along, held)
-
-    # ---------------------------------------------------------------- the kernel
+    def _operand(self, factor: Expr, loops: Sequence[Expr], tile: int, start: int) -> Operand:
+        found = operand(self.graph, self.buffers, self.p, factor, loops, tile, self.terms,
+                        self.held, start)  # fmt: skip
+        return replace(found, value=substitute(found.value, self.where),
+                       at=substitute(found.at, self.where),
+                       guard=substitute(found.guard, self.where))  # fmt: skip
 
     def launch(self, name: str, version: int) -> Launch:
         p = self.p
-        body = self._body()
-        phases = (Phase(_blocks(p, self.config), self.item, body),)
+        parts = self.config["parts"]
+        size = p.batch * p.m * p.n
+        scratch = (Buffer("s0", p.dtype, parts * size, "scratch"),) if parts > 1 else ()
+        body = (*self._summed(), *self._finished(*scratch))
+        phases: tuple[Phase, ...] = (
+            Phase(_blocks(p, self.config), self.item, body, self.threads, self.thread,
+                  resident=self._resident()),
+            *(self._added(s, parts, size) for s in scratch),
+        )  # fmt: skip
         params, args = self.buffers.parameters()
         work = 2 * p.batch * p.m * p.n * p.k
         kernel = Kernel(
-            name, version, tuple(sorted(self.config.items())), params, phases, work,
+            name, version, tuple(sorted(self.config.items())), (*params, *scratch), phases, work,
             traffic(self.graph, params, args), overwritable(params, phases),
         )  # fmt: skip
-        return Launch(kernel, args, ())
+        return Launch(kernel, (*args, *(None for _ in scratch)), ())
 
-    def _vector(self, body: Callable[[Expr], Sequence[Stmt]]) -> Stmt:
-        thread = var("thread", self.threads)
-        return loop(thread, body(thread), "vector", lanes=self.threads)
+    def _resident(self) -> int:
+        """Blocks of a multiprocessor. Copies word by word take registers for places and guards."""
+        plain = all(s.wide > 1 for s in self.sides)
+        return (BUSY_THREADS if plain else BUSY_THREADS * 3 // 4) // self.threads
 
-    def _body(self) -> tuple[Stmt, ...]:
-        start = var("start", self.p.k)
-        a, b = self.sides
+    # ---------------------------------------------------------------- the sums
 
-        def copied(s: _Side, first: Expr) -> Stmt:
-            return self._vector(lambda t: self._copied(s, first, start, t))
-
-        copies = [copied(s, f) for s, f in zip(self.sides, self.first, strict=True)]
+    def _summed(self) -> tuple[Stmt, ...]:
+        """All rounds. Copies run `stages` - 1 rounds ahead, which takes as many rounds more."""
+        ahead, rounds = self.stages - 1, self.terms.rounds // self.config["parts"]
+        t = var("t", rounds + ahead)
+        number = self.part * rounds + t
+        begin = tuple(s.copied(number, self.writes.value, f, self.thread, self.threads)
+                      for s, f in zip(self.sides, self.first, strict=True))  # fmt: skip
+        zero = const(0, self.p.dtype)
+        body = (
+            Call("cp_wait", (ahead - 1,)), Call("barrier"),
+            If(t < rounds, begin), Call("cp_commit"), self._next(self.writes),
+            If(index(ahead) <= t, (*self._multiplied(), self._next(self.reads))),
+        )  # fmt: skip
         return (
-            Declare(a.held), Declare(b.held), Declare(self.sums),
-            self._vector(lambda t: self._cleared()),
-            loop(start, (*copies, self._vector(self._multiplied)), step=self.k),
-            self._vector(self._stored),
+            Declare(self.held), Declare(self.sums), Declare(self.x), Declare(self.w),
+            Call("fill", (self.sums, zero, self.tm * self.tn)),
+            Declare(self.writes), Set(self.writes, (), index(0)),
+            Declare(self.reads), Set(self.reads, (), index(0)),
+            *self._places(),
+            loop(t, body),
         )  # fmt: skip
 
-    def _each(self, body: Callable[[Expr, Expr], Sequence[Stmt]]) -> Stmt:
-        """body for all rows and columns of a thread."""
-        i, j = var("i", self.config["tm"]), var("j", self.config["tn"])
-        return loop(i, (loop(j, body(i, j), "unroll"),), "unroll")
+    def _next(self, place: Local) -> Stmt:
+        """On to the next stage, the first one after the last."""
+        behind = place.value + self.stage
+        last = behind < self.stages * self.stage
+        return Set(place, (), select(last, behind, index(0)))
 
-    def _cleared(self) -> tuple[Stmt, ...]:
-        zero = const(0, self.p.dtype)
-        return (self._each(lambda i, j: (Set(self.sums, (i, j), zero),)),)
-
-    def _copied(self, s: _Side, first: Expr, start: Expr, thread: Expr) -> tuple[Stmt, ...]:
-        """One operand's part of a round, a few words by every thread, side by side as they lie in
-        memory. Zeros stand for what is beyond the operand."""
-        u = var("u", self.k * s.tile // self.threads)
-        word = u * self.threads + thread
-        at, term = (word // self.k, word % self.k) if s.along else (word % s.tile, word // s.tile)
-        i, k = first + at, start + term
-        inside = const(True, boolean)
-        if s.size % s.tile:
-            inside = logical_and(inside, i < s.size)
-        if self.p.k % self.k:
-            inside = logical_and(inside, k < self.p.k)
-        value = select(inside, s.word(i, k), const(0, self.p.dtype))
-        return (loop(u, (Set(s.held, (term * s.pitch + at,), value),), "unroll"),)
-
-    def _multiplied(self, thread: Expr) -> tuple[Stmt, ...]:
-        """A round's terms: one word of each operand for every row and column of the thread."""
+    def _spot(self) -> tuple[Expr, Expr]:
+        """The first row and column of a thread, in groups, and of warps in tiles."""
+        warp, lane = self.thread // 32, self.thread % 32
+        down = self.m // (DOWN * self.tm)
         a, b = self.sides
-        term = var("term", self.k)
+        row = warp % down * (DOWN * self.tm) + lane // ACROSS * self._neighbours(a)
+        column = warp // down * (ACROSS * self.tn) + lane % ACROSS * self._neighbours(b)
+        return row, column
+
+    def _neighbours(self, s: Operand) -> int:
+        """Rows of a thread that lie side by side."""
+        return 1 if s.along_terms else self.group
+
+    def _places(self) -> tuple[Stmt, ...]:
+        """Where a thread's part of a stage begins."""
+        starts = (s.start + at * (s.pitch if s.along_terms else 1)
+                  for s, at in zip(self.sides, self._spot(), strict=True))  # fmt: skip
+        return tuple(s for local, start in zip(self.mine, starts, strict=True)
+                     for s in (Declare(local), Set(local, (), start)))  # fmt: skip
+
+    def _multiplied(self) -> tuple[Stmt, ...]:
+        """The terms of a round, a group of them at a time."""
         out: list[Stmt] = []
-        held: list[Local] = []
-        for s, t, name in ((a, thread // self.across, "x"), (b, thread % self.across, "w")):
-            v, mine = var(f"{name}i", s.each), Local(name, self.p.dtype, (s.each,), self.threads)
-            read = s.held[term * s.pitch + s.place(t, v)]
-            out += [Declare(mine), loop(v, (Set(mine, (v,), read),), "unroll")]
-            held.append(mine)
-        x, w = held
+        a, b = self.sides
+        for term in range(0, self.config["k"], self.group):
+            for s, r, start, each, apart in (
+                (a, self.x, self.mine[0], self.tm, DOWN), (b, self.w, self.mine[1], self.tn, ACROSS)
+            ):  # fmt: skip
+                at = self.reads.value + start.value + term * (1 if s.along_terms else s.pitch)
+                many, far = (1, 0) if s.along_terms else (self.group, s.pitch)
+                count = each if s.along_terms else each // self.group
+                step = apart * (s.pitch if s.along_terms else self.group)
+                out.append(Call("load_rows", (r, self.held, at, many, far, count, step,
+                                              self.group)))  # fmt: skip
+            by_term = (int(not s.along_terms) for s in self.sides)
+            out.append(Call("multiply", (self.sums, self.x, self.w, self.tm, self.tn, self.group,
+                                         *by_term)))  # fmt: skip
+        return tuple(out)
 
-        def add(i: Expr, j: Expr) -> tuple[Stmt, ...]:
-            total = apply("fma", (x[i], w[j], self.sums[i, j]), self.p.dtype)
-            return (Set(self.sums, (i, j), total),)
+    # ---------------------------------------------------------------- the results
 
-        return (loop(term, (*out, self._each(add)), "unroll"),)
+    def _finished(self, part: Buffer | None = None) -> tuple[Stmt, ...]:
+        """The epilogue, when all threads have written their sums to shared memory; or the sums as
+        they are, if that is but a part of them."""
+        p, g = self.p, self.group
+        a, b = map(self._neighbours, self.sides)
+        row, column = self._spot()
+        put = Call("store_tile", (
+            self.held, row * self.pitch + column, self.sums, self.tm, self.tn, self.pitch,
+            a, DOWN * a, b, ACROSS * b,
+        ))  # fmt: skip
+        u = var("u", self.m * self.n // (g * self.threads))
+        piece = u * self.threads + self.thread
+        i, j = piece // (self.n // g), piece % (self.n // g) * g
+        m, n = self.first[0] + i, self.first[1] + j
+        sums = Local("total", p.dtype, (g,))
+        read = Call("load_vector", (sums, index(0), self.held, i * self.pitch + j, g))
+        if part is None:
+            results = self._results(m, n, sums, self.where)
+        else:
+            size = p.m * p.n
+            batch = self.tile // (-(-p.m // self.m) * -(-p.n // self.n))
+            at = (self.part * p.batch + batch) * size + m * p.n + n
+            results = self._kept(part, at, n, sums)
+        inside = const(True, boolean)
+        if p.m % self.m:
+            inside = m < p.m
+        if p.n % self.n:
+            inside = logical_and(inside, n < p.n)
+        whole = (Declare(sums), read, *results)
+        body = whole if inside.is_const else (If(inside, whole),)
+        return Call("barrier"), put, Call("barrier"), loop(u, body)
 
-    def _stored(self, thread: Expr) -> tuple[Stmt, ...]:
-        """The epilogue of every element of the tile that exists."""
-        p, (a, b) = self.p, self.sides
+    def _kept(self, part: Buffer, at: Expr, n: Expr, sums: Local) -> tuple[Stmt, ...]:
+        """Neighbouring sums of a row, as they are."""
+        p, g = self.p, self.group
+        if p.n % g == 0:
+            return (Call("store_vector", (part, at, sums, index(0), g)),)
+        v = var("v", g)
+        return (loop(v, (If(n + v < p.n, (Store(part, at + v, sums[v]),)),), "unroll"),)
 
-        def store(i: Expr, j: Expr) -> tuple[Stmt, ...]:
-            m = self.first[0] + a.place(thread // self.across, i)
-            n = self.first[1] + b.place(thread % self.across, j)
-            to = self.where | unflattened(m, p.rows) | unflattened(n, p.columns)
-            total = apply("sum", (), p.dtype)
-            plain = self.buffers.lower(substitute(p.value, {p.node: total}), None)
-            value = substitute(plain, to | {total: self.sums[i, j]})
-            kind = self.graph.type(p.out)
-            put = Store(self.buffers.write(p.out), substitute(offset(kind, p.at), to), value)
-            inside = const(True, boolean)
-            for place, s in ((m, a), (n, b)):
-                if s.size % s.tile:
-                    inside = logical_and(inside, place < s.size)
-            return (put,) if inside.is_const else (If(inside, (put,)),)
+    def _added(self, part: Buffer, parts: int, size: int) -> Phase:
+        """All parts of neighbouring sums added up, in order, and the epilogue, by every thread."""
+        p, g = self.p, self.group if self.p.n % self.group == 0 else 1
+        item, q, v = var("item", size // g), var("part", parts), var("v", g)
+        sums = Local("total", p.dtype, (g,))
+        row, column = item // (p.n // g), item % (p.n // g) * g
+        total = sums[v] + part[q * size + item * g + v]
+        body = (
+            Declare(sums),
+            loop(v, (Set(sums, (v,), const(0, p.dtype)),), "unroll"),
+            loop(q, (loop(v, (Set(sums, (v,), total),), "unroll"),)),
+            *spelled_out(self._results(row % p.m, column, sums,
+                                       unflattened(row // p.m, p.batches), g)),
+        )  # fmt: skip
+        return Phase(size // g, item, body)
 
-        return (self._each(store),)
+    def _results(
+        self, m: Expr, n: Expr, sums: Local, where: dict[Expr, Expr], g: int = 0
+    ) -> tuple[Stmt, ...]:
+        """Neighbouring results of a row: all are computed before one is stored, so that they are
+        stored at once where they lie side by side. where: the batches."""
+        p, g = self.p, g or self.group
+        v = var("v", g)
+        total = apply("sum", (), p.dtype)
+        row, column = var("row", p.m), var("column", p.n)
+
+        def there(e: Expr) -> Expr:
+            e = flattened(flattened(substitute(e, where), row, p.rows), column, p.columns)
+            return substitute(e, {row: m, column: n + v, total: sums[v]})
+
+        value = there(self.buffers.lower(substitute(p.value, {p.node: total}), None))
+        kind = self.graph.type(p.out)
+        out = Local("out", kind.dtype, (g,))
+        y, at = self.buffers.write(p.out), there(offset(kind, p.at))
+        if p.n % g:
+            both = If(n + v < p.n, (Set(out, (v,), value), Store(y, at, out[v])))
+            return Declare(out), loop(v, (both,), "unroll")
+        reads, value = wide_loads(value, v, self._held)
+        made = loop(v, (Set(out, (v,), value),), "unroll")
+        if aligned(at, v) and g * kind.dtype.bytes <= WIDEST:
+            put: Stmt = Call("store_vector", (y, substitute(at, {v: index(0)}), out, index(0), g))
+        else:
+            put = loop(v, (Store(y, at, out[v]),), "unroll")
+        return Declare(out), *reads, made, put
+
+    def _held(self, b: Buffer) -> Local:
+        """Registers for what is read of a buffer at once."""
+        return Local(f"{b.name}_v", b.dtype, (self.group,))
+
+
+__all__ = ["LEAST", "TILES", "GpuTiles", "contraction_of"]

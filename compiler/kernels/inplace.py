@@ -18,7 +18,8 @@ from dataclasses import dataclass
 
 from ...ops.expr import Expr, bounds, linear
 from ...ops.traverse import walk
-from .ir import Buffer, For, If, Phase, Stmt, Store, expressions
+from .ir import Buffer, Call, For, If, Phase, Stmt, Store, expressions, statements
+from .vectors import spelled_out
 
 Trail = tuple[tuple[int, object], ...]
 """The way to a statement, as (position in its body, statement), the outermost first. What is only
@@ -38,22 +39,24 @@ def overwritable(
     params: Sequence[Buffer], phases: Sequence[Phase]
 ) -> tuple[tuple[int, int], ...]:  # fmt: skip
     """The pairs (output, input) of parameter positions that may be the same memory."""
-    if any(p.threads for p in phases):  # intrinsics read buffers at places that are not seen here
-        return ()
+    bodies = [spelled_out(p.body) for p in phases]
+    hidden = {a for body in bodies for s in statements(body) if isinstance(s, Call)
+              for a in s.args if isinstance(a, Buffer)}  # fmt: skip
     pairs = [
         (j, k)
         for j, y in enumerate(params)
         for k, x in enumerate(params)
         if (y.role, x.role) == ("out", "in")
         and (y.nbytes, y.dtype.bytes) == (x.nbytes, x.dtype.bytes)
+        and not {x, y} & hidden  # intrinsics touch buffers at places that are not seen here
     ]
     if not pairs:
         return ()
     loads: dict[Buffer, list[_Access]] = {params[k]: [] for _, k in pairs}
     stores: dict[Buffer, list[_Access]] = {params[j]: [] for j, _ in pairs}
     read_back: set[Buffer] = set()
-    for number, phase in enumerate(phases):
-        for statement, trail in _statements(phase.body):
+    for number, body in enumerate(bodies):
+        for statement, trail in _statements(body):
             for e in walk(*expressions(statement)):
                 if e.op == "load" and e.payload in loads:
                     loads[e.payload].append(_Access(e.args[0], number, trail))
@@ -61,7 +64,7 @@ def overwritable(
                     read_back.add(e.payload)
             if isinstance(statement, Store) and statement.buffer in stores:
                 stores[statement.buffer].append(_Access(statement.offset, number, trail))
-    items = [phase.item for phase in phases]
+    items = [{v for v in (phase.item, phase.thread) if v is not None} for phase in phases]
     return tuple(
         (j, k)
         for j, k in pairs
@@ -81,8 +84,9 @@ def _statements(body: Iterable[Stmt], way: Trail = ()) -> Iterator[tuple[Stmt, T
             yield from _statements(s.otherwise, (*way, (position, s.otherwise)))
 
 
-def _in_time(load: _Access, stores: Sequence[_Access], items: Sequence[Expr]) -> bool:
-    """Whether nothing is stored where the load reads before it has."""
+def _in_time(load: _Access, stores: Sequence[_Access], items: Sequence[set[Expr]]) -> bool:
+    """Whether nothing is stored where the load reads before it has. items: the variables that say
+    in every phase who runs."""
     item = items[load.phase]
     if any(s.phase == load.phase and _is_row_of(load, s, item) for s in stores):
         return True
@@ -94,7 +98,7 @@ def _may_meet(x: Expr, y: Expr) -> bool:
     return a is None or b is None or (a[0] <= b[1] and b[0] <= a[1])
 
 
-def _is_row_of(load: _Access, store: _Access, item: Expr) -> bool:
+def _is_row_of(load: _Access, store: _Access, item: set[Expr]) -> bool:
     """Whether one round of the loops around both loads first, and then stores all that it loads."""
     depth = 0
     for one, other in zip(load.trail, store.trail, strict=False):
@@ -114,7 +118,7 @@ def _is_row_of(load: _Access, store: _Access, item: Expr) -> bool:
     theirs, other_first = linear(store.at)
     if first != other_first:
         return False
-    common = {item, *(s.var for _, s in store.trail[:depth] if isinstance(s, For))}
+    common = {*item, *(s.var for _, s in store.trail[:depth] if isinstance(s, For))}
     row = sorted((c, s.var.payload[1:]) for s in whole for v, c in theirs.items() if v is s.var)
     read = sorted((c, v.payload[1:]) for v, c in mine.items() if v.op == "var" and v not in common)
     rest = {v: c for v, c in theirs.items() if v.free <= common}

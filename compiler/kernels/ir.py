@@ -97,7 +97,8 @@ class Local:
 
     lanes: 0 for one scalar per element, else each element holds that many lanes. shared: the array
     is one for all threads of a block, in a phase that is written for one thread; it has one axis
-    and begins at a multiple of `align` bytes.
+    and begins at a multiple of `align` bytes. aside: on the stack in any case, as the registers are
+    wanted for others meanwhile.
     """
 
     name: str
@@ -106,6 +107,7 @@ class Local:
     lanes: int = 0
     shared: bool = False
     align: int = 16
+    aside: bool = False
 
     def __getitem__(self, where: Expr | int | tuple[Expr | int, ...]) -> Expr:
         at = where if isinstance(where, tuple) else (where,)
@@ -238,6 +240,8 @@ class Phase:
     block of so many of them. `thread` is the variable that counts them. Every thread makes the
     stores that it reaches, branches may differ between threads, and there are no vector loops.
     cluster: neighbouring blocks that run side by side and reach each other's shared memory.
+    resident: how many such blocks a multiprocessor should hold at once, which limits the registers
+    of a thread; 0 where that does not matter.
     """
 
     items: int
@@ -246,6 +250,7 @@ class Phase:
     threads: int = 0
     thread: Expr | None = None
     cluster: int = 1
+    resident: int = 0
 
 
 _writing: Final = threading.Lock()

@@ -53,12 +53,13 @@ class Buffers:
         """Buffers and what they hold, inputs first."""
         return (*self.reads.values(), *self.writes.values()), (*self.reads, *self.writes)
 
-    def read(self, arg: str | Prepared) -> Buffer:
+    def read(self, arg: str | Prepared, elements: int | None = None) -> Buffer:
+        """elements: of a packed constant, where they are not as many as the constant's."""
         if arg not in self.reads:
             b = self.graph.blobs[arg if isinstance(arg, str) else arg.blobs[0]]
-            elements = b.type.span
+            count = b.type.span if elements is None else elements
             role: Role = "const" if b.is_constant else "in"
-            self.reads[arg] = Buffer(f"x{len(self.reads)}", b.type.dtype, elements, role)
+            self.reads[arg] = Buffer(f"x{len(self.reads)}", b.type.dtype, count, role)
         return self.reads[arg]
 
     def write(self, blob: str) -> Buffer:

@@ -91,6 +91,15 @@ def pack(
     return np.ascontiguousarray(out.reshape(d, h, blocks, width).transpose(0, 2, 1, 3))
 
 
+def columns_of(op: Op, units: int) -> tuple[tuple[int, int], ...]:
+    """(first, count) of the columns of every product of a step: all gates at once, but for the
+    reset state of a GRU, which needs one of its own."""
+    cell = _CELLS[op.definition.trait(Recurrence).kind]  # type: ignore[union-attr]
+    if cell.name == "gru" and not op.attr(cell.switch):
+        return (0, 2 * units), (2 * units, units)
+    return ((0, cell.gates * units),)
+
+
 class Recurrent:
     """Configs: chunks, into how many parts of the batch a direction is cut, and rows, the batch
     rows of a register tile."""
@@ -130,18 +139,18 @@ class Recurrent:
         self, graph: Graph, ops: Sequence[Op], outputs: Sequence[str], device: Device,
         config: Config,
     ) -> Launch:  # fmt: skip
-        scan = _Scan(graph, ops[0], outputs, device, config)
+        scan = ScanKernel(graph, ops[0], outputs, device, config)
         return scan.params.launch(self.name, self.version, config, scan.phases(), scan.flops,
                                   scan.inplace())  # fmt: skip
 
 
-class _Scan:
+class ScanKernel:
     """The kernel of one op. Everything is indexed by (direction, batch row): row n = d * B + b."""
 
     def __init__(
         self, graph: Graph, op: Op, outputs: Sequence[str], device: Device, config: Config
     ) -> None:
-        self.graph, self.op, self.config = graph, op, config
+        self.graph, self.op, self.device, self.config = graph, op, device, config
         self.cell: Cell = _CELLS[op.definition.trait(Recurrence).kind]  # type: ignore[union-attr]
         self.lines = DIRECTIONS[op.attr("direction")]
         self.activations = scan_activations(op.attributes)
@@ -153,7 +162,7 @@ class _Scan:
         self.dtype: DType = kind.dtype
         self.directions, self.steps, self.batch, _ = kind.dims
         self.h = graph.type(inputs[1]).dims[2]
-        self.lanes = device.lanes(self.dtype)
+        self.lanes = self.lanes_of(device)
         self.params = p = Parameters(graph, outputs)
         self.gates = p.read(inputs[0])
         self.weights = inputs[1]
@@ -167,21 +176,28 @@ class _Scan:
         if not self.states[0].elements:
             return
         self.row_size = self.products[-1].end
-        many = self.directions * self.batch
-        self.sums = p.scratch(self.dtype, many * self.row_size)
-        split = len(self.products) > 1
-        self.reset = p.scratch(self.dtype, many * self.h) if split else self.sums
+        self.place_sums()
         self.packed = tuple(self._packed(q) for q in self.products)
 
+    def lanes_of(self, device: Device) -> int:
+        return device.lanes(self.dtype)
+
+    def place_sums(self) -> None:
+        """Where sums of products and reset states lie."""
+        many = self.directions * self.batch
+        self.sums = self.params.scratch(self.dtype, many * self.row_size)
+        split = len(self.products) > 1
+        self.reset = self.params.scratch(self.dtype, many * self.h) if split else self.sums
+
+    def columns(self) -> tuple[tuple[int, int], ...]:
+        return columns_of(self.op, self.h)
+
     def _products(self, device: Device) -> tuple[Product, ...]:
-        """One product with all gates; the reset state of a GRU needs one of its own."""
-        h, n = self.h, self.cell.gates
-        split = self.cell.name == "gru" and not self.switch
         out: list[Product] = []
-        for k, (first, end) in enumerate(((0, 2), (2, 3)) if split else ((0, n),)):
+        for k, (first, count) in enumerate(self.columns()):
             at = out[-1].end if out else 0
-            out.append(Product.of(first * h, (end - first) * h, at, self.config["rows"],
-                                  self.lanes, device.registers, str(k)))  # fmt: skip
+            out.append(Product.of(first, count, at, self.config["rows"], self.lanes,
+                                  device.registers, str(k)))  # fmt: skip
         return tuple(out)
 
     def _packed(self, p: Product) -> Buffer:
@@ -232,7 +248,7 @@ class _Scan:
             put = Store(out, row * p.width + lane, value)
             return (loop(lane, (put,), "vector", lanes=self.lanes),)
 
-        return rows(out.elements // p.width, out.elements, line)
+        return rows(out.elements // p.width, out.elements, line, self.device)
 
     def _line(self, d: int, backward: bool, chunk: Expr) -> tuple[Stmt, ...]:
         """All steps of one direction for one chunk of the batch."""
@@ -244,7 +260,7 @@ class _Scan:
         def each(body: tuple[Stmt, ...]) -> Stmt:
             return loop(b, body, lo=lo, hi=hi)
 
-        cell = _Cell(self, d, at, b)
+        cell = CellStep(self, d, at, b)
         body: list[Stmt] = []
         for k, (p, stage) in enumerate(zip(self.products, cell.stages(), strict=True)):
             body += self._product(d, p, self.packed[k], self.reset if k else self.states[0], lo, hi)
@@ -312,10 +328,10 @@ class _Scan:
         )  # fmt: skip
 
 
-class _Cell:
+class CellStep:
     """The elementwise part of a step: direction d, time `at`, batch row b, all units in lanes."""
 
-    def __init__(self, scan: _Scan, d: int, at: Expr, b: Expr) -> None:
+    def __init__(self, scan: ScanKernel, d: int, at: Expr, b: Expr) -> None:
         self.scan, self.d, self.at, self.b = scan, d, at, b
         self.row = d * scan.batch + b
         self.u = var("u", scan.h)
@@ -374,7 +390,7 @@ class _Cell:
     def _recurrent(self, g: int) -> Expr:
         """The product, with its bias."""
         s = self.scan
-        out = s.sums[self._sum_place(g)]
+        out = self._sum(g)
         if s.bias is None:
             return out
         return out + s.bias[(self.d * s.cell.gates + g) * s.h + self.u]
@@ -390,12 +406,23 @@ class _Cell:
     def _state(self, k: int = 0) -> Expr:
         return self.scan.states[k][self.row * self.scan.h + self.u]
 
+    def _keep_state(self, k: int, value: Expr) -> Stmt:
+        return Store(self.scan.states[k], self.row * self.scan.h + self.u, value)
+
+    def _sum(self, g: int) -> Expr:
+        return self.scan.sums[self._sum_place(g)]
+
+    def _keep_sum(self, g: int, value: Expr) -> Stmt:
+        return Store(self.scan.sums, self._sum_place(g), value)
+
+    def _keep_reset(self, value: Expr) -> Stmt:
+        return Store(self.scan.reset, self.row * self.scan.h + self.u, value)
+
     def _finish(self, h: Expr) -> tuple[Stmt, ...]:
         """Store the new state, and the result."""
         s, new = self.scan, self._local("new")
         put = () if s.y is None else (Store(s.y, self._y(), new.value),)
-        return (Declare(new), Set(new, (), h),
-                Store(s.states[0], self.row * s.h + self.u, new.value), *put)  # fmt: skip
+        return (Declare(new), Set(new, (), h), self._keep_state(0, new.value), *put)
 
     # ---------------------------------------------------------------- cells
 
@@ -404,19 +431,20 @@ class _Cell:
 
     def _gru(self) -> tuple[Stmt, Stmt]:
         """z replaces its own sum until the new state is there."""
-        s, z, r = self.scan, self._local("z"), self._local("reset")
+        z, r = self._local("z"), self._local("reset")
         first = self.units(
-            Declare(z), Declare(r),
+            Declare(z),
+            Declare(r),
             Set(z, (), self._act(0, self._gate(0) + self._recurrent(0))),
             Set(r, (), self._act(0, self._gate(1) + self._recurrent(1))),
-            Store(s.sums, self._sum_place(0), z.value),
-            Store(s.reset, self.row * s.h + self.u, r.value * self._state()),
-        )  # fmt: skip
+            self._keep_sum(0, z.value),
+            self._keep_reset(r.value * self._state()),
+        )
         n = self._local("n")
         second = self.units(
             Declare(z), Declare(n),
             Set(n, (), self._act(1, self._gate(2) + self._recurrent(2))),
-            Set(z, (), s.sums[self._sum_place(0)]),
+            Set(z, (), self._sum(0)),
             *self._finish(self._mixed(z, n)),
         )  # fmt: skip
         return first, second
@@ -453,6 +481,6 @@ class _Cell:
             Set(i, (), gate(0, old)),
             Set(f, (), forget),
             Set(c, (), f.value * old.value + fresh),
-            Store(s.states[1], self.row * s.h + self.u, c.value),
+            self._keep_state(1, c.value),
             *self._finish(gate(1, c) * self._function(2, c.value)),
         )  # fmt: skip

@@ -37,7 +37,7 @@ class _Scan:
 
     def phase(self, device: Device) -> Phase:
         if self.inner == 1:
-            return shared(self.outer, self.x.elements, self._rows)
+            return shared(self.outer, self.x.elements, self._rows, device)
         lanes = device.lanes(self.x.dtype)
 
         def column(o: Expr, i: Expr) -> tuple[Stmt, ...]:
@@ -47,7 +47,7 @@ class _Scan:
             body = self._step(acc, seen, (), at)
             return (Declare(acc), Declare(seen), self._zero(acc, ()), loop(t, body))
 
-        return columns(self.outer, self.inner, lanes, self.x.elements, column)
+        return columns(self.outer, self.inner, self.x.dtype, self.x.elements, column, device)
 
     def _rows(self, lo: Expr, hi: Expr) -> tuple[Stmt, ...]:
         """Rows in blocks of CHAINS, the last ones alone."""

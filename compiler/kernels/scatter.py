@@ -73,7 +73,7 @@ def _slices(
         return (Declare(row), loop(m, (Set(row, (), where), along)))
 
     # short pieces of a slice would cost more to find than to write
-    return shared(size, u.elements if size >= 8 * lanes else 0, part, align=lanes)
+    return shared(size, u.elements if size >= 8 * lanes else 0, part, device, align=lanes)
 
 
 def _elements(
@@ -105,4 +105,4 @@ def _elements(
         return body
 
     total = 1 if split is None else dims[split]
-    return shared(total, 4 * u.elements, part, align=lanes if split == lane else 1)
+    return shared(total, 4 * u.elements, part, device, align=lanes if split == lane else 1)

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from math import prod
+from typing import Final
 
 from ...ops.expr import Expr, binary, cast, var
 from ...ops.operator import Opaque
 from ...ops.types import DType, bf16, f16, f32
 from ..graph.ir import Graph, Op
-from .device import Device
+from .device import Device, GpuDevice
 from .ir import Buffer, Kernel, Launch, Phase, Prepared, Role, Stmt, Store, loop, seq
 from .nest import items_for
 from .template import Config, traffic
+
+GPU_ITEMS: Final = 1 << 16
 
 
 class Parameters:
@@ -126,14 +129,15 @@ def wide(e: Expr) -> Expr:
 
 
 def shared(
-    total: int, work: int, body: Callable[[Expr, Expr], Iterable[Stmt]], align: int = 1
-) -> Phase:
+    total: int, work: int, body: Callable[[Expr, Expr], Iterable[Stmt]], device: Device,
+    align: int = 1,
+) -> Phase:  # fmt: skip
     """A phase over 0..total: body(lo, hi) computes one item's part of it.
 
-    work: element operations of the whole phase, which decide how many items there are. align:
-    every part but the last begins and ends at a multiple of it.
+    work: element operations of the whole phase, which decide how many items there are; on a GPU as
+    many as there can be. align: every part but the last begins and ends at a multiple of it.
     """
-    wanted = items_for(work)
+    wanted = GPU_ITEMS if isinstance(device, GpuDevice) else items_for(work)
     part = max(1, -(-total // (wanted * align))) * align
     items = max(1, -(-total // part))
     item = var("item", items)
@@ -142,16 +146,20 @@ def shared(
     return Phase(items, item, seq(body(lo, hi)))
 
 
-def rows(total: int, work: int, body: Callable[[Expr], Iterable[Stmt]]) -> Phase:
+def rows(
+    total: int, work: int, body: Callable[[Expr], Iterable[Stmt]], device: Device
+) -> Phase:  # fmt: skip
     """A phase that runs body(row) for every row in 0..total."""
     row = var("row", total)
-    return shared(total, work, lambda lo, hi: (loop(row, body(row), lo=lo, hi=hi),))
+    return shared(total, work, lambda lo, hi: (loop(row, body(row), lo=lo, hi=hi),), device)
 
 
 def columns(
-    outer: int, inner: int, lanes: int, work: int, body: Callable[[Expr, Expr], Iterable[Stmt]]
-) -> Phase:
+    outer: int, inner: int, dtype: DType, work: int,
+    body: Callable[[Expr, Expr], Iterable[Stmt]], device: Device,
+) -> Phase:  # fmt: skip
     """A phase that runs body(o, i) in lanes for all (o, i) in outer x inner, lanes along i."""
+    lanes = device.lanes(dtype)
     blocks = -(-inner // lanes)
     block, lane = var("block", outer * blocks), var("lane", inner)
 
@@ -161,7 +169,7 @@ def columns(
         vector = loop(lane, body(block // blocks, lane), "vector", lo=first, hi=end, lanes=lanes)
         return (loop(block, (vector,), lo=lo, hi=hi),)
 
-    return shared(outer * blocks, work, part)
+    return shared(outer * blocks, work, part, device)
 
 
 def fill(out: Buffer, value: Callable[[Expr], Expr], device: Device) -> Phase:
@@ -171,4 +179,4 @@ def fill(out: Buffer, value: Callable[[Expr], Expr], device: Device) -> Phase:
     def part(lo: Expr, hi: Expr) -> tuple[Stmt, ...]:
         return (loop(at, (Store(out, at, value(at)),), "vector", lo=lo, hi=hi, lanes=lanes),)
 
-    return shared(out.elements, out.elements, part, align=lanes)
+    return shared(out.elements, out.elements, part, device, align=lanes)

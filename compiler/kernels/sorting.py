@@ -71,8 +71,9 @@ class _Arg:
         self.best = Local("best", self.key, (), self.lanes)
         self.where = Local("where", self.place, (), self.lanes)
         if self.inner > 1:
-            return columns(self.outer, self.inner, self.lanes, self.x.elements, self._column)
-        return rows(self.outer, self.x.elements, self._row)
+            return columns(self.outer, self.inner, self.x.dtype, self.x.elements, self._column,
+                           device)  # fmt: skip
+        return rows(self.outer, self.x.elements, self._row, device)
 
     def _better(self, v: Expr) -> Expr:
         """Whether v takes the place of the best so far, which stands at a lower index."""
@@ -150,7 +151,7 @@ class TopK(OpaqueTemplate):
         heap = _Heap(x, values, places, n, inner, op.attr("k"), bool(op.attr("largest")),
                      device.lanes(x.dtype))  # fmt: skip
         work = x.elements + 8 * values.elements
-        phases = [rows(outer * inner, work, heap.row)] if values.elements else []
+        phases = [rows(outer * inner, work, heap.row, device)] if values.elements else []
         return params.launch(self.name, self.version, {}, phases, work)
 
 

@@ -69,7 +69,7 @@ class Unpool(OpaqueTemplate):
             parts = _parts(params.graph, op)
             strays = params.scratch(i64, parts.total)
             made = _Placing(x, ix, y, strays, parts, device.lanes(y.dtype))
-            phases = [shared(parts.total, work, made.some), made.rest()]
+            phases = [shared(parts.total, work, made.some, device), made.rest()]
         elif y.elements:
             at = var("at", y.elements)
             zero = Store(y, at, const(0, y.dtype))
@@ -137,13 +137,13 @@ def _parts(graph: Graph, op: Op) -> _Parts:
     if dims[:2] != out[:2]:  # no channel of y belongs to one of x
         return _Parts(1, 1, 1, (prod(dims),), (prod(out),), 1, prod(dims))
     outer = dims[0] * -(-dims[1] // block)
-    strides = _strides(op, dims[2:], out[2:])
+    strides = strides_of(op, dims[2:], out[2:])
     cuts = max(1, min(dims[2], MAX_ITEMS // max(outer, 1))) if strides else 1
     rows = -(-dims[2] // cuts)
     return _Parts(dims[0], dims[1], block, dims[2:], out[2:], -(-dims[2] // rows), rows, strides)
 
 
-def _strides(op: Op, sizes: tuple[int, ...], places: tuple[int, ...]) -> tuple[int, ...]:
+def strides_of(op: Op, sizes: tuple[int, ...], places: tuple[int, ...]) -> tuple[int, ...]:
     """Strides of windows that do not overlap and lie inside y; none for others."""
     rank = len(sizes)
     if op.attr("kernel_shape") == () or any(map(any, spread_pads(op.attr("pads"), rank))):

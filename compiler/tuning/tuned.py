@@ -45,7 +45,7 @@ def recorded(
         for digest, group in distinct_groups(graph).items()
     }
     keys = {digest: Key(p.text, place, numerics) for digest, p in problems.items()}
-    versions = {t.name: t.version for t in templates_for(device)}
+    versions = {t.name: t.version for t in templates_for(device, numerics)}
     rows = records.of_many(list(keys.values()), versions, 1 + MARGIN)
     found = {}
     for digest, key in keys.items():

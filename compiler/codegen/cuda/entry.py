@@ -36,7 +36,8 @@ class Entry:
     """A phase as a CUDA kernel: its name, and the grid that it is launched with.
 
     shared_bytes: of dynamic shared memory for each block, beside what the code declares. cluster:
-    blocks that run side by side and may use each other's shared memory.
+    blocks that run side by side and may use each other's shared memory. resident: blocks for which
+    a multiprocessor must have registers, 0 for any number.
     """
 
     name: str
@@ -45,3 +46,4 @@ class Entry:
     shared_bytes: int = 0
     cluster: int = 1
     tensor_maps: tuple[TensorMap, ...] = ()
+    resident: int = 0

@@ -115,6 +115,7 @@ class Function(Values):
             if s.lo.payload < s.hi.payload:
                 self.line(f"{v} = {lo}")
                 self.body(s.body)
+            self.ended.add(s.var)
             return
         if not self.may_unroll(s):
             hi = f"unknown({hi})"
@@ -124,6 +125,7 @@ class Function(Values):
         with self.block(f"for {v} in range({rounds}):{'  # unrolled' * (s.kind == 'unroll')}"):
             self.body(s.body)
             self.end(s)
+        self.ended.add(s.var)
         self.loops -= 1
 
     def vector(self, s: For) -> None:

@@ -1,11 +1,11 @@
 """Phases whose items are threads, or blocks of threads that run vector loops.
 
 * One that holds no vector loop runs an item in every thread.
-* Otherwise an item is a block. The iterations of its vector loops are dealt out to the threads, and
-  locals with lanes are variables of each thread. An array without lanes that is set in a vector
-  loop lies in shared memory. All threads compute what is the same in all lanes; one of them stores
-  it. `hsum` and the like become shuffles in every warp and a table in shared
-  memory, and barriers stand where threads meet in memory (see `barriers`).
+* Otherwise an item is a block, or a warp of a block if that is all it takes. The iterations of its
+  vector loops are dealt out to the threads, and locals with lanes are variables of each thread. An
+  array without lanes that is set in a vector loop lies in shared memory. All threads compute what
+  is the same in all lanes; one of them stores it. `hsum` and the like become shuffles in every warp
+  and a table in shared memory, and barriers stand where threads meet in memory (see `barriers`).
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from .entry import MOST_THREADS, WARP, Entry
 from .function import Function
 from .operations import ATOM, Text, from_memory, in_memory, paired, storage
 
+MANY_ROUNDS: Final = 16  # of a loop, which LLVM may not unroll by itself
 FREE_THREADS: Final = 128  # of a block whose threads have nothing to do with each other
 
 
@@ -34,8 +35,8 @@ def _threads(phase: Phase) -> int:
     if len(found) > 1:
         raise LoweringError(f"vector loops of {sorted(found)} lanes share a block of threads")
     n = max(found, default=0)
-    if n and (n & (n - 1) or not WARP <= n <= MOST_THREADS):
-        raise LoweringError(f"a block of {n} threads; it takes whole warps, a power of two of them")
+    if n % WARP or n > MOST_THREADS:
+        raise LoweringError(f"a block of {n} threads; it takes whole warps, {MOST_THREADS} at most")
     return n
 
 
@@ -54,27 +55,36 @@ class Lanes(Function):
         self.tables: dict[DType, str] = {}
 
     def finish(self) -> tuple[Entry, str]:
-        blocks, head = self._grid()
+        blocks, threads, head = self._grid()
         self.lines += head
         self.body(self.phase.body)
-        threads = self.threads or min(FREE_THREADS, -(-self.phase.items // WARP) * WARP)
         tables = [f"    {name} = cuda.shared.array({threads // WARP}, {storage(t)})"
                   for t, name in self.tables.items()]  # fmt: skip
         text = self.whole(f"{blocks} blocks of {threads} threads", tables)
         return Entry(self.name, blocks, threads), text
 
-    def _grid(self) -> tuple[int, list[str]]:
-        """How many blocks, and the lines that find out the item."""
+    def _grid(self) -> tuple[int, int, list[str]]:
+        """How many blocks of how many threads, and the lines that find out the item."""
         items, item = self.phase.items, self.variable(self.phase.item)
-        if self.threads:
+        if self.threads and not self._are_warps():
             which = "i64(cuda.blockIdx.x)" if items > 1 else "0"
-            return items, [f"    {item} = {which}", "    lane = i64(cuda.threadIdx.x)"]
-        n = min(FREE_THREADS, -(-items // WARP) * WARP)
+            lines = [f"    {item} = {which}", "    lane = i64(cuda.threadIdx.x)"]
+            return items, self.threads, lines
+        each = self.threads or 1  # threads of an item
+        n = min(FREE_THREADS // each, -(-items * each // WARP) * WARP // each)
         blocks = -(-items // n)
         lines = [f"    {item} = i64(cuda.blockIdx.x) * {n} + i64(cuda.threadIdx.x)"]
+        if self.threads:
+            lines = [f"    {item} = i64(cuda.blockIdx.x) * {n} + udiv(i64(cuda.threadIdx.x), 32)",
+                     "    lane = umod(i64(cuda.threadIdx.x), 32)"]  # fmt: skip
         if blocks * n > items:
             lines += [f"    if {item} >= {items}:", "        return"]
-        return blocks, lines
+        return blocks, n * each, lines
+
+    def _are_warps(self) -> bool:
+        """Whether items are warps that share nothing: several of them make a block then, as a
+        multiprocessor takes so many blocks and no more."""
+        return self.threads == WARP and not self.barriers and not self.shared
 
     # ---------------------------------------------------------------- statements
 
@@ -114,6 +124,12 @@ class Lanes(Function):
         with self.block("if lane == 0:"):
             self.put(s)
 
+    def end(self, s: For) -> None:
+        """Long loops are unrolled only where that is asked for: those that index registers."""
+        rounds = s.hi - s.lo
+        if s.kind == "unroll" and rounds.is_const and rounds.payload // s.step >= MANY_ROUNDS:
+            self.line("unrolled()")
+
     def may_unroll(self, s: For) -> bool:
         """Unrolled, the rounds of a loop that all threads run would only fill all registers."""
         return not any(isinstance(t, For) and t.kind == "vector" for t in statements(s.body))
@@ -137,6 +153,7 @@ class Lanes(Function):
         else:
             with self.block(f"for {v} in range({first}, {hi}, {s.lanes}):"):
                 self.body(s.body)
+        self.ended.add(s.var)
         self.lanes = None
 
     # ---------------------------------------------------------------- across threads

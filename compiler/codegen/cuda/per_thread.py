@@ -67,7 +67,8 @@ class PerThread(Function):
         if self.phase.cluster > 1:
             title += f", in clusters of {self.phase.cluster}"
         maps = tuple(described(m, self.kernel.params) for m in self.maps)
-        entry = Entry(self.name, items, threads, self.shared_bytes, self.phase.cluster, maps)
+        entry = Entry(self.name, items, threads, self.shared_bytes, self.phase.cluster, maps,
+                      self.phase.resident)  # fmt: skip
         return entry, self.whole(title, ())
 
     def statement(self, s: Stmt) -> None:

@@ -89,6 +89,8 @@ def _entry(
     grid = f'"nvvm.reqntid"="{entry.threads}"'
     if entry.cluster > 1:
         grid += f' "nvvm.cluster_dim"="{entry.cluster}"'
+    if entry.resident:
+        grid += f' "nvvm.minctasm"="{entry.resident}"'
     return (
         f'declare i32 @"{function.name}"({kinds})\n'
         f'define ptx_kernel void @"{entry.name}"({taken}) {grid} {{\n'

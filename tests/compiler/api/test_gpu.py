@@ -35,7 +35,8 @@ def test_what_can_be_seen() -> None:
     assert str(exe.memory_use())
     conv, softmax = exe.kernels
     assert conv.template == "gpu_tiles" and conv.flops == 2 * 27 * 8 * 144
-    assert softmax.template == "gpu_nest" and softmax.config == {"per": "block", "threads": 32, "each": 1, "wide": 4}
+    assert softmax.template == "gpu_nest"
+    assert softmax.config == {"per": "block", "threads": 32, "each": 1, "wide": 4}
     (phase,) = softmax.phases
     assert (phase.blocks, phase.threads) == (8, 32) and f"def {phase.name}(" in softmax.source
     assert (phase.usage is None) is not assemble.can_assemble()
@@ -106,7 +107,7 @@ def test_kernels_come_from_the_store_without_numba() -> None:
 
 def test_contractions_in_the_nest_are_reported(caplog: pytest.LogCaptureFixture) -> None:
     g = tw.Graph("few")
-    g.output(g.matmul(g.input("x", (1, 60)), g.input("w", (60, 40))), "y")
+    g.output(g.matmul(g.input("x", (40, 60), "i32"), g.input("w", (60, 40), "i32")), "y")
     with caplog.at_level(logging.INFO, logger="tilewright"):
         (kernel,) = tw.compile(g, target="cuda:sm_90").kernels
     assert "runs as a general loop nest" in caplog.text

@@ -73,6 +73,28 @@ def test_every_tile_adds_in_one_order() -> None:
     np.testing.assert_array_equal(one, other)
 
 
+@pytest.mark.parametrize("n", [28, 27])
+def test_sums_in_parts(n: int) -> None:
+    """Two kernels, the second of which makes the results; none where the bits must not depend on
+    the config."""
+    build = product(9, n, 96)
+    graph = graph_of(lambda g: g.relu(build(g)) + g.input("r", (9, n)))
+    (launch,) = check(GpuTiles(), graph, [{**TILES[-1], "parts": 2}])
+    assert len(launch.kernel.phases) == 2 and launch.kernel.params[-1].role == "scratch"
+    given = graph, graph.ops, graph.outputs, GPU
+    assert {c["parts"] for c in GpuTiles().space(*given)} == {1, 2}
+    assert {c["parts"] for c in GpuTiles(in_parts=False).space(*given)} == {1}
+
+
+def test_long_sums_of_few_elements_fall_into_parts() -> None:
+    def parts(m: int, n: int, k: int) -> int:
+        graph = graph_of(product(m, n, k))
+        return int(GpuTiles().default(graph, graph.ops, graph.outputs, GPU)["parts"])
+
+    assert parts(512, 49, 4608) == 12
+    assert parts(4096, 4096, 4096) == parts(512, 49, 64) == 1
+
+
 def test_float64() -> None:
     graph = graph_of(product(9, 10, 11, np.float64))
     space = GpuTiles().space(graph, graph.ops, graph.outputs, GPU)
@@ -87,9 +109,9 @@ def test_the_default_tile_fills_the_device() -> None:
         return config["m"], config["n"]
 
     assert tile(4096, 4096) == (128, 128)
-    assert tile(1024, 1024) == (128, 64)
-    assert tile(768, 768) == (64, 64)
-    assert tile(64, 64) == (32, 32)
+    assert tile(1024, 1024) == (64, 64)
+    assert tile(64, 25088) == (64, 128), "no rows are left empty"
+    assert tile(768, 768) == (32, 32)
 
 
 @pytest.mark.parametrize(

@@ -34,6 +34,7 @@ from .simulated_copies import copies
 from .simulated_hopper import WAITS, Tensor, Units
 from .simulated_memory import Block, Global, LocalArray, Shared, accesses
 from .simulated_tensor_cores import TENSOR_CORES, round_tf32
+from .simulated_tiles import TILES
 from .simulated_warps import WARP, WARPS, Collective
 
 Stop = tuple[Any, ...]
@@ -109,8 +110,9 @@ def run_source(
 
 def _names(block: Block, rng: Any) -> dict[str, Any]:
     """The globals of generated source."""
-    return {**DIALECT, **accesses(block), **copies(block, rng), "round_tf32": round_tf32,
-            "cuda": _cuda(block), "np": np, "inf": math.inf, "nan": math.nan}  # fmt: skip
+    return {**DIALECT, **accesses(block), **copies(block, rng), **TILES,
+            "round_tf32": round_tf32, "cuda": _cuda(block), "np": np, "inf": math.inf,
+            "nan": math.nan}  # fmt: skip
 
 
 def _cuda(block: Block) -> Any:

@@ -102,7 +102,7 @@ def test_combining_lanes_is_a_barrier() -> None:
          r"\[32, 64\] lanes"),
         ((loop(LANE, (lanes(S, 1.0, K),), "vector", lanes=64),), "cannot nest"),
         ((loop(LANE, (Set(Local("t", f32), (), X[LANE]),), "vector", lanes=64),), "no lanes"),
-        ((loop(LANE, (Store(Y, LANE, X[0]),), "vector", lanes=48),), "power of two"),
+        ((loop(LANE, (Store(Y, LANE, X[0]),), "vector", lanes=48),), "whole warps"),
         ((Declare(SUM), Transpose(SUM)), "no lowering for the statement Transpose"),
         ((Store(Y, K, X[0]),), "used outside its loop"),
         ((Set(Local("t", f32, (2,)), (index(0),), X[0]),), "before it is declared"),

@@ -13,6 +13,8 @@ from tilewright.compiler.codegen.cuda.entry import Entry
 from tilewright.compiler.codegen.cuda.source import Source, kernel_source
 from tilewright.compiler.graph.evaluate import evaluate
 from tilewright.compiler.graph.ir import Graph
+from tilewright.compiler.kernels.device import GPU
+from tilewright.compiler.kernels.gpu_nest import GpuNest
 
 from .programs import gpu_launches, simulated
 from .simulate import SimError, run_source
@@ -87,9 +89,31 @@ def convolution() -> Graph:
 
 
 def product() -> Graph:
-    """Tiles in shared memory: one of rows, two of columns, two rounds of terms."""
+    """Tiles in shared memory: one of rows and columns, four rounds of terms, of which three have
+    places at a time."""
     g = tw.Graph("product")
-    g.output(g.matmul(g.input("x", (9, 20)), g.input("w", (20, 33))), "y")
+    g.output(g.matmul(g.input("x", (9, 52)), g.input("w", (52, 28))), "y")
+    return g.build()
+
+
+def window() -> Graph:
+    """Neighbours of a depthwise convolution, which share what they read."""
+    g = tw.Graph("window")
+    w = np.random.default_rng(4).standard_normal((2, 1, 3, 3)).astype(np.float32)
+    x = g.input("x", (1, 2, 5, 8))
+    g.output(g.relu(g.conv(x, g.constant(w, name="w"), group=2, pads=1)), "y")
+    return g.build()
+
+
+def recurrence() -> Graph:
+    g = tw.Graph("recurrence")
+    r = np.random.default_rng(4)
+    gates, w = g.input("x", (1, 3, 2, 15)), r.standard_normal((1, 15, 5)).astype(np.float32)
+    bias = r.standard_normal((1, 15)).astype(np.float32)
+    made = g.gru_scan(gates, g.constant(w, name="w"), g.constant(bias, name="b"),
+                      activations=("sigmoid", "tanh"), alphas=(0.0, 0.0), betas=(0.0, 0.0),
+                      linear_before_reset=1)  # fmt: skip
+    g.output(made[1], "y")
     return g.build()
 
 
@@ -111,15 +135,49 @@ MISTAKES: Mistakes = (
     (r"item \* (\d+)", r"item * (\1 - 1)"),  # rows overlap
 )
 TILE_MISTAKES = (
-    MISTAKES[0],
-    (r" < (\d+)\b", r" <= \1"),  # an edge is not cut off
-    (r"range\(16\)", "range(15)"),  # a term is left out
-    (r"range\(8\)", "range(7)"),  # a part of an operand is not copied
-    (r"array\(576,", "array(570,"),
-    (r"\[term \* 36", "[term * 32"),  # the rows of a tile lie otherwise
-    (r"(\d)\) \* 4\]", r"\1) * 3]"),  # threads share words
-    (r"= sums\[i, j\]", "= sums[j, i]"),
-    (r"start \+ ", ""),  # every round takes the first terms
+    (r"\n +barrier\(\)", ""),  # threads do not meet
+    (r"cp_wait\(1\)", "cp_wait(2)"),  # or do not wait for their copies
+    (r"\n +cp_commit\(\)", ""),
+    (r" < (\d+)\b", r" <= \1"),  # an edge is not cut off, a stage begins behind the last one
+    (r"writes \+ 1152 if", "writes + 1148 if"),  # stages overlap
+    (r"reads \+ 1152 if", "reads + 1148 if"),
+    (r"if 2 <= t", "if 1 <= t"),  # a round is multiplied before it is there
+    (r"range\(6\)", "range(5)"),  # a round is left out
+    (r"range\(2\)", "range(1)"),  # a part of an operand is not copied
+    (r"shared_f32\(0, 3456\)", "shared_f32(0, 3450)"),
+    (r"\* 20 \+ writes", "* 16 + writes"),  # the rows of a tile lie otherwise
+    (r"4, 160, 4\)", "4, 80, 4)"),  # or are read so
+    (r"(rows \+) (\d+)", r"\1 0"),  # a thread reads the same terms again
+    (r"(reads \+) (\d+)", r"\1 0"),
+    (r"0, 1\)", "1, 1)"),  # terms are taken for rows
+    (r"umod\((thread), 4\) \* 4", r"umod(\1, 4) * 3"),  # threads share words
+    (r"sums, 4, 4, 36, 1, 8, 4, 16", "sums, 4, 4, 36, 4, 32, 4, 16"),  # results of other rows
+    (r"umod\(t, 4\) \* 16", "umod(t, 2) * 16"),  # rounds take the terms of others
+)
+WINDOW_MISTAKES = (
+    (r"if item >= (\d+):", r"if item > \1:"),
+    (r"\(v < 5\)", "(v <= 5)"),  # beyond an edge
+    (r"\(v < 5\)", "(v < 4)"),
+    (r"\(0 <= v\)", "(0 < v)"),
+    (r"\(0 <= v\)", "(-1 <= v)"),
+    (r"0 <= umod", "-9 <= umod"),
+    (r"4 < 8", "4 <= 8"),
+    (r"range\((\d)\)", r"range(\1 - 1)"),
+    (r"window1\[(\d)\] = ", r"window1[\1 ^ 1] = "),  # a place is read for another
+    (r"window1\[(r2_2|r1_2) \+ u\]", r"window1[\1]"),  # all neighbours read the same
+    (r"udiv\(item, (\d+)\)", r"udiv(item, \1 - 1)"),
+    (r"y0\[item \* 4", "y0[item * 3"),  # results overlap
+)
+STEP_MISTAKES = (
+    (r"\n {8}cuda\.syncthreads\(\)", "\n        pass"),
+    (r"range\(unknown\(3\)\)", "range(unknown(2))"),  # a step is left out
+    (r"(if u < )5", r"\1 4"),  # a unit
+    (r"held0\[block, k \+ u_2\], ", "held0[block, k], "),  # all terms take one weight
+    (r"state0\[u_2 \+ 4\]", "state0[u_2 + 3]"),
+    (r"ahead\[1\] =", "ahead[0] ="),  # a gate takes another's input
+    (r"sums\[u \+ 5\]", "sums[u]"),
+    (r"state0\[u\] = new", "state0[u] = n"),
+    (r"s \* 30", "s * 15"),  # steps read the inputs of others
 )
 
 
@@ -137,14 +195,23 @@ def mutants(source: Source, mistakes: Mistakes) -> Iterator[tuple[str, Source]]:
 
 @pytest.mark.parametrize(
     ("graph", "mistakes"),
-    [(normalization(), MISTAKES), (convolution(), MISTAKES), (product(), TILE_MISTAKES)],
-    ids=["normalization", "convolution", "product"],
+    [
+        (normalization(), MISTAKES),
+        (convolution(), MISTAKES),
+        (product(), TILE_MISTAKES),
+        (window(), WINDOW_MISTAKES),
+        (recurrence(), STEP_MISTAKES),
+    ],
+    ids=["normalization", "convolution", "product", "window", "recurrence"],
 )
 def test_seeded_mistakes_are_caught(
     graph: Graph, mistakes: Mistakes, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """By an error or by a wrong result."""
     graph, (launch,) = gpu_launches(graph)
+    if mistakes is WINDOW_MISTAKES:  # by default only if there are more threads
+        four = {"per": "thread", "each": 4}
+        launch = GpuNest().instantiate(graph, graph.ops, graph.outputs, GPU, four)
     source = kernel_source(launch.kernel)
     rng = np.random.default_rng(1)
     feeds = {n: rng.standard_normal(graph.type(n).dims).astype(np.float32) for n in graph.inputs}

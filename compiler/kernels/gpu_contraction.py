@@ -1,0 +1,114 @@
+"""Sums of products, read off expressions: what the GPU templates for contractions compute.
+
+An element is a function of one sum of products whose first factor depends on some of the output's
+indices, the rows, and whose second factor depends on the others, the columns; indices in both count
+batches. That is so for matrix products, with any transposition and broadcasting, and for
+convolutions (an implicit matrix product: columns are places, the sum runs over channels and
+windows; groups are batches). What follows on the sum is the epilogue.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import prod
+from typing import Final
+
+from ...ops.expr import Expr, var
+from ...ops.traverse import substitute, walk
+from ...ops.types import DType, f32, f64
+from ..graph.ir import Graph, Op
+from .compose import Composer
+from .pieces import regions, trip_count
+from .reductions import reduces
+
+LEAST: Final = 8  # rows and columns below which most of a tile would be empty
+LEAST_TERMS: Final = 4  # of a sum: with fewer, moving operands is all that takes time
+
+
+@dataclass(frozen=True, slots=True)
+class Contraction:
+    """out = what `value` makes of the sum `node`, over the output's indices `at`. left, right: the
+    factors, over logical indices; rows only touch the left, columns only the right one."""
+
+    out: str
+    at: tuple[Expr, ...]
+    value: Expr
+    node: Expr
+    left: Expr
+    right: Expr
+    batches: tuple[Expr, ...]
+    rows: tuple[Expr, ...]
+    columns: tuple[Expr, ...]
+
+    @property
+    def m(self) -> int:
+        return prod(map(trip_count, self.rows))
+
+    @property
+    def n(self) -> int:
+        return prod(map(trip_count, self.columns))
+
+    @property
+    def batch(self) -> int:
+        return prod(map(trip_count, self.batches))
+
+    @property
+    def k(self) -> int:
+        return prod(map(trip_count, self.node.payload[1]))
+
+    @property
+    def dtype(self) -> DType:
+        return self.node.dtype
+
+
+def contraction_of(
+    graph: Graph, ops: Sequence[Op], outputs: Sequence[str],
+    sums: Sequence[DType] = (f32, f64),
+) -> Contraction | None:  # fmt: skip
+    """The sum of products that a group computes, if it is one, in one of the types `sums`, and
+    large enough for tiles."""
+    if len(outputs) != 1 or any(op.definition.compute is None for op in ops):
+        return None
+    kind = graph.type(outputs[0])
+    whole = tuple(regions(kind)) if kind.size else ()
+    if len(whole) != 1:
+        return None
+    ((loops, at),) = whole
+    value = Composer(graph, ops).element(outputs[0], at)
+    for v in loops:
+        loops, at, value = _grouped(v, loops, at, value)
+    found = reduces([value])
+    if len(found) != 1 or found[0].payload[0] != "sum" or found[0].args[0].op != "mul":
+        return None
+    (node,) = found
+    if node.dtype not in sums or node.free - set(loops):
+        return None
+    left, right = node.args[0].args
+    if not loops or set(loops) - left.free - right.free:
+        return None
+    if loops[-1] in left.free - right.free:  # columns are what lies side by side in the result
+        left, right = right, left
+    both = left.free & right.free
+    rows, columns = (tuple(v for v in loops if v in e.free - both) for e in (left, right))
+    batches = tuple(v for v in loops if v in both)
+    made = Contraction(outputs[0], at, value, node, left, right, batches, rows, columns)
+    return made if min(made.m, made.n) >= LEAST and made.k >= LEAST_TERMS else None
+
+
+def _grouped(
+    v: Expr, loops: tuple[Expr, ...], at: tuple[Expr, ...], value: Expr
+) -> tuple[tuple[Expr, ...], tuple[Expr, ...], Expr]:
+    """Index v as a group and a place in it, where something in the value depends on the group only:
+    the channels that a convolution with groups reads."""
+    n = trip_count(v)
+    sizes = {int(e.args[1].payload) for e in walk(value)
+             if e.op == "floordiv" and e.args[0] is v and e.args[1].is_const}  # fmt: skip
+    size = max((s for s in sizes if 1 < s < n and n % s == 0), default=0)
+    if not size:
+        return loops, at, value
+    name = v.payload[0]
+    group, place = var(f"{name}_group", n // size), var(f"{name}_place", size)
+    parts = {v: group * size + place}
+    apart = tuple(x for w in loops for x in ((group, place) if w is v else (w,)))
+    return apart, tuple(substitute(i, parts) for i in at), substitute(value, parts)
