@@ -8,9 +8,11 @@
 A row per distinct kernel; where it is launched several times, the row is their mean. `of peak` is
 the share of the measured multiply-add peak that the kernel's own multiply-adds reach; `as direct`
 counts those of the problem as it is defined, which Winograd's algorithm needs fewer than: that
-share may exceed 100 %. `of memory` is the share of the measured bandwidth of the memory that it
-reads and writes, `of limit` the share of whichever binds. On one thread the clock is the thread's
-own, so that others on the machine disturb little; several threads want the machine for themselves.
+share may exceed 100 %. `of core` is the share of the time for which its instructions keep the
+busiest unit of a core at work at least, `of memory` the share of the measured bandwidth of the
+memory that it reads and writes, `of limit` the share of whichever binds. On one thread the clock is
+the thread's own, so that others on the machine disturb little; several threads want the machine for
+themselves.
 
 With --moved, `of moving` is the time of a kernel that does nothing but read the same inputs and
 write the same outputs, in the same place of the inference, over the kernel's own (one thread; not
@@ -101,6 +103,7 @@ def kernels(profile: Profile) -> list[Row]:
         out.append({
             "kernel": kernel, "template": same[0].template, "launches": len(same),
             "seconds": seconds, "of_peak": of_peak, "as_direct": of_peak * direct,
+            "of_core": sum(r.core_seconds for r in same) / max(seconds, 1e-12),
             "of_memory": sum(r.memory_seconds for r in same) / max(seconds, 1e-12),
             "of_limit": of_limit(same), "bound": same[0].bound, "level": same[0].level,
             "of_moving": of_moving(same), "nodes": same[0].label[:WIDTH],
@@ -120,25 +123,25 @@ def report(profile: Profile, below: float = float("inf")) -> str:
     rows = [
         (f"{r['seconds'] / r['launches'] * 1e6:.1f}", f"x{r['launches']}",
          f"{r['seconds'] / profile.seconds:.1%}", f"{r['of_peak']:.1%}", f"{r['as_direct']:.1%}",
-         f"{r['of_memory']:.1%}", f"{r['of_limit']:.1%}",
+         f"{r['of_core']:.1%}", f"{r['of_memory']:.1%}", f"{r['of_limit']:.1%}",
          "" if r["of_moving"] is None else f"{r['of_moving']:.0%}",
-         "peak" if r["bound"] == "compute" else r["level"], r["kernel"], r["nodes"])
+         r["level"] if r["bound"] == "memory" else r["bound"], r["kernel"], r["nodes"])
         for r in found if r["of_limit"] < below
     ]  # fmt: skip
-    header = ("us", "", "share", "of peak", "as direct", "of memory", "of limit", "of moving",
-              "bound", "kernel", "nodes")  # fmt: skip
+    header = ("us", "", "share", "of peak", "as direct", "of core", "of memory", "of limit",
+              "of moving", "bound by", "kernel", "nodes")  # fmt: skip
     total = [f"{profile.seconds * 1e3:.3f} ms, {profile.of_limit:.1%} of the limits"]
-    for bound in ("compute", "memory"):
+    for bound in ("arithmetic", "loads", "stores", "memory"):
         some = [r for r in found if r["bound"] == bound]
         if some:
             share = sum(r["seconds"] for r in some) / profile.seconds
-            total.append(f"{bound} bound: {share:.1%} of the time, "
+            total.append(f"bound by {bound}: {share:.1%} of the time, "
                          f"{weighted(some, 'of_limit'):.1%} of the limit")  # fmt: skip
     reached = of_moving([replace(r, moved_seconds=min(r.moved_seconds, r.seconds))
                          for r in profile.rows if r.moved_seconds is not None])  # fmt: skip
     if reached is not None:
         total.append(f"{reached:.1%} of what moving the bytes takes")
-    return f"{table(rows, header, 'rrrrrrrr')}\n{'; '.join(total)}"
+    return f"{table(rows, header, 'rrrrrrrrr')}\n{'; '.join(total)}"
 
 
 def weighted(rows: Sequence[Row], field: str) -> float:

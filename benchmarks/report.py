@@ -262,14 +262,17 @@ def kernel_section(found: Sequence[Result]) -> str:
     rows, every = [], []
     for r in sorted(found, key=lambda r: (r["name"] in HELD_OUT, r["name"])):
         cells = [r["name"] + (r"\*" if r["name"] in HELD_OUT else ""), ms(r["seconds"])]
-        for bound, fields in (("compute", ("of_peak", "as_direct")), ("memory", ("of_limit",))):
-            some = [k for k in r["kernels"] if k["bound"] == bound]
+        for memory, fields in (
+            (False, ("of_limit", "of_peak", "as_direct")),
+            (True, ("of_limit",)),
+        ):
+            some = [k for k in r["kernels"] if (k["bound"] == "memory") == memory]
             cells.append(percent(sum(k["seconds"] for k in some) / max(r["seconds"], 1e-12)))
             cells += [percent(weighted(some, f)) for f in fields]
         rows.append([*cells, f"**{percent(weighted(r['kernels'], 'of_limit'))}**"])
         every += r["kernels"]
-    header = ["model", "ms", "bound by multiply-adds", "of peak", "counted as direct sums",
-              "bound by memory", "of bandwidth", "of limits"]  # fmt: skip
+    header = ["model", "ms", "bound by the core", "of its units", "of peak",
+              "counted as direct sums", "bound by memory", "of bandwidth", "of limits"]  # fmt: skip
     whole = sum(k["seconds"] for k in every)
     kinds: dict[tuple[str, str], list[Result]] = {}
     for k in every:
@@ -277,7 +280,8 @@ def kernel_section(found: Sequence[Result]) -> str:
     templates = [
         [f"{template}, {bound}", str(len(some)),
          percent(sum(k["seconds"] for k in some) / max(whole, 1e-12)),
-         percent(weighted(some, "of_limit")), percent(max(k["of_limit"] for k in some)),
+         percent(weighted(some, "of_peak")), percent(weighted(some, "of_limit")),
+         percent(max(k["of_limit"] for k in some)),
          percent(sum(k["seconds"] for k in some if k["of_limit"] >= NEAR)
                  / max(sum(k["seconds"] for k in some), 1e-12))]
         for (template, bound), some in sorted(
@@ -291,13 +295,28 @@ def kernel_section(found: Sequence[Result]) -> str:
         f"1, {n} thread{'s' if n > 1 else ''} ({origin(found)}). Limits are measured: "
         f"{some['flops'] / 1e9:.0f} GFLOP/s of multiply-adds, reads in GB/s: {levels}. Shares are "
         "weighted by time, none above 100 % (who gathers from a table reads only some of it). `of "
-        "peak` counts the multiply-adds that kernels do; Winograd's convolutions replace most of "
-        "theirs by additions, which count for nothing, and would come to more than the peak if "
+        "its units` is the share of the time that the instructions of a kernel keep the busiest "
+        "unit of a core at work at least: arithmetic on vectors, loads, or stores, as counted in "
+        "its Kernel IR, at rates that are measured as well"
+        f"{rates(some.get('rates'))}. `of peak` counts the multiply-adds that problems need and "
+        "nothing else, so that idle lanes count as lost; Winograd's convolutions replace most of "
+        "theirs by additions, and would come to more than the peak if "
         f"`counted as direct sums`.\n\n{markdown(header, rows)}\n"
         "The same by kernel template and what binds it, over all models:\n\n"
-        + markdown(["kernels", "distinct", "share of time", "of limit", "best",
+        + markdown(["kernels", "distinct", "share of time", "of peak", "of limit", "best",
                     f"time at {NEAR:.0%} or more"], templates)
     )  # fmt: skip
+
+
+def rates(some: dict[str, float] | None) -> str:
+    """What a core issues, in vectors per multiply-add, for the middle of a sentence."""
+    if some is None:
+        return ""
+    names = {"add": "additions", "any": "of all together", "shuffle": "shuffles",
+             "divide": "divisions", "sqrt": "square roots", "load": "loads",
+             "broadcast": "loads into all lanes", "store": "stores"}  # fmt: skip
+    parts = (f"{some[k] / some['multiply']:.2g} {name}" for k, name in names.items())
+    return f" (vectors in the time of one multiply-add: {', '.join(parts)})"
 
 
 def overhead_section(found: Sequence[Result]) -> str:

@@ -28,10 +28,13 @@ ENVIRONMENT: Final[dict[str, str]] = {
     "TILEWRIGHT_CUDA_DRIVER": "path of NVIDIA's driver library, if not where the system looks",
     "TILEWRIGHT_CUDA_GRAPH": "off: launch the kernels of a GPU program one by one, in no graph",
     "TILEWRIGHT_FUEL": "do only the first n rewrites of the graph, to bisect a miscompile",
-    "TILEWRIGHT_DUMP": "directory that receives every stage of every compilation as text",
+    "TILEWRIGHT_DUMP": "directory that receives every stage and level of every compilation",
     "TILEWRIGHT_POISON": "1: fill memory with NaN before a call and wherever it was last used",
     "TILEWRIGHT_FAULT": "make candidates fail while tuning, and record nothing: segv@1,hang@25%",
     "TILEWRIGHT_DEBUG": "1 to 4: how much the logger `tilewright` reports on stderr",
+    "XDG_CACHE_HOME": "where the cache directory is made if TILEWRIGHT_CACHE names none",
+    "CUDA_HOME": "a CUDA toolkit whose tools and libraries are used",
+    "CUDA_PATH": "the same, where CUDA_HOME is not set",
 }
 
 
@@ -49,6 +52,7 @@ class Options:
     inplace: bool = True
     donate: tuple[str, ...] = ()
     records: bool = True
+    cuda_graph: bool = True
 
 
 def options(
@@ -81,6 +85,7 @@ def options(
         inplace,
         tuple(dict.fromkeys(donate)),
         tune is None,
+        os.environ.get("TILEWRIGHT_CUDA_GRAPH", "") != "off",
     )
 
 

@@ -7,6 +7,7 @@ brackets and strings double quotes: `[1, 2]`, `1e-05`, `-inf`, `True`, `None`, `
 
 from __future__ import annotations
 
+import difflib
 import json
 import math
 import re
@@ -56,6 +57,13 @@ def printable(name: str) -> str:
     """A name as it is, but that nothing in it can break a line or steer a terminal: names come from
     models."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in name)
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """What was perhaps meant by a wrong name, to stand in an error: "; did you mean 'conv1'?" with
+    up to three of the known names, "" where none is like it."""
+    near = difflib.get_close_matches(name, dict.fromkeys(known), 3, 0.5)
+    return f"; did you mean {' or '.join(map(repr, near))}?" if near else ""
 
 
 def human_bytes(count: int) -> str:

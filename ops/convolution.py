@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 from numpy.lib.stride_tricks import sliding_window_view
 
-from .expr import Expr, const, reduce, select, var
+from .expr import Expr, cast, const, in_single, reduce, select, var
 from .operator import (
     REQUIRED,
     Builder,
@@ -92,9 +92,10 @@ class Conv:
         def at(n: Expr, o: Expr, *where: Expr) -> Expr:
             places, inside = win.at(where, taps)
             c = o // out_per_group * per_group + channel
-            term = select(inside, x[n, c, *places], 0) * w[o, channel, *taps]
+            taken = select(inside, x[n, c, *places], 0)
+            term = in_single(taken) * in_single(w[o, channel, *taps])
             total = reduce("sum", (channel, *taps), term)
-            return total if b is None else total + b[o]
+            return cast(total if b is None else total + in_single(b[o]), out.dtype)
 
         return at
 

@@ -15,7 +15,7 @@ from typing import Any, Final
 from weakref import ref
 
 from .errors import OperatorError
-from .types import DType, boolean, f32, i64
+from .types import HALF, DType, boolean, f32, i64
 
 Scalar = int | float | bool
 
@@ -292,6 +292,11 @@ def cast(x: Expr | Scalar, dtype: DType) -> Expr:
         if not e.dtype.is_float and low <= int(e.payload) < 1 << 31 and dtype.bits >= 32:
             return const(int(e.payload), dtype)
     return Expr("cast", (e,), None, dtype)
+
+
+def in_single(x: Expr) -> Expr:
+    """Half floats as float32, in which products are added up; anything else as it is."""
+    return cast(x, f32) if x.dtype in HALF else x
 
 
 def maximum(a: Expr | Scalar, b: Expr | Scalar) -> Expr:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from .expr import Expr, cast, reduce, var
+from .expr import Expr, cast, in_single, reduce, var
 from .operator import (
     Builder,
     Contraction,
@@ -20,7 +20,7 @@ from .operator import (
     require_same_dtype,
 )
 from .samples import Case, Sampler
-from .types import TensorType, broadcast_shapes, i32
+from .types import HALF, TensorType, bf16, broadcast_shapes, i32
 
 Array = npt.NDArray[Any]
 
@@ -41,7 +41,7 @@ def matmul_shape(a: TensorType, b: TensorType) -> tuple[int, ...]:
 def _product(
     a: TensorArg, b: TensorArg, term: Callable[[Expr, Expr, Expr, Expr], Expr]
 ) -> Callable[..., Expr]:
-    """Sum over k of term(a[.., m, k], b[.., k, n], m, n)."""
+    """Sum over k of term(a[.., m, k], b[.., k, n], m, n), in f32 where elements are half floats."""
     k = var("r0", a.shape[-1])
     zero = k * 0
 
@@ -51,7 +51,8 @@ def _product(
         m = rest.pop() if a.rank > 1 else zero
         left = (*_batch(a, rest), m, k) if a.rank > 1 else (k,)
         right = (*_batch(b, rest), k, n) if b.rank > 1 else (k,)
-        return reduce("sum", (k,), term(a[left], b[right], m, n))
+        total = reduce("sum", (k,), term(in_single(a[left]), in_single(b[right]), m, n))
+        return cast(total, a.type.dtype) if a.type.dtype in HALF else total
 
     return at
 
@@ -128,10 +129,15 @@ class Gemm:
             x = b.op("transpose", x, perm=(1, 0))
         if transb:
             y = b.op("transpose", y, perm=(1, 0))
-        out = _scaled(b, b.op("matmul", x, y), alpha)
-        if c is None or beta == 0:
-            return out
-        return b.op("add", out, _scaled(b, c, beta))
+        out = b.op("matmul", x, y)
+        if x.type.dtype is bf16 and (alpha != 1 or (c is not None and beta != 0)):
+            out = b.op("cast", out, to="f32")
+        out = _scaled(b, out, alpha)
+        if c is not None and beta != 0:
+            if c.type.dtype is bf16:
+                c = b.op("cast", c, to="f32")
+            out = b.op("add", out, _scaled(b, c, beta))
+        return out if out.type.dtype is x.type.dtype else b.op("cast", out, to=str(x.type.dtype))
 
     def reference(
         a: Array, b: Array, c: Array | None = None, *, alpha: float, beta: float,

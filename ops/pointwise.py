@@ -35,9 +35,12 @@ Samples = Callable[[Sampler], Iterator[Case]]
 
 
 def refuse_bf16(*types: TensorType | None) -> None:
-    """Refuse bf16, whose bits numpy cannot compute with: the reference would be no truth."""
+    """Refuse bf16, which is stored, converted and multiplied; what else there is to compute is
+    computed in f32."""
     for t in types:
-        require(t is None or t.dtype is not bf16, f"bf16 is stored but not computed with, got {t}")
+        require(
+            t is None or t.dtype is not bf16, f"bf16 is not computed with, got {t}: cast to f32"
+        )
 
 
 def require_numbers(*types: TensorType | None) -> None:

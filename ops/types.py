@@ -63,6 +63,8 @@ boolean: Final = DType("bool", "b", 8, np.dtype(np.bool_))
 DTYPES: Final[dict[str, DType]] = {
     t.name: t for t in (f16, bf16, f32, f64, i8, i16, i32, i64, u8, u16, u32, u64, boolean)
 }
+HALF: Final = (f16, bf16)
+"""Floats of 16 bits: sums of them are computed in f32."""
 _BY_NUMPY: Final = {t.numpy: t for t in DTYPES.values() if t is not bf16}
 
 

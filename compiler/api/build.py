@@ -6,21 +6,21 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from pathlib import Path
+from functools import partial
 
 from ..codegen.cpu.target import CpuTarget
-from ..errors import OptionError
+from ..codegen.cuda.target import is_cuda
 from ..graph.ir import Graph
-from ..graph.text import to_text
 from ..inspect.alternatives import alternatives
-from ..inspect.views import Compilation
+from ..inspect.dump import write_dump
+from ..inspect.views import DUMPED, Compilation, view
 from ..kernels.device import Device
 from ..kernels.ir import Launch
 from ..kernels.select import select
 from ..memory.plan import MemoryPlan
 from ..options import Options
-from ..passes.base import Fuel, Stage, run_pipeline
-from ..passes.pipeline import cpu_pipeline
+from ..passes.base import Fuel, Pass, Stage, run_pipeline
+from ..passes.pipeline import cpu_pipeline, gpu_pipeline, remaining
 from ..records import open_records
 from ..runtime.constants import Ready, prepare
 from ..runtime.objects import load as load_objects
@@ -33,6 +33,7 @@ from ..tuning.tuned import recorded
 from .executable import CompileStats, Executable
 from .fit import fit
 from .recall import recalled
+from .source import cpu_target
 
 Progress = Callable[[str, int, int], None]
 
@@ -54,9 +55,19 @@ def device_of(target: CpuTarget, chosen: Options) -> Device:
     return kernel_device(target, chosen.threads or default_threads())
 
 
+def pipeline(target: str, chosen: Options) -> tuple[Pass, ...]:
+    """The passes for a target by its name. Raises TargetError."""
+    if is_cuda(target):
+        return gpu_pipeline(chosen.numerics)
+    block = device_of(cpu_target(target), chosen).channel_block
+    return cpu_pipeline(block, chosen.numerics)
+
+
 def optimise(graph: Graph, target: CpuTarget, chosen: Options, read: float) -> tuple[Stage, ...]:
-    """The graph as imported (which took `read` seconds), then after every pass."""
+    """The graph as imported (which took `read` seconds), then after every pass that it has not been
+    through."""
     passes = cpu_pipeline(device_of(target, chosen).channel_block, chosen.numerics)
+    passes = remaining(passes, graph)
     _, stages = run_pipeline(passes, graph, Fuel(chosen.fuel))
     return (Stage("import", graph, read * 1e3, True), *stages)
 
@@ -72,14 +83,15 @@ def recorded_choices(graph: Graph, target: CpuTarget, chosen: Options) -> Choice
 
 def choose(
     stages: Sequence[Stage], target: CpuTarget, chosen: Options, store: Store | None = None,
-    choices: Choices = NO_CHOICES,
+    choices: Choices = NO_CHOICES, final: Graph | None = None,
 ) -> Compilation:  # fmt: skip
     """Kernels and memory for the last of the stages. store: where kernels are looked up. choices:
-    configs that take the place of defaults.
+    configs that take the place of defaults. final: the graph of the last stage, where the stages
+    are better not looked at yet.
 
     Raises LoweringError, MemoryLimitError.
     """
-    final, device = stages[-1].graph, device_of(target, chosen)
+    final, device = final or stages[-1].graph, device_of(target, chosen)
 
     def planned(
         launches: Sequence[Launch], reorder: bool, capacity: int | None = None
@@ -97,23 +109,15 @@ def choose(
     if limit is not None and plan.arena_bytes > limit:
         launches, plan = fit(final, launches, plan, planned, device, chosen, limit)
     plan = replace(plan, alternatives=alternatives(final, launches, chosen))
-    return Compilation(stages[0].graph, final, stages, launches, plan, target, chosen, kept,
+    return Compilation(final, stages, launches, plan, target, chosen, kept,
                        to_data(choices, device))  # fmt: skip
 
 
-def dump(c: Compilation) -> None:
-    """Every stage as a numbered text file, if a directory was named for that. Raises OptionError
-    when it cannot be used."""
-    if not c.options.dump:
-        return
-    directory = Path(c.options.dump)
-    try:
-        directory.mkdir(parents=True, exist_ok=True)
-        for k, stage in enumerate(c.stages):
-            (directory / f"{k:02d}_{stage.name}.txt").write_text(to_text(stage.graph))
-        (directory / f"{len(c.stages):02d}_memory.txt").write_text(str(c.plan))
-    except OSError as e:
-        raise OptionError(f"TILEWRIGHT_DUMP={str(directory)!r} cannot be written: {e}") from e
+def dump(c: Compilation[CpuTarget]) -> None:
+    """Every stage and level as numbered files, if a directory was named for that. Raises
+    OptionError when it cannot be used."""
+    if c.options.dump:
+        write_dump(c, c.options.dump, DUMPED, partial(view, c))
 
 
 def link(

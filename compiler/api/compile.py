@@ -8,16 +8,19 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from ..codegen.cpu.target import CpuTarget
 from ..codegen.cuda.target import CudaTarget, cuda_target, is_cuda
-from ..errors import OptionError
+from ..errors import TilewrightError
 from ..graph.ir import Graph
 from ..inspect.views import Compilation
 from ..options import Options, check_donated, options, parse_seconds
+from ..passes.base import Stage
+from ..runtime.cuda_device import capability
 from ..store import Store
-from .build import Progress, Stopwatch, choose, dump, link, optimise, recorded_choices
+from .build import Progress, Stopwatch, choose, device_of, dump, link, optimise, recorded_choices
 from .collector import paused_collector
 from .deferred import DeferredExecutable, Shapes
 from .executable import Executable
-from .source import cpu_target, open_shapes, read_closed, read_source
+from .remember import FileRecord, Remade, file_record
+from .source import cpu_target, open_shapes, open_source, read_closed, read_source
 
 if TYPE_CHECKING:
     from .gpu import GpuExecutable
@@ -42,16 +45,16 @@ def compile(
 
     source: path or bytes of an .onnx model, an onnx.ModelProto, a `tw.Graph`, or the path of a
         graph in text form (.txt).
-    target: "cpu", or "cuda:sm_80", "cuda:sm_89" or "cuda:sm_90": code for NVIDIA GPUs, made without
-        one, to be looked at; "cuda" for this machine's GPU. This version does not run it: calling
-        such a program raises TargetError.
+    target: "cpu"; "cuda" for this machine's first GPU, "cuda:1" for its second; "cuda:sm_80",
+        "cuda:sm_89" or "cuda:sm_90" for code that is made without a GPU, to be looked at, and runs
+        on the first device of that kind, if there is one when it is called (see GpuExecutable).
     tune: None uses what was measured on this type of machine before (`tw.tune`), and the default
         config where nothing was; False uses default configs only. Seconds, or text like "60s" or
-        "10m": tune within that time first, compilation included; see `tw.tune`. Kernels for GPUs
-        have their default configs.
+        "10m": tune within that time first, compilation included; see `tw.tune`.
     numerics: "reproducible", "standard" or "reduced". On the CPU all three compute in the model's
         own precision, in an order that does not depend on the number of threads; only
-        "reproducible" keeps every convolution a plain sum.
+        "reproducible" keeps every convolution a plain sum. On GPUs "reduced" multiplies float32
+        on tensor cores, in tf32.
     memory_limit: the most bytes that the arena may have, a number or text like "512MiB". Weights,
         inputs and outputs are not in it. Kernels that need less memory take the place of faster
         ones as far as that is needed; their `notes` in `exe.kernels` say so.
@@ -68,7 +71,8 @@ def compile(
         are seconds of the budget.
 
     Raises ModelError, UnsupportedOperator or GraphError for a bad model, OptionError and
-    TargetError for bad arguments, LoweringError, and MemoryLimitError for a limit that cannot be
+    TargetError for bad arguments and for devices that are not there, LoweringError,
+    DeviceMemoryError and DeviceError for a GPU, and MemoryLimitError for a limit that cannot be
     met: it says where and why, and its `least_bytes` can.
     """
     began = time.monotonic()
@@ -76,7 +80,7 @@ def compile(
     chosen = options(numerics=numerics, memory_limit=memory_limit, threads=threads,
                      reorder=reorder, inplace=inplace, donate=donate,
                      tune=None if tune is None else False)  # fmt: skip
-    machine = cuda_target(target) if is_cuda(target) else cpu_target(target)
+    machine = cuda_target(target, capability) if is_cuda(target) else cpu_target(target)
 
     @paused_collector()
     def build(bound: Shapes) -> Any:
@@ -86,6 +90,14 @@ def compile(
 
     with paused_collector():
         start = time.perf_counter()
+        source, record = open_source(source), None
+        if budget is None and isinstance(machine, CpuTarget):
+            block = device_of(machine, chosen).channel_block
+            record = file_record(source, shapes, outputs, block, machine, chosen, Store())
+            given = source, shapes, outputs
+            found = _found(record, given, machine, chosen, start, progress)
+            if found is not None:
+                return found
         graph, model = read_source(source, shapes, outputs)
         names = [v.name for v in model.inputs] if graph is None else graph.inputs
         check_donated(chosen.donate, names)
@@ -94,14 +106,16 @@ def compile(
         if graph is None:
             return DeferredExecutable(model.inputs, build)
     if budget is not None:
-        if isinstance(machine, CudaTarget):
-            raise OptionError(f"tune={tune!r}: kernels for {machine} cannot be tuned in this "
-                              "version, which does not run them")  # fmt: skip
         from .tuning import Budget, tuned_here
 
         return tuned_here(graph, machine, chosen, Budget(budget, began), progress)
     with paused_collector():
-        return _build(graph, machine, chosen, time.perf_counter() - start, progress)
+        if record is None or not model.is_one_file:
+            return _build(graph, machine, chosen, time.perf_counter() - start, progress)
+        record.begin()
+        made = _build(graph, machine, chosen, time.perf_counter() - start, progress)
+        record.keep(made.graph)
+        return made
 
 
 def analyse(
@@ -138,10 +152,38 @@ def _build(
         return compile_gpu(graph, target, chosen, read, progress)
     watch = Stopwatch()
     stages = optimise(graph, target, chosen, read)
-    passes = watch.lap()
-    store = Store()
-    choices = recorded_choices(stages[-1].graph, target, chosen)
-    compilation = choose(stages, target, chosen, store, choices)
+    return _finish(stages, stages[-1].graph, target, chosen, read, watch.lap(), progress)
+
+
+def _found(
+    record: FileRecord | None, given: tuple[Any, Shapes | None, Sequence[str] | None],
+    target: CpuTarget, chosen: Options, start: float, progress: Progress | None,
+) -> Executable | None:  # fmt: skip
+    """The program of a graph that is known, None if it is not, or turns out to be of other weights.
+    given: the source, shapes and outputs that it was made of."""
+    graph = None if record is None else record.find()
+    if record is None or graph is None:
+        return None
+    check_donated(chosen.donate, graph.inputs)
+    stages = Remade(lambda: optimise(read_closed(*given), target, chosen, 0.0), graph)
+    try:
+        read = time.perf_counter() - start
+        made = _finish(stages, graph, target, chosen, read, 0.0, progress)
+    except TilewrightError:
+        if record.holds():
+            raise
+        return None
+    return made if record.holds() else None
+
+
+def _finish(
+    stages: Sequence[Stage], final: Graph, target: CpuTarget, chosen: Options, read: float,
+    passes: float, progress: Progress | None,
+) -> Executable:  # fmt: skip
+    """Kernels, memory and native code for the graph after all passes. read, passes: the seconds
+    spent before."""
+    watch, store = Stopwatch(), Store()
+    choices = recorded_choices(final, target, chosen)
+    compilation = choose(stages, target, chosen, store, choices, final)
     dump(compilation)
-    kernels = watch.lap()
-    return link(compilation, store, progress, read=read, passes=passes, kernels=kernels)
+    return link(compilation, store, progress, read=read, passes=passes, kernels=watch.lap())

@@ -9,11 +9,12 @@ from ...autotune.errors import TunerError
 from ...autotune.farm import Farm
 from ...autotune.runner import Runner
 from ..codegen.cpu.target import CpuTarget
+from ..codegen.cuda.target import CudaTarget
 from ..errors import OptionError
 from ..kernels.device import Device
 from ..tuning import farmhand
 from ..tuning.fingerprint import fingerprint, label, same_model
-from ..tuning.local import local_runner
+from ..tuning.local import gpu_runner, local_runner
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,8 +28,13 @@ class Crew:
     close: Callable[[], None] = lambda: None
 
 
-def local_crew(target: CpuTarget, device: Device) -> Crew:
+def local_crew(target: CpuTarget | CudaTarget, device: Device) -> Crew:
     """Worker processes of this machine."""
+    if isinstance(target, CudaTarget):
+        from .gpu import place_of
+
+        number = target.device or 0
+        return Crew((gpu_runner(number),), (place_of(number),))
     return Crew((local_runner(),), (fingerprint(target),))
 
 

@@ -8,14 +8,12 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from ...ops.types import SymDim
 from ..errors import InputError, OptionError
-from ..runtime.arrays import TensorSpec, as_array, by_name
+from ..runtime.arrays import TensorSpec, as_array, by_name, is_on_device
 from .executable import Executable
 
-Array = npt.NDArray[Any]
 Shapes = Mapping[str, Sequence[int] | int]
 """Sizes by the name of an input, or one size by the name of a dimension."""
 
@@ -68,7 +66,7 @@ class DeferredExecutable:
             return self._latest
 
     def __getattr__(self, name: str) -> Any:
-        public = hasattr(Executable, name) or name in ("outputs", "stats")
+        public = hasattr(Executable, name) or name in ("outputs", "stats", "close", "launching")
         if name.startswith("_") or not public:
             raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
         if self._latest is None:
@@ -85,7 +83,7 @@ class DeferredExecutable:
             raise InputError(f"{len(arrays)} arrays for {len(self.inputs)} inputs: {listed}")
         shapes = {}
         for spec, a in zip(self.inputs, arrays, strict=True):
-            shape = as_array(spec.name, a).shape
+            shape = tuple(a.shape) if is_on_device(a) else as_array(spec.name, a).shape
             fits = len(shape) == len(spec.shape) and all(
                 isinstance(d, SymDim) or d == n for d, n in zip(spec.shape, shape, strict=True)
             )
@@ -97,14 +95,21 @@ class DeferredExecutable:
 
     def __call__(self, /, *arrays: Any, out: Any = None, **named: Any) -> Any:
         """Run once. Raises InputError when arrays do not fit the inputs or outputs."""
+        more = _stream(self.inputs, named)
         given = [*arrays, *by_name(self.inputs[len(arrays) :], named)] if named else list(arrays)
-        return self._for(given)(*given, out=out)
+        return self._for(given)(*given, out=out, **more)
 
     def run(
-        self, feeds: Mapping[str, Any], out: Mapping[str, Array] | None = None
-    ) -> dict[str, Array]:
+        self, feeds: Mapping[str, Any], out: Mapping[str, Any] | None = None, **more: Any
+    ) -> dict[str, Any]:
         """Run once, by names. Raises InputError when arrays do not fit the inputs or outputs."""
-        return self._for(by_name(self.inputs, feeds)).run(feeds, out)
+        return self._for(by_name(self.inputs, feeds)).run(feeds, out, **more)
 
     def __repr__(self) -> str:
         return f"<tilewright.DeferredExecutable ({', '.join(map(str, self.inputs))})>"
+
+
+def _stream(inputs: Sequence[TensorSpec], named: dict[str, Any]) -> dict[str, Any]:
+    """The stream of a call to a program for a GPU, taken out of arguments by name."""
+    is_input = any(s.name == "stream" for s in inputs)
+    return {} if is_input or "stream" not in named else {"stream": named.pop("stream")}

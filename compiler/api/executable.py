@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..codegen.cpu.target import CpuTarget
-from ..errors import InputError
+from ..inspect.chrome import trace
 from ..inspect.machine import call_seconds, limits
 from ..inspect.moving import Movers, can_move
 from ..inspect.profile import Profile, profile
@@ -21,8 +21,9 @@ from ..inspect.views import Compilation, kernel_name, view
 from ..kernels.access import element_by_element
 from ..kernels.ir import Launch
 from ..kernels.printer import kernel_text
-from ..runtime.arrays import TensorSpec, by_name, results_by_name, results_in_order
+from ..runtime.arrays import TensorSpec, by_name, in_order, results_by_name, results_in_order
 from ..runtime.program import Program
+from ..tuning.fingerprint import kernel_device
 from .artifact import write as write_artifact
 from .inspectable import Inspectable
 from .page import cpu_page, write_text
@@ -66,6 +67,12 @@ class CompileStats:
     distinct: int
 
     @property
+    def stations(self) -> dict[str, float]:
+        """What came after the passes, by name."""
+        return {"choose kernels, plan memory": self.kernels, "build or load code": self.objects,
+                "pack constants, link": self.link}  # fmt: skip
+
+    @property
     def total(self) -> float:
         return self.read + self.passes + self.kernels + self.objects + self.link
 
@@ -98,7 +105,7 @@ class Executable(Inspectable[CpuTarget]):
     def __call__(self, /, *arrays: Any, out: Any = None, **named: Any) -> Any:
         """Run once. Raises InputError when arrays do not fit the inputs or outputs."""
         into = () if out is None else results_in_order(self.outputs, out)
-        results = self._call(self._ordered(arrays, named) if named else arrays, into)
+        results = self._call(in_order(self.inputs, arrays, named) if named else arrays, into)
         return results[0] if len(results) == 1 else tuple(results)
 
     def run(
@@ -108,14 +115,6 @@ class Executable(Inspectable[CpuTarget]):
         into = () if out is None else results_by_name(self.outputs, out)
         results = self._program(by_name(self.inputs, feeds), into)
         return {s.name: y for s, y in zip(self.outputs, results, strict=True)}
-
-    def _ordered(self, arrays: Sequence[Any], named: Mapping[str, Any]) -> Sequence[Any]:
-        """Arrays by position, then by name, in input order."""
-        first = {s.name: a for s, a in zip(self.inputs, arrays, strict=False)}
-        twice = sorted(set(first) & set(named))
-        if twice or len(arrays) > len(self.inputs):
-            raise InputError(f"input {twice or list(first)} is given by position and by name")
-        return by_name(self.inputs, {**first, **named})
 
     # ---------------------------------------------------------------- inspection
 
@@ -136,12 +135,21 @@ class Executable(Inspectable[CpuTarget]):
         return KernelInfo(kernel_name(launch), k.template, dict(k.config), self._nodes(launch),
                           k.flops, k.bytes, kernel_text(k), notes, origin)  # fmt: skip
 
-    def ir(self, level: str = "graph") -> str:
-        """The program as text: "graph", "fused", "memory", "kernels", "source", "llvm" or "asm".
+    def _view(self, c: Compilation[CpuTarget], level: str) -> str:
+        return view(c, level)
 
-        Raises OptionError for another level.
+    def repro(self, kernel: str) -> str:
+        """A script that builds one kernel ("k12", or its name) with the same config, runs it alone
+        on made-up data and compares the result with the float64 reference. It needs Tilewright, but
+        not the model.
+
+        Raises OptionError for an unknown kernel, and for one with operators that were declared by
+        the user.
         """
-        return view(self._compilation, level)
+        from .repro import launch_named, script_of
+
+        device = kernel_device(self._compilation.target, self.threads)
+        return script_of(self._compilation, launch_named(self._compilation, kernel), device)
 
     def profile(self, *arrays: Any, rounds: int = 20, moved: bool = False) -> Profile:
         """Median time of every launch over `rounds` runs, beside the machine's measured limits;
@@ -149,14 +157,15 @@ class Executable(Inspectable[CpuTarget]):
 
         A program on one thread is timed by that thread's own clock, which others on the machine do
         not advance. What timing itself costs is taken off. The limits are measured once per
-        process, in about half a second.
+        process, in about a second.
 
         moved: run `rounds` times more, and ahead of every launch, unless its multiply-adds take
         twice as long as its traffic, a kernel that only moves the same bytes: `moved_seconds` of
         the rows. On one thread only.
         """
         c = self._compilation
-        made = partial(profile, c.graph, c.launches, c.plan.arena_bytes, limits(self.threads))
+        made = partial(profile, c.graph, c.launches, c.plan.arena_bytes, limits(self.threads),
+                       target=c.target.arithmetic)  # fmt: skip
         clock = self._clock
         movers = None
         if moved and self.threads == 1:
@@ -167,6 +176,18 @@ class Executable(Inspectable[CpuTarget]):
         runs = self._runs(arrays, rounds, movers)
         of_movers = {} if movers is None else {k: _net(t, clock) for k, t in movers.times().items()}
         return made(np.median(runs, axis=0).tolist(), of_movers, runs)
+
+    def samples(self, *arrays: Any, rounds: int = 20) -> tuple[tuple[float, ...], ...]:
+        """Time of every launch in each of `rounds` runs, as in `profile`, in the order of
+        `kernels`."""
+        return tuple(map(tuple, self._runs(arrays, rounds)))
+
+    def profile_of(self, samples: Sequence[Sequence[float]]) -> Profile:
+        """The profile that these `samples` make, one run at least."""
+        c = self._compilation
+        return profile(c.graph, c.launches, c.plan.arena_bytes, limits(self.threads),
+                       np.median(samples, axis=0).tolist(), samples=samples,
+                       target=c.target.arithmetic)  # fmt: skip
 
     def launch_seconds(self, *arrays: Any, rounds: int = 20) -> tuple[float, ...]:
         """Median time of every launch, as in `profile`, in the order of `kernels`."""
@@ -203,11 +224,15 @@ class Executable(Inspectable[CpuTarget]):
         name: of the model, for the title. profile: what to show times of; `exe.profile()` where
         none is given. Raises OSError when the file cannot be written.
         """
-        c, s = self._compilation, self.stats
-        stations = {"choose kernels, plan memory": s.kernels, "build or load code": s.objects,
-                    "pack constants, link": s.link}  # fmt: skip
         shown = self.profile() if profile is None else profile
-        write_text(path, cpu_page(c, name or self.graph.name, self.threads, stations, shown))
+        write_text(path, cpu_page(self._compilation, name or self.graph.name, self.threads,
+                                  self.stats.stations, shown))  # fmt: skip
+
+    def trace(self, profile: Profile, name: str = "") -> dict[str, Any]:
+        """A profile as a trace for chrome://tracing or Perfetto, as JSON values; with it how long
+        the parts of compiling took, and the bytes alive. name: of the model."""
+        return trace(profile, self.plan, self.stages, self.stats.stations,
+                     name or self.graph.name)  # fmt: skip
 
     def save(self, path: str | os.PathLike[str], *, packed: bool = True) -> None:
         """Write the program to a file for `tw.load`: graph, constants and native code.

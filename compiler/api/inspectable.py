@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Generic
+from abc import abstractmethod
+from typing import TYPE_CHECKING, Generic
 
 from ..graph.ir import Graph
 from ..inspect.memory import MemoryUse, memory_use
@@ -10,6 +11,9 @@ from ..inspect.views import Compilation, TargetT
 from ..kernels.ir import Launch
 from ..memory.plan import MemoryPlan
 from ..passes.base import Stage
+
+if TYPE_CHECKING:
+    from .explaining import Page
 
 
 class Inspectable(Generic[TargetT]):
@@ -40,6 +44,45 @@ class Inspectable(Generic[TargetT]):
     def stages(self) -> tuple[Stage, ...]:
         """The graph after every pass, with milliseconds."""
         return tuple(self._compilation.stages)
+
+    @property
+    def nodes(self) -> dict[str, tuple[int, ...]]:
+        """The model's nodes, each with the numbers of the kernels that compute it."""
+        from .explaining import nodes
+
+        return nodes(self._compilation)
+
+    def explain(
+        self, *, op: str | None = None, kernel: str | None = None
+    ) -> Page:  # fmt: skip
+        """A page about a node of the model, or about a kernel ("k12", or its name); print it.
+
+        What passes made of the node, the kernels that compute it, why their ops share them and the
+        neighbours do not, where their data lie, and their loops; a CPU's with the number of
+        instructions of each line. Raises OptionError with the nearest names for an unknown one.
+        """
+        from .explaining import page
+
+        return page(self._compilation, op, kernel)
+
+    def ir(self, level: str = "graph", *, op: str | None = None, kernel: str | None = None) -> str:
+        """The program as text; what a level has of one model node (op) or kernel, if either is
+        given.
+
+        level: "graph", "fused", "memory", "kernels", "source"; for CPUs "llvm" and "asm", for GPUs
+        "ptx" and "sass"; or the graph after a pass ("fold_scales"; "02_fold_constants" where it
+        runs more than once). Raises OptionError for what there is not, TargetError for "sass"
+        without the tools for it.
+        """
+        if op is None and kernel is None:
+            return self._view(self._compilation, level)
+        from .explaining import part
+
+        return part(self._compilation, level, op, kernel, self._view)
+
+    @abstractmethod
+    def _view(self, c: Compilation[TargetT], level: str) -> str:
+        """A level of a compilation that this program's is, or is a part of."""
 
     def _nodes(self, launch: Launch) -> tuple[str, ...]:
         """The model nodes that a launch computes, each once."""

@@ -24,12 +24,15 @@ from ..options import VERSION
 from ..store import Key, Store, source_digest
 
 _ROOT: Final = Path(__file__).parents[2]
-_DECIDING: Final = ("ops", "compiler/graph", "compiler/kernels", "compiler/passes")
+_DECIDING: Final = (
+    "ops", "compiler/graph", "compiler/frontends", "compiler/kernels", "compiler/passes",
+)  # fmt: skip
 
 
 @cache
 def templates_fingerprint() -> str:
-    """A hash of the source that decides what kernels come out: a change to it makes new entries."""
+    """A hash of the source that decides what graphs and what kernels come out: a change to it makes
+    new entries."""
     return source_digest(
         file for folder in _DECIDING for file in sorted((_ROOT / folder).glob("*.py"))
     )

@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from ..codegen.cpu.target import CpuTarget, host
-from ..errors import ModelError, OptionError, TargetError
+from ..errors import OptionError, TargetError
 from ..frontends import onnx as onnx_frontend
 from ..graph.builder import GraphBuilder
 from ..graph.ir import Graph
-from ..graph.text import parse
+from ..graph.textfile import is_text
+from ..graph.textfile import read as read_text
 from .deferred import Shapes, checked_shapes
 
 
@@ -21,6 +22,13 @@ def cpu_target(name: str) -> CpuTarget:
     if name == "cpu":
         return host()
     raise TargetError(f"target={name!r} is not available; known are 'cpu', 'cuda' and 'cuda:sm_90'")
+
+
+def open_source(source: Any) -> Any:
+    """A model file opened, to be read later; anything else as it is. Raises ModelError."""
+    if not isinstance(source, (str, os.PathLike)) or Path(source).suffix == ".txt":
+        return source
+    return onnx_frontend.opened(source)
 
 
 def read_source(
@@ -32,8 +40,8 @@ def read_source(
         return source.build(), None
     if isinstance(source, Graph):
         return source, None
-    if isinstance(source, (str, os.PathLike)) and Path(source).suffix == ".txt":
-        return parse(_text(Path(source))), None
+    if is_text(source):
+        return read_text(source), None
     model = onnx_frontend.load(source)
     ranked = all(v.dims is not None and v.dtype is not None for v in model.inputs)
     if shapes is None and ranked and not model.is_static:
@@ -53,10 +61,3 @@ def open_shapes(model: Any) -> OptionError:
     """The error about a model that leaves shapes open."""
     listed = ", ".join(f"{v.name}: {v}" for v in model.inputs)
     return OptionError(f"the model leaves shapes open ({listed}); give them in shapes={{...}}")
-
-
-def _text(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8")
-    except (OSError, ValueError) as e:
-        raise ModelError(f"graph text {str(path)!r} cannot be read: {e}") from e

@@ -8,8 +8,11 @@ from collections.abc import Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from ..codegen.cuda.target import CudaTarget, cuda_target, is_cuda
+from ..errors import OptionError
 from ..options import options, parse_seconds
 from ..records import make_file, open_records
+from ..runtime.cuda_device import capability
 from .deferred import Shapes
 from .source import cpu_target, read_closed
 
@@ -38,7 +41,8 @@ def tune(
     are checked before their times count.
 
     source, target, numerics, shapes, outputs, threads: as for `tw.compile`; records are good for
-        compilations with the same numerics and number of threads.
+        compilations with the same numerics and number of threads. Candidates for GPUs run on the
+        device that the target names.
     budget: seconds, or text like "60s" or "10m", for all of it, compilations included. Ends within
         5 % or 2 seconds of it, unless compiling the model takes longer than that by itself; ends
         early when nothing is left to gain.
@@ -58,7 +62,10 @@ def tune(
     began = time.monotonic()
     seconds = parse_seconds(budget)
     chosen = options(numerics=numerics, threads=threads, tune=False)
-    machine = cpu_target(target)
+    machine = cuda_target(target, capability) if is_cuda(target) else cpu_target(target)
+    if farm is not None and isinstance(machine, CudaTarget):
+        raise OptionError(f"farm={farm!r}: workers of a cluster run candidates for CPUs only;"
+                          " without it, this machine's GPU does")  # fmt: skip
     graph = read_closed(source, shapes, outputs)
     from .crew import farm_crew, local_crew
     from .tuning import Budget, Means, tuned

@@ -26,9 +26,10 @@ from ...autotune.session import Session, on_record, open_jobs
 from ...autotune.strategies.halving import Halving
 from ...autotune.task import Candidate
 from ..codegen.cpu.target import CpuTarget
+from ..codegen.cuda.target import CudaTarget
 from ..errors import OptionError
 from ..graph.ir import Graph
-from ..kernels.device import Device
+from ..kernels.device import Device, gpu_device
 from ..kernels.select import digests_of, group_of
 from ..options import Options
 from ..records import open_records
@@ -54,7 +55,10 @@ from .report import (
 
 _log: Final = logging.getLogger("tilewright")
 Listener = Callable[[Event], None]
-Build = Callable[[Choices], Executable]
+Target = CpuTarget | CudaTarget
+Program = Any
+"""An Executable, or a GpuExecutable, which has the same of what is used here."""
+Build = Callable[[Choices], Program]
 Pairs = Sequence[tuple[float, float]]
 """By launch of the default program: its seconds, and those of the launch in its place."""
 
@@ -99,14 +103,14 @@ class Means:
     compiled and has something to tune."""
 
     records: Records
-    crew: Callable[[CpuTarget, Device], Crew]
+    crew: Callable[[Target, Device], Crew]
     listener: Listener = lambda event: None
     strategy: Strategy = field(default_factory=Halving)
 
 
 def tuned_here(
-    graph: Graph, target: CpuTarget, chosen: Options, budget: Budget, progress: Progress | None
-) -> Executable:  # fmt: skip
+    graph: Graph, target: Target, chosen: Options, budget: Budget, progress: Progress | None
+) -> Program:  # fmt: skip
     """The program with the kernels that were chosen by worker processes of this machine, or the
     default one where that is faster; what they measured is in the user's cache. Warnings go to the
     log. progress: as for `tw.compile`. Raises as `tuned`."""
@@ -136,16 +140,15 @@ def _seconds_of(budget: Budget, progress: Progress | None) -> Listener:
 
 
 def tuned(
-    graph: Graph, target: CpuTarget, chosen: Options, budget: Budget, means: Means
-) -> tuple[TuningReport, Executable]:  # fmt: skip
+    graph: Graph, target: Target, chosen: Options, budget: Budget, means: Means
+) -> tuple[TuningReport, Program]:  # fmt: skip
     """The report on tuning a graph, and the program with the kernels that were chosen: with the
     default ones where that was faster.
 
     The first Ctrl-C or SIGTERM ends the search; the second raises KeyboardInterrupt. Raises
     OptionError where nobody can run candidates.
     """
-    device, place = device_of(target, chosen), fingerprint(target)
-    build = _builder(graph, target, chosen)
+    device, place, build = _setting(graph, target, chosen)
     warnings: list[str] = []
 
     def tell(event: Event) -> None:
@@ -165,7 +168,7 @@ def tuned(
         reach("profile")
         feeds = tuple(random_input(s, k) for k, s in enumerate(default.inputs))
         once, seconds = _profiled(default, feeds, budget)
-        uses = tasks_of(default._compilation, device)
+        uses = tasks_of(default._compilation, device, place)
         deadline = budget.end - _reserve(default, once, len(uses), budget)
         reach("search")
         ended = "searched"
@@ -230,6 +233,19 @@ def _searched(
     for job in mine:  # of two measurements of a candidate, what is on record is the better one
         job.outcomes |= on_record(job.task, means.records)
     return ended, [_Found(u, job) for u, job in zip(uses, mine, strict=True)]
+
+
+def _setting(graph: Graph, target: Target, chosen: Options) -> tuple[Device, str, Build]:
+    """The device as templates see it, its fingerprint, and what compiles the graph. Raises
+    OptionError for an architecture without a device."""
+    if not isinstance(target, CudaTarget):
+        return device_of(target, chosen), fingerprint(target), _builder(graph, target, chosen)
+    from .gpu import gpu_builder, place_of
+
+    if target.device is None:
+        raise OptionError(f"tune: kernels for {target} are measured on a device: target='cuda'")
+    build = gpu_builder(graph, target, chosen)
+    return gpu_device(target.capability), place_of(target.device), build
 
 
 def _builder(graph: Graph, target: CpuTarget, chosen: Options) -> Build:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import ctypes
 import importlib.metadata
 import os
 import platform
@@ -17,9 +16,12 @@ import numpy as np
 
 from ..api.compile import compile
 from ..codegen.cpu.target import CpuTarget, host
-from ..errors import TilewrightError
+from ..codegen.cuda.target import best_arch
+from ..errors import DriverVersionError, NoDeviceError, TargetError, TilewrightError
 from ..graph.builder import GraphBuilder
 from ..options import VERSION
+from ..runtime.cuda_device import DeviceFacts, all_facts
+from ..runtime.cuda_driver import driver
 from ..runtime.threads import default_threads
 from ..store import Store
 from ..text import human_bytes, human_time
@@ -36,6 +38,7 @@ OPTIONAL: Final = {
     "nvidia-nvvm": ("pip install 'tilewright[cuda]'", "trigonometry and float64 on GPUs"),
     "nvidia-cuda-nvdisasm": ("pip install 'tilewright[cuda]'", "shows the machine code of GPUs"),
 }
+_INSTALL: Final = "sudo apt-get install nvidia-driver-580 (Ubuntu), then start anew"
 _FEATURES: Final = {
     "x86_64": ("sse4.2", "avx", "avx2", "fma", "f16c", "avx512f", "avx512bw", "avx512vl",
                "avx512bf16", "avx512fp16", "amx-tile"),
@@ -90,7 +93,7 @@ def examine() -> tuple[Finding, ...]:
         found.append(Finding("CPU target", "bad", str(e)))
     found += [_cache(), *map(_required, REQUIRED)]
     found += [_optional(n, remedy, use) for n, (remedy, use) in OPTIONAL.items()]
-    found += [_driver(), _toolkit()]
+    found += [*_gpu(), _toolkit()]
     return tuple(found)
 
 
@@ -113,9 +116,7 @@ def _threads() -> Finding:
 def _self_test() -> Finding:
     """Compile a small graph and compare it with numpy."""
     start = time.perf_counter()
-    g = GraphBuilder("doctor")
-    x = g.input("x", (3, 37))
-    g.output(g.relu(x * 2.0 - 1.0))
+    g = _small()
     data = np.linspace(-2, 2, 111, dtype=np.float32).reshape(3, 37)
     try:
         result = compile(g)(data)
@@ -126,6 +127,13 @@ def _self_test() -> Finding:
                        "please report this with the output of `tilewright doctor`")  # fmt: skip
     return Finding("native code", "ok",
                    f"compiles and runs ({human_time(time.perf_counter() - start)})")  # fmt: skip
+
+
+def _small() -> GraphBuilder:
+    g = GraphBuilder("doctor")
+    x = g.input("x", (3, 37))
+    g.output(g.relu(x * 2.0 - 1.0))
+    return g
 
 
 def _cache() -> Finding:
@@ -166,31 +174,44 @@ def _optional(package: str, remedy: str, use: str) -> Finding:
     return Finding(package, "ok", version)
 
 
-def _driver() -> Finding:
-    """NVIDIA's driver and its devices, asked directly: importing a CUDA package takes seconds."""
-    remedy = "not needed: this version makes code for GPUs, and runs on CPUs"
+def _gpu() -> list[Finding]:
+    """NVIDIA's driver, its devices, and whether kernels run there."""
     try:
-        cuda = ctypes.CDLL("nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1")
-    except OSError:
-        return Finding("CUDA driver", "missing", "not found", remedy)
-    code, count, version = cuda.cuInit(0), ctypes.c_int(), ctypes.c_int()
-    if code or cuda.cuDeviceGetCount(ctypes.byref(count)) or count.value == 0:
-        why = f"cuInit gives error {code}" if code else "no device"
-        return Finding("CUDA driver", "missing", f"found, but {why}", remedy)
-    cuda.cuDriverGetVersion(ctypes.byref(version))
-    devices = ", ".join(_device(cuda, k) for k in range(count.value))
-    return Finding("CUDA driver", "ok",
-                   f"{version.value // 1000}.{version.value % 1000 // 10}: {devices}")  # fmt: skip
+        library, devices = driver(), all_facts()
+    except DriverVersionError as e:
+        return [Finding("CUDA driver", "missing", str(e), _INSTALL)]
+    except NoDeviceError as e:
+        return [Finding("CUDA driver", "missing", str(e), f"only for GPUs: {_INSTALL}")]
+    found = [Finding("CUDA driver", "ok", f"CUDA {library.version[0]}.{library.version[1]}")]
+    found += [_device(k, d) for k, d in enumerate(devices)]
+    return [*found, _gpu_test()]
 
 
-def _device(cuda: ctypes.CDLL, number: int) -> str:
-    device, major, minor = ctypes.c_int(), ctypes.c_int(), ctypes.c_int()
-    name = ctypes.create_string_buffer(128)
-    cuda.cuDeviceGet(ctypes.byref(device), number)
-    cuda.cuDeviceGetName(name, len(name), device)
-    for where, attribute in ((major, 75), (minor, 76)):  # compute capability
-        cuda.cuDeviceGetAttribute(ctypes.byref(where), attribute, device)
-    return f"{name.value.decode(errors='replace')} (sm_{major.value}{minor.value})"
+def _device(number: int, d: DeviceFacts) -> Finding:
+    value = f"{d.name}, {d.arch}, {human_bytes(d.memory_bytes)}"
+    try:
+        return Finding(f"cuda:{number}", "ok", f"{value}, code for {best_arch(d.capability)}")
+    except TargetError as e:
+        return Finding(f"cuda:{number}", "missing", f"{value}: {e}", "a newer GPU")
+
+
+def _gpu_test() -> Finding:
+    """Compile a small graph for the first device and compare it with numpy."""
+    start = time.perf_counter()
+    g, data = _small(), np.linspace(-2, 2, 111, dtype=np.float32).reshape(3, 37)
+    try:
+        exe: Any = compile(g, target="cuda")
+        result = exe(data)
+    except TilewrightError as e:
+        return Finding("GPU code", "bad", f"a small graph does not run: {e}",
+                       "please report this with the output of `tilewright doctor`")  # fmt: skip
+    if not np.allclose(result, np.maximum(data * 2 - 1, 0), rtol=1e-6):
+        return Finding("GPU code", "bad", "a small graph computes wrong numbers",
+                       "please report this with the output of `tilewright doctor`")  # fmt: skip
+    seconds = human_time(time.perf_counter() - start)
+    how = exe.launching
+    state, remedy = ("ok", "") if how == "one graph" else ("missing", "a newer driver may help")
+    return Finding("GPU code", state, f"compiles and runs, launched as {how} ({seconds})", remedy)
 
 
 def _toolkit() -> Finding:

@@ -14,9 +14,26 @@ from typing import Final
 from ..errors import OptionError, TilewrightError
 from ..options import VERSION
 from ..text import printable
-from . import bench, cache, compile, doctor, env, inspect, records, report, run, tune
+from . import (
+    bench,
+    bisect,
+    cache,
+    compile,
+    doctor,
+    env,
+    inspect,
+    opt,
+    profile,
+    records,
+    report,
+    run,
+    tune,
+)
 
-COMMANDS: Final = (run, bench, compile, tune, inspect, report, records, cache, doctor, env)
+COMMANDS: Final = (
+    run, bench, compile, tune, profile, inspect, report, opt, bisect, records,
+    cache, doctor, env,
+)  # fmt: skip
 
 INTERRUPTED: Final = 130
 BROKEN_PIPE: Final = 141
@@ -29,7 +46,8 @@ def parser() -> argparse.ArgumentParser:
     top = argparse.ArgumentParser(
         prog="tilewright",
         description="Compile computation graphs into native code; run, time and inspect them.",
-        epilog="Exit status: 0 done, 2 the command or the model is at fault, 130 interrupted.",
+        epilog="Exit status: 0 done, 1 bisect found a fault, 2 the command or the model is at "
+        "fault, 130 interrupted.",
     )
     top.add_argument("--version", action="version", version=f"tilewright {VERSION}")
     commands = top.add_subparsers(dest="command", metavar="command", required=True)

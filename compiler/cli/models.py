@@ -18,7 +18,7 @@ from ..errors import OptionError, TargetError
 from ..options import NUMERICS
 from .console import progress
 
-Program = Executable | DeferredExecutable
+Program = Executable | GpuExecutable | DeferredExecutable
 
 
 def add_model_arguments(p: argparse.ArgumentParser, *, memory_limit: bool = True) -> None:
@@ -34,7 +34,7 @@ def add_model_arguments(p: argparse.ArgumentParser, *, memory_limit: bool = True
     p.add_argument("--numerics", choices=NUMERICS, default="standard")
     if memory_limit:
         p.add_argument("--memory-limit", metavar="512MiB", help="the largest arena that will do")
-    p.add_argument("--target", default="cpu", help="cpu (the default), cuda, cuda:sm_90")
+    p.add_argument("--target", default="cpu", help="cpu (the default), cuda, cuda:1, cuda:sm_90")
     # fmt: on
 
 
@@ -60,21 +60,10 @@ def parse_shapes(given: Sequence[str]) -> dict[str, Any] | None:
     return shapes or None
 
 
-def open_program(args: argparse.Namespace, shapes: Mapping[str, Any] | None = None) -> Program:
-    """Compile, or load, what the arguments say. shapes: in addition to those of the arguments.
-
-    Raises TargetError for a GPU: those programs cannot be run.
-    """
-    program = _opened(args, shapes)
-    if isinstance(program, GpuExecutable):
-        raise TargetError(f"--target {args.target}: this version does not run programs for GPUs; "
-                          "`tilewright inspect` shows them")  # fmt: skip
-    return program
-
-
-def _opened(
+def open_program(
     args: argparse.Namespace, shapes: Mapping[str, Any] | None = None
-) -> Program | GpuExecutable:  # fmt: skip
+) -> Program:  # fmt: skip
+    """Compile, or load, what the arguments say. shapes: in addition to those of the arguments."""
     given = {**(shapes or {}), **(parse_shapes(args.shapes) or {})}
     quiet = bool(getattr(args, "json", False))
     planning = {word: getattr(args, word) for word in ("reorder", "inplace") if word in args}
@@ -95,16 +84,19 @@ def _opened(
 
 
 def open_executable(args: argparse.Namespace) -> Executable:
-    """As `open_program`. Raises OptionError when the model leaves shapes open."""
-    program = open_program(args)
-    if isinstance(program, DeferredExecutable):
-        raise OptionError(open_shapes(program))
+    """As `open_program`, for commands that only know CPUs. Raises OptionError when the model leaves
+    shapes open, TargetError for a GPU."""
+    program = open_shown(args)
+    if isinstance(program, GpuExecutable):
+        raise TargetError(f"--target {args.target}: this command is for CPUs in this version;"
+                          " `tilewright run`, `inspect` and `tune` take GPUs")  # fmt: skip
     return program
 
 
 def open_shown(args: argparse.Namespace) -> Executable | GpuExecutable:
-    """As `open_executable`, for commands that only look at a program."""
-    program = _opened(args)
+    """As `open_program`, for commands that want all shapes. Raises OptionError when the model
+    leaves some open."""
+    program = open_program(args)
     if isinstance(program, DeferredExecutable):
         raise OptionError(open_shapes(program))
     return program

@@ -14,9 +14,9 @@ from collections.abc import Sequence
 
 from ..graph.ir import Graph
 from .onnx_model import OnnxModel, OnnxValue, Shapes, bind, load
-from .onnx_proto import Source
+from .onnx_proto import Opened, Source, opened
 
-__all__ = ["OnnxModel", "OnnxValue", "bind", "load", "read", "signature"]
+__all__ = ["OnnxModel", "OnnxValue", "Opened", "bind", "load", "opened", "read", "signature"]
 
 
 def read(

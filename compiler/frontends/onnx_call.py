@@ -17,8 +17,9 @@ import numpy as np
 import numpy.typing as npt
 
 from ...ops.operator import REGISTRY, Injective, Operator, View
-from ...ops.types import TensorType, bf16
+from ...ops.types import TensorType, bf16, f32
 from ..errors import ModelError
+from ..graph.bfloat16 import bits_of
 from ..graph.builder import GraphBuilder, Value
 from ..graph.ir import Blob, Role
 from .onnx_attributes import matching
@@ -27,6 +28,7 @@ from .onnx_tensors import ForeignType, Known
 
 Result = Value | Known | tuple[Value | Known | None, ...]
 Converter = Callable[["Call"], Result]
+_TAKE_BF16: Final = ("cast", "matmul", "gemm", "conv")
 CONVERTERS: Final[dict[tuple[str, str], Converter]] = {}
 
 
@@ -170,6 +172,8 @@ class Call:
     def like(self, number: float, v: Value | TensorType) -> Value:
         """A constant scalar of the element type of v."""
         dtype = (v.type if isinstance(v, Value) else v).dtype
+        if dtype is bf16:
+            return self.constant(Known(bits_of(np.asarray(number)), bf16))
         return self.constant(np.asarray(number, dtype.numpy))
 
     def op(self, operator: str, *inputs: Any, **attrs: Any) -> Any:
@@ -187,18 +191,43 @@ class Call:
         definition = REGISTRY[operator]
         given = {k: v for k, v in attrs.items() if v is not None}
         types = [None if v is None else v.type for v in inputs]
-        moves = definition.has(Injective) or definition.has(View)
-        if not moves and any(t is not None and t.dtype is bf16 for t in types):
-            raise Unsupported("bfloat16 values can be moved, but not computed with")
         if len(names) > 1:
             # Where inputs do not fit, the builder says why in better words.
             with suppress(ArithmeticError, LookupError, TypeError, ValueError):
                 made = len(definition.infer_types(types, definition.bind(given)))
                 if made < len(names):
                     raise Unsupported(f"its output {made} cannot be computed")
+        takes = definition.has(Injective) or definition.has(View) or operator in _TAKE_BF16
+        if not takes and any(t is not None and t.dtype is bf16 for t in types):
+            return self._in_single(names, operator, inputs, given)
+        return self._made(operator, inputs, names, given)
+
+    def _made(
+        self, operator: str, inputs: tuple[Any, ...], out: tuple[str, ...], attrs: dict[str, Any]
+    ) -> Any:
         return self.builder.op(
-            operator, *inputs, name=self.label, source=(self.label,), out=names, **given
+            operator, *inputs, name=self.label, source=(self.label,), out=out, **attrs
         )
+
+    def _in_single(
+        self, names: tuple[str, ...], operator: str, inputs: tuple[Any, ...], attrs: dict[str, Any]
+    ) -> Any:
+        """The op on values of bf16: computed in f32, results rounded."""
+        wide = tuple(
+            self._made("cast", (v,), (), {"to": "f32"})
+            if v is not None and v.type.dtype is bf16 else v for v in inputs
+        )  # fmt: skip
+        types = [None if v is None else v.type for v in wide]
+        kinds = REGISTRY[operator].infer_types(types, REGISTRY[operator].bind(attrs))
+        inner = tuple(self.builder.fresh(f"{n}_f32") if t.dtype is f32 else n
+                      for n, t in zip(names, kinds, strict=False))  # fmt: skip
+        made = self._made(operator, wide, inner, attrs)
+        out = tuple(
+            self._made("cast", (v,), names[k : k + 1], {"to": "bf16"})
+            if v.type.dtype is f32 else v
+            for k, v in enumerate(made if isinstance(made, tuple) else (made,))
+        )  # fmt: skip
+        return out if isinstance(made, tuple) else out[0]
 
     # ---------------------------------------------------------------- the common case
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from ...ops.types import DType, bf16
+from ...ops.types import DType
 from ..errors import ModelError
 from .onnx_call import Call, Result, Unsupported, converts
 from .onnx_tensors import ForeignType, Known, dtype_named
@@ -51,8 +51,6 @@ def _cast_to(c: Call, dtype: DType) -> Result:
     entry = c.inputs[0] if c.inputs else None
     if isinstance(entry, Known) and entry.dtype is dtype:
         return entry
-    if dtype is bf16:
-        raise Unsupported("conversions to bfloat16 are not supported")
     result: Result = c.emit("cast", c.need(0, "input"), to=dtype.name)
     return result
 

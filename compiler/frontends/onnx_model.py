@@ -67,6 +67,11 @@ class OnnxModel:
             v.dims is not None and all(isinstance(d, int) for d in v.dims) for v in self.inputs
         )
 
+    @property
+    def is_one_file(self) -> bool:
+        """Whether nothing was read of other files than the model's until now."""
+        return not self._files.are_open
+
     def to_graph(self, shapes: Shapes | None = None, outputs: Sequence[str] | None = None) -> Graph:
         """The graph for given shapes.
 

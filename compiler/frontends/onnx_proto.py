@@ -17,7 +17,6 @@ from ..graph.mapped import MappedFile, contents
 from .onnx_wire import Array, Split, split
 
 Message = Any  # protobuf builds its classes at run time: there is nothing to name statically
-Source = str | os.PathLike[str] | bytes | Message
 
 DEFAULT_DOMAINS = frozenset({"", "ai.onnx"})
 
@@ -56,19 +55,41 @@ class Parsed:
     file: MappedFile | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """A serialized model without its large tensors, not parsed yet; the rest as in `Parsed`."""
+
+    parts: Split
+    label: str
+    folder: Path | None
+    file: MappedFile | None
+
+
+Source = str | os.PathLike[str] | bytes | Opened | Message
+
+
+def opened(path: str | os.PathLike[str]) -> Opened:
+    """A model file, to be parsed later. Raises ModelError when it cannot be read."""
+    where = Path(path)
+    label = f"model file {str(where)!r}"
+    try:
+        with where.open("rb") as f:
+            data = contents(f, label)
+        file = data if isinstance(data, MappedFile) else None
+        return Opened(split(data), label, where.parent, file)
+    except (OSError, ValueError) as e:
+        reason = e.strerror if isinstance(e, OSError) and e.strerror else str(e)
+        raise ModelError(f"{label} cannot be read: {reason}") from e
+
+
 def parse(source: Source) -> Parsed:
     """Read and parse a model. Raises ModelError when it cannot be read or is not an ONNX model."""
     if isinstance(source, (bytes, bytearray, memoryview)):
-        return _parse(bytes(source), "the model", None)
+        return _parse(Opened(split(bytes(source)), "the model", None, None))
     if isinstance(source, (str, os.PathLike)):
-        path = Path(source)
-        label = f"model file {str(path)!r}"
-        try:
-            with path.open("rb") as file:
-                return _parse(contents(file, label), label, path.parent)
-        except (OSError, ValueError) as e:
-            reason = e.strerror if isinstance(e, OSError) and e.strerror else str(e)
-            raise ModelError(f"{label} cannot be read: {reason}") from e
+        return _parse(opened(source))
+    if isinstance(source, Opened):
+        return _parse(source)
     if hasattr(source, "graph") and hasattr(source, "opset_import"):
         return Parsed(source, "the model", None)
     raise ModelError(
@@ -76,10 +97,8 @@ def parse(source: Source) -> Parsed:
     )
 
 
-def _parse(data: bytes | MappedFile, label: str, folder: Path | None) -> Parsed:
-    parts = split(data)
-    file = data if isinstance(data, MappedFile) else None
-    return Parsed(_decode(parts, label), label, folder, parts.tensors, file)
+def _parse(o: Opened) -> Parsed:
+    return Parsed(_decode(o.parts, o.label), o.label, o.folder, o.parts.tensors, o.file)
 
 
 def _decode(parts: Split, label: str) -> Message:

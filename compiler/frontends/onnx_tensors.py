@@ -102,6 +102,11 @@ class ExternalFiles:
     def _root(self) -> Path:
         return Path(os.path.realpath(self.folder or "."))
 
+    @property
+    def are_open(self) -> bool:
+        """Whether any of them was opened."""
+        return bool(self._maps)
+
     def bytes_at(self, location: str, offset: int, length: int, what: str) -> memoryview:
         """A read-only view of a part of a file. Raises ModelError naming the tensor."""
         data = self._open(location, what)

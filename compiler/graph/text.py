@@ -12,9 +12,9 @@
 `%` marks inputs and intermediates; `@` marks what lives as long as the program: `const`, `param`
 and `state`. `_` is an absent input. Attributes that have their default are left out. An array
 prints in full up to 16 elements, as `splat(v)` where it repeats one element without storing it, and
-else as a hash: its bytes then come from `constants` when the text is parsed. A group whose ops
-stand together is a block, otherwise each of its ops says `group=3`. Named dimensions with known
-bounds are declared above the graph: `dim batch in 1..8`. A result that lies in another blob's
+else as a hash: its bytes then come from elsewhere when the text is parsed (`textfile.py`). A group
+whose ops stand together is a block, otherwise each of its ops says `group=3`. Named dimensions with
+known bounds are declared above the graph: `dim batch in 1..8`. A result that lies in another blob's
 memory says where: `f32[1,16,8,8]@1/64 in %y+32` are the channels from 32 on of y, which has 64.
 
 A comment `# model: Conv_0 + Relu_1 as both` behind an op names the model nodes it stands for
@@ -38,6 +38,7 @@ from ..text import Scanner, format_type, format_value, quote
 from .ir import Array, Blob, Graph, Inside, Op, Role, content_digest
 
 INLINE_ELEMENTS: Final = 16
+_HASH: Final = "sha256:"
 _LINE: Final = 100
 _CALL: Final = 52  # calls are padded to this width, so that types stand below each other
 
@@ -128,6 +129,17 @@ def _provenance(op: Op) -> str:
     return f"  # model:{f' {nodes}' if nodes else ''}{'' if named else f' as {quote(op.name)}'}"
 
 
+def hashed(graph: Graph) -> dict[str, Blob]:
+    """The constants whose bytes are not in the text, by their hashes."""
+    found = {}
+    for b in graph.blobs.values():
+        if b.role in _KEYWORD and b.is_constant:
+            _, mark, digest = _array(b).partition(_HASH)
+            if mark:
+                found[digest] = b
+    return found
+
+
 def _array(blob: Blob) -> str:
     x = blob.value
     assert x is not None
@@ -137,7 +149,7 @@ def _array(blob: Blob) -> str:
             return f"splat({_number(one[0])})"
     elif x.size <= INLINE_ELEMENTS and _comes_back(x, blob.type):
         return f"[{', '.join(_number(v) for v in x.reshape(-1))}]"
-    return f"sha256:{content_digest(x)}"
+    return f"{_HASH}{content_digest(x)}"
 
 
 def _comes_back(x: Array, t: TensorType) -> bool:
@@ -177,25 +189,29 @@ def parse(
     text: str,
     constants: Mapping[str, Array] | None = None,
     digests: Mapping[str, str] | None = None,
+    by_digest: Mapping[str, Array] | None = None,
 ) -> Graph:
     """The graph that `to_text` printed, equal in every field.
 
     constants: the arrays, by blob name, that the text only has hashes of. digests: the
-    `content_digest` of those whose caller has found it already. Raises TextError with
+    `content_digest` of those whose caller has found it already. by_digest: arrays by their hash,
+    for blobs that `constants` does not name. Raises TextError with
     line, column and the place underlined: on text that does not parse, unknown operators and blobs,
     names defined twice, types other than the operator's own, constants that are missing or have
     another hash. `verify` checks what else makes a graph well formed.
     """
-    return _Parser(text, constants or {}, digests or {}).graph()
+    return _Parser(text, constants or {}, digests or {}, by_digest or {}).graph()
 
 
 class _Parser(Scanner):
     def __init__(
-        self, text: str, constants: Mapping[str, Array], digests: Mapping[str, str]
-    ) -> None:
+        self, text: str, constants: Mapping[str, Array], digests: Mapping[str, str],
+        by_digest: Mapping[str, Array],
+    ) -> None:  # fmt: skip
         super().__init__(text)
         self.constants = constants
         self.digests = digests
+        self.by_digest = by_digest
         self.blobs: dict[str, Blob] = {}
         self.ops: list[Op] = []
         self.dims: dict[str, SymDim] = {}
@@ -332,15 +348,20 @@ class _Parser(Scanner):
         self.expect(":")
         m = self._TOKEN.match(self.text, self.at)
         digest = m[0] if m else ""
-        if blob.name not in self.constants:
-            self.fail(f"the array of {blob.name!r} is needed: give it in `constants`", start)
-        x = np.asarray(self.constants[blob.name])
+        if blob.name in self.constants:
+            x, where = np.asarray(self.constants[blob.name]), "in `constants`"
+        elif digest in self.by_digest:
+            x, where = np.asarray(self.by_digest[digest]), "under this hash"
+        else:
+            self.fail(f"the array of {blob.name!r} is not in the text: it has to be given by name "
+                      "in `constants`, or under its hash in the .npz file beside the text, which "
+                      "`tilewright inspect --out` writes", start)  # fmt: skip
         t = blob.type
         if x.dtype != t.dtype.numpy or x.shape != t.dims:
-            self.fail(f"the array given in `constants` is {x.dtype}{list(x.shape)}", start)
+            self.fail(f"the array given {where} is {x.dtype}{list(x.shape)}", start)
         found = self.digests.get(blob.name) or content_digest(x)
         if found != digest:
-            self.fail(f"the array given in `constants` has the hash {found}")
+            self.fail(f"the array given {where} has the hash {found}")
         self.at += len(digest)
         self.skip()
         return _read_only(x)

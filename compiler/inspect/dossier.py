@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from ..codegen.cpu.target import CpuTarget
@@ -26,12 +27,42 @@ from .trace import (
 from .views import Compilation, kernel_name
 
 
-def node_page(c: Compilation[Any], name: str) -> str:
-    """What became of a model node pass by pass, and the kernels that compute it.
+@dataclass(frozen=True, slots=True)
+class NodePage:
+    """What became of a model node; printed, it is a page. Raises OptionError, when it is made, with
+    the nearest names where the model has none of that name."""
 
-    Raises OptionError with the nearest names where the model has none of that name.
-    """
-    node = node_named(c, name)
+    compilation: Compilation[Any]
+    name: str
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "name", node_named(self.compilation, self.name))
+
+    def __str__(self) -> str:
+        return node_page(self.compilation, self.name)
+
+    def as_json(self) -> dict[str, Any]:
+        """All of it, as JSON values."""
+        return node_facts(self.compilation, self.name)
+
+
+@dataclass(frozen=True, slots=True)
+class KernelPage:
+    """One launch, by number; printed, it is a page."""
+
+    compilation: Compilation[Any]
+    number: int
+
+    def __str__(self) -> str:
+        return kernel_page(self.compilation, self.number)
+
+    def as_json(self) -> dict[str, Any]:
+        """All of it, as JSON values."""
+        return kernel_facts(self.compilation, self.number)
+
+
+def node_page(c: Compilation[Any], node: str) -> str:
+    """What became of a model node pass by pass, and the kernels that compute it."""
     lines = [f"model node {quote(node)}", "", "what the passes made of it"]
     steps = fate(c, node)
     wide = max(len(s.stage) for s in steps)
@@ -60,7 +91,7 @@ def kernel_page(c: Compilation[Any], number: int, about: Sequence[Op] = ()) -> s
     lines = [f"kernel k{number} {kernel_name(launch)}  {config}".rstrip(), f"  model: {nodes}"]
     lines += [f"  {said}" for said in (launch.origin, launch.note) if said]
     lines += ["", *fusion_lines(c, number)]
-    lines += ["", "where its data lie", *map("  {}".format, _places(places(c, number)))]
+    lines += ["", "where its data lie", *map("  {}".format, place_rows(places(c, number)))]
     target = c.target if isinstance(c.target, CpuTarget) else None
     code = listing(launch.kernel, target)
     made = " and how many instructions each line takes" if target else ""
@@ -97,13 +128,55 @@ def _seam(s: Seam, behind: bool, where: Any) -> Iterator[str]:
     yield f"    {s.why}"
 
 
-def _places(found: Sequence[Place]) -> list[str]:
+def place_rows(found: Sequence[Place]) -> list[str]:
+    """A line for each place, in columns."""
     rows = []
     for p in found:
         blobs = ", ".join(f"%{quote(b)}" for b in p.blobs)
         kind = "" if p.type is None else format_type(p.type)
         rows.append((p.role, p.parameter, blobs or "-", kind, str(p)))
     return table(rows).splitlines()
+
+
+# --------------------------------------------------------------------------- as data
+
+
+def node_facts(c: Compilation[Any], node: str) -> dict[str, Any]:
+    """What `node_page` says, as JSON values."""
+    return {
+        "node": node,
+        "steps": [asdict(s) for s in fate(c, node)],
+        "without_code": list(without_code(c, node)),
+        "kernels": [kernel_facts(c, k) for k in launches_of(c, node)],
+    }
+
+
+def kernel_facts(c: Compilation[Any], number: int) -> dict[str, Any]:
+    """What `kernel_page` says, as JSON values."""
+    launch, ops, found = c.launches[number], ops_in(c, number), fusion_of(c)
+    where = launch_of_op(c)
+    why = {} if found is None else found.together
+    before, behind = ((), ()) if found is None else found.around(ops)
+
+    def seam(s: Seam, op: Op) -> dict[str, Any]:
+        return {"blob": s.blob, "op": op.name, "operator": op.operator,
+                "kernel": where.get(op.outputs[0]), "why": s.why}  # fmt: skip
+
+    target = c.target if isinstance(c.target, CpuTarget) else None
+    return {
+        "number": number,
+        "name": kernel_name(launch),
+        "template": launch.kernel.template,
+        "config": dict(launch.kernel.config),
+        "nodes": list(nodes_in(c, number)),
+        "ops": [{"name": op.name, "operator": op.operator, "why": why.get(op.outputs[0], "")}
+                for op in ops],
+        "before": [seam(s, s.before) for s in before],
+        "behind": [seam(s, s.after) for s in behind],
+        "places": [asdict(p) | {"type": None if p.type is None else format_type(p.type)}
+                   for p in places(c, number)],
+        "lines": [asdict(line) for line in listing(launch.kernel, target)],
+    }  # fmt: skip
 
 
 def _listed(ops: Sequence[Op]) -> str:

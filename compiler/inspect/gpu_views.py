@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from typing import Final
 
 from ..codegen.cuda.assemble import disassembly
 from ..codegen.cuda.source import kernel_source
 from ..codegen.cuda.target import CudaTarget
 from ..codegen.cuda.toolkit import INSTALL
-from ..errors import OptionError, TargetError
+from ..errors import TargetError
 from ..kernels.ir import Kernel
 from ..kernels.printer import kernel_text, symbol
 from ..runtime.gpu_code import GpuCodes
 from ..text import quote
+from .stages import stage_text
 from .views import COMMON, Compilation, distinct, kernel_name
 
 Gpu = Compilation[CudaTarget]
@@ -63,10 +65,8 @@ def gpu_code(codes: GpuCodes) -> Callable[[Kernel], dict[str, str]]:
         code = codes.codes[symbol(kernel)]
         found = {"ir": kernel_text(kernel), "source": kernel_source(kernel).text, "ptx": code.ptx}
         if code.machine is not None:
-            try:
+            with suppress(TargetError):  # there may be no disassembler
                 found["sass"] = disassembly(code.machine.cubin)
-            except TargetError:  # no disassembler
-                pass
         return found
 
     return texts
@@ -77,11 +77,15 @@ GPU_VIEWS: Final[Mapping[str, Callable[[Gpu, GpuCodes], str]]] = {
 }  # fmt: skip
 
 
+GPU_DUMPED: Final = ("memory", "kernels", *GPU_VIEWS)
+"""Levels that TILEWRIGHT_DUMP writes behind the stages, which are the others."""
+
+
 def gpu_view(c: Gpu, codes: GpuCodes, level: str) -> str:
-    """The text of one level. Raises OptionError for a level that this target does not have."""
+    """The text of one level, or of the graph after a pass. Raises OptionError for what there is
+    not."""
     if level in GPU_VIEWS:
         return GPU_VIEWS[level](c, codes)
     if level in COMMON:
         return COMMON[level](c)
-    known = ", ".join((*COMMON, *GPU_VIEWS))
-    raise OptionError(f"ir({level!r}): a GPU program has the levels {known}")
+    return stage_text(c.stages, level, (*COMMON, *GPU_VIEWS))

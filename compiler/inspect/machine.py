@@ -1,4 +1,4 @@
-"""What this machine can do at most, measured: multiply-adds, and memory traffic by level.
+"""What this machine can do at most, measured: what cores issue, and memory traffic by level.
 
 The kernels are built as all others are: Kernel IR, LLVM IR, machine code, thread pool. Every figure
 is the best of several short runs, so a neighbour that takes the processor for a while does not make
@@ -19,10 +19,23 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from ...ops.expr import Expr, apply, const, index, var
-from ...ops.types import f32
+from ...ops.expr import Expr, apply, binary, const, index, unary, var
+from ...ops.types import f32, i32
 from ..codegen.cpu.target import CpuTarget, host
-from ..kernels.ir import Buffer, Declare, For, Kernel, Local, Phase, Role, Set, Stmt, Store, loop
+from ..kernels.ir import (
+    Buffer,
+    Declare,
+    For,
+    Kernel,
+    Local,
+    Phase,
+    Role,
+    Set,
+    Stmt,
+    Store,
+    Transpose,
+    loop,
+)
 from ..runtime.objects import load
 from ..runtime.threads import thread_pool
 from ..store import Store as CodeStore
@@ -64,14 +77,42 @@ class MemoryLevel:
         return 2 * pairs / self.copy + rest
 
 
+CLASSES: Final = (
+    "multiply", "add", "simple", "shuffle", "divide", "sqrt", "load", "broadcast", "store"
+)  # fmt: skip
+"""Instructions on vectors that a core has different units for. multiply: multiply-adds as well;
+add: maxima and minima as well; simple: comparisons, choices, conversions, integers, bits;
+broadcast: loads of one element into all lanes."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rates:
+    """Vectors of `vector_bytes` per second, by class of instructions. any: the most of the classes
+    multiply, add, simple and shuffle together."""
+
+    vector_bytes: int
+    multiply: float
+    add: float
+    shuffle: float
+    any: float
+    divide: float
+    sqrt: float
+    load: float
+    broadcast: float
+    store: float
+
+
 @dataclass(frozen=True, slots=True)
 class Limits:
     """flops: multiply-adds of float32, two operations each, per second. levels: nearest first, main
-    memory last."""
+    memory last. unit: what there are `threads` of. rates: what cores issue, if
+    that was measured."""
 
     threads: int
     flops: float
     levels: tuple[MemoryLevel, ...]
+    unit: str = "thread"
+    rates: Rates | None = None
 
     def level(self, footprint: float) -> MemoryLevel:
         """The nearest level that holds so many bytes."""
@@ -85,8 +126,8 @@ class Limits:
 
 @cache
 def limits(threads: int) -> Limits:
-    """The limits of this machine for so many threads: measured once per process, in a second or
-    less."""
+    """The limits of this machine for so many threads: measured once per process, in about a
+    second."""
     target = host()
     caches = cache_sizes()
     sizes: list[tuple[str, int | None, int]] = []  # name, capacity, working set per thread
@@ -100,7 +141,22 @@ def limits(threads: int) -> Limits:
     for name, capacity, part in sizes:
         read, write, copy = (bench.bytes_per_second(how, part) for how in ("read", "write", "copy"))
         levels.append(MemoryLevel(name, capacity, read, write, copy))
-    return Limits(threads, bench.flops_per_second(), tuple(levels))
+    flops = bench.flops_per_second()
+    return Limits(threads, flops, tuple(levels), rates=_rates(bench, flops, levels[0]))
+
+
+def _rates(bench: _Bench, flops: float, nearest: MemoryLevel) -> Rates:
+    """Stores are those of the nearest memory, multiplications those of the peak."""
+    size = 4 * bench.lanes
+    add, mixed, divide, sqrt, load, spread = (
+        bench.vectors_per_second(how)
+        for how in ("add", "mixed", "div", "sqrt", "load", "broadcast")
+    )
+    multiply, shuffle = flops / 2 / bench.lanes, bench.shuffles_per_second()
+    load = max(load, nearest.read / size)
+    both = max(mixed, add, multiply, shuffle)
+    return Rates(size, multiply, add, shuffle, both, divide, sqrt, load, max(spread, load),
+                 nearest.write / size)  # fmt: skip
 
 
 @cache
@@ -157,32 +213,69 @@ class _Bench:
         self.width = min(16, target.vector_registers - 4)
 
     def flops_per_second(self) -> float:
-        rounds = 1 << 14
-        steps = 4
-        x = self._buffer("x", 2 * self.lanes, "in")
-        y = self._buffer("y", self.width * self.lanes, "out")
-        acc = Local("acc", f32, (self.width,), self.lanes)
-        held = Local("held", f32, (2,), self.lanes)
+        return 2 * self.lanes * self.vectors_per_second("fma")
+
+    def vectors_per_second(self, how: str) -> float:
+        """Of operations that do not wait for each other. how: "fma", "add", "mixed" of the two,
+        "div", "sqrt", or from memory "load" and "broadcast"."""
+        rounds, steps = 1 << (12 if how in ("div", "sqrt") else 14), 4
+        width = self.width // 2 if how == "load" else self.width  # more are slower
+        kind = i32 if how in ("load", "broadcast") else f32
+        x = Buffer("x", kind, 2 * steps * width * self.lanes * self.threads, "in")
+        y = Buffer("y", kind, width * self.lanes * self.threads, "out")
+        acc = Local("acc", kind, (width,), self.lanes)
+        held = Local("held", kind, (2,), self.lanes)
 
         def lanes(body: Stmt) -> Stmt:
             return loop(lane, (body,), "vector", lanes=self.lanes)
 
         item, lane = var("t", self.threads), var("l", self.lanes)
-        j, k, u, r = var("j", self.width), var("k", 2), var("u", steps), var("r", rounds)
-        step = apply("fma", (held[0], held[1], acc[j]), f32)
+        j, k, u, r = var("j", width), var("k", 2), var("u", steps), var("r", rounds)
+
+        def step(at: int) -> Expr:
+            way = ("fma", "add")[at % 2] if how == "mixed" else how
+            if way == "fma":
+                return apply("fma", (held[0], held[1], acc[at]), f32)
+            if way == "sqrt":
+                return unary("sqrt", acc[at])
+            # of two places in turn, so that no register can keep what is there
+            place = ((item * 2 + r % 2) * steps + u) * width + at
+            if way in ("load", "broadcast"):
+                where = place * self.lanes + lane if way == "load" else place
+                return binary("xor", acc[at], x[where])
+            return binary(way, acc[at], held[0])
+
+        once = [lanes(Set(acc, (index(at),), step(at))) for at in range(width)]
         body = (
             Declare(acc),
             Declare(held),
             loop(k, (lanes(Set(held, (k,), x[(item * 2 + k) * self.lanes + lane])),), "unroll"),
-            loop(j, (lanes(Set(acc, (j,), const(0, f32))),), "unroll"),
-            loop(r, (loop(u, (loop(j, (lanes(Set(acc, (j,), step)),), "unroll"),), "unroll"),)),
+            loop(j, (lanes(Set(acc, (j,), const(1, kind))),), "unroll"),
+            loop(r, (loop(u, once, "unroll"),)),
             loop(
                 j,
-                (lanes(Store(y, (item * self.width + j) * self.lanes + lane, acc[j])),),
+                (lanes(Store(y, (item * width + j) * self.lanes + lane, acc[j])),),
                 "unroll",
             ),
         )
-        work = 2 * rounds * steps * self.width * self.lanes * self.threads
+        return rounds * steps * width * self.threads / self._best((x, y), item, body)
+
+    def shuffles_per_second(self) -> float:
+        """Of transposes of squares in registers."""
+        rounds, n = 1 << 10, self.lanes
+        x, y = self._buffer("x", n * n, "in"), self._buffer("y", n * n, "out")
+        square = Local("square", f32, (n,), n)
+        item, lane, j, r = var("t", self.threads), var("l", n), var("j", n), var("r", rounds)
+        at = (item * n + j) * n + lane
+
+        def each(body: Stmt) -> For:
+            return loop(j, (loop(lane, (body,), "vector", lanes=n),), "unroll")
+
+        body = (
+            Declare(square), each(Set(square, (j,), x[at])), loop(r, (Transpose(square),)),
+            each(Store(y, at, square[j])),
+        )  # fmt: skip
+        work = rounds * n * (n.bit_length() - 1) * self.threads
         return work / self._best((x, y), item, body)
 
     def bytes_per_second(self, how: str, part: int) -> float:
@@ -223,7 +316,7 @@ class _Bench:
         kernel = Kernel("limit", 1, (), tuple(params), (Phase(self.threads, item, tuple(body)),))
         objects = load((kernel,), self.target, CodeStore())
         (entry,) = objects.addresses(kernel)
-        arrays = [_zeros(b.elements) for b in params]
+        arrays = [_zeros(b.elements) for b in params]  # four bytes each, of whichever type
         table = np.array([a.ctypes.data for a in arrays], np.uint64)
         pool = thread_pool(self.threads)
         best, runs = float("inf"), 0

@@ -1,8 +1,9 @@
 """Where an inference spends its time, and how near to the machine's limits every kernel comes.
 
-A launch needs at least as long as its multiply-adds take at the measured peak, and at least as long
-as its least traffic takes from and to memory. The larger of the two is its limit (the roofline
-model: Williams, Waterman and Patterson, CACM 52(4), 2009).
+A launch needs at least as long as its multiply-adds take at the measured peak, at least as long as
+the instructions that its kernel issues keep the busiest unit of a core (`instructions.py`), and at
+least as long as its least traffic takes from and to memory. The largest of these is its limit (the
+roofline model: Williams, Waterman and Patterson, CACM 52(4), 2009).
 
 Which memory? The nearest level that holds all that was touched since the data were (their reuse
 distance: Mattson et al., IBM Systems Journal 9(2), 1970). For what another launch wrote or read,
@@ -18,11 +19,15 @@ from dataclasses import asdict, dataclass
 from types import MappingProxyType
 from typing import Any, Final
 
+import numpy.typing as npt
+
 from ...autotune.statistics import interval
+from ..codegen.cpu.llvm_text import Arithmetic
 from ..graph.ir import Graph
 from ..graph.storage import aliases
-from ..kernels.ir import Launch, Prepared
+from ..kernels.ir import Buffer, Kernel, Launch, Prepared
 from ..text import human_time, printable, table
+from .instructions import NOTHING, Busy, busy
 from .machine import Limits, MemoryLevel
 from .views import kernel_name
 
@@ -30,6 +35,7 @@ WIDTH = 100
 """Columns of a printed profile."""
 
 _NONE: Final[Mapping[int, float]] = MappingProxyType({})
+_USUAL: Final = Arithmetic()
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +66,7 @@ class ProfileRow:
     are called, in order, each once. moved_seconds: what only moving its bytes took in its place
     (`moving.py`), where that was measured. low, high: the interval that holds the true median with
     95 % confidence, where there are samples. nodes: the model nodes that it computes, each once.
+    busy: the least that all of its instructions could take.
     """
 
     kernel: str
@@ -79,6 +86,7 @@ class ProfileRow:
     low: float | None = None
     high: float | None = None
     nodes: tuple[str, ...] = ()
+    busy: Busy = NOTHING
 
     @property
     def gflops(self) -> float:
@@ -90,9 +98,22 @@ class ProfileRow:
         return self.bytes / max(self.seconds, 1e-12) / 1e9
 
     @property
+    def core_seconds(self) -> float:
+        """The least time with all data in the nearest memory."""
+        return max(self.compute_seconds, self.busy.seconds)
+
+    @property
     def bound(self) -> str:
-        """ "compute" or "memory", whichever takes longer at least."""
-        return "compute" if self.compute_seconds >= self.memory_seconds else "memory"
+        """What takes longest at least: "arithmetic", "loads" or "stores" of a core (of data in the
+        nearest memory), or "memory"."""
+        if self.memory_seconds > self.core_seconds:
+            return "memory"
+        return "arithmetic" if self.compute_seconds >= self.busy.seconds else self.busy.bound
+
+    @property
+    def of_core(self) -> float:
+        """Share of what a core issues at most."""
+        return self.core_seconds / max(self.seconds, 1e-12)
 
     @property
     def of_peak(self) -> float:
@@ -115,17 +136,17 @@ class ProfileRow:
     def least_seconds(self) -> float:
         """What the limits allow; the time itself where that is less. Kernels can need less traffic
         than their problem is counted with: a gather reads part of its table."""
-        return min(max(self.compute_seconds, self.memory_seconds), self.seconds)
+        return min(max(self.core_seconds, self.memory_seconds), self.seconds)
 
     @property
     def of_limit(self) -> float:
-        """Share of the roofline, at most 1."""
+        """Share of the limit that binds, at most 1."""
         return self.least_seconds / max(self.seconds, 1e-12)
 
     def as_json(self) -> dict[str, Any]:
         return asdict(self) | {
             "gflops": self.gflops, "gbytes": self.gbytes, "bound": self.bound,
-            "of_peak": self.of_peak, "of_bandwidth": self.of_bandwidth,
+            "of_peak": self.of_peak, "of_core": self.of_core, "of_bandwidth": self.of_bandwidth,
             "of_limit": self.of_limit, "of_moving": self.of_moving,
         }  # fmt: skip
 
@@ -193,12 +214,13 @@ class Profile:
         kernels = table(
             [
                 (f"{r.seconds * 1e6:.1f}", f"{r.share:.1%}", f"{r.gflops:.1f}", f"{r.of_peak:.0%}",
-                 f"{r.gbytes:.1f}", f"{r.of_bandwidth:.0%}",
-                 "peak" if r.bound == "compute" else r.level, r.kernel, printable(r.label))
+                 f"{r.of_core:.0%}", f"{r.gbytes:.1f}", f"{r.of_bandwidth:.0%}",
+                 r.level if r.bound == "memory" else r.bound, r.kernel, printable(r.label))
                 for r in sorted(self.rows, key=lambda r: -r.seconds)
             ],
-            ("us", "share", "GFLOP/s", "of peak", "GB/s", "of mem", "bound", "kernel", "nodes"),
-            "rrrrrr",
+            ("us", "share", "GFLOP/s", "of peak", "of core", "GB/s", "of mem", "bound by", "kernel",
+             "nodes"),
+            "rrrrrrr",
         )  # fmt: skip
         operators = table(
             [
@@ -214,28 +236,32 @@ class Profile:
 
     def _summary(self) -> str:
         levels = ", ".join(f"{x.name} {x.read / 1e9:.0f}" for x in self.limits.levels)
-        n = self.limits.threads
+        n, unit = self.limits.threads, self.limits.unit
         return (f"{human_time(self.seconds)} in {len(self.rows)} launches, {self.of_limit:.0%} of "
-                f"the machine's limits\n{n} thread{'s' if n > 1 else ''}: peak "
+                f"the machine's limits\n{n} {unit}{'s' if n > 1 else ''}: peak "
                 f"{self.limits.flops / 1e9:.0f} GFLOP/s, reads GB/s: {levels}")  # fmt: skip
 
 
 def profile(
     graph: Graph, launches: Sequence[Launch], arena_bytes: int, limits: Limits,
     seconds: Sequence[float], moved: Mapping[int, float] = _NONE,
-    samples: Sequence[Sequence[float]] = (),
+    samples: Sequence[Sequence[float]] = (), target: Arithmetic = _USUAL,
 ) -> Profile:  # fmt: skip
     """The profile of a program whose launches took so long. moved: by launch, the seconds of only
-    moving its bytes. samples: the seconds of the launches in each run, for intervals."""
+    moving its bytes. samples: the seconds of the launches in each run, for intervals. target: what
+    the kernels were made for."""
     works = [work(graph, x) for x in launches]
     arrays = sum(graph.type(n).nbytes for n in {*graph.inputs, *graph.outputs})
     whole = footprint(launches, works) + arena_bytes + arrays
     held = limits.level(whole)
     total = max(sum(seconds), 1e-12)
     rows = []
+    known: dict[Kernel, Busy] = {}
     distances = reuse_distances(graph, launches, works, whole)
     for k, (launch, w, s, d) in enumerate(zip(launches, works, seconds, distances, strict=True)):
         near = limits.level(d)
+        if launch.kernel not in known and limits.rates is not None:
+            known[launch.kernel] = busy(launch.kernel, target, limits.rates, _tables(graph, launch))
         operators = dict.fromkeys(graph.ops[j].operator for j in launch.ops)
         nodes = dict.fromkeys(n for j in launch.ops for n in graph.ops[j].source)
         low, high = interval([run[k] for run in samples]) if samples else (None, None)
@@ -243,7 +269,7 @@ def profile(
             kernel_name(launch), launch.kernel.template, launch.label, tuple(operators), s,
             s / total, w.flops, w.own_flops, w.bytes, w.own_flops / limits.peak(w.element_bytes),
             memory_seconds(w, near, held), near.name, held.name, moved.get(k), low, high,
-            tuple(nodes),
+            tuple(nodes), known.get(launch.kernel, NOTHING),
         ))  # fmt: skip
     low, high = interval([sum(run) for run in samples]) if samples else (None, None)
     return Profile(tuple(rows), limits, len(samples), low, high)
@@ -308,6 +334,15 @@ def footprint(launches: Sequence[Launch], works: Sequence[Work]) -> int:
 def memory_seconds(w: Work, near: MemoryLevel, constants: MemoryLevel) -> float:
     """Least time for a launch's traffic."""
     return w.constant / min(constants.read, near.read) + near.seconds(w.read, w.written)
+
+
+def _tables(graph: Graph, launch: Launch) -> dict[Buffer, npt.NDArray[Any]]:
+    """The integer constants of a launch: how often loops run may stand there."""
+    out = {}
+    for arg, b in zip(launch.args, launch.kernel.params, strict=True):
+        if b.role == "const" and not b.dtype.is_float and isinstance(arg, Prepared):
+            out[b] = arg.make(*(graph.blobs[n].content for n in arg.blobs)).reshape(-1)
+    return out
 
 
 def _is_constant(graph: Graph, arg: str | Prepared | None) -> bool:

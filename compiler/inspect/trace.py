@@ -7,8 +7,7 @@ with the nearest right ones.
 
 from __future__ import annotations
 
-import difflib
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -20,7 +19,7 @@ from ..graph.text import format_op
 from ..kernels.ir import Prepared
 from ..passes.fuse import Fuse
 from ..passes.why import Reasons, reasons
-from ..text import human_bytes
+from ..text import human_bytes, nearest
 from .views import Compilation, kernel_name
 
 Where = Literal["arena", "input", "output", "constant", "packed constant", "scratch"]
@@ -89,7 +88,7 @@ def node_named(c: Compilation[Any], name: str) -> str:
                 return op.source[0]
     known = (*nodes, *(n for op in c.source.ops for n in op.outputs))
     raise OptionError(f"the model has no node {name!r}{nearest(name, known)}; "
-                      "`tilewright inspect MODEL` lists them all")  # fmt: skip
+                      "`tilewright inspect MODEL --nodes` lists them")  # fmt: skip
 
 
 def launch_named(c: Compilation[Any], name: str) -> int:
@@ -111,12 +110,6 @@ def launch_named(c: Compilation[Any], name: str) -> int:
         raise OptionError(f"several kernels begin with {name!r}: {', '.join(found)}")
     raise OptionError(f"there is no kernel {name!r}{nearest(name, names)}; the launches are "
                       f"k0 to k{len(names) - 1}")  # fmt: skip
-
-
-def nearest(name: str, known: Iterable[str]) -> str:
-    """ "; did you mean ...?" with up to three names that are like it, "" where none is."""
-    near = difflib.get_close_matches(name, dict.fromkeys(known), 3, 0.5)
-    return f"; did you mean {' or '.join(map(repr, near))}?" if near else ""
 
 
 # --------------------------------------------------------------------------- node -> kernel

@@ -9,7 +9,6 @@ from typing import Any, Final, Generic, TypeVar
 from ..codegen.cpu import lower
 from ..codegen.cpu.assemble import assembly
 from ..codegen.cpu.target import CpuTarget
-from ..errors import OptionError
 from ..graph.ir import Graph
 from ..graph.text import to_text
 from ..kernels.ir import Kernel, Launch, Prepared
@@ -20,6 +19,7 @@ from ..passes.base import Stage
 from ..store import Key
 from ..text import quote
 from .memory import memory_use
+from .stages import stage_text
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,10 +37,9 @@ TargetT = TypeVar("TargetT")
 
 @dataclass(frozen=True, slots=True)
 class Compilation(Generic[TargetT]):
-    """Everything that the views read. choices: what was to take the place of default configs, as
-    data (see `tuning.choices`)."""
+    """Everything that the views read. stages: they may be made when somebody looks at them.
+    choices: what was to take the place of default configs, as data (see `tuning.choices`)."""
 
-    source: Graph
     graph: Graph
     stages: Sequence[Stage]
     launches: Sequence[Launch]
@@ -49,6 +48,11 @@ class Compilation(Generic[TargetT]):
     options: Options
     kept: Kept | None = None
     choices: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def source(self) -> Graph:
+        """The graph before all passes."""
+        return self.stages[0].graph
 
 
 def kernel_name(launch: Launch) -> str:
@@ -130,8 +134,11 @@ VIEWS: Final[Mapping[str, Callable[[Compilation[CpuTarget]], str]]] = {
 }
 
 
+DUMPED: Final = ("memory", "kernels", "llvm", "asm")
+"""Levels that TILEWRIGHT_DUMP writes behind the stages, which are the others."""
+
+
 def view(c: Compilation[CpuTarget], level: str) -> str:
-    """The text of one level. Raises OptionError for a level that this target does not have."""
-    if level not in VIEWS:
-        raise OptionError(f"ir({level!r}): a CPU program has the levels {', '.join(VIEWS)}")
-    return VIEWS[level](c)
+    """The text of one level, or of the graph after a pass. Raises OptionError for what there is
+    not."""
+    return VIEWS[level](c) if level in VIEWS else stage_text(c.stages, level, VIEWS)

@@ -16,7 +16,6 @@ from ...ops.operator import Contraction
 from ...ops.traverse import substitute
 from ...ops.types import DType, TensorType, f32, f64, row_major_strides
 from ...ops.windows import WINDOW_ATTRS, Window, slide
-from ..graph.arrays import aligned_empty
 from ..graph.ir import Graph, Op
 from ..passes.convolutions import is_channel_choice
 from .address import offset
@@ -24,7 +23,7 @@ from .compose import Indices
 from .edges import Axis, axes
 from .epilogue import Params, Result, results
 from .ir import Buffer
-from .packing import Stage, Weights, staged, write
+from .packing import Stage, Weights, room, staged, write
 from .recipe import prepared, recipe
 
 Array = npt.NDArray[Any]
@@ -249,15 +248,17 @@ def _padded(v: Array, more: int) -> Array:
     return np.pad(v.reshape(-1), (0, more))
 
 
-@recipe("conv", in_parts=True)
-def pack_weights(w: Weights, lanes: int, blocks: int, vectors: int, block: int) -> Array:
+@recipe("conv", in_parts=True, into=True)
+def pack_weights(
+    w: Weights, lanes: int, blocks: int, vectors: int, block: int, out: Array | None = None
+) -> Array:
     """Weights [O, C, taps...] as panels of `blocks` vectors of output channels, then one of the
     vectors that remain; in each, steps of the reduction in the micro-kernel's order. block: input
     channels per block, 0 for row-major inputs."""
     o, c, *space = w.shape
     taps, end = prod(space), vectors * lanes
     whole = c // block * block if block else 0
-    out = aligned_empty((end * c * taps,), w.dtype)
+    out = room(out, end * c * taps, w.dtype)
     most = min(blocks, vectors) * lanes
     together = staged(most, c * taps, w.dtype.itemsize)  # panels
     step = staged(most, taps, w.dtype.itemsize, block or c)  # channels, if not all of a panel

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from ...ops.types import DType, f32
@@ -35,8 +35,15 @@ class GpuDevice(Device):
     """A GPU as kernels see it: an item is a block of threads, a vector loop runs on all of them.
 
     vector_bytes: four for each thread of a block; registers: of a thread that may hold a tile;
-    threads: blocks that run side by side.
+    threads: blocks that run side by side; arch: the compute capability, 90 for 9.0.
     """
+
+    arch: int = 80
+
+    @property
+    def capability(self) -> tuple[int, int]:
+        """(9, 0) for 90."""
+        return divmod(self.arch, 10)
 
     def lanes(self, dtype: DType = f32) -> int:
         """Threads of a block, whatever they compute with."""
@@ -45,3 +52,8 @@ class GpuDevice(Device):
 
 GPU: Final = GpuDevice(vector_bytes=4 * 128, registers=64, threads=128)
 """What templates take any GPU for as long as nothing is tuned: blocks of four warps."""
+
+
+def gpu_device(capability: tuple[int, int]) -> GpuDevice:
+    """What templates take a GPU of a compute capability for."""
+    return replace(GPU, arch=10 * capability[0] + capability[1])

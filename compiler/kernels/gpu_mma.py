@@ -26,6 +26,7 @@ STAGES: Final = (2, 3, 4)
 MOST_SHARED: Final = 99 << 10  # bytes that a block may have on every device from sm_80 on
 DEFAULT_LINE: Final = 64
 DEFAULT_STAGES: Final = 4
+MOST_WASTE: Final = 1.3
 DEFAULTS: Final = ((128, 128, 64, 64), (128, 64, 64, 32), (64, 64, 32, 32), (32, 64, 16, 32))
 
 
@@ -56,10 +57,12 @@ class GpuMma:
     def default(
         self, graph: Graph, ops: Sequence[Op], outputs: Sequence[str], device: Device
     ) -> Config:
-        """The largest tile of which there are as many as blocks run side by side; else the one with
-        the most blocks."""
+        """The largest tile of which there are as many as blocks run side by side, among those that
+        waste little beyond the last row and column; else the one with the most blocks."""
         product = required(product_of(graph, ops, outputs, self.tf32), self.name, ops)
-        found = [_config(product, tile, DEFAULT_LINE, DEFAULT_STAGES) for tile in DEFAULTS]
+        tiles = [_config(product, tile, DEFAULT_LINE, DEFAULT_STAGES) for tile in DEFAULTS]
+        least = min(_area(product, c) for c in tiles)
+        found = [c for c in tiles if _area(product, c) <= MOST_WASTE * least]
         return next((c for c in found if _blocks(product, c) >= device.threads), found[-1])
 
     def instantiate(
@@ -80,6 +83,12 @@ def shared_bytes(product: Product, config: Config) -> int:
     """Of a block: the ring of tiles."""
     rows = config["m"] + config["n"]
     return int(rows * config["k"] * product.left.dtype.bytes * config["stages"])
+
+
+def _area(product: Product, config: Config) -> int:
+    """Elements of all tiles of a batch, those beyond the result included."""
+    m, n = config["m"], config["n"]
+    return -(-product.p.m // m) * m * -(-product.p.n // n) * n
 
 
 def _blocks(product: Product, config: Config) -> int:

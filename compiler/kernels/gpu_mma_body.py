@@ -17,11 +17,11 @@ from typing import Final
 
 from ...ops.expr import Expr, apply, cast, const, index, linear, logical_and, var
 from ...ops.traverse import substitute
-from ...ops.types import boolean, u32
+from ...ops.types import HALF, boolean, u32
 from ..graph.ir import Graph
 from .address import offset
-from .gpu_mma_operands import STEP, Fragments, Tile, operand
-from .gpu_mma_product import HALF, Product, in_single
+from .gpu_mma_operands import STEP, Fragments, Tile, numbered, operand
+from .gpu_mma_product import Product, kept_wide
 from .gpu_sharing import unflattened
 from .ir import (
     Call,
@@ -38,10 +38,11 @@ from .ir import (
     Store,
     loop,
 )
-from .pieces import Buffers, stride, trip_count
+from .pieces import Buffers, trip_count
 from .template import Config, traffic
 
 WARP: Final = 32
+EIGHT: Final = 8  # columns that a thread stores at once
 SIDE: Final = (
     8  # neighbouring tiles of rows that run together, so that they share columns in the cache
 )
@@ -180,54 +181,73 @@ class Mma:
     # ---------------------------------------------------------------- the result
 
     def _stored(self) -> tuple[Stmt, ...]:
-        """The epilogue of every element that exists: two neighbours of a row at a time."""
-        i, half, j = var("i", self.tall), var("half", 2), var("j", self.wide)
+        """The epilogue of every element that exists: of eight neighbours of a row at a time, where
+        they are neighbours in memory, else of the two that a thread holds."""
+        i, half = var("i", self.tall), var("half", 2)
         row = self.first[0] + self.row + i * 16 + half * 8 + self.lane // 4
-        column = self.first[1] + self.column + j * 8 + self.lane % 4 * 2
-        register = (i * self.wide + j) * 4 + half * 2
-        e = var("e", 2)
-        kind = self.graph.type(self.p.out)
-        out = self.buffers.write(self.p.out)
-        value, to = self._value(row, column + e, register + e)
+        start, column = i * self.wide * 4 + half * 2, self.first[1] + self.column
         body: tuple[Stmt, ...]
-        if self._in_pairs():
-            pair = Local("pair", kind.dtype, (2,))
-            first = substitute(to, {e: index(0)})
-            body = (
-                Declare(pair), loop(e, (Set(pair, (e,), value),), "unroll"),
-                Call("store_vector", (out, first, pair, index(0), 2)),
-            )  # fmt: skip
-            body = self._inside(row, column, body)
+        if self.wide % 4 == 0 and self._neighbours(EIGHT):
+            j, s, e = var("j", self.wide // 4), var("s", 4), var("e", 2)
+            first = start + j * 16
+            body = self._in_words(EIGHT, row, column + j * 32 + self.lane % 4 * 8,
+                                  ((s, 2, first + s * 4), (e, 1, e)))  # fmt: skip
+            body = (Call("turn_columns", (self.sums, first)), *body)
         else:
-            body = (loop(e, self._inside(row, column + e, (Store(out, to, value),)), "unroll"),)
+            j, e = var("j", self.wide), var("e", 2)
+            column, first = column + j * 8 + self.lane % 4 * 2, start + j * 4
+            if self._neighbours(2):
+                body = self._in_words(2, row, column, ((e, 1, first + e),))
+            else:
+                value, to = self._value(row, column + e, first + e)
+                put = Store(self.buffers.write(self.p.out), to, value)
+                body = (loop(e, self._inside(row, column + e, (put,)), "unroll"),)
         for v in (j, half, i):
             body = (loop(v, body, "unroll"),)
         return body
 
+    def _in_words(
+        self, count: int, row: Expr, column: Expr, loops: tuple[tuple[Expr, int, Expr], ...]
+    ) -> tuple[Stmt, ...]:
+        """`count` neighbours from a column on, in stores of 16 bytes at most. loops: variables, how
+        many columns a step of them is, and what it adds to the number of the register."""
+        kind = self.graph.type(self.p.out).dtype
+        word = Local("word", kind, (count,))
+        at, register = index(0), index(0)
+        for v, step, r in loops:
+            at, register = at + v * step, register + r
+        value, to = self._value(row, column + at, register)
+        filled: tuple[Stmt, ...] = (Set(word, (at,), value),)
+        for v, _, _ in reversed(loops):
+            filled = (loop(v, filled, "unroll"),)
+        first = substitute(to, {v: index(0) for v, _, _ in loops})
+        each = min(count, 16 // kind.bytes)
+        out = self.buffers.write(self.p.out)
+        stores = (Call("store_vector", (out, first + k, word, index(k), each))
+                  for k in range(0, count, each))  # fmt: skip
+        return (Declare(word), *self._inside(row, column, (*filled, *stores)))
+
     def _value(self, row: Expr, column: Expr, register: Expr) -> tuple[Expr, Expr]:
         """An element of the result, and where it belongs."""
         p = self.p
-        to = self.where | unflattened(row, p.rows) | unflattened(column, p.columns)
-        total = apply("sum", (), p.dtype)
-        known = apply("sum", (), self.product.total)
+        total, known = apply("sum", (), p.dtype), apply("whole", (), self.product.total)
         plain = self.buffers.lower(substitute(p.value, {p.node: total}), None)
-        if p.value.dtype in HALF:
-            plain = in_single(plain, {total: known})
-        elif p.dtype in HALF:
-            plain = substitute(plain, {total: cast(known, p.dtype)})
-        else:
-            plain = substitute(plain, {total: known})
-        value = substitute(plain, to | {known: self.sums[register]})
-        return value, substitute(offset(self.graph.type(p.out), p.at), to)
+        if plain.dtype in HALF:  # a sum that is only rounded for the epilogue need not be
+            plain = kept_wide(plain, {total: known, cast(total, plain.dtype): known})
+        plain = substitute(plain, {total: cast(known, p.dtype)})
+        value, to = (
+            substitute(numbered(numbered(e, p.rows, row), p.columns, column), self.where)
+            for e in (plain, offset(self.graph.type(p.out), p.at))
+        )
+        return substitute(value, {known: self.sums[register]}), to
 
-    def _in_pairs(self) -> bool:
-        """Whether two neighbours of a row, from an even column on, are so in memory."""
+    def _neighbours(self, count: int) -> bool:
+        """Whether that many elements of a row, from a multiple of it on, are so in memory."""
         kind, last = self.graph.type(self.p.out), self.p.columns[-1]
-        at = offset(kind, self.p.at)
-        terms, first = linear(at)
-        even = all(c % 2 == 0 for v, c in terms.items() if v is not last)
-        return even and first % 2 == 0 and stride(at, last) == 1 \
-            and trip_count(last) % 2 == 0  # fmt: skip
+        terms, first = linear(offset(kind, self.p.at))
+        whole = all(c % count == 0 for v, c in terms.items() if v is not last)
+        return (whole and first % count == 0 and terms.get(last) == 1
+                and trip_count(last) % count == 0)  # fmt: skip
 
     def _inside(self, row: Expr, column: Expr, body: tuple[Stmt, ...]) -> tuple[Stmt, ...]:
         inside = const(True, boolean)

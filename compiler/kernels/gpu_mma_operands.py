@@ -20,19 +20,20 @@ from typing import Any, Final, Literal
 import numpy as np
 import numpy.typing as npt
 
-from ...ops.expr import Expr, binary, const, index, linear, logical_and, select, var
+from ...ops.expr import Expr, binary, const, from_linear, index, linear, logical_and, select, var
 from ...ops.traverse import substitute
 from ...ops.types import DType, boolean
 from ..graph.ir import Graph
 from .address import offset
 from .gpu_mma_product import Product, constant_load
 from .gpu_sharing import unflattened
-from .ir import Buffer, Call, Declare, Let, Local, Set, Stmt, loop
+from .ir import Buffer, Call, Declare, Kernel, Let, Local, Set, Stmt, loop, statements
 from .pieces import Buffers, buffer_loads, stride, trip_count
 from .recipe import prepared, recipe
 
 STEP: Final = 32  # bytes of terms that a matrix instruction takes
 LINE: Final = 8  # pieces of 16 bytes that all banks hold
+_WORDS: Final = {True: "a_word", False: "b_word"}  # what a thread copies element by element
 Way = Literal["terms", "across", "elements"]
 
 
@@ -41,7 +42,7 @@ class Operand:
     """One factor. left: whether its rows are the product's; loops: what they run over; lowered: an
     element over loops and sum. way: how 16 bytes of a tile are found: along the sum, across rows,
     or one by one. packed: rows and terms of a constant that is filled up to them with zeros, for
-    each of its batches."""
+    each of its batches; `lowered` is then its first element."""
 
     left: bool
     loops: tuple[Expr, ...]
@@ -68,7 +69,8 @@ def operand(
     loops = product.p.rows if left else product.p.columns
     packed = _packed(graph, buffers, product, factor, loops, tile, depth)
     if packed is not None:
-        return Operand(left, loops, packed[0][0], "terms", *packed[1:])
+        held, sizes, batches = packed
+        return Operand(left, loops, held[0], "terms", sizes, batches)
     lowered = buffers.lower(factor, None)
     if _in_pieces(lowered, product.over[-1], product.chunk):
         return Operand(left, loops, lowered, "terms")
@@ -99,6 +101,13 @@ def _in_pieces(lowered: Expr, v: Expr, count: int) -> bool:
     return lowered is read or v not in lowered.args[0].free
 
 
+def copied_by_element(kernel: Kernel) -> tuple[Buffer, ...]:
+    """The buffers that a kernel of this template copies element by element."""
+    words = (s for p in kernel.phases for s in statements(p.body)
+             if isinstance(s, Set) and s.local.name in _WORDS.values())  # fmt: skip
+    return tuple(dict.fromkeys(n.payload for s in words for n in buffer_loads(s.value)))
+
+
 # --------------------------------------------------------------------------- constants
 
 
@@ -126,6 +135,28 @@ def _packed(
     count = prod(map(trip_count, batches))
     made = Buffer(f"x{len(buffers.reads)}", read.dtype, count * rows * terms, "const")
     return buffers.reads.setdefault(arg, made), (rows, terms), batches
+
+
+def numbered(e: Expr, loops: Sequence[Expr], number: Expr) -> Expr:
+    """e at a round of nested loops by its number. Offsets that walk them as one loop do so."""
+    whole = {n: n.payload[_at(n.args[0], loops, number)] for n in buffer_loads(e)}
+    if e.dtype is index(0).dtype:
+        return _at(e, loops, number)
+    return substitute(e, whole | unflattened(number, loops))
+
+
+def _at(offset_: Expr, loops: Sequence[Expr], number: Expr) -> Expr:
+    terms, first = linear(offset_)
+    step = terms.get(loops[-1], 0) if loops else 0
+    apart = 1
+    for v in reversed(loops):
+        if terms.get(v, 0) != step * apart or v.payload[1]:
+            return substitute(offset_, unflattened(number, loops))
+        apart *= trip_count(v)
+    rest = {t: c for t, c in terms.items() if t not in loops}
+    if any(t.free & set(loops) for t in rest):
+        return substitute(offset_, unflattened(number, loops))
+    return from_linear(rest, first) + number * step
 
 
 def flat(loops: Sequence[Expr]) -> Expr:
@@ -175,7 +206,7 @@ class Tile:
         self.size = rows * terms
         self.name = "a" if of.left else "b"
         self.held = Local(self.name, of.dtype, (stages * self.size,), shared=True)
-        self.word = Local(f"{self.name}_word", of.dtype, (self.chunk,))
+        self.word = Local(_WORDS[of.left], of.dtype, (self.chunk,))
         apart = threads // (self.lines if self._by_line else self.pieces)
         self.piece = self._var("piece", self.pieces)
         self.line = self._var("line", self.lines)
@@ -257,8 +288,8 @@ class Tile:
             inside = logical_and(inside, row < self.of.size)
         if self.product.k % self.terms:
             inside = logical_and(inside, k < self.product.k)
-        to = where | unflattened(row, self.of.loops) | self._terms(round_, term)
-        return substitute(self.of.lowered, to), inside
+        value = numbered(self.of.lowered, self.of.loops, row)
+        return substitute(value, where | self._terms(round_, term)), inside
 
     def _packed(self, row: Expr, k: Expr, where: dict[Expr, Expr]) -> Expr:
         """The same of a packed constant, whose rows and terms are numbered through."""

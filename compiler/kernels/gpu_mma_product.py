@@ -15,12 +15,11 @@ from typing import Final
 
 from ...ops.expr import Expr, cast, const
 from ...ops.traverse import rebuild, walk
-from ...ops.types import DType, bf16, f16, f32, i8, i32, u8
+from ...ops.types import HALF, DType, f32, i8, i32, u8
 from ..graph.ir import Graph, Op
 from .gpu_contraction import Contraction, contraction_of
 from .pieces import Buffers, buffer_loads, stride, trip_count
 
-HALF: Final = (f16, bf16)
 BYTES: Final = (i8, u8)
 
 
@@ -99,7 +98,7 @@ def constant_load(graph: Graph, factor: Expr) -> Expr | None:
     return factor
 
 
-def in_single(e: Expr, known: dict[Expr, Expr]) -> Expr:
+def kept_wide(e: Expr, known: dict[Expr, Expr]) -> Expr:
     """An expression in half floats computed in float32: what is between its loads, which are
     rounded already, and its result, which is rounded once. Casts round as they say.
 
@@ -120,7 +119,7 @@ def in_single(e: Expr, known: dict[Expr, Expr]) -> Expr:
 
 def _single(n: Expr, args: tuple[Expr, ...]) -> Expr:
     """n over arguments in float32 where they were half floats."""
-    if n.op == "cast" or n.dtype not in HALF:
-        return rebuild(n, args)
     made = rebuild(n, args)
-    return made if made.dtype is f32 else Expr(n.op, args, n.payload, f32)
+    if n.op == "cast" or n.dtype not in HALF or made.dtype is f32:
+        return made
+    return Expr(n.op, args, n.payload, f32)

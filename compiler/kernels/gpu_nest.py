@@ -30,7 +30,19 @@ from .gpu_sharing import (
 )
 from .gpu_windows import window_of
 from .inplace import overwritable
-from .ir import Buffer, Declare, Kernel, Launch, Local, Phase, Set, Stmt, Store, loop
+from .ir import (
+    Buffer,
+    Declare,
+    Kernel,
+    Launch,
+    Local,
+    Phase,
+    Set,
+    Stmt,
+    Store,
+    expressions,
+    loop,
+)
 from .nest import guarded
 from .partial import in_steps
 from .pieces import Buffers, Piece, buffer_loads, collapse, operations, pieces, stride, trip_count
@@ -251,12 +263,18 @@ class _Emitter:
         if mine and not across and not stmts:
             nest = self._sliding(inside, value, acc, combine)
         if not nest:
-            reads: tuple[Stmt, ...] = ()
-            if not v.is_const:
-                calls, value = wide_loads(value, v, self._held)
-                reads = spelled_out(calls)  # ahead of all that would come between them
-            nest = (*stmts, *every(Set(acc, at, combined(combine, acc[at], value))))
-            nest = nest if v.is_const else (*reads, loop(v, nest, "unroll"))
+            calls, wide = ([], value) if v.is_const else wide_loads(value, v, self._held)
+            reads = spelled_out(calls)  # ahead of all that would come between them
+            each = any(self.u in e.free for s in calls for e in expressions(s))
+            if each and stmts:
+                reads, wide, each = (), value, False
+            step = Set(acc, at, combined(combine, acc[at], wide))
+            if each:  # every neighbour reads its own
+                nest = every(*reads, loop(v, (step,), "unroll"))
+            elif v.is_const:
+                nest = (*stmts, *every(step))
+            else:
+                nest = (*reads, loop(v, (*stmts, *every(step)), "unroll"))
             for w in reversed(inside):
                 nest = (self._loop(w, nest, self.lanes if across else 0),)
         out = [Declare(acc), *every(Set(acc, at, identity(combine, r.dtype))), *nest]

@@ -5,14 +5,17 @@ from __future__ import annotations
 from typing import Final
 
 from ..options import Numerics
+from .device import GpuDevice
 from .gpu_mma import GpuMma
 from .gpu_nest import GpuNest
 from .gpu_recurrent import GpuRecurrent
 from .gpu_tiles import GpuTiles
 from .gpu_unpool import GpuUnpool
+from .gpu_wgmma import GpuWgmma
 from .recurrent import Recurrent
 from .scan import CumulativeSum
 from .scatter import Scatter
+from .select import register
 from .sorting import ArgReduce, TopK
 from .template import KernelTemplate
 from .unpool import Unpool
@@ -24,12 +27,22 @@ GPU_TEMPLATES: Final[tuple[KernelTemplate, ...]] = (
 """In the order of preference, as `select.TEMPLATES`."""
 
 
-def gpu_templates(numerics: Numerics) -> tuple[KernelTemplate, ...]:
-    """The templates that may serve: under "reproducible", no sum falls into parts; under "reduced",
-    sums of products in float32 are computed by tensor cores, in tf32."""
+HOPPER: Final = (9, 0)
+
+
+def gpu_templates(
+    numerics: Numerics, capability: tuple[int, int] = (8, 0)
+) -> tuple[KernelTemplate, ...]:
+    """The templates that may serve GPUs of a compute capability: what only Hopper GPUs have goes
+    first there. Under "reproducible", no sum falls into parts; under "reduced", sums of products in
+    float32 are computed by tensor cores, in tf32."""
+    reduced = numerics == "reduced"
+    found = GPU_TEMPLATES
     if numerics == "reproducible":
-        return tuple(GpuTiles(in_parts=False) if isinstance(t, GpuTiles) else t
-                     for t in GPU_TEMPLATES)  # fmt: skip
-    if numerics != "reduced":
-        return GPU_TEMPLATES
-    return (GpuMma(tf32=True), *(t for t in GPU_TEMPLATES if not isinstance(t, GpuMma)))
+        found = tuple(GpuTiles(in_parts=False) if isinstance(t, GpuTiles) else t for t in found)
+    if reduced:
+        found = (GpuMma(tf32=True), *(t for t in found if not isinstance(t, GpuMma)))
+    return (GpuWgmma(reduced), *found) if capability == HOPPER else found
+
+
+register(GpuDevice, lambda device, numerics: gpu_templates(numerics, device.capability))

@@ -177,7 +177,7 @@ class _Tiles:
         body = (*self._summed(), *self._finished(*scratch))
         phases: tuple[Phase, ...] = (
             Phase(_blocks(p, self.config), self.item, body, self.threads, self.thread,
-                  self._resident()),
+                  resident=self._resident()),
             *(self._added(s, parts, size) for s in scratch),
         )  # fmt: skip
         params, args = self.buffers.parameters()

@@ -6,6 +6,11 @@ in, each by its own offset, from a table. Weights of channels that a lane's grou
 zeros. So groups may begin anywhere, several small ones make one dense block, and a permutation of
 the channels (a channel shuffle) costs nothing: it is in the table.
 
+One multiply-add could serve both groups of a vector, if a mask put the input of one into the lanes
+behind and of the other into those in front. But loads into some lanes are slow: on Zen 4 such a
+step takes 2.4 cycles per vector, and two multiply-adds 2.05. So what limits these kernels is how
+many lanes their groups fill: of 34 channels per group, 71 % of the multiply-adds count.
+
 A zero weight times an infinity is not a number: where an input holds infinities, so may other
 groups that share a vector with its own.
 """

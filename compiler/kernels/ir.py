@@ -66,13 +66,39 @@ class Buffer:
 
 
 @dataclass(frozen=True, slots=True)
+class TensorMap:
+    """The tensor `name` that lies in a buffer, from its first element on, as units of a GPU see it
+    that copy boxes (see `tensor_map`).
+
+    dims: elements along every axis, innermost first; strides: bytes from one to the next along
+    every axis but the innermost, whose elements lie side by side. box: elements of one copy.
+    swizzle: 128 or 0 bytes. steps: in which a box goes along every axis, where they are not all 1.
+    """
+
+    name: str
+    buffer: Buffer
+    dims: tuple[int, ...]
+    strides: tuple[int, ...]
+    box: tuple[int, ...]
+    swizzle: int = 128
+    steps: tuple[int, ...] = ()
+
+    def __str__(self) -> str:
+        dims, strides, box = (", ".join(map(str, x)) for x in (self.dims, self.strides, self.box))
+        return (f"{self.name} = {self.buffer.name} as {self.buffer.dtype}[{dims}]"
+                f" strides [{strides}] boxes [{box}] swizzle {self.swizzle}"
+                f"{f' in steps of {list(self.steps)}' if self.steps else ''}")  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
 class Local:
     """Storage of one item: registers when all indices are static, else the stack. On a GPU, arrays
     that a vector loop sets lane by lane are shared by all lanes.
 
     lanes: 0 for one scalar per element, else each element holds that many lanes. shared: the array
     is one for all threads of a block, in a phase that is written for one thread; it has one axis
-    and begins at a multiple of `align` bytes.
+    and begins at a multiple of `align` bytes. aside: on the stack in any case, as the registers are
+    wanted for others meanwhile.
     """
 
     name: str
@@ -81,6 +107,7 @@ class Local:
     lanes: int = 0
     shared: bool = False
     align: int = 16
+    aside: bool = False
 
     def __getitem__(self, where: Expr | int | tuple[Expr | int, ...]) -> Expr:
         at = where if isinstance(where, tuple) else (where,)
@@ -180,7 +207,7 @@ class Prefetch(Stmt):
     far: bool = False
 
 
-Argument = Expr | Local | Buffer | int
+Argument = Expr | Local | Buffer | TensorMap | int
 
 
 @dataclass(frozen=True, slots=True)
@@ -212,6 +239,7 @@ class Phase:
     threads: not 0 on a GPU where the body is what one thread of a block does, and an item is a
     block of so many of them. `thread` is the variable that counts them. Every thread makes the
     stores that it reaches, branches may differ between threads, and there are no vector loops.
+    cluster: neighbouring blocks that run side by side and reach each other's shared memory.
     resident: how many such blocks a multiprocessor should hold at once, which limits the registers
     of a thread; 0 where that does not matter.
     """
@@ -221,6 +249,7 @@ class Phase:
     body: tuple[Stmt, ...]
     threads: int = 0
     thread: Expr | None = None
+    cluster: int = 1
     resident: int = 0
 
 
@@ -382,6 +411,12 @@ def expressions(s: Stmt) -> tuple[Expr, ...]:
     if isinstance(s, Call):
         return tuple(a for a in s.args if isinstance(a, Expr))
     return ()
+
+
+def tensor_maps(phase: Phase) -> tuple[TensorMap, ...]:
+    """The tensors that a phase copies boxes of, in the order in which it first names them."""
+    named = (a for s in statements(phase.body) if isinstance(s, Call) for a in s.args)
+    return tuple(dict.fromkeys(a for a in named if isinstance(a, TensorMap)))
 
 
 def loads(phase: Phase, buffer: Buffer) -> tuple[Expr, ...]:

@@ -13,12 +13,11 @@ from ...ops.expr import Expr, floordiv, index, linear, var
 from ...ops.operator import Contraction, Injective, View
 from ...ops.traverse import substitute
 from ...ops.types import DType, f32, f64, row_major_strides
-from ..graph.arrays import aligned_empty
 from ..graph.ir import Graph, Op
 from .compose import Composer, Indices, broadcast
 from .epilogue import Result, results
 from .ir import Buffer
-from .packing import turned
+from .packing import room, turned
 
 Array = npt.NDArray[Any]
 
@@ -194,14 +193,14 @@ def affine(value: Expr, variables: Sequence[Expr]) -> tuple[Buffer, dict[Expr, i
     return value.payload, {v: terms.get(v, 0) for v in variables}, rest
 
 
-def pack_panels(b: Array, lanes: int, width: int) -> Array:
+def pack_panels(b: Array, lanes: int, width: int, out: Array | None = None) -> Array:
     """Matrices [B, K, N] as panels [B][N / width][K][width], the last as wide as it needs to be in
     whole vectors, zeros behind the last column. b may be strided: every element is moved once."""
     count, k, n = b.shape
     full = n // width
     middle = full * width
     rest = -(-(n - middle) // lanes) * lanes
-    out = aligned_empty((count, k * (middle + rest)), b.dtype)
+    out = room(out, count * k * (middle + rest), b.dtype).reshape(count, k * (middle + rest))
     panels = out[:, : k * middle].reshape(count, full, k, width)
     last = out[:, k * middle :].reshape(count, k, rest)
     last[:, :, n - middle :] = 0

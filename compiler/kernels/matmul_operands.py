@@ -275,9 +275,10 @@ class Operands:
         return (If(compare("lt", g, self.panels), body(g, self.blocks, 0), last),)
 
 
-@recipe("panels")
+@recipe("panels", into=True)
 def _panels(
-    *arrays: Array, lanes: int, width: int, k: int, n: int, steps: tuple[_Step, ...], of: int
+    *arrays: Array, lanes: int, width: int, k: int, n: int, steps: tuple[_Step, ...], of: int,
+    out: Array | None = None,
 ) -> Array:  # fmt: skip
     """What a few operators make of constants, as panels of matrices [k, n]. Arrays are numbered:
     first those given, then results in order; steps say which each operator reads."""
@@ -287,7 +288,7 @@ def _panels(
         op = Op(operator, tuple(map(str, reads)), ("",) * results, given)
         ins = [None if i is None else values[i] for i in reads]
         values += evaluate_op(op, ins, wide=False)
-    return pack_panels(values[of].reshape(-1, k, n), lanes, width)
+    return pack_panels(values[of].reshape(-1, k, n), lanes, width, out)
 
 
 def share_out(

@@ -23,11 +23,11 @@ from dataclasses import dataclass, replace
 from itertools import count
 from math import prod
 
-from ...ops.expr import Expr, apply, const, index, var
+from ...ops.expr import Expr, apply, compare, const, index, var
 from ...ops.types import DType, i64
 from .compose import Indices
 from .device import Device
-from .ir import Buffer, Declare, Local, Prefetch, Set, Stmt, loop
+from .ir import Buffer, Declare, If, Local, Prefetch, Set, Stmt, loop
 
 UNROLL = 4  # most steps of the reduction per round
 ROUND = 32  # multiply-adds per round that hide the loop's own cost; more only make code longer
@@ -159,7 +159,8 @@ class MicroKernel:
     @property
     def sums(self) -> Local:
         """Of the partial sums that are done."""
-        return Local(f"sum{self.tag}", self.dtype, (*self.rows, self.blocks), self.lanes)
+        shape = (*self.rows, self.blocks)
+        return Local(f"sum{self.tag}", self.dtype, shape, self.lanes, aside=True)
 
     # ---------------------------------------------------------------- loops over the tile
 
@@ -318,16 +319,21 @@ class MicroKernel:
             zero = const(0, self.dtype)
             out += [Declare(self.sums),
                     self.each(lambda r, j, lane: (Set(self.sums, (*r, j), zero),))]  # fmt: skip
-        for s in segments:
+        for n, s in enumerate(segments, 1):
             outer, *inner = stepped(s.levels)
             done, ahead = 0, outer.ahead or 1
             if s.per_partial:
                 parts, rest = divmod(outer.count, s.per_partial)
                 done = outer.count - rest
                 part = replace(s, levels=(replace(outer, count=s.per_partial), *inner))
-                at = var("c", parts) * s.per_partial
+                c = var("c", parts)
+                at = c * s.per_partial
                 one = whole(part, a_base + at * outer.stride, at * ahead, 0)
-                out.append(loop(var("c", parts), (*one, self.put_aside())))
+                if rest or n < len(segments):
+                    out.append(loop(c, (*one, self.put_aside())))
+                else:  # the last one stays in registers
+                    before = If(compare("lt", 0, c), (self.put_aside(),))
+                    out.append(loop(c, (before, *one)))
             if done < outer.count:
                 part = replace(s, levels=(replace(outer, count=outer.count - done), *inner))
                 out += whole(part, a_base + done * outer.stride, index(done * ahead), 0)

@@ -15,6 +15,7 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
+from ..graph.arrays import aligned_empty
 from ..graph.ir import Deferred
 
 Array = npt.NDArray[Any]
@@ -34,6 +35,15 @@ class Stage:
     def rows(self, *shape: int) -> Array:
         """The first elements of the first rows, as an array of that shape."""
         return self._all[: shape[0], : prod(shape[1:])].reshape(shape)
+
+
+def room(out: Array | None, elements: int, dtype: npt.DTypeLike) -> Array:
+    """Flat memory for so many elements: `out` if it is that, new where it is None."""
+    if out is None:
+        return aligned_empty((elements,), dtype)
+    if (out.shape, out.dtype) != ((elements,), dtype):
+        raise ValueError(f"packing makes {dtype}[{elements}], not {out.dtype}{list(out.shape)}")
+    return out
 
 
 def write(w: Weights, out: Array, *where: slice) -> None:

@@ -23,6 +23,7 @@ from .ir import (
     Store,
     Transpose,
     Unwritten,
+    tensor_maps,
 )
 
 _texts: WeakKeyDictionary[Kernel, str] = WeakKeyDictionary()
@@ -49,7 +50,7 @@ def _lines(body: Iterable[Stmt], depth: int) -> Iterable[str]:
             dims = "".join(f", {d}" for d in loc.shape)
             lanes = f" x {loc.lanes}" if loc.lanes else ""
             what = f"shared align {loc.align}" if loc.shared else "local"
-            yield f"{pad}{loc.name} = {what}({loc.dtype}{lanes}{dims})"
+            yield f"{pad}{loc.name} = {what}({loc.dtype}{lanes}{dims}{', aside' * loc.aside})"
         elif isinstance(s, Set):
             at = f"[{', '.join(map(_text, s.where))}]" if s.where else ""
             yield f"{pad}{s.local.name}{at} = {_text(s.value)}"
@@ -94,8 +95,10 @@ def _kernel_text(kernel: Kernel) -> str:
         lines.append(f"  {b.role} {b.name}: {b.dtype}[{b.elements}]")
     for p in kernel.phases:
         by = f" by {p.threads} threads {_text(p.thread)}" if p.thread is not None else ""
+        by += f" in clusters of {p.cluster}" if p.cluster > 1 else ""
         by += f", {p.resident} resident" if p.resident else ""
         lines.append(f"  parallel {_text(p.item)} in {p.items}{by}:")
+        lines.extend(f"    {m}" for m in tensor_maps(p))
         lines.extend(_lines(p.body, 2))
     return "\n".join(lines) + "\n"
 

@@ -22,17 +22,23 @@ Function = TypeVar("Function", bound=Callable[..., Array])
 
 RECIPES: Final[dict[str, Callable[..., Array]]] = {}
 _IN_PARTS: Final[set[str]] = set()
+_INTO: Final[set[str]] = set()
 
 
-def recipe(name: str, *, in_parts: bool = False) -> Callable[[Function], Function]:
+def recipe(
+    name: str, *, in_parts: bool = False, into: bool = False
+) -> Callable[[Function], Function]:
     """Function decorator: arrays in, then arguments by name; the packed array out. in_parts: it
-    takes constants that are computed as they are and has them computed part by part."""
+    takes constants that are computed as they are and has them computed part by part. into: it takes
+    memory for the packed array as `out`, flat, or makes its own if that is None."""
 
     def register(function: Function) -> Function:
         assert name not in RECIPES, name
         RECIPES[name] = function
         if in_parts:
             _IN_PARTS.add(name)
+        if into:
+            _INTO.add(name)
         return function
 
     return register
@@ -45,10 +51,20 @@ class Recipe:
     name: str
     arguments: tuple[tuple[str, Argument], ...]
 
-    def __call__(self, *given: Weights) -> Array:
+    def __call__(self, *given: Weights, out: Array | None = None) -> Array:
+        """The packed array. out: flat memory of its size, where it is to be."""
         if self.name not in _IN_PARTS:
             given = tuple(w.make() if isinstance(w, Deferred) else w for w in given)
-        return RECIPES[self.name](*given, **dict(self.arguments))
+        if self.name in _INTO:
+            return RECIPES[self.name](*given, **dict(self.arguments), out=out)
+        found = RECIPES[self.name](*given, **dict(self.arguments))
+        if out is None:
+            return found
+        if (found.size, found.dtype) != (out.size, out.dtype):
+            raise ValueError(f"{self} gives {found.dtype}[{found.size}], "
+                             f"not {out.dtype}[{out.size}]")  # fmt: skip
+        out[:] = found.reshape(-1)
+        return out
 
     def __str__(self) -> str:
         return " ".join((self.name, *(f"{k}={v}" for k, v in self.arguments)))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Final
+from typing import Any, Final
 
 from ...ops.library import BUILT_IN
 from ...ops.operator import Contraction
@@ -150,17 +150,41 @@ def is_built_in(ops: Sequence[Op]) -> bool:
     return all(BUILT_IN.get(op.operator) is op.definition for op in ops)
 
 
+Templates = Callable[[Any, Numerics], Sequence[KernelTemplate]]
+"""From a device and numerics to templates."""
+_FAMILIES: Final[dict[type[Device], Templates]] = {Device: lambda device, numerics: TEMPLATES}
+
+
+def register(kind: type[Device], templates: Templates) -> None:
+    """Say what makes kernels for a kind of device. Templates for GPUs take long to load, so they do
+    that themselves when somebody wants them."""
+    _FAMILIES[kind] = templates
+
+
+def templates_for(
+    device: Device, numerics: Numerics = "standard"
+) -> Sequence[KernelTemplate]:  # fmt: skip
+    """Templates that make kernels for a device, in the order of preference. Raises LoweringError
+    where nobody has said which."""
+    try:
+        return _FAMILIES[type(device)](device, numerics)
+    except KeyError:
+        raise LoweringError(f"no kernel templates are loaded for {device}") from None
+
+
 def able(
-    graph: Graph, ops: Sequence[Op], outputs: Sequence[str], numerics: Numerics
+    graph: Graph, ops: Sequence[Op], outputs: Sequence[str], numerics: Numerics,
+    templates: Sequence[KernelTemplate],
 ) -> tuple[KernelTemplate, ...]:  # fmt: skip
     """Templates that may compute a group, the one that is used without tuning first. Templates add
-    in orders of their own, so that under "reproducible" there is that one only."""
+    in orders of their own, so that under "reproducible" there is that one only. templates: as for
+    `select`."""
     given = graph, ops, outputs
-    first = next((t for t in TEMPLATES if t.matches(*given)), None)
+    first = next((t for t in templates if t.matches(*given)), None)
     if first is None or numerics == "reproducible":
         return () if first is None else (first,)
-    other = next(t for t in TEMPLATES if not isinstance(t, Marked) and t.matches(*given))
-    more = (t for t in TEMPLATES if isinstance(t, Marked) and t.serves(*given))
+    other = next(t for t in templates if not isinstance(t, Marked) and t.matches(*given))
+    more = (t for t in templates if isinstance(t, Marked) and t.serves(*given))
     return tuple(dict.fromkeys((first, *more, other)))
 
 

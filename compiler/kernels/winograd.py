@@ -27,7 +27,6 @@ import numpy.typing as npt
 from ...ops.expr import Expr, compare, const, index, load, logical_and, minimum, var
 from ...ops.traverse import substitute
 from ...ops.types import f32
-from ..graph.arrays import aligned_empty
 from ..graph.ir import Graph, Op
 from .compose import Indices
 from .conv_group import ConvGroup, Operands, conv_group, conv_results, formal
@@ -48,7 +47,7 @@ from .ir import (
     seq,
 )
 from .microkernel import Level, MicroKernel, Panel, Rows, Segment, bind
-from .packing import Stage, Weights, write
+from .packing import Stage, Weights, room, staged, write
 from .recipe import prepared, recipe
 from .template import Config, required
 from .winograd_configs import Tiles, estimate, lean, ranked, shares, steps, vectors_of
@@ -64,8 +63,8 @@ PARTIAL: Final = 64
 as large as a result's, so that these sums are shorter than those of a direct convolution."""
 
 TAPS: Final = 9
-PACKED_TOGETHER: Final = 768
-"""3x3 weights transformed in one matrix product: they stay in the cache, and the product is too
+PRODUCT: Final = 1 << 18
+"""Multiply-adds in one product of matrices while packing: operands stay in the cache, and it is too
 small for numpy's library to share it out among threads, of which packing has its own."""
 
 
@@ -432,17 +431,18 @@ def _shared(outer: Expr, inner: Expr, wanted: int, body: Sequence[Stmt]) -> Phas
     ))  # fmt: skip
 
 
-@recipe("winograd", in_parts=True)
+@recipe("winograd", in_parts=True, into=True)
 def pack_transformed(
-    w: Weights, m: int, lanes: int, blocks: int, share: int, vectors: int
-) -> Array:
+    w: Weights, m: int, lanes: int, blocks: int, share: int, vectors: int,
+    out: Array | None = None,
+) -> Array:  # fmt: skip
     """Transformed weights U of w [O, C, 3, 3] in the order in which they are read: groups of
     `share` vectors of results, in each the points, in each panels of `blocks` vectors (the last may
     have fewer), in each C steps. vectors: how many there are in all; lanes past the last channel
     are zero. Made panel by panel, as U is several times as large as w."""
     o, c = w.shape[:2]
     points = (m + 2) ** 2
-    out = aligned_empty((points * c * vectors * lanes,), w.dtype)
+    out = room(out, points * c * vectors * lanes, w.dtype)
     whole = out.reshape(vectors // share, points, c * share * lanes)
     for g in range(vectors // share):
         for first in range(0, share, blocks):
@@ -450,13 +450,18 @@ def pack_transformed(
             start = (g * share + first) * lanes
             at, n = first * lanes * c, min(max(o - start, 0), width)
             into = whole[g, :, at : at + c * width].reshape(points, c, width)
-            step = max(1, PACKED_TOGETHER // max(n, 1))
-            stage = Stage(n, step * TAPS, w.dtype)
-            for k in range(0, c if n else 0, step):
-                part = stage.rows(n, min(step, c - k), 3, 3)
-                write(w, part, slice(start, start + n), slice(k, k + step))
-                into[:, k : k + step, :n] = transformed_weights(part.swapaxes(0, 1), m)
             into[:, :, n:] = 0
+            if not n:
+                continue
+            wide, step = staged(n, TAPS, w.dtype.itemsize), max(1, PRODUCT // (TAPS * points * n))
+            stage = Stage(n, min(wide, c) * TAPS, w.dtype)
+            for lo in range(0, c, wide):
+                hi = min(lo + wide, c)
+                part = stage.rows(n, hi - lo, 3, 3)
+                write(w, part, slice(start, start + n), slice(lo, hi))
+                for k in range(lo, hi, step):
+                    some = part[:, k - lo : k - lo + step].swapaxes(0, 1)
+                    into[:, k : min(k + step, hi), :n] = transformed_weights(some, m)
     return out
 
 
@@ -476,7 +481,7 @@ class Winograd:
     """
 
     name = "winograd"
-    version = 3
+    version = 4
 
     def matches(self, graph: Graph, ops: Sequence[Op], outputs: Sequence[str]) -> bool:
         p = _group(graph, ops, outputs)

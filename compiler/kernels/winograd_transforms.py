@@ -135,7 +135,8 @@ def _from_roots(roots: Sequence[Fraction]) -> list[Fraction]:
 def transformed_weights(w: Array, m: int) -> Array:
     """G w G^T of weights [..., 3, 3] as [a * a, ...], in float64."""
     some = w.shape[:-2]
-    taps = np.ascontiguousarray(np.moveaxis(w.reshape(*some, -1), -1, 0), np.float64)
+    taps = w.reshape(*some, TAPS * TAPS).transpose(len(some), *range(len(some)))
+    taps = np.ascontiguousarray(taps, np.float64)
     return (_both_axes(m) @ taps.reshape(len(taps), -1)).reshape(-1, *some)
 
 

@@ -8,9 +8,8 @@ from typing import Any
 import numpy as np
 
 from ...ops.operator import Injective, View
-from ...ops.types import bf16
 from ..graph.builder import Value
-from ..graph.evaluate import evaluate_op, narrow
+from ..graph.evaluate import evaluate_op, floats, narrow
 from ..graph.ir import Array, Blob, Graph, Op, Role
 from .base import UNLIMITED, Fuel, OptionalPass
 from .rewrite import SourceRewriter, dense
@@ -58,10 +57,12 @@ class FoldConstants(OptionalPass):
         limit = self.max_bytes if inputs else self.max_splat
         if size > max(limit, given) or any(t.layout.is_blocked for t in types):
             return None
-        if any(t is not None and t.dtype is bf16 for t in (*types, *graph.input_types(op))):
-            return None
         # copies need no precision, and widening large weights takes time
         exact = op.has(Injective) or op.has(View)
+        if not exact:
+            kinds = (*graph.input_types(op), *(None for _ in inputs))
+            inputs = [x if x is None or t is None else floats(x, t.dtype)
+                      for x, t in zip(inputs, kinds, strict=False)]  # fmt: skip
         try:
             values = evaluate_op(op, inputs, wide=not exact)
         except (ValueError, IndexError, TypeError, ArithmeticError):

@@ -7,20 +7,18 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 import numpy as np
-import numpy.typing as npt
 
 from ...ops.operator import Contraction
 from ...ops.types import f32, f64
 from ..graph.builder import Value
 from ..graph.ir import Array, Blob, Deferred, Graph, Op, Role
+from ..graph.scaled import Vector, scaled
 from .base import UNLIMITED, Fuel, OptionalPass
 from .dce import DeadCode
 from .rewrite import SourceRewriter
 
-Vector = npt.NDArray[np.float64]
-
-_PART: Final = 1 << 14
-"""Weights looked at in one go, few enough to stay in the first cache."""
+_PART: Final = 1 << 16
+"""Weights looked at in one go, few enough to stay in the second cache."""
 
 
 @dataclass(frozen=True)
@@ -138,9 +136,9 @@ def _chain(graph: Graph, op: Op) -> _Chain | None:
     weights = None
     if head.weights is not None:
         axis = 0 if head.kind == "conv" else head.weights.type.rank - 1
-        weights = _scaled(head.weights, scale, axis)
-        if weights is None:
+        if not _stays_finite(head.weights, scale):
             return None
+        weights = scaled(head.weights, scale, axis)
     return _Chain(head.kind, op, tuple(links), tuple(data), rounded[0], rounded[1], weights)
 
 
@@ -212,26 +210,6 @@ def _per_channel(x: Array | None, rank: int, axis: int, n: int) -> Vector | None
     if any(d != 1 and k != axis for k, d in enumerate(shape)) or shape[axis] not in (1, n):
         return None
     return np.broadcast_to(x.reshape(-1).astype(np.float64), (n,))
-
-
-def _scaled(weights: Blob, scale: Vector, axis: int) -> Deferred | None:
-    """The weights times a factor for each index of an axis; None where a product overflows."""
-    kind = weights.type.dtype.numpy
-    if not _stays_finite(weights, scale):
-        return None
-    rank = weights.type.rank
-    factor = scale.reshape(*(1,) * axis, -1, *(1,) * (rank - 1 - axis))
-
-    def write(out: Array, where: tuple[slice, ...]) -> None:
-        w = weights.value
-        assert w is not None
-        # along the other axes the factor has one element, which any slice has to keep
-        mine = tuple(s if k == axis else slice(None) for k, s in enumerate(where))
-        with np.errstate(all="ignore"):
-            # a float64 copy of all would take longer to write than the products to compute
-            np.multiply(w[where], factor[mine], out=out, dtype=np.float64, casting="same_kind")
-
-    return Deferred(kind, weights.type.dims, (weights,), write)
 
 
 def _stays_finite(weights: Blob, scale: Vector) -> bool:

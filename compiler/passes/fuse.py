@@ -73,9 +73,7 @@ def too_large(best: Sequence[int], members: Sequence[int]) -> str:
 class Fuser:
     """One run of the pass. group: of each op, None as long as it has none."""
 
-    def __init__(
-        self, graph: Graph, attention: bool = True, products: Sequence[DType] = (f32, f64)
-    ) -> None:
+    def __init__(self, graph: Graph, attention: bool, products: Sequence[DType]) -> None:
         self.graph, self.products = graph, products
         self.takes_attention = attention
         self.ops = graph.ops

@@ -29,31 +29,33 @@ class AssignLayout(Pass):
     block: int
 
     def run(self, graph: Graph) -> Graph:
-        rewriter = _Layouts(graph, self.block)
+        rewriter = _Blocked(graph, self.block)
         return rewriter.run(rewriter.visit)
 
 
-class _Layouts(SourceRewriter):
-    def __init__(self, old: Graph, block: int) -> None:
+class Layouts(SourceRewriter):
+    """A choice of layouts, op by op: `follow` says what an operator without wishes hands on,
+    `convolution` what convolutions want."""
+
+    def __init__(self, old: Graph) -> None:
         super().__init__(old)
-        self.block = block
-        self.blocked = Layout(1, block)
         self._reformatted: dict[tuple[str, Layout], Value] = {}
+
+    def follow(self, op: Op, inputs: tuple[Value | None, ...]) -> Layout:
+        raise NotImplementedError
+
+    def convolution(self, op: Op, inputs: tuple[Value | None, ...]) -> Value | tuple[Value, ...]:
+        raise NotImplementedError
 
     def visit(self, op: Op, inputs: tuple[Value | None, ...]) -> Value | tuple[Value, ...] | None:
         contraction = op.definition.trait(Contraction)
         if contraction is not None and contraction.kind == "conv":
             return self.convolution(op, inputs)
         opaque = op.definition.trait(Opaque)
-        if opaque is not None and opaque.kind == "unpool" and self._keeps_channels(op, inputs):
-            return self.windowed(op, tuple(self.to(v, self.blocked) for v in inputs), self.blocked)
         rigid = contraction is not None or any(op.has(t) for t in (View, Recurrence))
         if rigid or (opaque is not None and opaque.kind != "concat"):
             return self.emit(op, tuple(self.to(v, ROW_MAJOR) for v in inputs), ROW_MAJOR)
         layout = self.follow(op, inputs)
-        if self.is_read_by_convolution(op) and inputs[0] is not None:
-            layout = self.blocked
-            inputs = (self.to(inputs[0], layout), *inputs[1:])
         if op.has(Elementwise) and layout.is_blocked:
             inputs = tuple(self.alike(v, op, layout) for v in inputs)
         if op.has(ChannelLocal) and layout.is_blocked:
@@ -101,6 +103,21 @@ class _Layouts(SourceRewriter):
         gathered element by element where the op runs behind a convolution."""
         same = v is not None and v.type.dims == self.old.type(op.outputs[0]).dims
         return self.to(v, layout) if same else v
+
+
+class _Blocked(Layouts):
+    def __init__(self, old: Graph, block: int) -> None:
+        super().__init__(old)
+        self.block = block
+        self.blocked = Layout(1, block)
+
+    def visit(self, op: Op, inputs: tuple[Value | None, ...]) -> Value | tuple[Value, ...] | None:
+        opaque = op.definition.trait(Opaque)
+        if opaque is not None and opaque.kind == "unpool" and self._keeps_channels(op, inputs):
+            return self.windowed(op, tuple(self.to(v, self.blocked) for v in inputs), self.blocked)
+        if self.is_read_by_convolution(op) and inputs[0] is not None:
+            return self.emit(op, (self.to(inputs[0], self.blocked), *inputs[1:]), self.blocked)
+        return super().visit(op, inputs)
 
     def is_read_by_convolution(self, op: Op) -> bool:
         """Whether one convolution kernel takes in this choice of channels."""

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Final
 
-from ...ops.types import bf16, f16, f32, f64
+from ...ops.types import HALF, f32, f64
+from ..errors import OptionError
+from ..graph.ir import Graph
 from ..options import Numerics
+from ..text import nearest
 from .base import Pass
 from .canonicalize import Canonicalize
 from .channel_order import ChannelOrder
+from .channels_last import ChannelsLast
 from .convolutions import UnfoldConvolutions
 from .cse import CommonSubexpressions
 from .dce import DeadCode
@@ -45,8 +50,9 @@ def cpu_pipeline(channel_block: int, numerics: Numerics = "standard") -> tuple[P
     )
 
 
-def gpu_pipeline() -> tuple[Pass, ...]:
-    """Passes for a GPU: everything stays row-major, and no kernel takes a whole attention."""
+def gpu_pipeline(numerics: Numerics = "standard") -> tuple[Pass, ...]:
+    """Passes for a GPU: row-major but for convolutions on tensor cores, and no kernel takes a whole
+    attention."""
     return (
         Decompose(),
         Canonicalize(),
@@ -55,6 +61,30 @@ def gpu_pipeline() -> tuple[Pass, ...]:
         ChannelOrder(),
         CommonSubexpressions(),
         DeadCode(),
-        Fuse(attention=False, products=(f32, f64, f16, bf16)),
+        ChannelsLast((*HALF, f32) if numerics == "reduced" else HALF),
+        Fuse(attention=False, products=(f32, f64, *HALF)),
         Place(WIDEST_ACCESS),
     )
+
+
+def remaining(passes: Sequence[Pass], graph: Graph) -> tuple[Pass, ...]:
+    """Those of a pipeline that a graph has not been through: all of them, or, where its ops are in
+    groups (a stage that was printed, perhaps edited, and read again), those behind fusion, or none
+    where blobs have their places already."""
+    if not any(op.group is not None for op in graph.ops):
+        return tuple(passes)
+    if any(b.inside is not None for b in graph.blobs.values()):
+        return ()
+    behind = [k + 1 for k, p in enumerate(passes) if isinstance(p, Fuse)]
+    return tuple(passes[max(behind, default=0) :])
+
+
+def named(passes: Sequence[Pass], names: Sequence[str]) -> tuple[Pass, ...]:
+    """The passes of a pipeline that are called so, in the order of the names. Raises OptionError
+    with the nearest names for what is none."""
+    known = {p.name: p for p in passes}
+    for n in names:
+        if n not in known:
+            raise OptionError(f"there is no pass {n!r}{nearest(n, known)}; "
+                              f"the passes are {', '.join(known)}")  # fmt: skip
+    return tuple(known[n] for n in names)

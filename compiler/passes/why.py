@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from ...ops.operator import Contraction, Elementwise, Injective
 from ..graph.ir import Graph, Op
 from ..text import format_type, quote
-from .fuse import Fuse, Fuser, is_contraction
+from .fuse import Fuse, Fuser
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +43,7 @@ class Reasons:
 
 def reasons(graph: Graph, fuse: Fuse) -> Reasons:
     """Why `fuse` groups the ops of a graph as it does. graph: as the pass is given it."""
-    fuser = _Listener(graph, fuse.attention)
+    fuser = _Listener(graph, fuse)
     fuser.run()
     return fuser.told()
 
@@ -51,8 +51,8 @@ def reasons(graph: Graph, fuse: Fuse) -> Reasons:
 class _Listener(Fuser):
     """Keeps what is refused, and which op each group grew from."""
 
-    def __init__(self, graph: Graph, attention: bool) -> None:
-        super().__init__(graph, attention)
+    def __init__(self, graph: Graph, fuse: Fuse) -> None:
+        super().__init__(graph, fuse.attention, fuse.products)
         self.refused: dict[tuple[int, int], str] = {}
         self.last: dict[int, str] = {}  # what a seed refused in the end
         self.seeds: list[int] = []  # of the groups
@@ -107,7 +107,7 @@ class _Listener(Fuser):
 
     def _bond(self, seed: int, m: int) -> str:
         """Why op m is in the group that grew from a seed."""
-        op, anchor = self.ops[m], is_contraction(self.graph, self.ops[seed])
+        op, anchor = self.ops[m], self.multiplies(self.ops[seed])
         if m == seed:
             return "the contraction that the kernel is for" if anchor else "the kernel begins here"
         if seed in self.attentions:

@@ -21,6 +21,9 @@ REUSABLE_ALIGNMENT: Final = 16
 """Bytes that the start of a donated array must be a multiple of, as numpy's own allocations are:
 enough for an element of any dtype, which is all that kernels ask for."""
 
+_ON_HOST: Final = (1, 3)
+"""DLPack's kinds of devices whose memory is the host's: its own, and what is pinned for CUDA."""
+
 
 @dataclass(frozen=True, slots=True)
 class TensorSpec:
@@ -32,6 +35,16 @@ class TensorSpec:
 
     def __str__(self) -> str:
         return f"{self.name}: {self.dtype}{list(map(str, self.shape))}".replace("'", "")
+
+
+def is_on_device(given: Any) -> bool:
+    """Whether an array is in a GPU's memory, as far as one can ask without taking it."""
+    if type(given) is np.ndarray:
+        return False
+    where = getattr(given, "__dlpack_device__", None)
+    if where is not None and hasattr(given, "__dlpack__"):
+        return int(where()[0]) not in _ON_HOST
+    return hasattr(given, "__cuda_array_interface__")
 
 
 def as_array(name: str, given: Any) -> Array:
@@ -67,6 +80,17 @@ def by_name(specs: Sequence[TensorSpec], feeds: Mapping[str, Any]) -> list[Any]:
     return [feeds[n] for n in known]
 
 
+def in_order(
+    specs: Sequence[TensorSpec], arrays: Sequence[Any], named: Mapping[str, Any]
+) -> list[Any]:
+    """Arrays by position, then by name, in input order. Raises InputError."""
+    first = {s.name: a for s, a in zip(specs, arrays, strict=False)}
+    twice = sorted(set(first) & set(named))
+    if twice or len(arrays) > len(specs):
+        raise InputError(f"input {twice or list(first)} is given by position and by name")
+    return by_name(specs, {**first, **named})
+
+
 # --------------------------------------------------------------------------- results
 
 
@@ -76,7 +100,7 @@ def results_in_order(specs: Sequence[TensorSpec], out: Any) -> list[Any]:
     out: an array for the only output, or one entry per output in a tuple or list. Raises
     InputError for anything else.
     """
-    if isinstance(out, np.ndarray):
+    if any(hasattr(out, p) for p in ("__dlpack_device__", "__cuda_array_interface__")):
         out = (out,)
     if not isinstance(out, (tuple, list)) or len(out) != len(specs):
         what = f"{len(out)} of them" if isinstance(out, (tuple, list)) else type(out).__name__

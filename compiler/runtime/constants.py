@@ -6,6 +6,8 @@ import logging
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
+from itertools import accumulate
+from math import prod
 from pathlib import Path
 from typing import Any, Final
 
@@ -15,11 +17,12 @@ import numpy.typing as npt
 from ...ops import expr
 from ..errors import MemoryLimitError
 from ..graph.arrays import ALIGNMENT, aligned_empty
-from ..graph.ir import Graph
+from ..graph.ir import Blob, Deferred, Graph
 from ..graph.mapped import file_of
 from ..graph.storage import aliases
 from ..kernels import ir
 from ..kernels.ir import Launch, Prepared
+from ..memory.buffers import round_up
 from ..store import source_digest
 
 Array = npt.NDArray[Any]
@@ -73,7 +76,7 @@ def prepare(
     if ready is not None and missing:
         _log.info("%d of %d weights are not in the file as kernels of this machine read them;"
                   " they are packed now", missing, len(packed))  # fmt: skip
-    return found | _made(graph, [what for what in distinct if what not in found], threads)
+    return found | _made(graph, launches, [x for x in distinct if x not in found], threads)
 
 
 def _fitting(launches: Sequence[Launch], ready: Ready, graph: Graph) -> dict[Constant, Array]:
@@ -95,38 +98,68 @@ def _fitting(launches: Sequence[Launch], ready: Ready, graph: Graph) -> dict[Con
     return found
 
 
-def _made(graph: Graph, distinct: Sequence[Constant], threads: int) -> dict[Constant, Array]:
-    """Constants prepared now."""
+def _made(graph: Graph, launches: Sequence[Launch], distinct: Sequence[Constant], threads: int
+          ) -> dict[Constant, Array]:  # fmt: skip
+    """Constants prepared now: next to each other, since the system gives a large piece of memory in
+    large pages, each of which is a fault instead of hundreds."""
+    usable = {what: _usable(graph.blobs[what]) for what in distinct if isinstance(what, str)}
+    found: dict[Constant, Array] = {what: w for what, w in usable.items() if w is not None}
+    missing = [what for what in distinct if what not in found]
+    places = _places(missing, graph, launches)
 
     def make(what: Constant) -> Array:
         blobs = [graph.blobs[n] for n in ((what,) if isinstance(what, str) else what.blobs)]
-        made = blobs[0].value if isinstance(what, str) else what.make(*(b.content for b in blobs))
-        assert made is not None
-        settled = _settled(made)
+        contents, out = [b.content for b in blobs], places[what]
+        if not isinstance(what, str):
+            what.make(*contents, out=out)
+        elif isinstance(contents[0], Deferred):
+            contents[0].write(out, ())
+        else:
+            out[...] = contents[0]
         for b in blobs:
             b.release()
-        return settled
+        return out
 
     def size(what: Constant) -> int:
         names = (what,) if isinstance(what, str) else what.blobs
         return sum(graph.type(n).nbytes for n in names)
 
-    made = {what: make(what) for what in distinct if size(what) >= _LARGE}
-    rest = [what for what in distinct if what not in made]
+    found |= {what: make(what) for what in missing if size(what) >= _LARGE}
+    rest = sorted((what for what in missing if what not in found), key=size, reverse=True)
     if threads == 1 or sum(map(size, rest)) < _LARGE:
-        return made | {what: make(what) for what in rest}
+        return found | {what: make(what) for what in rest}
     with ThreadPoolExecutor(threads) as pool:  # copying arrays does not hold the interpreter
-        return made | dict(zip(rest, pool.map(make, rest), strict=True))
+        return found | dict(zip(rest, pool.map(make, rest), strict=True))
 
 
-def _settled(value: Array) -> Array:
-    """A constant in memory of its own or the graph's, dense and on a cache line."""
-    dense = np.ascontiguousarray(value)
-    if dense.ctypes.data % ALIGNMENT == 0 and file_of(dense) is None:
-        return dense
-    out = allocated(dense.shape, dense.dtype)
-    out[...] = dense
-    return out
+def _usable(blob: Blob) -> Array | None:
+    """A constant's own array, if kernels can read it where it is: in memory, dense and on a cache
+    line."""
+    value = blob.content
+    if not isinstance(value, np.ndarray) or not value.flags.c_contiguous:
+        return None
+    return value if value.ctypes.data % ALIGNMENT == 0 and file_of(value) is None else None
+
+
+def _places(
+    missing: Sequence[Constant], graph: Graph, launches: Sequence[Launch]
+) -> dict[Constant, Array]:
+    """Where constants are to be: one piece of memory, each on cache lines of its own."""
+    params = {arg: b for x in launches for arg, b in zip(x.args, x.kernel.params, strict=True)
+              if isinstance(arg, Prepared)}  # fmt: skip
+    kinds: list[tuple[tuple[int, ...], np.dtype[Any]]] = [
+        (graph.type(what).dims, graph.type(what).dtype.numpy) if isinstance(what, str)
+        else ((params[what].elements,), params[what].dtype.numpy)
+        for what in missing
+    ]  # fmt: skip
+    sizes = [prod(shape) * dtype.itemsize for shape, dtype in kinds]
+    ends = list(accumulate(round_up(n, ALIGNMENT) for n in sizes))
+    room = allocated((ends[-1] if ends else 0,), np.uint8)
+    starts = [0, *ends]
+    return {
+        what: room[at : at + n].view(dtype).reshape(shape)
+        for what, (shape, dtype), at, n in zip(missing, kinds, starts[:-1], sizes, strict=True)
+    }  # fmt: skip
 
 
 def allocated(shape: tuple[int, ...], dtype: npt.DTypeLike) -> Array:

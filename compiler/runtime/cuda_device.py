@@ -129,16 +129,18 @@ class Device:
         )
         return DeviceLostError(self.lost, code)
 
-    def quietly(self, name: str, *args: Any) -> None:
-        """Give something back, as far as there still is somebody who takes it. In any thread."""
+    def quietly(self, name: str, *args: Any) -> bool:
+        """Give something back, as far as there still is somebody who takes it; whether it worked.
+        In any thread, and wherever the collector of garbage runs."""
         if self.lost or os.getpid() != self._process or self._context is None:
-            return
+            return False
         if self.driver.code("cuCtxPushCurrent_v2", self._context):
-            return  # the driver has gone ahead of us
+            return False  # the driver has gone ahead of us
         code = self.driver.code(name, *args)
         if code in LOST:
             self.failure(name, code)
         self.__exit__()
+        return code == 0
 
     # ---------------------------------------------------------------- what it has
 

@@ -93,6 +93,7 @@ _FUNCTIONS: Final[dict[str, tuple[Any, ...]]] = {
     "cuGraphDestroy": (_GRAPH,),
     "cuGraphExecDestroy": (_POINTER,),
     "cuGraphExecKernelNodeSetParams_v2": (_POINTER, _NODE, _POINTER),
+    "cuTensorMapEncodeTiled": (_POINTER, _INT, _UNSIGNED, _ADDRESS, *[_POINTER] * 4, *[_INT] * 4),
 }
 
 
@@ -230,5 +231,7 @@ def driver() -> Driver:
     try:
         return Driver(ctypes.CDLL(name))
     except OSError as e:
-        raise NoDeviceError(f"there is no NVIDIA driver here ({e}). In a container, start it with"
-                            " GPUs (`--gpus all`); 'cuda:sm_90' compiles without one") from e  # fmt: skip
+        raise NoDeviceError(
+            f"there is no NVIDIA driver here ({e}). Start a container with GPUs (`--gpus all`);"
+            " 'cuda:sm_90' compiles without one"
+        ) from e

@@ -13,13 +13,12 @@ from typing import Any, Final
 
 from ...ops import expr
 from ..codegen import cpu, cuda
-from ..codegen.cuda.assemble import Assembled, Usage, assembled, can_assemble
+from ..codegen.cuda.assemble import Assembled, Usage, assembled, assembler, can_assemble
 from ..codegen.cuda.entry import Entry, TensorMap
 from ..codegen.cuda.frontend import lowered
 from ..codegen.cuda.ptx import kernel_ptx
 from ..codegen.cuda.source import kernel_source
 from ..codegen.cuda.target import PTX_FEATURES, CudaTarget
-from ..codegen.cuda.toolkit import part
 from ..kernels.ir import Kernel
 from ..kernels.printer import symbol, text_digest
 from ..store import Key, Store, source_digest
@@ -88,14 +87,15 @@ def _machine(ptx: str, target: CudaTarget, store: Store) -> Assembled | None:
     if not ptx or not can_assemble():
         return None
     digest = hashlib.sha256(ptx.encode()).hexdigest()
-    key = _key("machine code of a kernel", target, ptx=digest, assembler=str(part("nvJitLink")))
+    key = _key("machine code of a kernel", target, ptx=digest, assembler=str(assembler()))
     found = _decoded(store.get(key))
     if found is not None:
         usage = {name: Usage(**u) for name, u in found["usage"].items()}
-        return Assembled(base64.b64decode(found["cubin"]), usage)
+        losses = tuple(found["losses"])
+        return Assembled(base64.b64decode(found["cubin"]), usage, losses)
     made = assembled(ptx, target)
     listed = {name: asdict(u) for name, u in made.usage.items()}
-    text = {"usage": listed, "cubin": base64.b64encode(made.cubin).decode()}
+    text = {"usage": listed, "losses": made.losses, "cubin": base64.b64encode(made.cubin).decode()}
     store.put(key, json.dumps(text).encode())
     return made
 

@@ -31,9 +31,7 @@ class Place:
         return self.constant is None and self.array is None
 
 
-def places(
-    graph: Graph, launches: Sequence[Launch], memory: MemoryPlan
-) -> list[tuple[Place, ...]]:
+def places(graph: Graph, launches: Sequence[Launch], memory: MemoryPlan) -> list[tuple[Place, ...]]:
     """The places of each launch's parameters. launches: in the plan's order."""
     shared = aliases(graph)
     donated = {

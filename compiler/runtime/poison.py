@@ -39,6 +39,11 @@ class Poison:
         if block.last >= 0:
             self._dies[block.last].append((where, start, start + block.bytes))
 
+    def dying(self, step: int) -> Sequence[tuple[int | None, int, int]]:
+        """What a step used for the last time: the number of a donated input, or None for the arena;
+        its first byte there; its end."""
+        return self._dies[step]
+
     def before(self, arena: Array, results: Sequence[Array]) -> None:
         """Nothing was written yet."""
         arena.fill(FILL)
@@ -47,7 +52,7 @@ class Poison:
 
     def after(self, step: int, arena: Array, inputs: Sequence[Array]) -> None:
         """The step has run."""
-        for where, low, high in self._dies[step]:
+        for where, low, high in self.dying(step):
             whole = arena if where is None else _bytes(inputs[where])
             whole[low:high] = FILL
 

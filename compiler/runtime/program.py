@@ -194,15 +194,18 @@ class Program:
     def timed(
         self, arrays: Sequence[Array], clock: Callable[[], int],
         before: Callable[[int, int], None] | None = None,
+        after: Callable[[int, int], None] | None = None,
     ) -> tuple[list[Array], list[int]]:  # fmt: skip
-        """Run once, launch by launch; also returns what `clock` (in ns) measured for each. before:
-        called ahead of each with its number and the address of its table of pointers."""
-        return self._stepwise(arrays, (), clock, before)
+        """Run once, launch by launch; also returns what `clock` (in ns) measured for each. before,
+        after: called ahead of and behind each with its number and the address of its table of
+        pointers."""
+        return self._stepwise(arrays, (), clock, before, after)
 
     def _stepwise(
         self, arrays: Sequence[Array], out: Sequence[Array | None],
         clock: Callable[[], int] = perf_counter_ns,
         before: Callable[[int, int], None] | None = None,
+        after: Callable[[int, int], None] | None = None,
     ) -> tuple[list[Array], list[int]]:  # fmt: skip
         ready, results, at = self._bound(arrays, out)
         context = self.contexts.take()
@@ -218,6 +221,8 @@ class Program:
                 start = clock()
                 self._run(ctypes.addressof(frame))
                 times.append(clock() - start)
+                if after is not None:
+                    after(k, context.pointers(first))
                 if self._poison is not None:
                     self._poison.after(k, context.arena, ready)
         finally:

@@ -134,6 +134,11 @@ class Contender:
         for k in range(runs):
             self._sets.write(k)
 
+    def spoil_scratch(self) -> None:
+        """Fill scratch with what no kernel computes: nobody may read it before writing it."""
+        for array in self._scratch.values():
+            array.view(np.uint8).fill(FILL)
+
     def address(self, runs: int) -> int:
         """What `run` takes for that many runs."""
         self._prepare(runs)

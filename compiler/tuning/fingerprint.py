@@ -1,6 +1,8 @@
 """Which device a measurement was taken on, as canonical text.
 
-A CPU is its vendor, family, model and stepping, what of it generated code uses, and its caches.
+A CPU is its vendor, family, model and stepping, what of it generated code uses, and its caches; a
+GPU its name, architecture and memory, and the major version of its driver.
+
 Two devices with one text are taken for the same; measurements of another one of the same model are
 as good as one's own, those of other models say where to look first.
 """
@@ -16,6 +18,7 @@ from typing import Any, Final
 from ...autotune.task import canonical
 from ..codegen.cpu.target import CpuTarget
 from ..kernels.device import Device
+from ..runtime.cuda_device import DeviceFacts
 from ..runtime.linux import first_cache_ways
 
 _VECTOR: Final = (
@@ -48,6 +51,14 @@ def fingerprint(target: CpuTarget, root: Path = Path("/")) -> str:
     return canonical(found)
 
 
+def gpu_fingerprint(facts: DeviceFacts, driver: tuple[int, int]) -> str:
+    """A GPU as JSON: its name and architecture, how much memory it has, in whole GiB, and the major
+    version of the driver's CUDA, which changes the machine code of PTX."""
+    memory = f"{round(facts.memory_bytes / 2**30)} GiB"
+    return canonical({"kind": "gpu", "architecture": facts.arch, "model": facts.name,
+                      "memory": memory, "driver": f"CUDA {driver[0]}"})  # fmt: skip
+
+
 def kernel_device(target: CpuTarget, threads: int) -> Device:
     """This machine, used as `target` with so many threads, as kernel templates see it."""
     return Device(target.vector_bits // 8, target.tile_registers, threads,
@@ -66,6 +77,9 @@ def label(text: str) -> str:
     found = _read(text)
     if not found:
         return "an unknown device"
+    if found.get("kind") == "gpu":
+        rest = ", ".join(str(found.get(f)) for f in ("architecture", "memory", "driver"))
+        return f"{found.get('model')} ({rest})"
     numbers = "/".join(str(found.get(f)) for f in ("family", "model", "stepping") if found.get(f))
     inside = " ".join(x for x in (str(found.get("vendor") or ""), numbers) if x)
     rest = ", ".join(x for x in (inside, str(found.get("cpu") or "")) if x)

@@ -35,3 +35,15 @@ def local_runner(
         limits = Limits(memory=os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2)
     builders = available_processors() if cache_directory() is not None else 0
     return IsolatedRunner(WORKER, limits=limits, builders=builders, environment=environment)
+
+
+def gpu_runner(number: int) -> IsolatedRunner:
+    """A Runner for one GPU: one worker has the device for itself and measures, others build.
+
+    Nothing limits a worker's memory, as the driver's own has no end that is known. Raises
+    OptionError as `local_runner`.
+    """
+    shown = os.environ.get("CUDA_VISIBLE_DEVICES")
+    name = str(number) if not shown else shown.split(",")[number].strip()
+    limits = Limits(memory=0)
+    return local_runner(limits, {**os.environ, "CUDA_VISIBLE_DEVICES": name})

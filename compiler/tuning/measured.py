@@ -17,8 +17,8 @@ def measured(c: Compilation, device: Device, records: Records) -> dict[int, list
     """The rows of the problem of each launch on this device, by the launch's number; launches of
     which nothing is on record are left out.
 
-    device: what the compilation was for, as templates see it. Costs next to nothing where no records
-    are kept.
+    device: what the compilation was for, as templates see it. Costs next to nothing where no
+    records are kept.
     """
     if records.path is None or not records.path.exists():
         return {}

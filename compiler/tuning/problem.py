@@ -34,9 +34,9 @@ from ..graph.ir import Blob, Graph, Op, Role
 from ..graph.text import parse as parse_graph
 from ..graph.text import to_text
 from ..kernels.compose import only_element
-from ..kernels.device import Device
+from ..kernels.device import Device, GpuDevice
 from ..kernels.ir import Kernel, Launch
-from ..kernels.select import able, live_outputs
+from ..kernels.select import able, live_outputs, templates_for
 from ..kernels.template import Estimating, KernelTemplate
 from ..options import NUMERICS, Numerics
 from ..passes.winograd import MARK, marked
@@ -45,9 +45,12 @@ from . import values
 Array = npt.NDArray[Any]
 
 _HEAD: Final = "tilewright problem 1"
+_MOST_HEAD: Final = 200
 _MOST_FEATURES: Final = 64
 _LARGE: Final = 1e15
-_DEVICE: Final = tuple(f.name for f in fields(Device))
+_GPU: Final = "gpu"
+_DEVICES: Final = {"": Device, _GPU: GpuDevice}
+"""By the word that stands before the numbers of a device."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,7 +69,8 @@ class Problem:
     @cached_property
     def text(self) -> str:
         """The problem on lines; `parse` reads it."""
-        device = " ".join(f"{name}={getattr(self.device, name)}" for name in _DEVICE)
+        device = " ".join(f"{f.name}={getattr(self.device, f.name)}" for f in fields(self.device))
+        device = f"{_GPU} {device}" if isinstance(self.device, GpuDevice) else device
         head = (_HEAD, f"numerics {self.numerics}", f"device {device}",
                 " ".join(("constants", *self.constants)))  # fmt: skip
         return "\n".join((*head, to_text(self.described)))
@@ -150,12 +154,13 @@ class Problem:
     def _templates(self) -> tuple[KernelTemplate, ...]:
         """Those that may compute the group, the one that is used without tuning first."""
         graph, ops, outputs, _ = self._marked
-        return able(graph, ops, outputs, self.numerics)
+        known = templates_for(self.device, self.numerics)
+        return able(graph, ops, outputs, self.numerics, known)
 
     @cached_property
     def _marked(self) -> tuple[Graph, tuple[Op, ...], tuple[str, ...], Device]:
         """The group as passes leave it, who say which convolutions Winograd's algorithm is for."""
-        if self.numerics == "reproducible":
+        if self.numerics == "reproducible" or isinstance(self.device, GpuDevice):
             return self._given
         block = self.device.channel_block
         ops = tuple(marked(self.graph, op, block) for op in self.ops)
@@ -269,11 +274,19 @@ def parse(text: str) -> Problem:
     return Problem(graph, held, _device(words[2][1:]), numerics)  # type: ignore[arg-type]
 
 
+def is_for_gpu(text: str) -> bool:
+    """Whether a problem's text says that its device is a GPU."""
+    return f"\ndevice {_GPU} " in text[:_MOST_HEAD]
+
+
 def _device(given: Sequence[str]) -> Device:
-    pairs = dict(word.partition("=")[::2] for word in given)
-    if set(pairs) != set(_DEVICE) or not all(v.isdecimal() for v in pairs.values()):
-        raise TextError(f"a problem's device has the numbers {', '.join(_DEVICE)}: {list(given)}")
-    return Device(**{name: int(v) for name, v in pairs.items()})
+    kind = _DEVICES[_GPU if given[:1] == [_GPU] else ""]
+    numbers = given[1:] if kind is GpuDevice else given
+    pairs = dict(word.partition("=")[::2] for word in numbers)
+    names = [f.name for f in fields(kind)]
+    if set(pairs) != set(names) or not all(v.isdecimal() for v in pairs.values()):
+        raise TextError(f"a problem's device has the numbers {', '.join(names)}: {list(given)}")
+    return kind(**{name: int(v) for name, v in pairs.items()})
 
 
 def _everywhere(one: Array, dims: tuple[int, ...]) -> Array:

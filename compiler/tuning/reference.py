@@ -25,6 +25,7 @@ import numpy.typing as npt
 from ...autotune.outcome import Failure
 from ...autotune.serving import Failed
 from ...ops.types import DType, bf16
+from ..graph.bfloat16 import bits_of, values_of
 from ..graph.evaluate import evaluate, narrow
 from ..kernels.ir import Launch
 from ..kernels.winograd_transforms import transforms
@@ -56,8 +57,9 @@ class Reference:
         """Raise Failed where a candidate's results (logical arrays by blob) are wrong."""
         for name, got in results.items():
             kind = self.problem.graph.type(name).dtype
-            computed = kind.is_float and kind is not bf16  # which is only ever moved
-            wrong = (self._float(name, kind, got, launch) if computed
+            if kind is bf16:
+                got = values_of(got)
+            wrong = (self._float(name, kind, got, launch) if kind.is_float
                      else self._exact(name, got))  # fmt: skip
             if wrong:
                 raise Failed(Failure("wrong", f"output {name}: {wrong}"))
@@ -73,7 +75,7 @@ class Reference:
     def _float(self, name: str, kind: DType, got: Array, launch: Launch) -> str:
         truth = self.truth[name]
         finite = np.isfinite(got)
-        if not _same_wild(got, narrow(truth, kind), finite) and not _same_wild(
+        if not _same_wild(got, _in(truth, kind), finite) and not _same_wild(
             got, self._plain[name], finite
         ):
             return f"{np.count_nonzero(~finite)} of {got.size} elements are not finite"
@@ -108,9 +110,14 @@ class Reference:
         return float(error[np.isfinite(error)].max(initial=0.0))
 
 
+def _in(truth: Array, kind: DType) -> Array:
+    """The truth as an element type holds it."""
+    return values_of(bits_of(truth)) if kind is bf16 else narrow(truth, kind)
+
+
 def roundoff(kind: DType) -> float:
     """Half the distance from 1 to the next number."""
-    return float(np.finfo(kind.numpy).eps) / 2
+    return 2.0**-9 if kind is bf16 else float(np.finfo(kind.numpy).eps) / 2
 
 
 def _same_wild(got: Array, want: Array, finite: Array) -> bool:

@@ -28,16 +28,19 @@ class Use:
         return sum(seconds[k] for k in self.launches) / max(sum(seconds), 1e-12)
 
 
-def tasks_of(c: Compilation, device: Device) -> list[Use]:
+def tasks_of(c: Compilation, device: Device, place: str = "") -> list[Use]:
     """The distinct tasks of a compilation, in the order of their first launches: problems with more
     than one candidate. Equal ones are one. Groups with operators that users declared are left out,
-    as text does not say what those mean."""
+    as text does not say what those mean.
+
+    place: the fingerprint of the device, this CPU's by default.
+    """
     found: dict[object, tuple[Group, Kernel, list[int]]] = {}
     for number, launch in enumerate(c.launches):
         group = group_of(c.graph, launch)
         if is_built_in(group.ops):
             found.setdefault(group.shape, (group, launch.kernel, []))[2].append(number)
-    place = fingerprint(c.target)
+    place = place or fingerprint(c.target)
     uses: dict[str, Use] = {}
     for group, kernel, numbers in found.values():
         problem = problem_of(c.graph, group.ops, group.outputs, device, c.options.numerics)

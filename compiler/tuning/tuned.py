@@ -18,7 +18,7 @@ from ...autotune.row import Row
 from ...autotune.task import Candidate, Key
 from ..graph.ir import Graph
 from ..kernels.device import Device
-from ..kernels.select import TEMPLATES, Group, coded_groups, digests_of
+from ..kernels.select import TEMPLATES, Group, coded_groups, digests_of, templates_for
 from ..options import Numerics
 from . import fingerprint
 from .choices import Choice
@@ -27,7 +27,8 @@ from .problem import Problem, problem_of
 _log: Final = logging.getLogger("tilewright")
 
 VERSIONS: Final[Mapping[str, int]] = {t.name: t.version for t in TEMPLATES}
-"""The templates that records can be of, with the version that their configs must have been for."""
+"""The templates that records of CPUs can be of, with the version that their configs must have been
+for."""
 
 
 def recorded(
@@ -44,10 +45,11 @@ def recorded(
         for digest, group in distinct_groups(graph).items()
     }
     keys = {digest: Key(p.text, place, numerics) for digest, p in problems.items()}
-    rows = records.of_many(list(keys.values()), VERSIONS, 1 + MARGIN)
+    versions = {t.name: t.version for t in templates_for(device, numerics)}
+    rows = records.of_many(list(keys.values()), versions, 1 + MARGIN)
     found = {}
     for digest, key in keys.items():
-        deciding = rows[key.digest] or from_elsewhere(key, records)
+        deciding = rows[key.digest] or from_elsewhere(key, records, versions)
         choice = choice_of(deciding, problems[digest], place)
         if choice is not None:
             found[digest] = choice
@@ -66,9 +68,9 @@ def distinct_groups(graph: Graph) -> dict[str, Group]:
     return found
 
 
-def from_elsewhere(key: Key, records: Records) -> list[Row]:
+def from_elsewhere(key: Key, records: Records, versions: Mapping[str, int] = VERSIONS) -> list[Row]:
     """What is on record of a key's problem on another device of the same model."""
-    return of_same_model(records.elsewhere(key, VERSIONS), key.device)
+    return of_same_model(records.elsewhere(key, versions), key.device)
 
 
 def of_same_model(rows: Iterable[Row], place: str) -> list[Row]:

@@ -53,8 +53,11 @@ OPTIONAL = (
     "tokenizers",
     "torch",
 )
-# What few programs need and takes long to load: tuning, and code for GPUs.
-DEFERRED = tuple(f"tilewright.compiler.api.{name}" for name in ("crew", "gpu", "tuning"))
+# What few programs need and takes long to load: tuning, code for GPUs, kernels by themselves.
+LATER = ("crew", "explaining", "gpu", "repro", "slices", "tuning")
+DEFERRED = (
+    *(f"tilewright.compiler.api.{name}" for name in LATER), "tilewright.compiler.tuning.gpu_bench",
+)  # fmt: skip
 MAX_LINES = 600
 
 

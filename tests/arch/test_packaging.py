@@ -116,4 +116,7 @@ def test_a_wheel_built_in_an_oddly_named_folder_holds_the_package_alone(tmp_path
     held = {name for name in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in name}
     paths = [*ROOT.glob("*.py"), *(path for each in FOLDERS for path in python_files(ROOT / each))]
     wanted = {f"tilewright/{path.relative_to(ROOT).as_posix()}" for path in paths}
-    assert held == wanted | {"tilewright/py.typed"}
+    page = ROOT / "compiler/inspect/page"
+    data = {"py.typed", *(str(path.relative_to(ROOT)) for kind in ("js", "css", "html")
+                          for path in page.glob(f"*.{kind}"))}  # fmt: skip
+    assert len(data) > 3 and held == wanted | {f"tilewright/{name}" for name in data}

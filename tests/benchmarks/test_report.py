@@ -117,19 +117,24 @@ def test_kernels_by_model_and_by_template() -> None:
     common = {"launches": 1, "level": "L2"}
     kernels = [
         {"template": "conv", "seconds": 3e-3, "of_peak": 0.8, "as_direct": 1.6, "of_memory": 0.1,
-         "of_limit": 0.8, "bound": "compute"} | common,
+         "of_limit": 0.8, "bound": "arithmetic"} | common,
         {"template": "conv", "seconds": 1e-3, "of_peak": 1.0, "as_direct": 1.0, "of_memory": 0.1,
-         "of_limit": 1.0, "bound": "compute"} | common,
+         "of_limit": 1.0, "bound": "arithmetic"} | common,
         {"template": "nest", "seconds": 1e-3, "of_peak": 0.1, "as_direct": 0.1, "of_memory": 0.5,
          "of_limit": 0.5, "bound": "memory"} | common,
     ]  # fmt: skip
-    limits = {"threads": 1, "flops": 9e9, "levels": [{"name": "L1", "read": 5e9}]}
+    rates = {"multiply": 2.0, "add": 2.0, "any": 4.0, "shuffle": 2.0, "divide": 0.5, "sqrt": 0.25,
+             "load": 2.0, "broadcast": 4.0, "store": 1.0}  # fmt: skip
+    limits = {"threads": 1, "flops": 9e9, "levels": [{"name": "L1", "read": 5e9}], "rates": rates}
     found = [{"name": "segnet", "seconds": 5e-3, "about": ABOUT, "limits": limits,
               "kernels": kernels}]  # fmt: skip
     text = report.page({"latency": [], "processes": []}, {"kernels": found})
-    assert row(text, r"segnet\*")[1:] == ["5.00", "80%", "85%", "145%", "20%", "50%", "**78%**"]
-    assert row(text, "conv, compute")[1:] == ["2", "80%", "85%", "100%", "25%"]
-    assert row(text, "nest, memory")[1:] == ["1", "20%", "50%", "50%", "0%"]
+    assert row(text, r"segnet\*")[1:] == [
+        "5.00", "80%", "85%", "85%", "145%", "20%", "50%", "**78%**",
+    ]  # fmt: skip
+    assert row(text, "conv, arithmetic")[1:] == ["2", "80%", "85%", "85%", "100%", "25%"]
+    assert row(text, "nest, memory")[1:] == ["1", "20%", "10%", "50%", "50%", "0%"]
+    assert "1 additions, 2 of all together" in text and "0.5 stores" in text
     assert "9 GFLOP/s" in text and "L1 5" in text and "M, 2026-01-01, abc" in text
 
 

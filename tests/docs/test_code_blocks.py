@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import doctest
 import re
 import runpy
+import shlex
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -15,12 +18,27 @@ from tilewright.compiler.cli.main import main
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 BLOCK = re.compile(r"^```python\n(.*?)^```", re.MULTILINE | re.DOTALL)
+CONSOLE = re.compile(r"^```console\n(.*?)^```", re.MULTILINE | re.DOTALL)
 COMMAND = re.compile(r"^tilewright (\w+)", re.MULTILINE)
+TOGETHER = "<!-- blocks: one program -->"
+
+
+def programs(page: Path) -> list[str]:
+    """The blocks of a page: each alone, or all of them together where the page says so."""
+    text = page.read_text()
+    blocks = BLOCK.findall(text)
+    return ["\n".join(blocks)] if TOGETHER in text else blocks
+
+
 BLOCKS = [
     pytest.param(code, id=f"{page.name}-{k}")
     for page in PAGES
-    for k, code in enumerate(BLOCK.findall(page.read_text()))
+    for k, code in enumerate(programs(page))
 ]
+
+
+SESSIONS = [pytest.param(page, id=page.name) for page in PAGES if CONSOLE.search(page.read_text())]
+ALIKE = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
 
 
 def perceptron() -> bytes:
@@ -49,6 +67,31 @@ def test_python_block_runs(code: str, tmp_path: Path, monkeypatch: pytest.Monkey
     script = tmp_path / "block.py"
     script.write_text(code)
     runpy.run_path(str(script), init_globals={"x": np.zeros((3, 8), np.float32)})
+
+
+def steps(page: Path) -> Iterator[tuple[str, str]]:
+    """The commands of a page's console blocks, each with what it is shown to print."""
+    for block in CONSOLE.findall(page.read_text()):
+        for step in block.split("$ ")[1:]:
+            command, _, shown = step.partition("\n")
+            yield command, shown
+
+
+@pytest.mark.parametrize("page", SESSIONS)
+def test_console_prints_what_is_shown(
+    page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Line by line, but for blanks; "..." stands for anything."""
+    (tmp_path / "model.onnx").write_bytes(perceptron())
+    monkeypatch.chdir(tmp_path)
+    for command, shown in steps(page):
+        name, *arguments = shlex.split(command)
+        assert name == "tilewright", command
+        status = main(arguments)
+        out, err = capsys.readouterr()
+        assert status == (2 if shown.startswith("error:") else 0), (command, err)
+        checker = doctest.OutputChecker()
+        assert checker.check_output(shown, out + err, ALIKE), f"$ {command}\n{out}{err}"
 
 
 def test_there_are_blocks() -> None:

@@ -15,6 +15,7 @@ from tilewright.compiler.graph.builder import GraphBuilder, Value
 from tilewright.compiler.graph.evaluate import evaluate, narrow, widen
 from tilewright.ops import library as _library  # noqa: F401  registers every operator
 from tilewright.ops.errors import OperatorError
+from tilewright.ops.interpreter import Array, expressions, run_compute
 from tilewright.ops.operator import (
     REGISTRY,
     Contraction,
@@ -40,7 +41,7 @@ from tilewright.ops.types import (
     i64,
 )
 
-from .interpreter import Array, assert_close, expressions, run_compute
+from .closeness import assert_close
 
 UNDER_TEST = (f32, f64, i32, i64, boolean)
 
@@ -201,8 +202,4 @@ def test_every_element_type_has_a_cast_target() -> None:
     cast = REGISTRY["cast"]
     x = TensorType(f32, (2,))
     for name in DTYPES:
-        if name == "bf16":
-            with pytest.raises(OperatorError, match="bf16"):
-                cast.infer_types([x], {"to": name})
-        else:
-            assert cast.infer_types([x], {"to": name})[0].dtype.name == name
+        assert cast.infer_types([x], {"to": name})[0].dtype.name == name

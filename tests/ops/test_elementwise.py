@@ -9,12 +9,11 @@ import pytest
 
 from tilewright.ops import library as _library  # noqa: F401  registers every operator
 from tilewright.ops.errors import OperatorError
+from tilewright.ops.interpreter import evaluate_expr, expressions, run_compute
 from tilewright.ops.operator import REGISTRY, Elementwise
 from tilewright.ops.samples import cases
 from tilewright.ops.traverse import walk
 from tilewright.ops.types import TensorType, bf16, boolean, dtype_of, f32, f64, i32, u8
-
-from .interpreter import evaluate_expr, expressions, run_compute
 
 PAIRS = sorted(n for n, op in REGISTRY.items() if op.has(Elementwise) and len(op.inputs) == 2)
 

@@ -31,10 +31,9 @@ from tilewright.ops.expr import (
     unary,
     var,
 )
+from tilewright.ops.interpreter import evaluate_expr
 from tilewright.ops.traverse import substitute, walk
 from tilewright.ops.types import boolean, f32, f64, i32, i64
-
-from .interpreter import evaluate_expr
 
 I, J, K = var("i", 6), var("j", 5), var("k", 4, lo=-2)  # noqa: E741
 GRID = (I, J, K)

@@ -14,6 +14,10 @@ from typing import Final
 
 from ....ops.types import DType, boolean, f32, i32, i64
 
+ATTRIBUTES: Final = 'nounwind "no-trapping-math"="true" "prefer-vector-width"="512" "stackrealign"'
+"""stackrealign: what registers have no room for lies on cache lines of the stack. The system aligns
+stacks to 16 bytes only, so that vectors of 64 would mostly lie on two lines each."""
+
 LOOP_TAIL = """\
 !0 = distinct !{!0, !1}
 !1 = !{!"llvm.loop.unroll.disable"}
@@ -477,5 +481,5 @@ class Function:
         return self.make(f"phi {first.type} {pairs}", first.dtype, first.lanes)
 
 
-__all__ = ["LOOP_TAIL", "Function", "Loop", "Value", "i32", "literal", "memory_type", "number",
-           "register_type", "scalar_type"]  # fmt: skip
+__all__ = ["ATTRIBUTES", "LOOP_TAIL", "Function", "Loop", "Value", "i32", "literal", "memory_type",
+           "number", "register_type", "scalar_type"]  # fmt: skip

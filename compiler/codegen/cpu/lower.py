@@ -43,11 +43,9 @@ from ...kernels.ir import (
 from ...kernels.printer import symbol
 from . import spread
 from .arithmetic import call, convert, lanes_reduce
-from .llvm_text import LOOP_TAIL, Arithmetic, Function, Loop, Value, number
+from .llvm_text import ATTRIBUTES, LOOP_TAIL, Arithmetic, Function, Loop, Value, number
 from .registers import Held, Registers
 from .transpose import transposed
-
-ATTRIBUTES = 'nounwind "no-trapping-math"="true" "prefer-vector-width"="512"'
 
 
 @dataclass(frozen=True, slots=True)

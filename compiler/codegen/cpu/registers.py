@@ -104,7 +104,8 @@ def _static_locals(phase: Phase) -> dict[str, Local]:
     checked: set[tuple[Expr, frozenset[Expr]]] = set()
 
     def use(local: Local, where: tuple[Expr, ...], unrolled: frozenset[Expr]) -> None:
-        if prod(local.shape) > MOST_ELEMENTS or not all(_is_static(i, unrolled) for i in where):
+        static = not local.aside and all(_is_static(i, unrolled) for i in where)
+        if prod(local.shape) > MOST_ELEMENTS or not static:
             moving.add(local.name)
 
     def visit(body: Iterable[Stmt], unrolled: frozenset[Expr]) -> None:

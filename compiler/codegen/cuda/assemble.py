@@ -1,5 +1,10 @@
-"""PTX -> machine code by nvJitLink, and that as text by nvdisasm: both optional, neither asks for a
-device. Where nvJitLink is missing, the driver assembles PTX when it loads it."""
+"""PTX -> machine code by ptxas or nvJitLink, and that as text by nvdisasm: all of them optional,
+none asks for a device. Where no assembler is, the driver assembles PTX when it loads it.
+
+ptxas, where it is, sees a kernel as a whole program. nvJitLink makes code that could be linked with
+other code: divisions are calls there, which keep products of warp groups from overlapping, and
+threads cannot hand registers to others. What it loses so stands in its log.
+"""
 
 from __future__ import annotations
 
@@ -25,6 +30,8 @@ _FUNCTION: Final = re.compile(
     re.DOTALL,
 )
 _SHARED: Final = re.compile(r"(\d+) bytes smem")
+_TARGET: Final = re.compile(r"^\.target (sm_\w+)", re.MULTILINE)
+_LOSS: Final = re.compile(r"\(C\d+\) Potential Performance Loss[^\n]*")
 _SECONDS: Final = 60
 
 
@@ -41,21 +48,47 @@ class Usage:
 
 @dataclass(frozen=True, slots=True)
 class Assembled:
-    """Machine code for one architecture, and what every entry takes."""
+    """Machine code for one architecture, and what every entry takes. losses: what ptxas says makes
+    it slower than it could be."""
 
     cubin: bytes
     usage: Mapping[str, Usage]
+    losses: tuple[str, ...] = ()
+
+
+def assembler() -> Path | None:
+    """What makes machine code on this machine, if anything does."""
+    return part("ptxas") or part("nvJitLink")
 
 
 def can_assemble() -> bool:
-    """Whether nvJitLink is here."""
-    return part("nvJitLink") is not None
+    """Whether an assembler is here."""
+    return assembler() is not None
 
 
 def assembled(ptx: str, target: CudaTarget) -> Assembled:
-    """Raises TargetError where nvJitLink is missing, LoweringError where it refuses the PTX."""
+    """Raises TargetError where no assembler is, LoweringError where it refuses the PTX."""
+    exact = _TARGET.search(ptx)
+    arch = exact[1] if exact else target.arch
+    tool = part("ptxas")
+    cubin, log = _by_ptxas(tool, ptx, arch) if tool else _by_library(ptx, arch)
+    return Assembled(cubin, usage_of(log), tuple(_LOSS.findall(log)))
+
+
+def _by_ptxas(tool: Path, ptx: str, arch: str) -> tuple[bytes, str]:
+    with tempfile.TemporaryDirectory() as folder:
+        source, made = Path(folder) / "kernel.ptx", Path(folder) / "kernel.cubin"
+        source.write_text(ptx)
+        done = subprocess.run([tool, f"-arch={arch}", "-O3", "-v", "-o", made, source], text=True,
+                              capture_output=True, check=False, timeout=_SECONDS)  # fmt: skip
+        if done.returncode:
+            raise LoweringError(f"ptxas refuses a kernel: {done.stderr.strip()[:400]}")
+        return made.read_bytes(), done.stderr
+
+
+def _by_library(ptx: str, arch: str) -> tuple[bytes, str]:
     library = _library()
-    options = [f"-arch={target.arch}", "-O3", "-Xptxas=-v"]
+    options = [f"-arch={arch}", "-O3", "-Xptxas=-v"]
     handle = ctypes.c_void_p()
     given = (ctypes.c_char_p * len(options))(*(o.encode() for o in options))
     _check(library.nvJitLinkCreate(ctypes.byref(handle), len(options), given), library, None)
@@ -67,7 +100,7 @@ def assembled(ptx: str, target: CudaTarget) -> Assembled:
         log = _bytes(library, "InfoLog", handle).decode(errors="replace")
     finally:
         library.nvJitLinkDestroy(ctypes.byref(handle))
-    return Assembled(cubin, usage_of(log))
+    return cubin, log
 
 
 def usage_of(log: str) -> dict[str, Usage]:

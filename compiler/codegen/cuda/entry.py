@@ -17,7 +17,9 @@ class TensorMap:
 
     buffer: its position among the kernel's parameters. dims, box: elements, the fastest axis first;
     strides: bytes between elements of all axes but that one. swizzle: 0, 32, 64 or 128 bytes, the
-    width within which pieces of 16 bytes change places."""
+    width within which pieces of 16 bytes change places. steps: from one element of a box to the
+    next along all axes, in elements of the tensor; 1 where there are none.
+    """
 
     name: str
     buffer: int
@@ -26,6 +28,7 @@ class TensorMap:
     strides: tuple[int, ...]
     box: tuple[int, ...]
     swizzle: int = 0
+    steps: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

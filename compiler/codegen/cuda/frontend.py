@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from types import FunctionType
 from typing import Any, Final
 
+from ....ops.types import u8
 from ...errors import LoweringError
 from ...kernels.ir import Buffer
 from .dialect import namespace, pointer
@@ -38,7 +39,10 @@ def lowered(source: Source, params: Sequence[Buffer], target: CudaTarget) -> tup
     functions: dict[str, Any] = dict(namespace())
     exec(compile(source.text, "<kernel>", "exec"), functions)
     kinds = tuple(pointer(stored_as(b.dtype)) for b in params)
-    return tuple(_lowered(functions[e.name], kinds, target) for e in source.entries)
+    return tuple(
+        _lowered(functions[e.name], (*kinds, *(pointer(u8) for _ in e.tensor_maps)), target)
+        for e in source.entries
+    )
 
 
 def _lowered(function: FunctionType, kinds: Sequence[Any], target: CudaTarget) -> Lowered:

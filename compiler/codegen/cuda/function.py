@@ -18,6 +18,7 @@ from ...kernels.ir import (
     Set,
     Stmt,
     Store,
+    tensor_maps,
 )
 from .entry import Entry
 from .operations import in_memory, storage
@@ -30,6 +31,7 @@ class Function(Values):
     def __init__(self, kernel: Kernel, phase: Phase, name: str) -> None:
         super().__init__(kernel)
         self.kernel, self.phase, self.name = kernel, phase, name
+        self.maps = {m: self.fresh(m.name) for m in tensor_maps(phase)}
         self.loops = 0  # that are open
 
     def finish(self) -> tuple[Entry, str]:
@@ -38,11 +40,12 @@ class Function(Values):
 
     def whole(self, title: str, first: Iterable[str]) -> str:
         """The source of the function. first: lines ahead of its own."""
-        params = ", ".join(b.name for b in self.kernel.params)
+        params = ", ".join([*(b.name for b in self.kernel.params), *self.maps.values()])
         text = [
             f"# {title}",
             f"def {self.name}({params}):",
             *(f"    # {b.role} {b.name}: {b.dtype}[{b.elements}]" for b in self.kernel.params),
+            *(f"    # {m}" for m in self.maps),
             *first,
             *self.lines,
         ]
@@ -112,6 +115,7 @@ class Function(Values):
             if s.lo.payload < s.hi.payload:
                 self.line(f"{v} = {lo}")
                 self.body(s.body)
+            self.ended.add(s.var)
             return
         if not self.may_unroll(s):
             hi = f"unknown({hi})"
@@ -121,6 +125,7 @@ class Function(Values):
         with self.block(f"for {v} in range({rounds}):{'  # unrolled' * (s.kind == 'unroll')}"):
             self.body(s.body)
             self.end(s)
+        self.ended.add(s.var)
         self.loops -= 1
 
     def vector(self, s: For) -> None:

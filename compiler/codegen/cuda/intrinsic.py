@@ -14,9 +14,10 @@ from typing import Final, Literal
 from ....ops.types import DTYPES, DType, boolean, i64
 from ..cpu.llvm_text import memory_type, register_type
 
-Kind = Literal["shared", "global", "memory", "registers", "index", "flag", "value", "literal"]
+Kind = Literal["shared", "global", "memory", "registers", "index", "flag", "value", "literal",
+               "map"]  # fmt: skip
 KINDS: Final[tuple[Kind, ...]] = (
-    "shared", "global", "memory", "registers", "index", "flag", "value", "literal"
+    "shared", "global", "memory", "registers", "index", "flag", "value", "literal", "map"
 )  # fmt: skip
 POINTERS: Final = ("shared", "global", "memory", "registers")
 TYPED: Final = (*POINTERS, "value")
@@ -28,7 +29,7 @@ PREFIX: Final = "tw."
 @dataclass(frozen=True, slots=True)
 class Parameter:
     """kind: memory of the block, of the device, or of either; an array of the thread; a 64-bit
-    index; a boolean; a number of some type; or an integer that is known."""
+    index; a boolean; a number of some type; an integer that is known; or a tensor's descriptor."""
 
     kind: Kind
     name: str
@@ -138,7 +139,7 @@ class Intrinsic:
 
 
 def _passed(p: Parameter, types: Mapping[str, DType]) -> str:
-    if p.kind in POINTERS:
+    if p.kind in POINTERS or p.kind == "map":
         return "ptr"
     fixed = {"index": i64, "flag": boolean}
     return register_type(fixed.get(p.kind) or types[p.name], 0)

@@ -5,11 +5,20 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Final
 
-from . import async_copy, block_memory, register_tiles, tensor_cores
+from . import (
+    async_copy,
+    block_memory,
+    bulk_copy,
+    mbarriers,
+    register_tiles,
+    tensor_cores,
+    warpgroups,
+)
 from .intrinsic import Intrinsic, Parameter
 
 INTRINSICS: Final[Mapping[str, Intrinsic]] = {
     **block_memory.TABLE, **async_copy.TABLE, **tensor_cores.TABLE, **register_tiles.TABLE,
+    **mbarriers.TABLE, **bulk_copy.TABLE, **warpgroups.TABLE,
 }  # fmt: skip
 
 __all__ = ["INTRINSICS", "Intrinsic", "Parameter"]

@@ -153,6 +153,7 @@ class Lanes(Function):
         else:
             with self.block(f"for {v} in range({first}, {hi}, {s.lanes}):"):
                 self.body(s.body)
+        self.ended.add(s.var)
         self.lanes = None
 
     # ---------------------------------------------------------------- across threads

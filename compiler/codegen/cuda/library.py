@@ -20,6 +20,7 @@ from .intrinsics import INTRINSICS
 GPU: Final = Arithmetic(fma=True, rsqrt14=False)
 _NAME: Final = re.compile(rf"{re.escape(PREFIX)}(\w+)\.(\w+)\Z")
 _LIBRARY: Final = re.compile(r"@(" + "|".join(sorted({*vector_math.LIBRARY.values()})) + r")(f?)\(")
+_FIRST: Final = "llvm.nvvm.shfl.sync.idx.i32"
 _SHUFFLE: Final = "llvm.nvvm.shfl.sync.bfly.i32"
 
 
@@ -65,6 +66,13 @@ def _body(f: Function, op: str, args: list[Value]) -> Value:
         return _shuffled(f, x, args[1])
     if op == "unknown":
         return f.make(f'call i64 asm "mov.u64 $0, $1;", "=l,l"({x})', x.dtype, 0)
+    if op == "near":
+        text = f'call float asm "div.full.f32 $0, $1, $2;", "=f,f,f"({x}, {args[1]})'
+        return f.make(text, x.dtype, 0)
+    if op == "uniform":
+        word = f.convert("trunc", x, i32)
+        zero, every, last = Value("0", i32), Value("-1", i32), Value("31", i32)
+        return f.convert("sext", f.call(_FIRST, i32, 0, every, word, zero, last), x.dtype)
     if op in ("udiv", "umod"):
         a, b = (f.convert("trunc", a, u32) for a in args)
         made = f.op("udiv" if op == "udiv" else "urem", a, b)

@@ -9,11 +9,23 @@ from __future__ import annotations
 
 from ....ops.expr import Expr
 from ...errors import LoweringError
-from ...kernels.ir import Buffer, Call, Declare, For, Kernel, Local, Phase, Stmt, statements
+from ...kernels.ir import (
+    Buffer,
+    Call,
+    Declare,
+    For,
+    Kernel,
+    Local,
+    Phase,
+    Stmt,
+    TensorMap,
+    statements,
+)
 from .entry import MOST_THREADS, Entry
 from .function import Function
 from .intrinsics import INTRINSICS, Parameter
 from .operations import stored_as
+from .tensor_maps import described
 
 
 def shared_layout(phase: Phase) -> tuple[dict[Local, int], int]:
@@ -52,8 +64,12 @@ class PerThread(Function):
         title = f"{items} blocks of {threads} threads"
         if self.shared_bytes:
             title += f", {self.shared_bytes} bytes of shared memory"
-        made = Entry(self.name, items, threads, self.shared_bytes, resident=self.phase.resident)
-        return made, self.whole(title, ())
+        if self.phase.cluster > 1:
+            title += f", in clusters of {self.phase.cluster}"
+        maps = tuple(described(m, self.kernel.params) for m in self.maps)
+        entry = Entry(self.name, items, threads, self.shared_bytes, self.phase.cluster, maps,
+                      self.phase.resident)  # fmt: skip
+        return entry, self.whole(title, ())
 
     def statement(self, s: Stmt) -> None:
         if isinstance(s, Call):
@@ -92,13 +108,11 @@ class PerThread(Function):
             return str(a)
         if isinstance(a, Buffer) and p.kind in ("global", "memory"):
             return a.name
+        if isinstance(a, TensorMap) and p.kind == "map":
+            return self.maps[a]
         if isinstance(a, Local) and p.kind in _KINDS[a.shared]:
             return self.element(a, ())
-        raise LoweringError(f"{s.name} takes {found_kind(p)} where {a!r} is given")
-
-
-def found_kind(p: Parameter) -> str:
-    return f"{p.kind} {p.name}"
+        raise LoweringError(f"{s.name} takes {p.kind} {p.name} where {a!r} is given")
 
 
 _KINDS = {True: ("shared", "memory"), False: ("registers",)}

@@ -13,12 +13,16 @@ from ...errors import LoweringError, TargetError
 from ...kernels.ir import Buffer, Kernel
 from .entry import Entry
 from .frontend import Lowered
+from .intrinsic import PREFIX
 from .library import definition
 from .target import ALIGNMENT, PTX_FEATURES, CudaTarget
 from .toolkit import INSTALL, part
+from .warpgroups import EXACT
 
 TRIPLE: Final = "nvptx64-nvidia-cuda"
 _SHARED: Final = re.compile(r"^(@.* = addrspace\(3\) global .*), align \d+$", re.MULTILINE)
+_DESCRIPTOR: Final = 'ptr byval([128 x i8]) align 64 "nvvm.grid_constant"'
+"""A tensor map stays where the launch put it: it has an address without being copied."""
 _NVIDIA: Final = re.compile(r"@__nv_\w+")
 
 
@@ -69,19 +73,27 @@ def _library(names: set[str]) -> str:
 def _entry(
     entry: Entry, function: Lowered, params: Sequence[Buffer], shared: frozenset[Buffer]
 ) -> str:
-    """The kernel around a function, with what is known of its grid and its memory."""
+    """The kernel around a function, with what is known of its grid and its memory. Where boxes of
+    tensors are copied, loads are to stay between the barriers where they are: ptxas would bring all
+    loads of what nobody writes forward, to where accumulators take most registers."""
     written = [b.is_written for b in params]
-    taken = ", ".join(
-        f"ptr {'' if b in shared else 'noalias '}{'' if w or b in shared else 'readonly '}"
-        f"align {ALIGNMENT} %{b.name}" for b, w in zip(params, written, strict=True)
-    )  # fmt: skip
-    given = ", ".join(["ptr %place", *(f"ptr %{b.name}" for b in params)])
-    kinds = ", ".join(["ptr"] * (len(params) + 1))
-    resident = f' "nvvm.minctasm"="{entry.resident}"' if entry.resident else ""
+    shared = frozenset(params) if entry.tensor_maps else shared
+    names = [f"%{b.name}" for b in params] + [f"%map{k}" for k in range(len(entry.tensor_maps))]
+    taken = ", ".join([
+        *(f"ptr {'' if b in shared else 'noalias '}{'' if w or b in shared else 'readonly '}"
+          f"align {ALIGNMENT} %{b.name}" for b, w in zip(params, written, strict=True)),
+        *(f'{_DESCRIPTOR} {name}' for name in names[len(params):]),
+    ])  # fmt: skip
+    given = ", ".join(["ptr %place", *(f"ptr {name}" for name in names)])
+    kinds = ", ".join(["ptr"] * (len(names) + 1))
+    grid = f'"nvvm.reqntid"="{entry.threads}"'
+    if entry.cluster > 1:
+        grid += f' "nvvm.cluster_dim"="{entry.cluster}"'
+    if entry.resident:
+        grid += f' "nvvm.minctasm"="{entry.resident}"'
     return (
         f'declare i32 @"{function.name}"({kinds})\n'
-        f'define ptx_kernel void @"{entry.name}"({taken}) "nvvm.reqntid"="{entry.threads}"'
-        f"{resident} {{\n"
+        f'define ptx_kernel void @"{entry.name}"({taken}) {grid} {{\n'
         "  %place = alloca ptr\n"
         f'  %code = call i32 @"{function.name}"({given})\n'
         "  ret void\n}\n"
@@ -93,7 +105,7 @@ def _generated(
     target: CudaTarget,
 ) -> str:  # fmt: skip
     kept, bodies = {e.name for e in entries}, {f.name for f in functions}
-    machine = _machine(target.arch)
+    machine = _machine(_arch(functions, target))
     module.triple = TRIPLE
     module.data_layout = str(machine.target_data)
     for f in module.functions:
@@ -111,6 +123,12 @@ def _generated(
         passes.run(module, builder)
     text: str = machine.emit_assembly(module)
     return text
+
+
+def _arch(functions: Sequence[Lowered], target: CudaTarget) -> str:
+    """The target's name, with an "a" where code is for it alone and not for newer devices."""
+    called = {name.removeprefix(PREFIX).partition(".")[0] for f in functions for name in f.calls}
+    return target.arch + "a" if called & EXACT else target.arch
 
 
 @cache

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import ctypes
 import re
-import sys
+from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache
 from typing import Final
 
 from ...errors import TargetError
@@ -18,13 +16,12 @@ ALIGNMENT: Final = 16
 """Bytes that the address of every buffer of a kernel is a multiple of: those of the widest access.
 """
 _NAME: Final = re.compile(r"cuda(?::(\w+))?\Z")
-_CAPABILITY: Final = (75, 76)  # attributes of a device: major and minor number
 
 
 @dataclass(frozen=True, slots=True)
 class CudaTarget:
-    """A compute capability such as "sm_90". device: the number of the device of this machine that
-    has it, None for code that is only looked at."""
+    """An architecture such as "sm_90". device: the number of the device of this machine that is to
+    run it; None for code that is looked at, or run by the first device that can."""
 
     arch: str
     device: int | None = None
@@ -32,7 +29,7 @@ class CudaTarget:
     @property
     def capability(self) -> tuple[int, int]:
         """(9, 0) for sm_90."""
-        digits = self.arch.removeprefix("sm_")
+        digits = self.arch.removeprefix("sm_").removesuffix("a")
         return int(digits[:-1]), int(digits[-1])
 
     def __str__(self) -> str:
@@ -44,55 +41,48 @@ def is_cuda(name: str) -> bool:
     return name == "cuda" or name.startswith("cuda:")
 
 
-def cuda_target(name: str) -> CudaTarget:
-    """What "cuda" (this machine's device) or "cuda:sm_90" means. Raises TargetError."""
+def cuda_target(
+    name: str, capability: Callable[[int], tuple[int, int]] | None = None
+) -> CudaTarget:  # fmt: skip
+    """What "cuda" (this machine's first device), "cuda:1" (its second one) or "cuda:sm_90" (an
+    architecture, with or without a device) means.
+
+    capability: tells that of a device by its number, and raises TargetError where there is none.
+    Raises TargetError.
+    """
     found = _NAME.match(name)
-    if found is None or (found[1] is not None and found[1] not in KNOWN):
+    if found is None or not (found[1] is None or found[1].isdecimal() or found[1] in KNOWN):
         listed = ", ".join(f"'cuda:{arch}'" for arch in KNOWN)
-        raise TargetError(f"target={name!r} is not available; GPU targets are 'cuda', {listed}")
-    if found[1] is not None:
+        raise TargetError(f"target={name!r} is not available; GPU targets are 'cuda', 'cuda:1' and"
+                          f" so on for this machine's devices, {listed}")  # fmt: skip
+    if found[1] in KNOWN:
         return CudaTarget(found[1])
-    return _here()
+    if capability is None:
+        raise TargetError(f"target={name!r} is a device, and an architecture is wanted here")
+    number = int(found[1] or 0)
+    return CudaTarget(best_arch(capability(number)), number)
 
 
-def _here() -> CudaTarget:
-    arch = device_arch()
-    if arch in KNOWN:
-        return CudaTarget(arch, 0)
-    newest = max((k for k in KNOWN if _number(k) <= _number(arch)), key=_number, default=None)
-    if newest is None:
-        raise TargetError(f"target='cuda': the device is {arch}; kernels need {KNOWN[0]} or newer")
-    return CudaTarget(newest, 0)
+def best_arch(capability: tuple[int, int]) -> str:
+    """The newest known architecture whose code a device runs, or has translated. Raises
+    TargetError."""
+    known = [arch for arch in KNOWN if translates_to(arch, capability)]
+    if not known:
+        raise TargetError(f"target='cuda': the device is sm_{capability[0]}{capability[1]}; kernels"
+                          f" need {KNOWN[0]} or newer")  # fmt: skip
+    return max(known, key=lambda arch: CudaTarget(arch).capability)
 
 
-def _number(arch: str) -> int:
-    return int(arch.removeprefix("sm_"))
+def runs_on(arch: str, capability: tuple[int, int]) -> bool:
+    """Whether a device runs machine code of an architecture: of its own family, as new or older;
+    code with features of one architecture only ("sm_90a") there alone."""
+    major, minor = CudaTarget(arch).capability
+    if arch.endswith("a"):
+        return (major, minor) == capability
+    return major == capability[0] and minor <= capability[1]
 
 
-def device_arch() -> str:
-    """The compute capability of this machine's first device, asked of the driver. Raises
-    TargetError with the reason where there is none."""
-    driver = _driver()
-    code = driver.cuInit(0)
-    if code:
-        raise TargetError(f"target='cuda': the CUDA driver finds no device (cuInit: error {code});"
-                          " 'cuda:sm_90' compiles without one")  # fmt: skip
-    device, number = ctypes.c_int(), ctypes.c_int()
-    code = driver.cuDeviceGet(ctypes.byref(device), 0)
-    parts = []
-    for attribute in _CAPABILITY:
-        code = code or driver.cuDeviceGetAttribute(ctypes.byref(number), attribute, device)
-        parts.append(number.value)
-    if code:
-        raise TargetError(f"target='cuda': the CUDA driver does not tell the device (error {code})")
-    return "sm_" + "".join(map(str, parts))
-
-
-@cache
-def _driver() -> ctypes.CDLL:
-    name = "nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1"
-    try:
-        return ctypes.CDLL(name)
-    except OSError as e:
-        raise TargetError(f"target='cuda': there is no NVIDIA driver here ({e});"
-                          " 'cuda:sm_90' compiles without one") from e  # fmt: skip
+def translates_to(arch: str, capability: tuple[int, int]) -> bool:
+    """Whether the driver makes machine code for a device of an architecture's PTX."""
+    own = CudaTarget(arch).capability
+    return own == capability if arch.endswith("a") else own <= capability

@@ -90,6 +90,27 @@ def _rounded(b: Body) -> None:
         b.put("r", k, b.call("i32", "llvm.nvvm.f2tf32.rna", f"float {value}"))
 
 
+def _turned(b: Body) -> None:
+    """A square of pairs is transposed in two rounds: of 2 by 2 blocks of it, and of the blocks."""
+    lane = b.call("i32", "llvm.nvvm.read.ptx.sreg.laneid")
+    kind = b.held("c")
+    held = {(s, e): b.make(f"bitcast {b.get('c', b.after('first', 4 * s + e))} to i32")
+            for s in range(4) for e in range(2)}  # fmt: skip
+    for d in (1, 2):
+        bit = b.make(f"and i32 {lane}, {d}")
+        upper = b.make(f"icmp ne i32 {bit}, 0")
+        for s in (s for s in range(4) if not s & d):
+            for e in range(2):
+                mine, other = held[s, e], held[s | d, e]
+                sent = b.make(f"select i1 {upper}, i32 {mine}, i32 {other}")
+                got = b.call("i32", "llvm.nvvm.shfl.sync.bfly.i32", "i32 -1", f"i32 {sent}",
+                             f"i32 {d}", "i32 31")  # fmt: skip
+                held[s, e] = b.make(f"select i1 {upper}, i32 {got}, i32 {mine}")
+                held[s | d, e] = b.make(f"select i1 {upper}, i32 {other}, i32 {got}")
+    for (s, e), value in held.items():
+        b.put("c", b.after("first", 4 * s + e), b.make(f"bitcast i32 {value} to {kind}"))
+
+
 def _multiplications() -> list[Intrinsic]:
     takes = "registers c, registers a, registers b, literal rows, literal columns"
     return [I(f"mma_{kind}", takes, _multiply(m)) for kind, m in MULTIPLICATIONS.items()]
@@ -100,10 +121,13 @@ TABLE: Final = table(
     *_multiplications(),
     I("ldmatrix", _LOAD, _matrices("")),
     I("ldmatrix_t", _LOAD, _matrices(".trans")),
+    I("turn_columns", "registers c, index first", _turned),
     I("round_tf32", "registers r, literal count", _rounded),
 )
 """mma_f16(c, a, b, rows, columns): c += a b for rows x columns fragments of 16 x 8, by the whole
 warp; c[i][j] are registers 4 (i columns + j) and on. ldmatrix(r, first, x, i, count, step): four
 matrices, whose rows lie at x[i] of the 32 lanes, in r[first], r[first + 1], ..., and so on `count`
 times, `step` elements apart; ldmatrix_t: each matrix transposed.
+turn_columns(c, first): a row's part of four neighbouring fragments, c[first + 4 s + e] in lane t
+being column 8 s + 2 t + e, turns so that it is column 8 t + 2 s + e: eight neighbours in each lane.
 round_tf32(r, count): floats rounded to 10 bits behind the point, ties away from zero."""

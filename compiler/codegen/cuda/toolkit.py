@@ -13,13 +13,15 @@ _PLACES: Final = {
     "libdevice": ("nvvm/libdevice/libdevice.*.bc",),
     "nvJitLink": ("lib/libnvJitLink.so.*", "lib64/libnvJitLink.so.*", "bin/nvJitLink*.dll"),
     "nvdisasm": ("bin/nvdisasm*",),
+    "ptxas": ("bin/ptxas*",),
 }
 INSTALL: Final = "pip install 'tilewright[cuda]'"
 
 
 @cache
 def part(name: str) -> Path | None:
-    """A file of the toolkit: "libdevice", "nvJitLink" or "nvdisasm"; None where it is missing."""
+    """A file of the toolkit: "libdevice", "nvJitLink", "nvdisasm" or "ptxas"; None where it is
+    missing."""
     found = [f for r in _roots() for p in _PLACES[name] for f in sorted(r.glob(p))]
     on_path = shutil.which(name)
     return found[-1] if found else Path(on_path) if on_path else None

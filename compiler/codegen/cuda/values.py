@@ -35,6 +35,7 @@ class Values:
         self.used = {*_TAKEN, *(b.name for b in kernel.params)}
         self.locals: dict[Local, str] = {}
         self.variables: dict[Expr, str] = {}
+        self.ended: set[Expr] = set()  # variables of loops that are over
         self.counts: dict[Expr, int] = {}
         self.known: dict[Expr, str] = {}
         self.inline = 0
@@ -71,6 +72,8 @@ class Values:
         return name
 
     def variable(self, v: Expr) -> str:
+        """The name of a variable whose loop begins here."""
+        self.ended.discard(v)
         found = self.variables.get(v)
         if found is None:
             found = self.variables[v] = self.fresh(v.payload[0])
@@ -126,7 +129,7 @@ class Values:
         if e.op == "const":
             return literal(e)
         if e.op == "var":
-            if e not in self.variables:
+            if e not in self.variables or e in self.ended:
                 raise LoweringError(f"the variable {e!r} is used outside its loop")
             return Text(self.variables[e], ATOM)
         if e.op == "load":

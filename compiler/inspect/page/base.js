@@ -84,6 +84,12 @@ const opWords = facts.ops.map((op) =>
 
 const title = (kernel) => kernel.nodes.join(" + ") || kernel.operators.join(" + ");
 
+/** Names on one line: what begins like the one before it, up to a slash, comes without that. */
+function brief(names) {
+  const scope = (name) => name.slice(0, name.lastIndexOf("/") + 1);
+  return names.map((name, k) => (k && scope(name) === scope(names[k - 1]) ? name.slice(scope(name).length) : name)).join(" + ");
+}
+
 // ------------------------------------------------------------------ colours
 
 const probe = el("span", { class: "unseen", "aria-hidden": "true" });

@@ -89,7 +89,7 @@ function drawBlock(block, marked) {
   pen.fillStyle = colours.box;
   pen.fill();
   const share = block.kind === "kernel" && rows ? rows[block.kernel].share / mostShare : 0;
-  pen.globalAlpha = byTime ? 0.85 * Math.sqrt(share) : block.kind === "kernel" ? (view.scale < READABLE ? 0.8 : 0.22) : 0.06;
+  pen.globalAlpha = byTime ? 0.05 + 0.4 * Math.sqrt(share) : block.kind === "kernel" ? (view.scale < READABLE ? 0.8 : 0.22) : 0.06;
   pen.fillStyle = byTime ? colours.accent : hue;
   pen.fill();
   pen.globalAlpha = 1;
@@ -107,7 +107,7 @@ function drawBlock(block, marked) {
   const room = took ? 66 : 0;
   label(sign + block.name, left + 9, top + 19, WIDE - 18 - room, 7.2);
   pen.font = "11px system-ui, sans-serif";
-  pen.fillStyle = colours.quiet;
+  pen.fillStyle = byTime ? colours.ink : colours.quiet;
   if (took) {
     pen.textAlign = "right";
     pen.fillText(took, left + WIDE - 9, top + 19, room - 4);
@@ -129,14 +129,17 @@ function drawBlock(block, marked) {
       pen.globalAlpha = 1;
     }
     pen.fillStyle = colours.ink;
-    label(`${facts.ops[op][0]}  ${facts.ops[op][1]}`, left + 12, y + 15, WIDE - 22);
+    const [operator, name] = facts.ops[op], room = WIDE - 22 - 6.1 * (operator.length + 2);
+    label(operator, left + 12, y + 15, WIDE - 22);
+    if (room > 40) label(name, left + WIDE - 10 - room, y + 15, room);
   });
 }
 
-/** Words, the end of which is left out where there is no room. */
+/** Words; where there is no room, the end is left out, or of a path the beginning. */
 function label(text, x, y, room, each = 6.1) {
   const most = Math.floor(room / each);
-  pen.fillText(text.length > most ? `${text.slice(0, Math.max(1, most - 1))}…` : text, x, y, room);
+  const short = text.startsWith("/") ? `…${text.slice(1 - most)}` : `${text.slice(0, Math.max(1, most - 1))}…`;
+  pen.fillText(text.length > most ? short : text, x, y, room);
 }
 
 // ------------------------------------------------------------------ moving about

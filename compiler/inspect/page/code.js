@@ -36,7 +36,13 @@ const GRAMMARS = {
   source: [String.raw`(?<comment>#[^\n]*)`, STRING,
     String.raw`(?<keyword>\b(?:def|return|for|while|in|if|elif|else|and|or|not|import|from|as|pass|continue|break|True|False|None)\b)`,
     String.raw`(?<type>@[\w.]+|\b(?:f16|f32|f64|i32|i64|u32|u64)\b)`, String.raw`(?<name>\b\w+(?=\())`, NUMBER],
-  asm: ASSEMBLY, ptx: ASSEMBLY, sass: ASSEMBLY,
+  graph: [STRING, String.raw`(?<name>[%@](?:[\w.]+|"(?:[^"\\\n]|\\.)*"))`,
+    String.raw`(?<keyword>\b(?:graph|const|return|group)\b|(?<== )\w+(?=\())`,
+    String.raw`(?<type>\b(?:f16|bf16|f32|f64|i8|i16|i32|i64|u8|u16|u32|u64|bool)\[[^\]]*\](?:@[\dx/]+)*)`,
+    String.raw`(?<comment>sha256:\w+|#[^\n]*)`, NUMBER],
+  asm: ASSEMBLY, ptx: ASSEMBLY,
+  sass: [String.raw`(?<name>\b(?:U?R\d+|U?P\d|U?RZ|U?PT|SR_[\w.]+|c\[0x\w+\]))`,
+    String.raw`(?<keyword>(?<=\*/\s+(?:@!?U?P\w+\s+)?)[A-Z][\w.]*)`, ...ASSEMBLY],
 };
 for (const [level, parts] of Object.entries(GRAMMARS))
   GRAMMARS[level] = new RegExp(parts.join("|"), "gm");

@@ -124,6 +124,8 @@ function overview(kernel, number, op) {
       ["Nodes", kernel.nodes.length ? list(kernel.nodes) : null],
       ["Operators", kernel.operators.join(" + ")],
     ]),
+    ...(kernel.seams.length ? [el("h3", {}, "Not fused with"), list(kernel.seams.map(([blob, other, why]) =>
+      `${other}, which reads ${blob}: ${why}`))] : []),
     ...alternatives(number),
     el("h3", {}, "Operands"),
     table(["", "role", "elements", "blob", "packed"], kernel.args.map((a) => ({ cells: a.map(String) })),

@@ -24,9 +24,11 @@ from ...kernels.access import element_by_element
 from ...kernels.ir import Kernel, Launch, Prepared
 from ...kernels.printer import symbol
 from ...memory.plan import MemoryPlan
+from ...passes.why import named
 from ...text import format_type, format_value, printable
 from ..arena import alive, boxes, highest
 from ..profile import Profile, ProfileRow
+from ..trace import fusion_of, launch_of_op
 from ..views import Compilation, distinct, kernel_name
 from .layers import layout
 
@@ -58,6 +60,7 @@ def facts(r: Report) -> dict[str, Any]:
     """Everything but the texts of kernels and stages."""
     c = r.compilation
     kernels = {symbol(k): n for n, (_, k) in enumerate(distinct(c))}
+    seams = _seams(c)
     return {
         "name": printable(r.name),
         "target": printable(r.target),
@@ -70,7 +73,8 @@ def facts(r: Report) -> dict[str, Any]:
         "ops": [_op(c.graph, op) for op in c.graph.ops],
         "graph": _graph(c.graph, c.launches),
         "kernels": [
-            _launch(c, launch, kernels[symbol(launch.kernel)]) for launch in c.launches
+            _launch(c, launch, kernels[symbol(launch.kernel)]) | {"seams": seams.get(k, [])}
+            for k, launch in enumerate(c.launches)
         ],
         "profile": None if r.profile is None else _profile(r.profile),
         "measured": _measured(c.launches, r.measured),
@@ -166,6 +170,19 @@ def _launch(c: Compilation, launch: Launch, code: int) -> dict[str, Any]:
     }  # fmt: skip
 
 
+def _seams(c: Compilation) -> dict[int, list[list[str]]]:
+    """By launch, the blobs at which it ends and others begin: [blob, the op that reads it, why they
+    are not one launch]."""
+    found, launched = fusion_of(c), launch_of_op(c)
+    out: dict[int, list[list[str]]] = {}
+    for seam in found.seams if found else ():
+        number = launched.get(seam.before.outputs[0])
+        if number is not None:
+            told = [seam.blob, named(seam.after), seam.why]
+            out.setdefault(number, []).append(list(map(printable, told)))
+    return out
+
+
 def _notes(launch: Launch) -> Iterator[str]:
     yield from element_by_element(launch.kernel)
     if launch.note:
@@ -183,7 +200,7 @@ def _argument(arg: str | Prepared | None) -> tuple[str, str]:
 
 def _profile(profile: Profile) -> dict[str, Any]:
     return {"seconds": profile.seconds, "of_limit": profile.of_limit, "rounds": profile.rounds,
-            "limits": asdict(profile.limits), "rows": [_timed(row) for row in profile.rows]}  # fmt: skip
+            "limits": asdict(profile.limits), "rows": list(map(_timed, profile.rows))}  # fmt: skip
 
 
 def _timed(row: ProfileRow) -> dict[str, Any]:

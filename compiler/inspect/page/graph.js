@@ -10,7 +10,7 @@ const blocks = facts.graph.blocks.map(([kind, kernel, content, layer, x, way], k
   const nodes = [...new Set(ops.flatMap((op) => facts.ops[op][2]))];
   return { k, kind, kernel, ops, layer, x: x * UNIT, way: way.map((w) => w * UNIT), blob: isOps ? null : content,
            name: isOps ? operators.join(" + ") : content[0],
-           below: isOps ? nodes.join(" + ") || facts.ops[ops[0]][1] : content[1],
+           below: isOps ? brief(nodes) || facts.ops[ops[0]][1] : content[1],
            open: false, top: 0, high: HIGH, after: [], before: [] };
 });
 const edges = facts.graph.edges.map(([from, to, blobs]) => ({ from: blocks[from], to: blocks[to], blobs }));

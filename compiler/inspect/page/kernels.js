@@ -4,7 +4,8 @@ const FIRST = 300; // rows that are shown at once
 
 const COLUMNS = [
   { id: "number", head: "#", value: (k) => k },
-  { id: "nodes", head: "model nodes", value: (k) => title(facts.kernels[k]), wide: true },
+  { id: "nodes", head: "model nodes", value: (k) => title(facts.kernels[k]),
+    show: (k) => brief(facts.kernels[k].nodes) || title(facts.kernels[k]), wide: true },
   { id: "seconds", head: "µs", value: (k) => rows[k].seconds, show: (k) => microseconds(rows[k].seconds), timed: true,
     falls: true },
   { id: "share", head: "share", value: (k) => rows[k].share, show: (k) => meter(rows[k].share / mostShare, rows[k].share),
@@ -21,12 +22,12 @@ const COLUMNS = [
   { id: "bytes", head: "bytes", value: (k) => facts.kernels[k].bytes, show: (k) => bytes(facts.kernels[k].bytes),
     untimed: true, falls: true },
   { id: "name", head: "template", value: (k) => facts.kernels[k].template, extra: true },
+  { id: "measured", head: "measured", value: (k) => candidates(k).length, show: (k) => behindWords(k), falls: true,
+    extra: true },
   { id: "config", head: "config", value: (k) => facts.kernels[k].config.map((c) => c.join("=")).join(" "), wide: true,
     extra: true },
   { id: "origin", head: "from", value: (k) => facts.kernels[k].origin, wide: true, extra: true },
-  { id: "measured", head: "measured", value: (k) => candidates(k).length, show: (k) => behindWords(k), falls: true,
-    extra: true },
-].filter((c) => (rows ? !c.untimed : !c.timed));
+].filter((c) => (rows ? !c.untimed : !c.timed) && (c.id !== "measured" || facts.measured.problems.length));
 
 const LEFT = new Set(["nodes", "bound", "name", "config", "origin", "measured"]);
 const mostShare = rows ? Math.max(...rows.map((r) => r.share), 1e-12) : 1;

@@ -1,11 +1,12 @@
 """Where the nodes of a directed graph stand in a drawing from top to bottom.
 
-In the manner of Sugiyama, Tagawa and Toda (IEEE Transactions on Systems, Man, and Cybernetics 11(2),
-1981): every node goes into the layer below its lowest predecessor, edges over several layers get a
-waypoint in each of those between, and the order within layers comes from barycentres, swept down
-and up. All edges that leave one node share their waypoints. Then each layer is moved as near to its
-neighbours as distances allow: the least squares of that, within the order, are an isotonic regression,
-which pooling adjacent violators solves (Ayer et al., Annals of Mathematical Statistics 26(4), 1955).
+In the manner of Sugiyama, Tagawa and Toda (IEEE Transactions on Systems, Man, and Cybernetics
+11(2), 1981): every node goes into the layer below its lowest predecessor, edges over several layers
+get a waypoint in each of those between, and the order within layers comes from barycentres, swept
+down and up. All edges that leave one node share their waypoints. Then each layer is moved as near
+to its neighbours as distances allow: the least squares of that, within the order, are an isotonic
+regression, which pooling adjacent violators solves (Ayer et al., Annals of Mathematical Statistics
+26(4), 1955).
 
 Positions within a layer are in units of one node and its gap.
 """
@@ -22,12 +23,12 @@ SWEEPS: Final = 6
 """Down and up, of the order and then of the positions."""
 NARROW: Final = 0.16
 """Width of a waypoint."""
-_BETWEEN: Final = 0.1
+_BETWEEN: Final = 1e-3
 """What a wish weighs that is between a node and a waypoint: it must not push others aside."""
-_LOOSE: Final = 0.01
+_LOOSE: Final = 1e-3
 """What the place of one without neighbours weighs."""
 MOST_WAYPOINTS: Final = 20_000
-"""Nodes whose edges would need more than are left go without, those with the longest edges first."""
+"""Nodes whose edges would need more than are left go without, the longest edges first."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,13 +150,13 @@ def _positions(
     rows: Sequence[Sequence[int]], above: Sequence[Sequence[int]], below: Sequence[Sequence[int]],
     count: int,
 ) -> list[float]:  # fmt: skip
-    """Where everything stands in its layer: nodes below nodes and waypoints below waypoints, if there
-    is room for both."""
+    """Where everything stands in its layer: nodes below nodes and waypoints below waypoints, if
+    there is room for both."""
     x = [0.0] * sum(map(len, rows))
     offsets = []
     for row in rows:
         at, row_offsets = 0.0, []
-        for k, node in enumerate(row):
+        for node in row:
             wide = 1.0 if node < count else NARROW
             at += wide / 2
             row_offsets.append(at)

@@ -2,6 +2,7 @@
 
 const MEMORY_KINDS = { blob: "hue0", "in place": "hue2", scratch: "hue1", donated: "hue3" };
 const THIN = 3; // pixels below which a box has no edges
+const WIDEST = 30000; // pixels
 
 let shownStep = -1;
 let drawMemory = () => {};
@@ -13,18 +14,26 @@ function memoryView(section) {
     "aria-label": "Memory: left and right go from block to block" });
   const line = el("p", { id: "block", class: "readout", role: "status" }, "A box is one block of memory; choose one.");
   const place = el("div", { class: "grow chart" }, chart);
+  let stretch = 1;
+  const widen = (factor) => () => { stretch = Math.max(1, stretch * factor); drawMemory(); };
   const used = new Set(boxes.map((b) => b[0]));
   section.append(
     el("p", { class: "facts" }, `Arena ${bytes(m.arena)}, ${gap ? `${bytes(gap)} above the lower bound` : "the least there can be in this order"}; ` +
       `${bytes(m.unshared)} if nothing shared memory; ${plural(m.steps.length, "step")}, ${plural(boxes.length, "block")}.`),
     el("p", { class: "key" }, ...Object.entries(MEMORY_KINDS).filter(([kind]) => used.has(kind)).map(([kind, hue]) => swatch(hue, kind)),
-      el("span", {}, el("span", { class: "stroke alive" }), "bytes alive"), el("span", {}, el("span", { class: "stroke peak" }), "step that needs most")),
+      el("span", {}, el("span", { class: "stroke alive" }), "bytes alive"), el("span", {}, el("span", { class: "stroke peak" }), "step that needs most"),
+      el("span", { class: "buttons" }, el("button", { type: "button", "aria-label": "Fewer pixels a step", onclick: widen(0.5) }, "−"),
+        el("button", { type: "button", id: "widen", "aria-label": "More pixels a step", onclick: widen(2) }, "+"))),
     place, line);
   let chosenBox = -1, rects = [];
 
   drawMemory = () => {
-    const { width, height } = place.getBoundingClientRect();
-    if (!width || !height) return;
+    const outer = place.getBoundingClientRect(), height = outer.height - (stretch > 1 ? 16 : 0);
+    if (!outer.width || height <= 0) return;
+    const middle = (place.scrollLeft + outer.width / 2) / Math.max(place.scrollWidth, 1);
+    const width = Math.min(outer.width * stretch, Math.max(WIDEST, outer.width));
+    chart.style.width = `${width}px`;
+    chart.style.height = `${height}px`;
     const left = 52, right = width - 8, top = 8, low = height - 34;
     const x = (step) => left + (right - left) * step / Math.max(m.steps.length, 1);
     const y = (address) => low - (low - top) * address / Math.max(m.highest, 1);
@@ -45,6 +54,8 @@ function memoryView(section) {
     if (m.peak >= 0) parts.push(svg("line", { class: "peak", x1: x(m.peak + 0.5), x2: x(m.peak + 0.5), y1: top, y2: low }));
     parts.push(svg("line", { class: "limit", x1: left, x2: right, y1: y(m.arena), y2: y(m.arena) }));
     chart.replaceChildren(...parts);
+    chart.classList.toggle("dense", x(1) - x(0) < 4);
+    if (stretch > 1) place.scrollLeft = middle * width - outer.width / 2;
   };
 
   function choose(k) {

@@ -78,9 +78,9 @@ def test_nothing_is_packed_or_copied(
     made: list[object] = []
     make = constants._made
 
-    def seen(graph: object, distinct: list[object], threads: int) -> object:
+    def seen(graph: object, launches: object, distinct: list[object], threads: int) -> object:
         made.extend(distinct)
-        return make(graph, distinct, threads)  # type: ignore[arg-type]
+        return make(graph, launches, distinct, threads)  # type: ignore[arg-type]
 
     monkeypatch.setattr(constants, "_made", seen)
     exe = tw.load(saved)

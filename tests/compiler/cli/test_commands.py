@@ -167,7 +167,7 @@ def test_a_compiled_program_runs_and_tells_the_same(
 def test_inspect_prints_every_level_and_every_pass(model: str, capsys: Capture) -> None:
     stages = answer(capsys, "inspect", model, "--stages")
     assert stages[0]["name"] == "import"
-    assert {"name", "milliseconds", "changed", "ops"} == stages[0].keys()
+    assert {"name", "stage", "milliseconds", "changed", "ops", "changes"} == stages[0].keys()
     expected = {"graph": "graph small(", "fused": "group 0", "memory": "memory plan:",
                 "kernels": "parallel", "source": "parallel", "llvm": "define", "asm": ".text",
                 "decompose": "graph small("}  # fmt: skip
@@ -176,7 +176,8 @@ def test_inspect_prints_every_level_and_every_pass(model: str, capsys: Capture) 
         assert text in capsys.readouterr().out
     assert "group 0" in answer(capsys, "inspect", model, "--stage", "fuse")["text"]
     tilewright("inspect", model, "--stages")
-    assert "changed" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "13_fuse" in said and "4 ops in 2 groups" in said
 
 
 def test_inspect_shows_programs_for_gpus(model: str, capsys: Capture) -> None:
@@ -186,8 +187,8 @@ def test_inspect_shows_programs_for_gpus(model: str, capsys: Capture) -> None:
     for level, text in {"source": "cuda.blockIdx.x", "ptx": ".target sm_90"}.items():
         tilewright("inspect", model, "--target", "cuda:sm_90", "--stage", level)
         assert text in capsys.readouterr().out
-    assert main.main(["run", model, "--target", "cuda:sm_90"]) != 0
-    assert "`tilewright inspect` shows them" in capsys.readouterr().err
+    assert main.main(["bench", model, "--target", "cuda:sm_90"]) != 0
+    assert "this command is for CPUs in this version" in capsys.readouterr().err
 
 
 def test_inspect_sums_up(model: str, capsys: Capture) -> None:
@@ -386,3 +387,87 @@ def test_a_cache_that_is_switched_off(
     assert answer(capsys, "cache", "ls")["directory"] is None
     assert main.main(["cache", "explain", model]) == 2
     assert "every kernel is a miss" in capsys.readouterr().err
+
+
+# ----------------------------------------------------------------------------- report and profile
+
+
+def test_report_writes_one_page(model: str, tmp_path: Path, capsys: Capture) -> None:
+    page = tmp_path / "report.html"
+    facts = answer(capsys, "report", model, "-o", str(page), "--rounds", "2", "--threads", "1")
+    text = page.read_text()
+    assert facts["written"] == str(page) and facts["bytes"] == len(text.encode())
+    assert "<title>net - Tilewright</title>" in text and "activate" in text
+    assert main.main(["report", model, "-o", str(page), "--rounds", "0"]) == 2
+    assert "--rounds 0" in capsys.readouterr().err
+    assert main.main(["report", model, "-o", str(tmp_path / "none" / "x.html")]) == 2
+
+
+def test_report_of_a_program_for_a_gpu(model: str, tmp_path: Path, capsys: Capture) -> None:
+    page = tmp_path / "report.html"
+    tilewright("report", model, "-o", str(page), "--target", "cuda:sm_90")
+    assert '"profile":null' in page.read_text()
+
+
+def test_profile_rolls_up(model: str, capsys: Capture) -> None:
+    quick = ("profile", model, "--rounds", "2", "--threads", "1")
+    for by, words in (
+        ("kernel", ("of peak", "project + shift + activate", "the machine's limits")),
+        ("node", ("project + shift + activate", "double")),
+        ("operator", ("matmul + add + relu", "launches")),
+        ("scope", ("/", "100.0%")),
+    ):
+        tilewright(*quick, "--by", by)
+        out = capsys.readouterr().out
+        assert all(w in out for w in words), out
+
+
+def test_profile_writes_a_trace_and_a_roofline(
+    model: str, tmp_path: Path, capsys: Capture
+) -> None:  # fmt: skip
+    tilewright("profile", model, "--rounds", "2", "--trace", str(tmp_path / "t.json"),
+               "--roofline", str(tmp_path / "r.svg"))  # fmt: skip
+    trace = json.loads((tmp_path / "t.json").read_text())
+    assert {e["ph"] for e in trace["traceEvents"]} == {"X", "M", "C"}
+    assert (tmp_path / "r.svg").read_text().startswith("<svg")
+
+
+def test_profile_compares_with_a_file(model: str, tmp_path: Path, capsys: Capture) -> None:
+    old = tmp_path / "old.json"
+    quick = ("profile", model, "--rounds", "6", "--threads", "1")
+    tilewright(*quick, "--json", str(old))
+    assert "of peak" in capsys.readouterr().out
+    data = json.loads(old.read_text())
+    assert data["blocks"] == 6 and len(data["launches"][0]["nanoseconds"]) == 6
+    for launch in data["launches"]:  # as if it had taken a thousand times as long
+        launch["nanoseconds"] = [1000 * ns for ns in launch["nanoseconds"]]
+    old.write_text(json.dumps(data))
+    tilewright(*quick, "--against", str(old))
+    out = capsys.readouterr().out
+    assert "0 of 2 parts: no difference can be shown" in out and out.count("faster") == 3
+    facts = answer(capsys, *quick, "--against", str(old))
+    assert facts["comparison"]["whole"]["verdict"] == "faster"
+    assert facts["profile"]["rounds"] == 6 and facts["profile"]["rows"][0]["low"] > 0
+
+
+def test_profile_compares_with_a_program_in_turns(
+    model: str, tmp_path: Path, capsys: Capture
+) -> None:  # fmt: skip
+    saved = str(tmp_path / "net.tw")
+    tilewright("compile", model, "-o", saved, "--threads", "1")
+    capsys.readouterr()
+    facts = answer(capsys, "profile", model, "--rounds", "6", "--threads", "1", "--shapes",
+                   "x=4,16", "--against", saved)  # fmt: skip
+    assert facts["comparison"]["in_turns"] is True
+    assert len(facts["comparison"]["parts"]) == 2
+
+
+def test_profile_says_what_it_cannot_compare_with(
+    model: str, tmp_path: Path, capsys: Capture
+) -> None:  # fmt: skip
+    other = tmp_path / "other.json"
+    other.write_bytes(b"\xff\xfe")
+    for given, words in (([str(other)], "is no profile"), ([str(tmp_path / "gone.json")], "gone"),
+                         ([str(tmp_path), "--rounds", "0"], "--rounds 0")):  # fmt: skip
+        assert main.main(["profile", model, "--against", *given]) == 2
+        assert words in capsys.readouterr().err

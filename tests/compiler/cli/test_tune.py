@@ -118,7 +118,7 @@ def test_what_cannot_be_tuned_is_refused(
         ([model, "--budget", "soon"], "not a length of time"),
         ([open_model], "leaves shapes open"),
         ([program], "saved program"),
-        ([model, "--target", "cuda"], "not available"),
+        ([model, "--target", "cuda:sm_90"], "measured on a device"),
         ([model, "--farm", "nonsense://x"], "farm"),
     ):
         assert main.main(["tune", *arguments]) == 2

@@ -17,13 +17,13 @@ from tilewright.compiler.api.build import choose, optimise
 from tilewright.compiler.codegen.cpu.target import host
 from tilewright.compiler.graph.builder import GraphBuilder
 from tilewright.compiler.graph.ir import Graph
+from tilewright.compiler.inspect.interpret import run_kernel
 from tilewright.compiler.kernels.device import Device
 from tilewright.compiler.kernels.ir import Kernel
 from tilewright.compiler.kernels.nest import Nest
 from tilewright.compiler.options import options
 
 from ...fuzz.graphs import random_graph
-from ..kernels.interpret import run_kernel
 from .running import run
 
 Array = np.ndarray[Any, Any]

@@ -12,6 +12,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from tilewright.compiler.errors import UnsupportedOperator
 from tilewright.compiler.frontends.onnx import load, read, signature
+from tilewright.compiler.graph.bfloat16 import bits_of, values_of
 from tilewright.compiler.graph.evaluate import evaluate
 from tilewright.compiler.graph.ir import Graph, Role
 from tilewright.ops.operator import REGISTRY, operator
@@ -238,16 +239,24 @@ def test_constants_of_every_form() -> None:
         read(model([node("Constant", [], ["y"], value_string="a")], []))
 
 
-def test_bfloat16_passes_through() -> None:
+def test_bfloat16_is_multiplied_and_else_computed_in_single_precision() -> None:
     bits = np.array([0x3F80, 0x4000], np.uint16)
     w = onnx.TensorProto(name="w", data_type=16, dims=[2], raw_data=bits.tobytes())
     g = read(model([node("Concat", ["w", "x"], ["y"], axis=0)], [value("x", (3,), 16)],
                    initializers=[w]))  # fmt: skip
     assert g.type("y").dtype is bf16 and g.blobs["w"].type.dtype is bf16
-    for op_type in ("Exp", "ReduceSum", "Softmax", "Cast"):
-        attrs = {"to": F} if op_type == "Cast" else {}
-        with pytest.raises(UnsupportedOperator, match="bfloat16"):
-            read(model([node(op_type, ["x"], ["y"], **attrs)], [value("x", (3,), 16)]))
+    one = read(model([node("Cast", ["x"], ["y"], to=F)], [value("x", (3,), 16)]))
+    assert [op.operator for op in one.ops] == ["cast"] and one.type("y").dtype is f32
+    product = read(model([node("MatMul", ["x", "x"], ["y"])], [value("x", (3, 3), 16)]))
+    assert [op.operator for op in product.ops] == ["matmul"]
+    for op_type in ("Exp", "ReduceSum", "Softmax", "Add"):
+        inputs = ["x", "x"] if op_type == "Add" else ["x"]
+        g = read(model([node(op_type, inputs, ["y"])], [value("x", (3,), 16)]))
+        assert g.type("y").dtype is bf16
+        assert [op.operator for op in g.ops].count("cast") == len(inputs) + 1
+    x = np.array([1.0, -2.5, 0.3], np.float32)
+    got = run(model([node("Exp", ["x"], ["y"])], [value("x", (3,), 16)]), bits_of(x))
+    np.testing.assert_array_equal(got, values_of(bits_of(np.exp(values_of(bits_of(x))))))
 
 
 # --------------------------------------------------------------------------- versions

@@ -271,7 +271,9 @@ def test_missing_constants_are_named() -> None:
     with pytest.raises(TextError) as e:
         parse(to_text(small()))
     assert str(e.value) == (
-        "line 2, column 28: the array of 'w' is needed: give it in `constants`\n"
+        "line 2, column 28: the array of 'w' is not in the text: it has to be given by name "
+        "in `constants`, or under its hash in the .npz file beside the text, which "
+        "`tilewright inspect --out` writes\n"
         "  |   param @w: f32[4,3,3,3] = sha256:87ddbe1e06ea8fcd\n"
         "  |                            ^^^^^^"
     )

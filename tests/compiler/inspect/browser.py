@@ -19,7 +19,7 @@ FLAGS = (
     "--disable-background-networking", "--disable-component-update", "--disable-sync",
     "--disable-dev-shm-usage", "--hide-scrollbars", "--remote-debugging-pipe",
 )  # fmt: skip
-PATIENCE = 20.0
+PATIENCE = 60.0
 """Seconds for one answer; other tests may have the processors."""
 KEYS = {"Enter": 13, "Escape": 27, "Tab": 9, "ArrowUp": 38, "ArrowDown": 40, "ArrowLeft": 37,
         "ArrowRight": 39, "Home": 36}  # fmt: skip
@@ -138,6 +138,24 @@ class Browser:
             raise AssertionError(f"{expression}: {found['exceptionDetails']}")
         return found["result"].get("value")
 
+    def text(self, selector: str) -> str:
+        """The words in the first element of a selector."""
+        return str(self.look(f"document.querySelector({json.dumps(selector)}).textContent"))
+
+    def middle(self, selector: str) -> tuple[float, float]:
+        """Of the first element of a selector, brought into view."""
+        found = self.look(
+            f"(() => {{ const e = document.querySelector({json.dumps(selector)});"
+            "if (!e) return null; e.scrollIntoView({ block: 'nearest', inline: 'nearest' });"
+            "const r = e.getBoundingClientRect();"
+            "return [r.left + r.width / 2, r.top + r.height / 2]; })()"
+        )
+        assert found, f"no element {selector}"
+        return found[0], found[1]
+
+    def focus(self, selector: str) -> None:
+        self.look(f"document.querySelector({json.dumps(selector)}).focus()")
+
     def until(self, condition: str) -> None:
         """Waits for a condition in the page."""
         end = time.monotonic() + PATIENCE
@@ -152,13 +170,7 @@ class Browser:
 
     def click(self, selector: str) -> None:
         """A click in the middle of the first element of a selector, wherever it is."""
-        where = self.look(
-            f"(() => {{ const e = document.querySelector({json.dumps(selector)}); if (!e) return null;"
-            "e.scrollIntoView({ block: 'nearest', inline: 'nearest' }); const r = e.getBoundingClientRect();"
-            "return [r.left + r.width / 2, r.top + r.height / 2]; })()"
-        )  # fmt: skip
-        assert where, f"no element {selector}"
-        self.click_at(*where)
+        self.click_at(*self.middle(selector))
 
     def click_at(self, x: float, y: float, count: int = 1) -> None:
         for n in range(1, count + 1):

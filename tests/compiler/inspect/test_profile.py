@@ -55,7 +55,7 @@ def test_shares_of_the_limits() -> None:
     # 2 * 8 * 64 * 64 operations at 1e9 a second; 16 KiB of constants and as much of blobs from L2
     assert product.of_peak == pytest.approx(65536e-9 / 100e-6)
     assert product.memory_seconds == pytest.approx((16384 + 4096) / 4e9)
-    assert product.bound == "compute" and product.of_limit == product.of_peak
+    assert product.bound == "arithmetic" and product.of_limit == product.of_peak
     assert product.gflops == pytest.approx(65536 / 100e-6 / 1e9)
     # its 4 KiB fit into L1, but not together with what the product touched
     assert softmax.level == "L2"
@@ -115,7 +115,7 @@ def test_it_prints_within_a_hundred_columns() -> None:
     assert isinstance(exe, tw.Executable)
     text = str(exe.profile(rounds=2))
     assert max(map(len, text.splitlines())) <= 100
-    for part in ("GFLOP/s", "of peak", "of mem", "bound", "operators", "peak", "DRAM"):
+    for part in ("GFLOP/s", "of peak", "of core", "of mem", "bound by", "operators", "DRAM"):
         assert part in text
 
 

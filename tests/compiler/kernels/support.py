@@ -12,14 +12,13 @@ import numpy as np
 from tilewright.compiler.graph.builder import GraphBuilder
 from tilewright.compiler.graph.evaluate import evaluate
 from tilewright.compiler.graph.ir import Graph
+from tilewright.compiler.inspect.interpret import run_kernel
 from tilewright.compiler.kernels.device import Device
 from tilewright.compiler.kernels.ir import Launch, Prepared
 from tilewright.compiler.kernels.known import record_of, restored
 from tilewright.compiler.kernels.printer import symbol
 from tilewright.compiler.kernels.template import Config, KernelTemplate
 from tilewright.ops.types import Layout, TensorType
-
-from .interpret import run_kernel
 
 Feeds = dict[str, Any]
 

@@ -11,12 +11,12 @@ import pytest
 from tilewright.compiler.graph.builder import GraphBuilder
 from tilewright.compiler.graph.evaluate import evaluate
 from tilewright.compiler.graph.ir import Graph
+from tilewright.compiler.inspect.interpret import Hints, run_kernel
 from tilewright.compiler.kernels.conv import PARTIAL, DirectConv
 from tilewright.compiler.kernels.device import Device
 from tilewright.compiler.kernels.ir import Prepared
 from tilewright.ops.types import Layout
 
-from .interpret import Hints, run_kernel
 from .native import Native, host_device
 from .support import AVX2, AVX512, DEVICES, NEON, check_group, logical, stored, with_layouts
 

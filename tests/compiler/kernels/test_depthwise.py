@@ -10,11 +10,11 @@ import pytest
 
 from tilewright.compiler.graph.builder import GraphBuilder
 from tilewright.compiler.graph.ir import Graph
+from tilewright.compiler.inspect.interpret import Hints, run_kernel
 from tilewright.compiler.kernels.depthwise import WIDEST, Depthwise
 from tilewright.compiler.kernels.device import Device
 from tilewright.compiler.kernels.ir import Prepared
 
-from .interpret import Hints, run_kernel
 from .native import Native, host_device
 from .support import AVX512, DEVICES, blocked_group, check_group, stored
 

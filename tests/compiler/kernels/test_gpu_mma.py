@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -15,18 +16,21 @@ from tilewright.compiler.codegen.cuda.ptx import kernel_ptx
 from tilewright.compiler.codegen.cuda.source import Source, kernel_source
 from tilewright.compiler.codegen.cuda.target import KNOWN, CudaTarget
 from tilewright.compiler.codegen.cuda.toolkit import part
+from tilewright.compiler.graph.bfloat16 import bits_of
 from tilewright.compiler.graph.evaluate import evaluate
 from tilewright.compiler.graph.ir import Graph
 from tilewright.compiler.kernels.device import GPU
 from tilewright.compiler.kernels.gpu_mma import MOST_SHARED, GpuMma, shared_bytes
+from tilewright.compiler.kernels.gpu_mma_operands import copied_by_element
 from tilewright.compiler.kernels.gpu_mma_product import product_of
 from tilewright.compiler.kernels.gpu_templates import gpu_templates
 from tilewright.compiler.kernels.ir import Launch
 from tilewright.compiler.kernels.template import Config
+from tilewright.ops.types import Layout
 
-from ..codegen.cuda.programs import gpu_launches, simulated
+from ..codegen.cuda.programs import gpu_launches, run_graph, simulated
 from ..codegen.cuda.simulate import SimError
-from .support import remembered
+from .support import remembered, with_layouts
 
 rng = np.random.default_rng(5)
 SMALL: Config = {"m": 32, "n": 64, "k": 32, "wm": 16, "wn": 32, "stages": 3}
@@ -178,11 +182,140 @@ def test_every_config_fits_every_device() -> None:
             assert entry.shared_bytes == shared_bytes(found, c)
 
 
+def test_a_default_wastes_little() -> None:
+    graph = dense(4096, 64, 256)
+    assert GpuMma().default(graph, graph.ops, graph.outputs, GPU)["n"] == 64
+
+
+# --------------------------------------------------------------------------- convolutions
+
+
+class Small(GpuMma):
+    """With tiles that a simulator gets through."""
+
+    def default(self, *given: Any) -> Config:
+        return WORDS if self.tf32 else SMALL
+
+
+def network(
+    x: tuple[int, ...], w: tuple[int, ...], dtype: str = "f16", **attributes: Any
+) -> Graph:  # fmt: skip
+    """relu(conv(x) + bias), and a convolution of places after it."""
+    g = tw.Graph("network")
+    kind = np.float16 if dtype == "f16" else np.float32
+
+    def constant(*dims: int) -> Any:
+        return g.constant(rng.standard_normal(dims).astype(kind))
+
+    y = g.relu(g.conv(g.input("x", x, dtype), constant(*w), constant(w[0]), **attributes))
+    g.output(g.conv(y, constant(16, w[0], 1, 1) * np.asarray(0.1, kind)), "y")
+    return g.build()
+
+
+def window(batch: int, channels: int, results: int, size: int) -> Graph:
+    """A 3x3 convolution of an image with channels last, which stay so."""
+    g = tw.Graph("window")
+    w = g.constant(rng.standard_normal((results, channels, 3, 3)).astype(np.float16))
+    g.output(g.conv(g.input("x", (batch, channels, size, size), "f16"), w, pads=1), "y")
+    graph = g.build()
+    ops = graph.ops[:1]
+    graph = Graph(graph.name, graph.inputs, ops[0].outputs, ops, graph.blobs)
+    (out,) = graph.outputs
+    return with_layouts(graph, {"x": Layout(1, channels), out: Layout(1, results)})
+
+
+def templates(tf32: bool = False) -> tuple[Any, ...]:
+    kept = gpu_templates("reduced" if tf32 else "standard")
+    return (Small(tf32), *kept[1:])
+
+
+def run(source: Graph, tf32: bool = False) -> list[str]:
+    """The templates of the network's kernels, after comparing its result with float64."""
+    numerics: Any = "reduced" if tf32 else "standard"
+    feeds = fed(source)
+    expected = evaluate(source, feeds)["y"]
+    got = run_graph(source, feeds, numerics=numerics, templates=templates(tf32))["y"]
+    np.testing.assert_allclose(got, expected, 0, 2e-3 * np.abs(expected).max())
+    return [x.kernel.template for x in gpu_launches(source, numerics, templates(tf32))[1]]
+
+
+@pytest.mark.parametrize(
+    ("x", "w", "attributes"),
+    [
+        ((2, 16, 5, 7), (16, 16, 3, 3), {"pads": 1}),
+        ((1, 16, 9, 9), (24, 16, 3, 3), {"pads": 2, "strides": 2, "dilations": 2}),
+        ((1, 32, 5, 5), (32, 16, 3, 3), {"pads": 1, "group": 2}),
+        ((1, 13, 6, 6), (20, 13, 3, 3), {"pads": 1}),  # no 16 bytes of channels
+        ((1, 64, 4, 4), (16, 64, 1, 1), {}),
+    ],
+    ids=str,
+)
+def test_convolutions(x: tuple[int, ...], w: tuple[int, ...], attributes: dict[str, Any]) -> None:
+    source = network(x, w, **attributes)
+    assert run(source) == ["gpu_nest", "gpu_mma", "gpu_mma", "gpu_nest"]  # the edges are reformats
+    graph, launches = gpu_launches(source)
+    assert str(graph.type(launches[1].args[-1])).endswith(f"@1x{w[0]}")
+
+
+def test_an_image_is_read_as_it_comes() -> None:
+    source = network((1, 3, 11, 11), (32, 3, 3, 3), strides=2)
+    assert run(source) == ["gpu_mma", "gpu_mma", "gpu_nest"]
+    first, second, _ = (x.kernel for x in gpu_launches(source)[1])
+    assert [b.elements for b in copied_by_element(first)] == [3 * 11 * 11]
+    assert not copied_by_element(second)
+
+
+def test_bf16_from_end_to_end() -> None:
+    """Stored and multiplied in bf16, everything between in float32, in the same kernels."""
+    g = tw.Graph("mixed")
+
+    def constant(*dims: int) -> Any:
+        return g.cast(g.constant(0.2 * rng.standard_normal(dims).astype(np.float32)), to="bf16")
+
+    x = g.conv(g.input("x", (1, 16, 5, 5), "bf16"), constant(16, 16, 3, 3), pads=1)
+    h = g.cast(g.sigmoid(g.cast(x, to="f32")), to="bf16")
+    h = g.cast(g.reduce_mean(g.cast(g.conv(h, constant(24, 16, 1, 1)), to="f32"), axes=(2, 3),
+                             keepdims=0), to="bf16")  # fmt: skip
+    y = g.cast(g.matmul(g.concat(*(h,) * 8, axis=0), constant(24, 32)), to="f32")
+    g.output(g.relu(y) + 1.0, "y")
+    source = g.build()
+    feeds = {"x": bits_of(rng.standard_normal((1, 16, 5, 5)))}
+    expected = evaluate(source, feeds)["y"]
+    got = run_graph(source, feeds, templates=templates())["y"]
+    np.testing.assert_allclose(got, expected, 0, 2.0**-8 * np.abs(expected).max())
+    _, launches = gpu_launches(source, templates=templates())
+    used = [x.kernel.template for x in launches]
+    assert used.count("gpu_mma") == 3
+    cpu = tw.compile(source)(feeds["x"])
+    np.testing.assert_allclose(cpu, expected, 0, 2.0**-8 * np.abs(expected).max())
+
+
+def test_networks_in_single_precision_use_tf32_under_reduced() -> None:
+    source = network((1, 16, 5, 7), (16, 16, 3, 3), "f32", pads=1)
+    assert run(source, tf32=True) == ["gpu_nest", "gpu_mma", "gpu_mma", "gpu_nest"]
+    assert {x.kernel.template for x in gpu_launches(source)[1]} == {"gpu_tiles"}
+
+
+def test_channels_stay_last_between_convolutions() -> None:
+    """Windows, joins, sums and pointwise operators do not go back and forth."""
+    g = tw.Graph("block")
+    kind = np.float16
+    a = g.conv(g.input("x", (1, 16, 6, 6), "f16"), g.constant(np.ones((16, 16, 1, 1), kind)))
+    b = g.max_pool(g.relu(a), kernel_shape=3, strides=1, pads=1)
+    c = g.conv(g.concat(a, b, axis=1), g.constant(np.ones((16, 32, 1, 1), kind)))
+    d = g.conv(c, g.constant(np.ones((16, 1, 3, 3), kind)), group=16, pads=1)
+    g.output(g.reduce_mean(d + a, axes=(2, 3)), "y")
+    graph, _ = gpu_launches(g.build())
+    assert sum(op.operator == "reformat" for op in graph.ops) == 1
+    made = [graph.type(op.outputs[0]) for op in graph.ops if op.outputs[0] not in graph.outputs]
+    assert all(t.layout.block == t.dims[1] for t in made)
+
+
 # --------------------------------------------------------------------------- machine code
 
 
 def machine_code(graph: Graph, arch: str, tf32: bool = False) -> str:
-    """Its text, after checking that everything is in registers."""
+    """Its text with the default config, after checking that everything is in registers."""
     template, given = GpuMma(tf32), (graph, graph.ops, graph.outputs)
     kernel = made(graph, template.default(*given, GPU), tf32).kernel
     source, target = kernel_source(kernel), CudaTarget(arch)
@@ -205,19 +338,21 @@ def test_machine_code_of_half_floats(arch: str) -> None:
     found = machine_code(dense(*LARGE), arch)
     assert found.count("HMMA.16816.F32") == 2 * 32  # two steps of 4 by 8 fragments
     assert found.count("LDSM.16") == 2 * (4 + 4) + 8  # and those ahead of the first round
+    assert found.count("STG.E.128") == 4 * 2 * 2  # eight half floats each
     assert "LDGSTS.E.BYPASS.LTC128B.128" in found or "LDGSTS.E.BYPASS.128" in found
 
 
 @pytest.mark.parametrize(
     ("graph", "tf32", "instruction"),
     [(dense(*LARGE, "f32"), True, "HMMA.1688.F32.TF32"),
-     (integers("i8", "i8", 512, 512, 512), False, "IMMA.16832.S8.S8")],
-    ids=["tf32", "i8"],
+     (integers("i8", "i8", 512, 512, 512), False, "IMMA.16832.S8.S8"),
+     (window(2, 64, 64, 28), False, "HMMA.16816.F32")],
+    ids=["tf32", "i8", "conv"],
 )  # fmt: skip
 def test_machine_code_of_others(graph: Graph, tf32: bool, instruction: str) -> None:
     pytest.importorskip("numba.cuda", reason="numba-cuda is not there")
     found = machine_code(graph, "sm_80", tf32)
-    assert instruction in found and "LDSM" in found
+    assert instruction in found and "LDSM" in found and "LDGSTS" in found
 
 
 # --------------------------------------------------------------------------- seeded mistakes
@@ -239,14 +374,26 @@ MISTAKES = (
     (r"(shared_f16\()(\d+), (\d+)", r"\1\2, \3 - 1024"),  # too little shared memory
     (r"shared_f16\([1-9]\d+,", "shared_f16(0,"),  # operands overlap
     (r"sums\[e \+", "sums[1 - e +"),
+    (r"\n +turn_columns\([^\n]*", ""),  # a thread stores what others hold
+    (r"\+ s\w* \* 4\]", "+ s * 3]"),
     (r"udiv\(lane, 4\)", "umod(lane, 4)"),
 )  # fmt: skip
 
 
-def mutants(source: Source) -> list[tuple[str, Source]]:
+WINDOW_MISTAKES = (
+    (r"0 <= (?=v|umod)", "-1 <= "),  # what is left of the image or above it is read
+    (r" < 5\)\)", " < 6))"),  # what is right of it
+    (r"(udiv\(v_\d+, 5\) \+ v_\d+) < 5", r"\1 < 6"),  # or below it
+    (r"(v_\d+ [-+] )(\d+), 16,", r"\g<1>\2 + 16, 16,"),  # the next place
+    (r", 5\) \* 16", ", 5) * 32"),
+    (r"(cp_async)_zero(\([^\n]*), [^,]*\)\n", r"\1\2)\n"),  # no zeros
+)  # fmt: skip
+
+
+def mutants(source: Source, mistakes: Sequence[tuple[str, str]]) -> list[tuple[str, Source]]:
     """The source with one mistake, at every place where one fits."""
     found = []
-    for pattern, replacement in MISTAKES:
+    for pattern, replacement in mistakes:
         for m in re.finditer(pattern, source.text):
             text = source.text[: m.start()] + m.expand(replacement) + source.text[m.end() :]
             if text != source.text:
@@ -254,11 +401,22 @@ def mutants(source: Source) -> list[tuple[str, Source]]:
     return found
 
 
-def test_seeded_mistakes_are_caught(capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize(
+    ("graph", "mistakes", "least"),
+    [(product("mk,kn->mn", (27, 136), (136, 56)), MISTAKES, 40),
+     (window(1, 16, 16, 5), WINDOW_MISTAKES, 6)],
+    ids=["product", "window"],
+)  # fmt: skip
+def test_seeded_mistakes_are_caught(
+    graph: Graph, mistakes: Sequence[tuple[str, str]], least: int,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
     """By an error or by a wrong result."""
-    graph = product("mk,kn->mn", (27, 136), (136, 56))
     feeds = fed(graph)
-    expected = evaluate(graph, feeds)["y"]
+    (expected,) = evaluate(graph, feeds).values()
+    if graph.type(graph.outputs[0]).layout.is_blocked:  # both as they lie in memory
+        feeds = {n: np.moveaxis(x, 1, -1) for n, x in feeds.items()}
+        expected = np.moveaxis(expected, 1, -1)
     launch = made(graph, SMALL)
     source = kernel_source(launch.kernel)
 
@@ -267,12 +425,13 @@ def test_seeded_mistakes_are_caught(capsys: pytest.CaptureFixture[str]) -> None:
             got = simulated(graph, launch, feeds, source=of)
         except (SimError, IndexError):
             return False
-        return bool(np.allclose(got, expected, 0, 2.0**-9 * np.abs(expected).max()))
+        limit = 2.0**-9 * np.abs(expected).max()
+        return bool(np.allclose(got.reshape(-1), expected.reshape(-1), 0, limit))
 
     assert right(source)
-    tried = mutants(source)
+    tried = mutants(source, mistakes)
     survivors = [what for what, m in tried if right(m)]
     with capsys.disabled():
         print(f" {len(tried) - len(survivors)} of {len(tried)} mistakes caught", end="")
-    assert len(tried) > 30
+    assert len(tried) >= least
     assert not survivors

@@ -11,10 +11,10 @@ import pytest
 
 from tilewright.compiler.graph.builder import GraphBuilder, Value
 from tilewright.compiler.graph.ir import Graph
+from tilewright.compiler.inspect.interpret import Hints, run_kernel
 from tilewright.compiler.kernels.matmul import AHEAD, LINE, STREAMED, Gemm, cold_slots
 from tilewright.compiler.kernels.matmul_group import pack_panels
 
-from .interpret import Hints, run_kernel
 from .support import AVX2, AVX512, DEVICES, NEON, check_group, check_launch
 
 GEMM = Gemm()

@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from tilewright.compiler.inspect.interpret import KernelError, run_kernel
 from tilewright.compiler.kernels.ir import (
     Buffer,
     For,
@@ -37,7 +38,6 @@ from tilewright.compiler.kernels.microkernel import (
 from tilewright.ops.expr import compare, const, index, linear, select, var
 from tilewright.ops.types import f32
 
-from .interpret import KernelError, run_kernel
 from .support import AVX2, AVX512
 
 A = Buffer("a", f32, 400, "in")

@@ -12,13 +12,13 @@ import pytest
 
 from tilewright.compiler.graph.builder import GraphBuilder, Value
 from tilewright.compiler.graph.ir import Graph
+from tilewright.compiler.inspect import interpret
 from tilewright.compiler.kernels import nest, partial
 from tilewright.compiler.kernels.device import Device
 from tilewright.compiler.kernels.ir import For, Kernel, Launch, Store, statements
 from tilewright.compiler.kernels.printer import kernel_text
 from tilewright.ops.types import Layout
 
-from . import interpret
 from .support import DEVICES, check_launch, graph_of, stored, with_layouts
 
 Array = np.ndarray[Any, Any]

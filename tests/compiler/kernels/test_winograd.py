@@ -10,12 +10,12 @@ import pytest
 
 from tilewright.compiler.graph.evaluate import evaluate
 from tilewright.compiler.graph.ir import Graph
+from tilewright.compiler.inspect.interpret import Hints, run_kernel
 from tilewright.compiler.kernels import winograd
 from tilewright.compiler.kernels.ir import Prepared
 from tilewright.compiler.kernels.winograd import Winograd, pack_transformed
 from tilewright.compiler.kernels.winograd_transforms import transformed_weights, transforms
 
-from .interpret import Hints, run_kernel
 from .native import Native, host_device
 from .support import AVX2, AVX512, DEVICES, check_group, logical, stored
 from .test_conv import conv_graph

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,11 +12,13 @@ from tilewright.compiler.codegen.cuda.source import Source, kernel_source
 from tilewright.compiler.graph.ir import Graph
 from tilewright.compiler.graph.storage import aliases
 from tilewright.compiler.kernels.device import GPU
-from tilewright.compiler.kernels.gpu_templates import GPU_TEMPLATES
+from tilewright.compiler.kernels.gpu_templates import gpu_templates
 from tilewright.compiler.kernels.ir import Buffer, Launch, Prepared
 from tilewright.compiler.kernels.select import select
+from tilewright.compiler.kernels.template import KernelTemplate
 from tilewright.compiler.memory.buffers import round_up
 from tilewright.compiler.memory.plan import MemoryPlan
+from tilewright.compiler.options import Numerics
 from tilewright.compiler.passes.base import run_pipeline
 from tilewright.compiler.passes.pipeline import gpu_pipeline
 from tilewright.compiler.runtime.program import plan_memory
@@ -26,15 +28,22 @@ from .simulate import run_source
 ALIGNMENT = 64
 
 
-def gpu_launches(source: Graph) -> tuple[Graph, tuple[Launch, ...]]:
-    """A graph after the passes for GPUs, and its kernels."""
-    graph, _ = run_pipeline(gpu_pipeline(), source)
-    return graph, select(graph, GPU, templates=GPU_TEMPLATES)
+def gpu_launches(
+    source: Graph, numerics: Numerics = "standard",
+    templates: Sequence[KernelTemplate] | None = None,
+) -> tuple[Graph, tuple[Launch, ...]]:  # fmt: skip
+    """A graph after the passes for GPUs, and its kernels, by the templates that serve where none
+    are given."""
+    graph, _ = run_pipeline(gpu_pipeline(numerics), source)
+    return graph, select(graph, GPU, templates=templates or gpu_templates(numerics))
 
 
-def run_graph(source: Graph, feeds: Mapping[str, Any], seed: int = 0) -> dict[str, Any]:
+def run_graph(
+    source: Graph, feeds: Mapping[str, Any], seed: int = 0, numerics: Numerics = "standard",
+    templates: Sequence[KernelTemplate] | None = None,
+) -> dict[str, Any]:  # fmt: skip
     """The outputs of a graph that is compiled for a GPU and simulated. Raises SimError."""
-    graph, launches = gpu_launches(source)
+    graph, launches = gpu_launches(source, numerics, templates)
     plan = plan_memory(graph, launches)
     memory = _Memory(graph, plan, feeds)
     for number in plan.order:
@@ -47,7 +56,7 @@ def run_graph(source: Graph, feeds: Mapping[str, Any], seed: int = 0) -> dict[st
 
 def simulated(
     graph: Graph, launch: Launch, feeds: Mapping[str, Any], alias: tuple[int, int] | None = None,
-    source: Source | None = None,
+    source: Source | None = None, seed: int = 0,
 ) -> Any:  # fmt: skip
     """The result of a launch for all ops of a graph with one output. alias: positions of parameters
     (written, read) that are the same memory. source: to be run instead of the kernel's own."""
@@ -64,7 +73,7 @@ def simulated(
         arrays[alias[0]] = arrays[alias[1]]
     code = source or kernel_source(launch.kernel)
     named = zip(launch.kernel.params, arrays, strict=True)
-    run_source(code.text, code.entries, [(b.name, a, b.is_written) for b, a in named])
+    run_source(code.text, code.entries, [(b.name, a, b.is_written) for b, a in named], seed)
     (name,) = graph.outputs
     kind = graph.type(name)
     return arrays[launch.args.index(name)].view(kind.dtype.numpy).reshape(kind.dims)

@@ -21,7 +21,7 @@ import ast
 import math
 from collections.abc import Callable, Generator, Mapping, Sequence
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, Final, NoReturn
 
 import numpy as np
 
@@ -31,15 +31,23 @@ from tilewright.compiler.codegen.cuda.intrinsics import INTRINSICS
 
 from .simulated_arithmetic import DIALECT, SimError
 from .simulated_copies import copies
+from .simulated_hopper import WAITS, Tensor, Units
 from .simulated_memory import Block, Global, LocalArray, Shared, accesses
 from .simulated_tensor_cores import TENSOR_CORES, round_tf32
 from .simulated_tiles import TILES
-from .simulated_warps import WARPS, Collective
+from .simulated_warps import WARP, WARPS, Collective
 
-COLLECTIVES: Mapping[str, Collective] = {**WARPS, **TENSOR_CORES}
+Stop = tuple[Any, ...]
+Thread = Generator[Stop, Any, None]
+COLLECTIVES: Mapping[str, Collective] = {
+    **WARPS, **TENSOR_CORES, **Units(Block(), np.random.default_rng()).collectives()
+}  # fmt: skip
 BARRIERS = ("cuda.syncthreads", "barrier")
 UNTIL = "until"
 """A stop that a thread passes when the function that it comes with says so."""
+MOOD: Final = 16  # rounds for which warps, and blocks of a cluster, are as fast as they are
+READY: Stop = ("ready", 0)
+"""Where a thread is that may go on, and has not yet."""
 
 __all__ = ["SimError", "run_source"]
 
@@ -55,6 +63,8 @@ class _Stops(ast.NodeTransformer):
         text = ast.unparse(node.func)
         if text in BARRIERS:
             return ast.Yield(self._stop("barrier", node))
+        if text in WAITS:
+            return ast.Yield(self._stop(UNTIL, node, node))
         if text in COLLECTIVES:
             return ast.Yield(self._stop(text, node, *node.args))
         return node
@@ -71,10 +81,6 @@ class _Stops(ast.NodeTransformer):
 # --------------------------------------------------------------------------- running
 
 
-Stop = tuple[Any, ...]
-Thread = Generator[Stop, Any, None]
-
-
 def run_source(
     text: str, entries: Sequence[Entry], buffers: Sequence[tuple[str, Any, bool]], seed: int = 0
 ) -> None:
@@ -88,22 +94,25 @@ def run_source(
     lines = text.splitlines()
     for entry in entries:
         block = Block(entry.shared_bytes)
-        where = _names(block, rng)
+        units = Units(block, rng)
+        where = _names(block, rng) | units.names()
+        missing = {*FUNCTIONS, *INTRINSICS} - {*where, *COLLECTIVES, *BARRIERS}
+        assert not missing, missing
         exec(code, where)
         blocks: dict[int, tuple[int, int]] = {}
         args = [Global(n, a, w, block, blocks) for n, a, w in buffers]
-        for number in rng.permutation(entry.blocks):
-            block.begin(int(number), entry.threads)
-            _run_block(where[entry.name], args, entry.threads, block, rng, lines)
+        args += [Tensor(m, args[m.buffer]) for m in entry.tensor_maps]
+        for number in rng.permutation(entry.blocks // entry.cluster):
+            block.begin(int(number) * entry.cluster, entry.threads, entry.cluster)
+            units.begin()
+            _Run(where[entry.name], args, block, units, rng, lines).run()
 
 
 def _names(block: Block, rng: Any) -> dict[str, Any]:
     """The globals of generated source."""
-    names = {**DIALECT, **accesses(block), **copies(block, rng), **TILES, "round_tf32": round_tf32,
-             "cuda": _cuda(block), "np": np, "inf": math.inf, "nan": math.nan}  # fmt: skip
-    missing = {*FUNCTIONS, *INTRINSICS} - {*names, *COLLECTIVES, *BARRIERS}
-    assert not missing, missing
-    return names
+    return {**DIALECT, **accesses(block), **copies(block, rng), **TILES,
+            "round_tf32": round_tf32, "cuda": _cuda(block), "np": np, "inf": math.inf,
+            "nan": math.nan}  # fmt: skip
 
 
 def _cuda(block: Block) -> Any:
@@ -130,85 +139,139 @@ def _cuda(block: Block) -> Any:
     )  # fmt: skip
 
 
-def _run_block(
-    function: Callable[..., Thread], args: Sequence[Global], count: int, block: Block, rng: Any,
-    lines: Sequence[str],
-) -> None:  # fmt: skip
-    threads: list[Thread] = [function(*args) for _ in range(count)]
-    stops: list[Stop | None] = [("start", 0)] * count  # None: has ended
-    answers: list[Any] = [None] * count
-    ready = list(range(count))
-    with np.errstate(all="ignore"):
-        while ready:
-            for k in rng.permutation(ready):
-                stops[k] = _advance(threads[k], answers[k], int(k), block, lines)
-                answers[k] = None
-            ready = _together(stops, answers, block, lines) or _released(stops, block, lines)
+class _Run:
+    """A block, or the blocks of a cluster, whose threads are numbered one block after the other."""
 
+    def __init__(
+        self, function: Callable[..., Thread], args: Sequence[Any], block: Block, units: Units,
+        rng: Any, lines: Sequence[str],
+    ) -> None:  # fmt: skip
+        self.block, self.units, self.rng, self.lines = block, units, rng, lines
+        count = block.count * block.cluster
+        self.drifts = any(f"{name}(" in line for name in WAITS for line in lines)
+        self.round, self.pace = 0, np.ones(count // WARP)
+        self.collectives = {**COLLECTIVES, **units.collectives()}
+        self.threads: list[Thread] = [function(*args) for _ in range(count)]
+        self.stops: list[Stop | None] = [("start", 0)] * count  # None: has ended
+        self.answers: list[Any] = [None] * count
 
-def _advance(
-    thread: Thread, answer: Any, number: int, block: Block, lines: Sequence[str]
-) -> Stop | None:  # fmt: skip
-    block.thread = number
-    try:
-        return thread.send(answer)
-    except StopIteration:
+    def run(self) -> None:
+        ready = list(range(len(self.threads)))
+        with np.errstate(all="ignore"):
+            while ready:
+                for k in ready:
+                    self.stops[k] = READY
+                chosen = self.chosen(ready)
+                for k in self.rng.permutation(chosen):
+                    self.stops[k] = self.advance(int(k))
+                    self.answers[k] = None
+                self.step(hurry=False)
+                ready = [k for k in ready if self.stops[k] is READY] + self.together()
+                while not ready and self.step(hurry=True):
+                    ready = self.together()
+                if not ready and any(self.stops):
+                    self.stuck()
+            self.within("", self.units.finish)
+
+    def chosen(self, ready: list[int]) -> list[int]:
+        """Those that run next: all, or where warps need not wait for each other, some of them, so
+        that others fall behind."""
+        if not self.drifts:
+            return ready
+        if self.round % MOOD == 0:
+            blocks = self.rng.choice((0.03, 1), self.block.cluster)
+            warps = self.rng.choice((0.1, 0.5, 0.9), len(self.threads) // WARP)
+            self.pace = warps * np.repeat(blocks, len(warps) // self.block.cluster)
+        self.round += 1
+        warps = sorted({k // WARP for k in ready})
+        run = {w for w in warps if self.rng.random() < self.pace[w]}
+        run = run or {warps[int(self.rng.integers(len(warps)))]}
+        return [k for k in ready if k // WARP in run]
+
+    def step(self, hurry: bool) -> bool:
+        return bool(self.within("", lambda: self.units.step(hurry)))
+
+    def enter(self, k: int) -> int:
+        """The number of thread k in its block, which runs."""
+        rank, number = divmod(k, self.block.count)
+        self.block.enter(rank)
+        return number
+
+    def advance(self, k: int) -> Stop | None:
+        number = self.block.thread = self.enter(k)
         try:
-            for end in block.ended:
-                end(number)
-        except SimError as e:
-            raise SimError(f"block {block.number}, thread {number}: {e}") from e
-        return None
-    except (SimError, UnboundLocalError, TypeError, ZeroDivisionError) as e:
-        at = e.__traceback__
-        line = 0
-        while at is not None:
-            if at.tb_frame.f_code.co_filename == "<kernel>":
-                line = at.tb_lineno
-            at = at.tb_next
-        raise SimError(f"block {block.number}, thread {number}, line {line} "
-                       f"`{lines[line - 1].strip()}`: {e}") from e  # fmt: skip
+            return self.threads[k].send(self.answers[k])
+        except StopIteration:
+            for end in self.block.ended:
+                self.within(f", thread {number}", lambda end=end: end(number))
+            return None
+        except (SimError, UnboundLocalError, TypeError, ZeroDivisionError) as e:
+            at = e.__traceback__
+            line = 0
+            while at is not None:
+                if at.tb_frame.f_code.co_filename == "<kernel>":
+                    line = at.tb_lineno
+                at = at.tb_next
+            raise SimError(f"block {self.block.number}, thread {number}, line {line} "
+                           f"`{self.lines[line - 1].strip()}`: {e}") from e  # fmt: skip
 
-
-def _together(
-    stops: list[Stop | None], answers: list[Any], block: Block, lines: Sequence[str]
-) -> list[int]:  # fmt: skip
-    """Threads that may go on without the whole block, with what they get: neighbours that are all
-    in the same place, and those that waited for what is so now."""
-    ready = [k for k, s in enumerate(stops) if s and s[0] == UNTIL and s[2]()]
-    done = 0
-    for k, s in enumerate(stops):
-        if k < done or s is None or s[0] not in COLLECTIVES:
-            continue
-        found = COLLECTIVES[s[0]]
-        first = k // found.threads * found.threads
-        group = range(first, first + found.threads)
-        held = [stops[j] for j in group if j < len(stops)]
-        if len(held) < found.threads or any(t is None or t[:2] != s[:2] for t in held):
-            continue
+    def within(self, where: str, what: Callable[[], Any]) -> Any:
+        """what(), whose errors say in which block."""
         try:
-            got = found.together(block, group, [t[2:] for t in held if t])
+            return what()
         except SimError as e:
-            raise SimError(f"block {block.number}, threads from {first}, line {s[1]} "
-                           f"`{lines[s[1] - 1].strip()}`: {e}") from e  # fmt: skip
-        for j, answer in zip(group, got, strict=True):
-            answers[j] = answer
-        ready += list(group)
-        done = first + found.threads
-    return ready
+            raise SimError(f"block {self.block.number}{where}: {e}") from e
 
+    def together(self) -> list[int]:
+        """Threads that may go on, with what they get: all of a block at one barrier, neighbours
+        that are in one place, and those that waited for what is so now."""
+        ready = [k for k, s in enumerate(self.stops) if s and s[0] == UNTIL and s[2]()]
+        ready += self.released()
+        done = 0
+        for k, s in enumerate(self.stops):
+            if k < done or s is None or s[0] not in self.collectives:
+                continue
+            found = self.collectives[s[0]]
+            first = k // found.threads * found.threads
+            group = range(first, first + found.threads)
+            held = [self.stops[j] for j in group if j < len(self.stops)]
+            if len(held) < found.threads or any(t is None or t[:2] != s[:2] for t in held):
+                continue
+            number = self.enter(first)
+            got = self.within(
+                f", threads from {number}, line {s[1]} `{self.lines[s[1] - 1].strip()}`",
+                lambda found=found, number=number, held=held: found.together(
+                    self.block, range(number, number + found.threads), [t[2:] for t in held if t]
+                ),
+            )
+            for j, answer in zip(group, got, strict=True):
+                self.answers[j] = answer
+            ready += list(group)
+            done = first + found.threads
+        return ready
 
-def _released(stops: list[Stop | None], block: Block, lines: Sequence[str]) -> list[int]:
-    """All threads, where all stand at one barrier; none, where all have ended."""
-    if all(s is None for s in stops):
-        return []
-    places = {s[:2] if s else ("end", 0) for s in stops}
-    if len(places) == 1 and next(iter(places))[0] == "barrier":
-        block.met()
-        return list(range(len(stops)))
-    shown = ", ".join(
-        f"{sum((s[:2] if s else ('end', 0)) == p for s in stops)} threads "
-        + (f"wait at line {p[1]} `{lines[p[1] - 1].strip()}`" if p[1] else "have ended")
-        for p in sorted(places)
-    )
-    raise SimError(f"deadlock in block {block.number}: {shown}")
+    def released(self) -> list[int]:
+        """The threads of blocks that all stand at one barrier."""
+        ready: list[int] = []
+        for first in range(0, len(self.stops), self.block.count):
+            block = range(first, first + self.block.count)
+            at = self.stops[first]
+            if (
+                at
+                and at[0] == "barrier"
+                and all(s and s[:2] == at[:2] for s in self.stops[block.start : block.stop])
+            ):
+                self.enter(first)
+                self.block.met()
+                ready += list(block)
+        return ready
+
+    def stuck(self) -> NoReturn:
+        """Nothing goes on."""
+        found = [s[:2] if s else ("end", 0) for s in self.stops]
+        shown = ", ".join(
+            f"{found.count(p)} threads "
+            + (f"wait at line {p[1]} `{self.lines[p[1] - 1].strip()}`" if p[1] else "have ended")
+            for p in sorted(set(found))
+        )
+        raise SimError(f"deadlock in block {self.block.number}: {shown}")

@@ -23,13 +23,33 @@ class Block:
         self.ended: list[Callable[[int], None]] = []
         self.begin(0, 0)
 
-    def begin(self, number: int, threads: int) -> None:
-        """Another block runs."""
-        self.number = number
-        self.shared: list[Shared] = []
-        self.seen = [0] * threads  # shared arrays that each thread has asked for
-        self.touched: dict[int, tuple[int, int]] = {}  # address: writer, reader since a barrier
-        self.dynamic = Dynamic(self.shared_bytes)
+    def begin(self, number: int, threads: int, cluster: int = 1) -> None:
+        """Other blocks run, so many side by side from `number` on; the first of them now."""
+        self.count, self.cluster, self.rank = threads, cluster, 0
+        self.others: dict[int, dict[str, Any]] = {}
+        for rank in reversed(range(cluster)):
+            self.number, self.rank = number + rank, rank
+            self.shared: list[Shared] = []
+            self.seen = [0] * threads  # shared arrays that each thread has asked for
+            self.touched: dict[int, tuple[int, int]] = {}  # address: writer, reader since a barrier
+            self.dynamic = Dynamic(self.shared_bytes)
+            self._leave()
+
+    def _leave(self) -> None:
+        names = ("number", "rank", "shared", "seen", "touched", "dynamic")
+        self.others[self.rank] = {n: getattr(self, n) for n in names}
+
+    def enter(self, rank: int) -> None:
+        """A thread of this block of the cluster runs next."""
+        if rank != self.rank:
+            self._leave()
+            for name, value in self.others[rank].items():
+                setattr(self, name, value)
+
+    def dynamic_of(self, rank: int) -> Dynamic:
+        """The shared memory of a block of the cluster."""
+        found: Dynamic = self.others[rank]["dynamic"]
+        return found
 
     def met(self) -> None:
         """All threads have been at a barrier."""
@@ -135,7 +155,9 @@ class Shared:
 
 class Dynamic:
     """A block's dynamic shared memory, by bytes: what they hold, whether anybody wrote them, who
-    did and who read them since the last barrier, and whether a copy to them is on its way."""
+    did and who read them since the last barrier, and whether a copy to them is on its way. busy:
+    how many units read them at this moment; unfenced: whether units may not see yet what a thread
+    wrote; released: whether all threads know that it is there."""
 
     def __init__(self, size: int) -> None:
         self.bytes = np.full(size, 0xCD, np.uint8)
@@ -143,6 +165,9 @@ class Dynamic:
         self.writer = np.full(size, NOBODY)
         self.reader = np.full(size, NOBODY)
         self.flying = np.zeros(size, bool)
+        self.busy = np.zeros(size, np.int16)
+        self.unfenced = np.zeros(size, bool)
+        self.released = np.zeros(size, bool)
 
 
 class Piece:
@@ -175,7 +200,17 @@ class Piece:
         self._touch(where, at, True)
         d = self.block.dynamic
         d.bytes[where] = np.ascontiguousarray(values, self.dtype).view(np.uint8)
-        d.known[where] = True
+        d.known[where], d.unfenced[where], d.released[where] = True, True, False
+
+    def place(self, at: int) -> int:
+        """The byte in which an element begins."""
+        return self.start + at * self.dtype.itemsize
+
+    def reach(self, at: int, count: int) -> int:
+        """The same for neighbours that must exist."""
+        check_index(at, self.count, "shared memory")
+        check_index(at + count - 1, self.count, "shared memory")
+        return self.place(at)
 
     def expect(self, at: int, count: int) -> None:
         """A copy to neighbours is on its way."""
@@ -200,6 +235,8 @@ class Piece:
         d, me = self.block.dynamic, self.block.thread
         if d.flying[where].any():
             raise SimError(f"shared[{at}] is touched while a copy to it is on its way")
+        if writes and d.busy[where].any():
+            raise SimError(f"shared[{at}] is written while something still reads it")
         writer, reader = d.writer[where], d.reader[where]
         foreign = (writer != NOBODY) & (writer != me)
         if writes:

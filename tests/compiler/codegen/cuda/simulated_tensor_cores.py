@@ -117,6 +117,20 @@ def matrices(transposed: bool) -> Collective:
     return Collective(together)
 
 
+def _turn_columns(block: Block, numbers: Sequence[int], args: Args) -> list[None]:
+    """Lane t of four gets what each lane s of them holds of fragment t, in place of fragment s."""
+    firsts = {a[1] for a in args}
+    if len(firsts) != 1:
+        raise SimError("the lanes of a warp turn different registers")
+    (first,) = firsts
+    held = np.stack([[a[0].read(first + 4 * s, 2) for s in range(4)] for a in args])
+    turned = held.reshape(8, 4, 4, 2).transpose(0, 2, 1, 3).reshape(32, 4, 2)
+    for lane, a in enumerate(args):
+        for s in range(4):
+            a[0].write(first + 4 * s, turned[lane, s])
+    return [None] * 32
+
+
 def round_tf32(r: LocalArray, count: int) -> None:
     """Half a unit is added to what is cut off; infinities and NaN stay."""
     words = r.read(0, count).astype(np.uint32)
@@ -126,6 +140,7 @@ def round_tf32(r: LocalArray, count: int) -> None:
 
 
 TENSOR_CORES: dict[str, Collective] = {
+    "turn_columns": Collective(_turn_columns),
     "ldmatrix": matrices(False), "ldmatrix_t": matrices(True),
     **{f"mma_{kind}": multiplication(kind) for kind in KINDS},
 }  # fmt: skip

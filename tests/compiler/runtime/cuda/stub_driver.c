@@ -56,7 +56,7 @@ typedef int (*Callback)(const char *name, int device, const unsigned *dims, void
 
 static pthread_mutex_t lock;
 static pthread_once_t once = PTHREAD_ONCE_INIT;
-static int begun, devices, version = 12040, executing, kernels;
+static int begun, devices, version = 12040, executing, kernels, by_threads;
 static pid_t process;
 static int major[DEVICES], minor[DEVICES];
 static size_t total[DEVICES], used[DEVICES];
@@ -186,7 +186,7 @@ static int advance(Stream *s);
 
 static int do_kernel(Op *op, Context *c) {
     int code = asked_to_fail("kernel", ++kernels);
-    now += 10e-6;
+    now += by_threads ? 1e-3 / op->dims[3] : 10e-6;
     if (!code && op->function->module->unloaded)
         code = problem(700, "%s is run after its module was unloaded", op->function->name);
     if (!code && callback)
@@ -346,6 +346,8 @@ size_t stub_used(int device) { return used[device]; }
 int stub_depth(void) { return depth; }
 void stub_clear_log(void) { calls[0] = problems[0] = 0; }
 
+void stub_cost_by_threads(int yes) { by_threads = yes; } /* the more of them, the faster a kernel */
+
 size_t stub_pinned(void) {
     size_t sum = 0;
     for (Block *b = blocks; b; b = b->next) sum += b->pinned && !b->freed ? b->size : 0;
@@ -358,7 +360,7 @@ void stub_reset(void) {
     pthread_once(&once, make_lock);
     const char *text = getenv("STUB_CUDA_DEVICES"), *fail = getenv("STUB_CUDA_FAIL");
     const char *number = getenv("STUB_CUDA_VERSION");
-    begun = devices = executing = depth = 0;
+    begun = devices = executing = depth = by_threads = 0;
     blocks = NULL, streams = NULL, callback = NULL, now = 0;
     calls[0] = problems[0] = 0;
     memset(contexts, 0, sizeof contexts), memset(used, 0, sizeof used);
@@ -952,7 +954,7 @@ int cuGraphLaunch(Exec *e, Stream *stream) {
     if (s->capture) FAIL(CAPTURE_UNSUPPORTED, "the stub captures no graphs");
     note("cuGraphLaunch");
     Op *op = new_op(GRAPH);
-    op->nodes = copied(e->nodes);
+    op->nodes = copied(e->nodes), op->host = e;
     for (Op *n = op->nodes; n; n = n->next)
         if (n->kind == RECORD) n->mark = ++n->event->recorded, n->event->stream = s;
     code = put(s, op);
@@ -969,6 +971,29 @@ int cuGraphDestroy(Graph *g) {
 int cuGraphExecDestroy(Exec *e) {
     BEGIN(cuGraphExecDestroy, 2);
     if (e->destroyed) FAIL(INVALID, "a graph is destroyed again");
+    for (Stream *s = streams; s; s = s->next)
+        for (Op *op = s->head; op; op = op->next)
+            if (op->kind == GRAPH && op->host == e) FAIL(INVALID, "a graph is destroyed before it has run");
     e->destroyed = 1;
+    END;
+}
+
+/* A descriptor here is its arguments: address, type, rank, swizzle, then dims, strides, box. */
+int cuTensorMapEncodeTiled(uint64_t *out, int type, unsigned rank, Address at, const uint64_t *dims,
+                           const uint64_t *strides, const uint32_t *box, const uint32_t *steps, int interleave,
+                           int swizzle, int promotion, int fill) {
+    BEGIN(cuTensorMapEncodeTiled, 1);
+    if ((uintptr_t)out % 64) FAIL(INVALID, "a descriptor at %p, no multiple of 64", (void *)out);
+    if (at % 16) FAIL(INVALID, "a descriptor of %lx, no multiple of 16", (unsigned long)at);
+    if (rank < 1 || rank > 5) FAIL(INVALID, "a descriptor of %u axes", rank);
+    for (unsigned k = 0; k < rank; k++) {
+        if (!dims[k] || dims[k] > 1ull << 32 || !box[k] || box[k] > 256 || steps[k] < 1 || steps[k] > 8) FAIL(INVALID, "a descriptor's axis %u: %lu in boxes of %u", k, (unsigned long)dims[k], box[k]);
+        if (k + 1 < rank && strides[k] % 16) FAIL(INVALID, "a descriptor's stride of %lu bytes", (unsigned long)strides[k]);
+    }
+    if (interleave || fill || promotion < 0 || promotion > 3) FAIL(INVALID, "a descriptor that the stub does not know");
+    memset(out, 0, 128);
+    out[0] = at, out[1] = type | rank << 8 | swizzle << 16;
+    for (unsigned k = 0; k < rank; k++) out[2 + k] = dims[k], out[7 + k] = k + 1 < rank ? strides[k] : 0;
+    for (unsigned k = 0; k < rank && k < 4; k++) out[12 + k] = box[k];
     END;
 }

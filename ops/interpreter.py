@@ -13,11 +13,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from tilewright.ops.expr import COMPARE, Expr, index, load, var
-from tilewright.ops.operator import Elementwise, Operator, TensorArg
-from tilewright.ops.pointwise import numpy_erf
-from tilewright.ops.traverse import walk
-from tilewright.ops.types import DType, TensorType, boolean, dtype_of
+from .expr import COMPARE, Expr, index, load, var
+from .operator import Elementwise, Operator, TensorArg
+from .pointwise import numpy_erf
+from .traverse import walk
+from .types import DType, TensorType, boolean, dtype_of
 
 Array = npt.NDArray[Any]
 
@@ -157,7 +157,7 @@ def _highest(dtype: DType) -> Any:
 def _cast(x: Array, dtype: DType) -> Array:
     with np.errstate(all="ignore"):
         if dtype is boolean:
-            return x != 0
+            return np.not_equal(x, 0)
         return x.astype(_numpy(dtype), copy=False)
 
 
@@ -217,21 +217,3 @@ def run_compute(
     arrays = {k: x for k, x in enumerate(inputs) if x is not None}
     bound = op.bind(attrs)
     return [evaluate_expr(e, grid, arrays) for e, grid in expressions(op, types, bound)]
-
-
-def assert_close(got: Array, want: Array, tolerance: float, what: str = "result") -> None:
-    """Equal shapes, NaN and infinities in the same places, and elsewhere a difference of at most
-    `tolerance` times the largest finite |want|. Integers and booleans must be equal."""
-    assert got.shape == want.shape, f"{what}: shape {got.shape}, expected {want.shape}"
-    if want.dtype.kind != "f":
-        wrong = got != want
-        assert not wrong.any(), f"{what}: {wrong.sum()} of {wrong.size} differ: {got} != {want}"
-        return
-    finite = np.isfinite(want)
-    same = (got == want) | (np.isnan(got) & np.isnan(want))
-    odd = (~finite | ~np.isfinite(got)) & ~same
-    assert not odd.any(), f"{what}: {got[odd][:9]} where {want[odd][:9]} is expected"
-    scale = float(np.max(np.abs(want), where=finite, initial=0.0))
-    with np.errstate(invalid="ignore"):  # infinities, which are equal by now
-        error = float(np.max(np.abs(got - want), where=finite, initial=0.0))
-    assert error <= tolerance * scale, f"{what}: off by {error} at a scale of {scale}"

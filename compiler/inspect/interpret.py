@@ -1,4 +1,5 @@
-"""Runs Kernel IR in plain Python: the oracle that lets templates be tested without code generation.
+"""Runs Kernel IR in plain Python: the oracle that tells faults of templates from those of code
+generation.
 
 Phases run their items in random order. Every access is checked against the buffer's bounds and
 role; an item may not touch what another item of the same phase has written. Outputs, scratch and
@@ -9,11 +10,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 
-from tilewright.compiler.kernels.ir import (
+from ...ops.expr import Expr, linear
+from ...ops.types import i64
+from ..kernels.ir import (
     Buffer,
     Comment,
     Declare,
@@ -27,8 +30,6 @@ from tilewright.compiler.kernels.ir import (
     Store,
     Transpose,
 )
-from tilewright.ops.expr import Expr, linear
-from tilewright.ops.types import i64
 
 Thunk = Callable[[], Any]
 
@@ -309,8 +310,13 @@ def _wide(fn: Callable[..., Any]) -> Callable[..., Any]:
     return lambda *xs: fn(*(np.asarray(x, np.float64) for x in xs))
 
 
-_HORIZONTAL = {"hsum": np.sum, "hprod": np.prod, "hmax": np.max, "hmin": np.min}
-_CALLS: dict[str, Callable[..., Any]] = {
+_HORIZONTAL: Final[dict[str, Callable[..., Any]]] = {
+    "hsum": np.sum,
+    "hprod": np.prod,
+    "hmax": np.max,
+    "hmin": np.min,
+}
+_CALLS: Final[dict[str, Callable[..., Any]]] = {
     "fma": lambda a, b, c: a * b + c, "add": lambda a, b: a + b,
     "sub": lambda a, b: a - b, "mul": lambda a, b: a * b,
     "div": lambda a, b: np.true_divide(a, b), "floordiv": lambda a, b: a // b,

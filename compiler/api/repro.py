@@ -1,0 +1,71 @@
+"""`exe.repro`: a kernel of a program as a script of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ...autotune.task import Candidate
+from ..codegen.cpu.target import CpuTarget
+from ..errors import OptionError
+from ..inspect.trace import launch_named, nodes_in
+from ..inspect.views import Compilation
+from ..kernels.device import Device
+from ..kernels.ir import Launch
+from ..kernels.printer import kernel_digest
+from ..kernels.select import group_of, is_built_in
+from ..tuning.alone_script import script
+from ..tuning.problem import Problem, problem_of
+
+Array = npt.NDArray[Any]
+
+
+def problem_at(c: Compilation[CpuTarget], number: int, device: Device) -> Problem:
+    """What a launch computes, as a problem of its own."""
+    group = group_of(c.graph, c.launches[number])
+    return problem_of(c.graph, group.ops, group.outputs, device, c.options.numerics)
+
+
+def candidate_of(launch: Launch) -> Candidate:
+    """What a launch's kernel was made of."""
+    kernel = launch.kernel
+    return Candidate(kernel.template, kernel.version, dict(kernel.config))
+
+
+def script_of(c: Compilation[CpuTarget], number: int, device: Device, data: str = "") -> str:
+    """The script for a launch. data: the file beside it that has its arrays, "" for made-up ones.
+
+    Raises OptionError for a kernel whose operators a script cannot name.
+    """
+    launch, nodes = c.launches[number], nodes_in(c, number)
+    ops = group_of(c.graph, launch).ops
+    if not is_built_in(ops):
+        own = ", ".join(dict.fromkeys(op.operator for op in ops if not is_built_in((op,))))
+        raise OptionError(
+            f"k{number} computes {own}, which this program declared itself: a script cannot know "
+            "what that is; it can for built-in operators"
+        )
+    problem = problem_at(c, number, device)
+    return script(problem, candidate_of(launch), kernel_digest(launch.kernel), nodes, data)
+
+
+def write_script(
+    c: Compilation[CpuTarget], number: int, device: Device, path: Path,
+    arrays: Mapping[str, Array] | None = None,
+) -> list[Path]:  # fmt: skip
+    """Write the script to `path`, and the arrays that it is to compute with, by blob of the
+    problem, beside it; the files."""
+    data = path.with_suffix(".npz")
+    text = script_of(c, number, device, data.name if arrays is not None else "")
+    path.write_text(text, encoding="ascii")
+    if arrays is None:
+        return [path]
+    np.savez(data, allow_pickle=False, **arrays)
+    return [path, data]
+
+
+__all__ = ["candidate_of", "launch_named", "problem_at", "script_of", "write_script"]

@@ -1,0 +1,147 @@
+"""Matrix products on the tensor cores of Hopper GPUs, from tiles in shared memory (wgmma), which a
+unit of its own copies there (TMA).
+
+It takes sums of products whose factors are read as they are: f16 or bf16, summed up in f32; bytes,
+in i32; and under "reduced" f32, of which 10 bits behind the point are taken. Operands have to lie
+in fixed steps that are multiples of 16 bytes (`gpu_matrices`), or are constants, which are stored
+so. That covers products of matrices with any transposition and batches, and convolutions with
+windows of one element, whose channels or places lie side by side. Sizes need not be multiples of
+tiles: zeros come for what is beyond an operand, and what is beyond the result is not stored. What
+follows on a sum is computed while it is in registers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from math import prod
+from typing import Final
+
+from ...ops.types import DType, bf16, f16, f32, i8, i32, u8
+from ..graph.ir import Graph, Op
+from .device import Device
+from .gpu_matrices import ROW, Product, product_of
+from .gpu_tiles import contraction_of
+from .gpu_wgmma_body import Body
+from .gpu_wgmma_results import results_of
+from .gpu_wgmma_shape import TILE, Shape
+from .ir import Kernel, Launch
+from .pieces import Buffers
+from .template import Config, required, traffic
+
+KINDS: Final[Mapping[DType, str]] = {f16: "f16", bf16: "bf16", i8: "s8", u8: "u8", f32: "tf32"}
+"""Of instructions, by the type of the factors."""
+PROCESSORS: Final = 132  # of an H100 or H200: blocks that run side by side
+SHARED_BYTES: Final = 227 << 10  # that a block may have
+RESERVE: Final = 1 << 10  # bytes of it for barriers
+CYCLES: Final = 2048  # multiply-adds of one processor in a cycle
+START: Final = 1500  # cycles from the first copy of a tile to its results, beside the products
+TILES: Final = ((128, 256), (256, 128), (128, 192), (128, 128), (64, 256), (128, 64), (64, 128),
+                (64, 64))  # fmt: skip
+"""Rows and columns of a block's tile, those with the most multiply-adds per byte first."""
+
+
+class GpuWgmma:
+    """Configs: `m`, `n`: a block's tile; `stages`: of it in shared memory; `cluster`: blocks that
+    share their tiles of the right operand.
+
+    tf32: whether sums of products in float32 are computed so as well.
+    """
+
+    name = "gpu_wgmma"
+    version = 1
+
+    def __init__(self, tf32: bool = False) -> None:
+        self.tf32 = tf32
+
+    def matches(self, graph: Graph, ops: Sequence[Op], outputs: Sequence[str]) -> bool:
+        p = self._product(graph, ops, outputs, Buffers(graph))
+        return p is not None and bool(_configs(graph, p))
+
+    def space(
+        self, graph: Graph, ops: Sequence[Op], outputs: Sequence[str], device: Device
+    ) -> list[Config]:
+        p = required(self._product(graph, ops, outputs, Buffers(graph)), self.name, ops)
+        return _configs(graph, p)
+
+    def default(
+        self, graph: Graph, ops: Sequence[Op], outputs: Sequence[str], device: Device
+    ) -> Config:
+        """The config that should take the fewest cycles, the first of equals."""
+        p = required(self._product(graph, ops, outputs, Buffers(graph)), self.name, ops)
+        return min(_configs(graph, p), key=lambda c: _cycles(p, c))
+
+    def instantiate(
+        self, graph: Graph, ops: Sequence[Op], outputs: Sequence[str], device: Device,
+        config: Config,
+    ) -> Launch:  # fmt: skip
+        buffers = Buffers(graph)
+        p = required(self._product(graph, ops, outputs, buffers), self.name, ops)
+        p = p.tiled(config["m"])
+        shape = _shape(p, config)
+        body = Body(p, shape, results_of(graph, p, shape, buffers))
+        params, args = buffers.parameters()
+        kernel = Kernel(
+            self.name, self.version, tuple(sorted(config.items())), params, (body.phase_of(),),
+            p.work, traffic(graph, params, args),
+        )  # fmt: skip
+        return Launch(kernel, args, ())
+
+    def _product(
+        self, graph: Graph, ops: Sequence[Op], outputs: Sequence[str], buffers: Buffers
+    ) -> Product | None:
+        c = contraction_of(graph, ops, outputs, sums=(f16, bf16, f32, i32))
+        if c is None:
+            return None
+        types = [t for t in KINDS if t is not f32 or self.tf32]
+        p = product_of(graph, c, buffers, types)
+        sums = (f16, bf16, f32) if p is None or p.dtype.is_float else (i32,)
+        return p if c.dtype in sums else None
+
+
+def _shape(p: Product, config: Config) -> Shape:
+    m, n, cluster = config["m"], config["n"], config["cluster"]
+    blocks = min(PROCESSORS // cluster, _tiles(p, config))
+    held = f32 if p.dtype.is_float else i32
+    return Shape(m, n, config["stages"], cluster, KINDS[p.dtype], held, blocks)
+
+
+def _tiles(p: Product, config: Config) -> int:
+    """Of all, or pairs of them where clusters take them in pairs."""
+    return p.batch * -(-p.m // (config["m"] * config["cluster"])) * -(-p.n // config["n"])
+
+
+def _configs(graph: Graph, product: Product) -> list[Config]:
+    """Tiles with as many stages as fit, and with fewer; the largest ones only where the matrices
+    are not smaller by half."""
+    found = []
+    for m, n in TILES:
+        p = product.tiled(m)
+        if (m > TILE and p.m <= m // 2) or (n > TILE and p.n <= n // 2):
+            continue
+        for cluster in (1, 2):
+            if cluster > 1 and (p.m <= m or n % (TILE * cluster)):
+                continue
+            for stages in _stages(graph, p, m, n, cluster):
+                found.append({"m": m, "n": n, "stages": stages, "cluster": cluster})
+    return found
+
+
+def _stages(graph: Graph, p: Product, m: int, n: int, cluster: int) -> list[int]:
+    """The most that fit, no more than are of use, and two fewer."""
+    config = {"m": m, "n": n, "stages": 1, "cluster": cluster}
+    results = results_of(graph, p, _shape(p, config), Buffers(graph))
+    room = SHARED_BYTES - RESERVE - sum(x.dtype.bytes * prod(x.shape) for x in results.shared)
+    most = min(room // ((m + n) * ROW), 8)
+    return sorted({most, max(most - 2, 2)}, reverse=True) if most >= 2 else []
+
+
+def _cycles(p: Product, config: Config) -> float:
+    """About how long the last processor is busy."""
+    m, n = config["m"], config["n"]
+    p = p.tiled(m)
+    rounds = -(-p.k * p.dtype.bytes // ROW)
+    terms = ROW // p.dtype.bytes
+    waves = -(-_tiles(p, config) // (PROCESSORS // config["cluster"]))
+    bytes_ = (m + n / config["cluster"]) * ROW
+    each = max(m * n * terms / CYCLES, bytes_ / 32)  # 32 bytes a cycle come from the cache
+    return waves * (rounds * each + START) + 1e-3 * (8 - config["stages"])

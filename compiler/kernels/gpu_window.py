@@ -1,0 +1,166 @@
+"""The left operand of a convolution as boxes, one for every tap of the window: what tiles of
+`gpu_wgmma` multiply is then never laid out in memory (an implicit matrix product).
+
+Places of the result are the rows. A tile of them is a rectangle, and for one tap the channels that
+it reads are that rectangle of the input, moved by the tap. What of it lies outside of the input is
+filled with zeros, which is what padding means. Terms are channels, tap after tap. Channels have to
+lie side by side (channels last). Windows that move in larger steps read every second place or so.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from math import prod
+from typing import Final
+
+from ...ops.expr import Expr, compare, index, linear
+from ...ops.traverse import substitute
+from ...ops.types import DType
+from ..graph.ir import Graph
+from .gpu_sharing import unflattened
+from .gpu_tiles import Contraction
+from .ir import Buffer, TensorMap
+from .pieces import trip_count
+from .tensor_map import MOST_AXES, MOST_BOX, MOST_STEP, WORD
+
+SIDES: Final = (8, 16, 32, 64, 4)
+"""Places side by side in a tile, those that are tried first win ties."""
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """blob: the input. dims, steps: elements of its axes and from one to the next, channels first,
+    then those along which the last row loop, the one before, and all others go; at: indices along
+    all but the channels. taps: loops over the window; chunks: boxes for the channels of one tap.
+    moves: places of the input from one place of the result to the next, along the axes. tile: rows
+    of a tile, `side` of them side by side."""
+
+    blob: str
+    dims: tuple[int, ...]
+    steps: tuple[int, ...]
+    at: tuple[Expr, ...]
+    rows: tuple[Expr, Expr]
+    batches: tuple[Expr, ...]
+    taps: tuple[Expr, ...]
+    channel: Expr
+    chunks: int
+    moves: tuple[int, ...]
+    tile: int = 0
+    side: int = 1
+
+    @property
+    def extents(self) -> tuple[int, int]:
+        """Rows and columns of places of the result."""
+        down, across = map(trip_count, self.rows)
+        return down, across
+
+    def tiled(self, m: int) -> Window:
+        """With tiles of m rows, in the rectangle that leaves the fewest places unused."""
+        across, down = self.moves[1:3]
+        found = [replace(self, tile=m, side=s) for s in SIDES
+                 if s * across <= MOST_BOX and m // s * down <= MOST_BOX]  # fmt: skip
+        return min(found, key=lambda w: w.tiles)
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """Tiles one below the other, and side by side."""
+        down, across = self.extents
+        return -(-down // (self.tile // self.side)), -(-across // self.side)
+
+    @property
+    def tiles(self) -> int:
+        return prod(self.grid)
+
+    @property
+    def is_ragged(self) -> bool:
+        """Whether tiles go beyond the result."""
+        down, across = self.extents
+        return bool(down % (self.tile // self.side) or across % self.side)
+
+    def place(self, row: Expr) -> dict[Expr, Expr]:
+        """The row loops, where rows are numbered tile after tile."""
+        tile, inside = row // self.tile, row % self.tile
+        down, across = self.rows
+        over = self.grid[1]
+        return {
+            down: tile // over * (self.tile // self.side) + inside // self.side,
+            across: tile % over * self.side + inside % self.side,
+        }
+
+    def tensor(self, name: str, buffer: Buffer, terms: int) -> TensorMap:
+        """Whose boxes are tiles."""
+        size = buffer.dtype.bytes
+        ones = (1,) * (len(self.dims) - 3)
+        box = (terms, self.side, self.tile // self.side, *ones)
+        steps = self.moves if set(self.moves) != {1} else ()
+        apart = tuple(s * size for s in self.steps)
+        return TensorMap(name, buffer, self.dims, apart, box, steps=steps)
+
+    def coordinates(self, k: Expr, row: Expr, batch: dict[Expr, Expr], terms: int) -> list[Expr]:
+        """Of the box for round k and the tile that begins with a row."""
+        loops = batch | self.place(row) | unflattened(k // self.chunks, self.taps)
+        return [k % self.chunks * terms, *(substitute(e, loops) for e in self.at)]
+
+
+def window_of(
+    graph: Graph, c: Contraction, types: Sequence[DType], row_bytes: int
+) -> Window | None:  # fmt: skip
+    """The left operand as boxes, if it is a convolution's input."""
+    x, inside = _read(c.left)
+    if x is None or x.dtype not in types or c.batches or len(c.rows) < 2:
+        return None
+    kind = graph.type(x.payload)
+    if kind.layout.block != kind.dims[kind.layout.axis] or kind.layout.is_part:
+        return None
+    rows, over = c.rows, c.node.payload[1]
+    axes = {}
+    channel = x.args[kind.layout.axis]
+    for k, e in enumerate(x.args):
+        if k != kind.layout.axis and not e.is_const:
+            moved = [v for v in rows if v in e.free]
+            if len(moved) != 1 or moved[0] in axes:
+                return None
+            axes[moved[0]] = k
+    order = (rows[-1], rows[-2], *rows[:-2])
+    taps = tuple(v for v in over if v is not channel)
+    if channel not in over or set(axes) != set(rows) or any(v.payload[1] for v in over):
+        return None
+    used = frozenset[Expr]().union(*(x.args[axes[v]].free for v in order))
+    if used != frozenset((*rows, *taps)) or not _pads(x, inside, axes, kind.dims):
+        return None
+    moves = (1, *(linear(x.args[axes[v]])[0].get(v, 0) for v in order))
+    if not all(0 < m <= MOST_STEP // 2 for m in moves) or set(moves[3:]) - {1}:
+        return None
+    steps = tuple(kind.strides[axes[v]] for v in order)
+    size = x.dtype.bytes
+    if any(s * size % WORD for s in steps) or len(order) + 1 > MOST_AXES:
+        return None
+    dims = (trip_count(channel), *(kind.dims[axes[v]] for v in order))
+    chunks = -(-dims[0] * size // row_bytes)
+    return Window(x.payload, dims, steps, tuple(x.args[axes[v]] for v in order),
+                  (rows[-2], rows[-1]), rows[:-2], taps, channel, chunks, moves)  # fmt: skip
+
+
+def _read(factor: Expr) -> tuple[Expr | None, Expr | None]:
+    """The load that a factor is, and where it is not zero instead."""
+    inside = None
+    if factor.op == "select" and factor.args[2].is_const and factor.args[2].payload == 0:
+        inside, factor = factor.args[:2]
+    return (factor if factor.op == "load" else None), inside
+
+
+def _pads(
+    x: Expr, inside: Expr | None, axes: dict[Expr, int], dims: Sequence[int]
+) -> bool:  # fmt: skip
+    """Whether zeros stand exactly where indices are outside of the input."""
+    found = {c for k in axes.values() for e in (x.args[k],)
+             for c in (compare("le", index(0), e), compare("lt", e, index(dims[k])))}  # fmt: skip
+    waiting = [] if inside is None else [inside]
+    while waiting:
+        c = waiting.pop()
+        if c.op == "and":
+            waiting += c.args
+        elif c not in found:
+            return False
+    return True
