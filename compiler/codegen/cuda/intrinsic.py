@@ -54,11 +54,13 @@ class Body:
         self.lines.append(f"  {name} = {text}")
         return name
 
-    def call(self, result: str, function: str, *args: str) -> str:
-        """A call of LLVM's own function. args: with their types."""
+    def call(self, result: str, function: str, *args: str, together: bool = False) -> str:
+        """A call of LLVM's own function. args: with their types. together: all threads of a warp
+        have to make it at once, which LLVM does not know of every such function: it must not copy
+        the call into both arms of a branch, say."""
         kinds = ", ".join(a.rsplit(" ", 1)[0].removesuffix(" immarg") for a in args)
         self.declarations.add(f"declare {result} @{function}({kinds})")
-        text = f"call {result} @{function}({', '.join(args)})"
+        text = f"call {result} @{function}({', '.join(args)})" + " convergent" * together
         if result != "void":
             return self.make(text)
         self.do(text)
@@ -132,7 +134,7 @@ class Intrinsic:
             f"{_passed(p, types)} %{p.name}" for p in self.parameters if p.kind != "literal"
         )
         result = "ptr" if self.returned else "void"
-        head = f'define linkonce_odr {result} @"{symbol}"({given}) alwaysinline nounwind {{'
+        head = f'define linkonce_odr {result} @"{symbol}"({given}) alwaysinline convergent nounwind {{'
         end = f"  ret {result} {body.result}".rstrip()
         text = "\n".join([head, *body.lines, end, "}"])
         return text, frozenset(body.declarations)

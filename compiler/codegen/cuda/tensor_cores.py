@@ -56,7 +56,7 @@ def _multiply(m: Multiplication) -> Callable[[Body], None]:
                 sums = [b.get("c", at + k) for k in range(4)]
                 kinds = "{" + ", ".join([m.total] * 4) + "}"
                 made = b.call(kinds, f"llvm.nvvm.mma.{m.llvm}", *left, *right[2 * j : 2 * j + 2],
-                              *sums)  # fmt: skip
+                              *sums, together=True)  # fmt: skip
                 for k in range(4):
                     b.put("c", at + k, b.make(f"extractvalue {kinds} {made}, {k}"))
 
