@@ -24,9 +24,10 @@ import numpy.typing as npt
 
 from ...autotune.outcome import Failure
 from ...autotune.serving import Failed
-from ...ops.types import DType, bf16
+from ...ops.types import DType, bf16, f32
 from ..graph.bfloat16 import bits_of, values_of
 from ..graph.evaluate import evaluate, narrow
+from ..kernels.device import GpuDevice
 from ..kernels.ir import Launch
 from ..kernels.winograd_transforms import transforms
 from .problem import Problem
@@ -40,6 +41,9 @@ functions err by up to six units each (`codegen/cpu/vector_math.py`)."""
 PEAK: Final = 2.0
 """How much larger, relative to the largest result, the largest error may be than the ratio of the
 root mean squares."""
+
+TF32: Final = 2.0**-11
+"""The unit roundoff of numbers with 10 bits behind the point."""
 
 AS_PLAIN: Final = 4.0
 """How many times as far off as plain arithmetic of the same precision candidates may be."""
@@ -82,12 +86,18 @@ class Reference:
         finite &= np.isfinite(truth)
         scale = float(np.abs(truth[finite]).max(initial=0.0))
         worst = float(np.abs(got[finite] - truth[finite]).max(initial=0.0))
-        allowed = roundoff(kind) * scale * self.roundoffs(launch)
+        allowed = scale * (roundoff(kind) * self.roundoffs(launch) + PEAK * self._factors(kind))
         if worst > allowed:
             allowed = max(allowed, AS_PLAIN * self._plain_error(name))
         if worst > allowed:
             return f"off by {worst:.3g} of up to {scale:.3g}, at most {allowed:.3g} is allowed"
         return ""
+
+    def _factors(self, kind: DType) -> float:
+        """The unit roundoff of factors of float32 that tensor cores may have rounded to tf32. Such
+        errors of products are as independent as the products, and grow in a sum as it does."""
+        reduced = self.problem.numerics == "reduced" and isinstance(self.problem.device, GpuDevice)
+        return TF32 if reduced and kind is f32 else 0.0
 
     def roundoffs(self, launch: Launch) -> float:
         """How many unit roundoffs of the largest result a candidate may be off."""
