@@ -28,6 +28,7 @@ from .gpu_wgmma_shape import TILE, Shape
 from .ir import Kernel, Launch
 from .pieces import Buffers
 from .template import Config, required, traffic
+from .tensor_map import MOST_DIM
 
 KINDS: Final[Mapping[DType, str]] = {f16: "f16", bf16: "bf16", i8: "s8", u8: "u8", f32: "tf32"}
 """Of instructions, by the type of the factors."""
@@ -95,6 +96,8 @@ class GpuWgmma:
             return None
         types = [t for t in KINDS if t is not f32 or self.tf32]
         p = product_of(graph, c, buffers, types)
+        if p is not None and max(p.m, p.n, p.k) > MOST_DIM:
+            return None
         sums = (f16, bf16, f32) if p is None or p.dtype.is_float else (i32,)
         return p if c.dtype in sums else None
 
