@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from ..codegen.cpu.target import CpuTarget, host
+from ..codegen.cuda.target import is_cuda
 from ..errors import OptionError, TargetError
 from ..frontends import onnx as onnx_frontend
 from ..graph.builder import GraphBuilder
@@ -20,6 +21,8 @@ def cpu_target(name: str) -> CpuTarget:
     """The CPU that a `target` argument means. Raises TargetError."""
     if name == "cpu":
         return host()
+    if is_cuda(name):
+        raise TargetError(f"target={name!r}: this is for CPUs in this version")
     raise TargetError(f"target={name!r} is not available; known are 'cpu', 'cuda' and 'cuda:sm_90'")
 
 
@@ -58,4 +61,5 @@ def read_closed(source: Any, shapes: Shapes | None, outputs: Sequence[str] | Non
 def open_shapes(model: Any) -> OptionError:
     """The error about a model that leaves shapes open."""
     listed = ", ".join(f"{v.name}: {v}" for v in model.inputs)
-    return OptionError(f"the model leaves shapes open ({listed}); give them in shapes={{...}}")
+    return OptionError(f"the model leaves shapes open ({listed}); give them in shapes={{...}}, or "
+                       "--shapes on the command line")  # fmt: skip

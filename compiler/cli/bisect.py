@@ -7,11 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from ..api.bisect import bisect
-from ..api.source import read_closed
 from ..runtime.arrays import TensorSpec
 from .arrays import read_inputs
 from .console import emit_json
-from .models import add_json_argument, add_model_arguments, parse_shapes, split
+from .models import add_json_argument, add_model_arguments, read_graph
 
 
 def add_to(commands: Any) -> None:
@@ -39,8 +38,7 @@ def add_to(commands: Any) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Run the command."""
-    shapes, outputs = parse_shapes(args.shapes), split(args.outputs)
-    graph = read_closed(args.model, shapes, outputs)
+    graph = read_graph(args)
     specs = [TensorSpec(n, graph.type(n).dims, graph.type(n).dtype.numpy) for n in graph.inputs]
     found = bisect(
         graph, read_inputs(args.input, specs), target=args.target, numerics=args.numerics,

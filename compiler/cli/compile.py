@@ -7,6 +7,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+from ..api.artifact import is_artifact
+from ..errors import OptionError
 from ..text import human_bytes, human_time
 from .console import emit_json, show
 from .models import add_json_argument, add_model_arguments, open_executable
@@ -27,6 +29,10 @@ def add_to(commands: Any) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Run the command."""
+    out = Path(args.out)
+    given = Path(args.model)
+    if given.exists() and out.exists() and out.samefile(given) and not is_artifact(given):
+        raise OptionError(f"-o {args.out} is the model itself, which would be lost")
     start = time.perf_counter()
     exe = open_executable(args)
     compiled = time.perf_counter() - start

@@ -14,7 +14,9 @@ from ..api.deferred import DeferredExecutable
 from ..api.executable import Executable
 from ..api.gpu import GpuExecutable
 from ..api.load import load
+from ..api.source import read_closed
 from ..errors import OptionError, TargetError
+from ..graph.ir import Graph
 from ..options import NUMERICS
 from .console import progress
 
@@ -74,13 +76,30 @@ def open_program(
                     f"{args.model!r} is a saved program: its shapes and outputs are fixed; "
                     "give --shapes and --outputs when you compile it"
                 )
-            return load(args.model, threads=args.threads, memory_limit=args.memory_limit,
-                        progress=report, **planning)  # fmt: skip
+            if args.target != "cpu":
+                raise TargetError(f"--target {args.target}: {args.model!r} is a saved program, and "
+                                  "those are for CPUs; give the model")  # fmt: skip
+            program = load(args.model, threads=args.threads, memory_limit=args.memory_limit,
+                           progress=report, **planning)  # fmt: skip
+            saved = program._compilation.options.numerics
+            if args.numerics not in ("standard", saved):
+                raise OptionError(f"--numerics {args.numerics}: {args.model!r} is a saved program "
+                                  f"with numerics={saved!r}; give the model")  # fmt: skip
+            return program
         return compile(
             args.model, target=args.target, numerics=args.numerics,
             memory_limit=args.memory_limit, shapes=given or None, threads=args.threads,
             outputs=split(args.outputs), progress=report, **planning,
         )  # fmt: skip
+
+
+def read_graph(args: argparse.Namespace) -> Graph:
+    """The graph that a model is imported as, for commands that look at passes. Raises OptionError
+    when the model leaves shapes open, or is a saved program."""
+    if is_artifact(args.model):
+        raise OptionError(f"{args.model!r} is a saved program, which has been through all passes: "
+                          "give the model that it was made of")  # fmt: skip
+    return read_closed(args.model, parse_shapes(args.shapes), split(args.outputs))
 
 
 def open_executable(args: argparse.Namespace) -> Executable:

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 from ..api.build import Stopwatch, pipeline
-from ..api.source import read_closed
 from ..errors import OptionError
 from ..graph import textfile
 from ..graph.text import to_text
@@ -16,7 +15,7 @@ from ..options import NUMERICS, options
 from ..passes.base import Fuel, run_pipeline
 from ..passes.pipeline import named
 from .console import emit_json, show, show_table
-from .models import add_json_argument, parse_shapes, split
+from .models import add_json_argument, read_graph
 
 
 def add_to(commands: Any) -> None:
@@ -52,7 +51,7 @@ def run(args: argparse.Namespace) -> int:
     if not args.passes:
         raise OptionError("opt needs --pass NAME; `tilewright opt MODEL --list` shows them")
     passes = named(known, args.passes)
-    graph = read_closed(args.model, parse_shapes(args.shapes), split(args.outputs))
+    graph = read_graph(args)
     watch, fuel = Stopwatch(), Fuel(chosen.fuel)
     after, stages = run_pipeline(passes, graph, fuel)
     if args.out:

@@ -9,7 +9,8 @@ change more slowly than runs follow each other; where a program lies in memory, 
 its caches hold, does not change at all while it lives. So a run is taken in blocks, each with a
 program that was opened anew, and a block stands for its least time. Where the times of all blocks
 of one run are above those of the other, that is no chance: 6 and 6 of them fall so once in 462
-times. By how much they differ has to exceed what the same code may differ by, too, for a verdict.
+times. By how much they differ has to exceed what the same code may differ by, too, for a verdict,
+and what taking the time of so many launches may be off by.
 """
 
 from __future__ import annotations
@@ -34,6 +35,9 @@ APART: Final = 0.05
 """How far intervals of two processes may be apart that ran the same code."""
 TOGETHER: Final = 0.01
 """The same of two programs that took turns in one process."""
+TIMING: Final = 5e-8
+"""Seconds of each launch that are not to be told from what taking its time costs: that is taken
+off, as it was in the median, and clocks tell some tens of nanoseconds apart at best."""
 DRIFT: Final = 0.03
 """A change of the machine's multiply-add peak that is worth a remark."""
 BLOCKS: Final = 6
@@ -229,6 +233,7 @@ class _Known:
     middle: float
     low: float
     high: float
+    launches: int
 
 
 def _known(launches: Sequence[LaunchTimes], run: Run) -> _Known | None:
@@ -238,7 +243,7 @@ def _known(launches: Sequence[LaunchTimes], run: Run) -> _Known | None:
     samples = [sum(each) for each in zip(*(x.seconds for x in launches), strict=True)]
     edges = [len(samples) * k // run.blocks for k in range(run.blocks + 1)]
     least = sorted(min(samples[a:b]) for a, b in pairwise(edges))
-    return _Known(median(least), least[0], least[-1])
+    return _Known(median(least), least[0], least[-1], len(launches))
 
 
 def _change(
@@ -249,10 +254,11 @@ def _change(
     if now is None:
         return Change(nodes, before.middle, None, 1.0, 1.0, "only before")
     low, high = now.low / before.high, now.high / before.low
+    hidden = TIMING * max(before.launches, now.launches)
     verdict: Verdict = "no difference can be shown"
-    if high < 1 - margin:
+    if high < 1 - margin and before.low - now.high > hidden:
         verdict = "faster"
-    elif low > 1 + margin:
+    elif low > 1 + margin and now.low - before.high > hidden:
         verdict = "slower"
     return Change(nodes, before.middle, now.middle, low, high, verdict)
 

@@ -120,8 +120,9 @@ class Limits:
         return next(fits, self.levels[-1])
 
     def peak(self, element_bytes: int) -> float:
-        """Multiply-adds per second, times two, of floats of that size."""
-        return self.flops * 4 / element_bytes
+        """Multiply-adds per second, times two, of floats of that size. Half floats count as
+        float32, which their products are added up in."""
+        return self.flops * 4 / max(element_bytes, 4)
 
 
 @cache

@@ -471,3 +471,44 @@ def test_profile_says_what_it_cannot_compare_with(
                          ([str(tmp_path), "--rounds", "0"], "--rounds 0")):  # fmt: skip
         assert main.main(["profile", model, "--against", *given]) == 2
         assert words in capsys.readouterr().err
+
+
+# ----------------------------------------------------------------------------- what makes no sense
+
+
+def refused(capsys: Capture, *arguments: str) -> str:
+    assert main.main(arguments) == 2
+    return capsys.readouterr().err
+
+
+def test_compile_does_not_write_over_its_model(model: str, tmp_path: Path, capsys: Capture) -> None:
+    before = Path(model).read_bytes()
+    link = tmp_path / "link.onnx"
+    link.symlink_to(model)
+    for out in (model, str(link)):
+        assert "the model itself" in refused(capsys, "compile", model, "-o", out)
+    assert Path(model).read_bytes() == before
+    tilewright("compile", model, "-o", str(tmp_path / "net.tw"))
+    tilewright("compile", str(tmp_path / "net.tw"), "-o", str(tmp_path / "net.tw"))
+
+
+def test_a_saved_program_is_not_shown_as_something_else(
+    model: str, tmp_path: Path, capsys: Capture
+) -> None:
+    saved = str(tmp_path / "net.tw")
+    tilewright("compile", model, "-o", saved, "--numerics", "reproducible")
+    capsys.readouterr()
+    assert "those are for CPUs" in refused(capsys, "inspect", saved, "--target", "cuda:sm_90")
+    assert "numerics='reproducible'" in refused(capsys, "inspect", saved, "--numerics", "reduced")
+    tilewright("inspect", saved, "--numerics", "reproducible")
+    tilewright("inspect", saved)
+    for command in (("bisect", saved), ("opt", saved, "--pass", "fuse")):
+        assert "has been through all passes" in refused(capsys, *command)
+
+
+def test_commands_for_cpus_do_not_name_gpus_as_known(
+    model: str, tmp_path: Path, capsys: Capture
+) -> None:
+    error = refused(capsys, "bisect", model, "--target", "cuda:sm_90")
+    assert "CPUs" in error and "known" not in error
+    assert "--shapes" in refused(capsys, "bisect", str(write_open(tmp_path / "open.onnx")))

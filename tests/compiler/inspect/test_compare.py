@@ -60,6 +60,18 @@ def test_what_is_faster_and_slower_is_said(in_turns: bool) -> None:
     assert slower.ratio == pytest.approx(1 / faster.ratio)
 
 
+def test_a_step_of_the_clock_is_no_difference() -> None:
+    """Nor are many launches that are off by one each."""
+    short, long = (1e-8,) * ROUNDS, (2e-8,) * ROUNDS
+    for n in (1, 20):
+        a = run(*((f"k{k}", ("n",), short) for k in range(n)))
+        b = run(*((f"k{k}", ("n",), long) for k in range(n)))
+        for c in (compare(a, b), compare(b, a), compare(a, b, in_turns=True)):
+            assert {c.parts[0].verdict, c.whole.verdict} == {"no difference can be shown"}
+    a, b = one((1e-7,) * ROUNDS), one((2e-7,) * ROUNDS)
+    assert change(a, b).verdict == "slower" and change(b, a).verdict == "faster"
+
+
 def test_a_difference_must_exceed_what_the_same_code_may_differ_by() -> None:
     even = (1e-3,) * ROUNDS
     for in_turns, margin in ((False, APART), (True, TOGETHER)):

@@ -33,6 +33,7 @@ def test_the_level_of_a_footprint() -> None:
     assert made.level(0) is NEAR and made.level(1000) is NEAR
     assert made.level(1001) is FAR
     assert made.peak(4) == 64.0 and made.peak(8) == 32.0
+    assert made.peak(2) == 64.0, "half floats are added up in float32"
 
 
 def test_reads_and_writes_pair_up_as_copies() -> None:
