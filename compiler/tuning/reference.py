@@ -24,10 +24,10 @@ import numpy.typing as npt
 
 from ...autotune.outcome import Failure
 from ...autotune.serving import Failed
-from ...ops.types import DType, bf16
+from ...ops.types import DType, bf16, f32
 from ..graph.bfloat16 import bits_of, values_of
 from ..graph.evaluate import evaluate, narrow
-from ..kernels.ir import Launch
+from ..kernels.ir import Call, Launch, statements
 from ..kernels.winograd_transforms import transforms
 from .problem import Problem
 
@@ -43,6 +43,11 @@ root mean squares."""
 
 AS_PLAIN: Final = 4.0
 """How many times as far off as plain arithmetic of the same precision candidates may be."""
+
+
+TF32: Final = FEW * 2.0**-11
+"""Of the largest result, where factors are rounded to tf32: errors of products are independent, so
+that long sums are relatively no worse than short ones."""
 
 
 class Reference:
@@ -83,6 +88,8 @@ class Reference:
         scale = float(np.abs(truth[finite]).max(initial=0.0))
         worst = float(np.abs(got[finite] - truth[finite]).max(initial=0.0))
         allowed = roundoff(kind) * scale * self.roundoffs(launch)
+        if kind is f32 and _rounds_factors(launch):
+            allowed = max(allowed, TF32 * scale)
         if worst > allowed:
             allowed = max(allowed, AS_PLAIN * self._plain_error(name))
         if worst > allowed:
@@ -108,6 +115,12 @@ class Reference:
         with np.errstate(all="ignore"):
             error = np.abs(self._plain[name] - self.truth[name])
         return float(error[np.isfinite(error)].max(initial=0.0))
+
+
+def _rounds_factors(launch: Launch) -> bool:
+    """Whether a kernel multiplies in tf32."""
+    return any("tf32" in s.name for p in launch.kernel.phases for s in statements(p.body)
+               if isinstance(s, Call))  # fmt: skip
 
 
 def _in(truth: Array, kind: DType) -> Array:
