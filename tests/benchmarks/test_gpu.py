@@ -63,6 +63,14 @@ def test_a_family_is_checked(families: Any, family: str) -> None:
     assert [r for r in rows if r.get("ok")], rows
 
 
+def test_tf32_is_allowed_what_it_rounds(families: Any) -> None:
+    """And float32 is not: see `test_wrong_kernels_are_told`."""
+    names = [c.name for c in families.CASES["gpu_mma"]]
+    number = names.index("matmul f32 even")
+    rows = list(families.check("gpu_mma", 3, number, True, 1, number + 1))
+    assert [r for r in rows if r.get("ok")] and not [r for r in rows if "error" in r], rows
+
+
 def test_every_template_has_cases(families: Any) -> None:
     known = {t.name for numerics in ("standard", "reduced")
              for t in families.gpu_templates(numerics, (9, 0))}  # fmt: skip
@@ -174,8 +182,11 @@ def test_the_sets_are_what_they_say(beside: Any, name: str) -> None:
         assert graph.type("y").dims == t.out and str(graph.type("y").dtype) == t.element
 
 
-def test_launches(stub: Stub) -> None:  # noqa: F811
-    row = list(gpu_script("networks").launching(FakeLab(), stub.compile, (1, 2), 16))[-1]
+def test_launches(stub: Stub, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811
+    networks = gpu_script("networks")
+    monkeypatch.setattr(networks, "SAMPLES", 2)
+    monkeypatch.setattr(networks, "SAMPLE_SECONDS", 1e-9)
+    row = list(networks.launching(FakeLab(), stub.compile, (1, 2), 16))[-1]
     assert row["kernels"] == 2 and set(row["seconds"]) == {"tilewright", "fake"}
 
 
