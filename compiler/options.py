@@ -35,6 +35,7 @@ ENVIRONMENT: Final[dict[str, str]] = {
     "XDG_CACHE_HOME": "where the cache directory is made if TILEWRIGHT_CACHE names none",
     "CUDA_HOME": "a CUDA toolkit whose tools and libraries are used",
     "CUDA_PATH": "the same, where CUDA_HOME is not set",
+    "CUDA_VISIBLE_DEVICES": "which GPUs there are, as for all programs that use CUDA",
 }
 
 

@@ -16,6 +16,7 @@ import json
 import mmap
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
 from functools import cached_property
 from typing import Any, Final
 
@@ -60,6 +61,7 @@ class FileRecord:
         payload = self._store.get(self.key)
         if payload is None:
             return None
+        self.begin()  # needed whatever the entry says
         try:
             entry = json.loads(payload)
             self._found = str(entry["file"])
@@ -67,7 +69,6 @@ class FileRecord:
             verify(graph)
         except (ValueError, TypeError, LookupError, AttributeError, GraphError):
             return None
-        self.begin()
         return graph
 
     def begin(self) -> None:
@@ -153,7 +154,7 @@ class Remade(Sequence[Stage]):
     def _stages(self) -> tuple[Stage, ...]:
         with paused_collector():
             *before, last = self._make()
-        return (*before, Stage(last.name, self._final, last.milliseconds, last.changed))
+        return (*before, replace(last, graph=self._final))
 
     def __len__(self) -> int:
         return len(self._stages)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from ..codegen.cpu.target import CpuTarget, host
@@ -26,9 +25,8 @@ def cpu_target(name: str) -> CpuTarget:
 
 def open_source(source: Any) -> Any:
     """A model file opened, to be read later; anything else as it is. Raises ModelError."""
-    if not isinstance(source, (str, os.PathLike)) or Path(source).suffix == ".txt":
-        return source
-    return onnx_frontend.opened(source)
+    is_file = isinstance(source, (str, os.PathLike)) and not is_text(source)
+    return onnx_frontend.opened(source) if is_file else source
 
 
 def read_source(

@@ -31,7 +31,7 @@ from .instructions import NOTHING, Busy, busy
 from .machine import Limits, MemoryLevel
 from .views import kernel_name
 
-WIDTH = 100
+WIDTH = 120
 """Columns of a printed profile."""
 
 _NONE: Final[Mapping[int, float]] = MappingProxyType({})

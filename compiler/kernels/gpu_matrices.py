@@ -18,9 +18,10 @@ from ...ops.traverse import substitute
 from ...ops.types import DType
 from ..graph.ir import Graph
 from .address import offset
+from .gpu_mma_operands import TILES
 from .gpu_sharing import unflattened
+from .gpu_tap_boxes import Window, window_of
 from .gpu_tiles import Contraction
-from .gpu_window import Window, window_of
 from .ir import Buffer
 from .pieces import Buffers, stride, trip_count
 from .recipe import prepared
@@ -232,7 +233,7 @@ def _packed(
     n, k = (prod(map(trip_count, loops)) for loops in (rows, terms))
     row = max(-(-k * x.dtype.bytes // WORD) * WORD // x.dtype.bytes, least)
     made = prepared(
-        (x.payload,), "tiles", sizes=tuple(map(trip_count, axes)),
+        (x.payload,), TILES, sizes=tuple(map(trip_count, axes)),
         steps=tuple(steps.get(v, 0) for v in axes), batches=len(moving), rows=len(rows),
         to=(n, row),
     )  # fmt: skip

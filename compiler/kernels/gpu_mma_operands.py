@@ -34,6 +34,7 @@ from .recipe import prepared, recipe
 STEP: Final = 32  # bytes of terms that a matrix instruction takes
 LINE: Final = 8  # pieces of 16 bytes that all banks hold
 _WORDS: Final = {True: "a_word", False: "b_word"}  # what a thread copies element by element
+TILES: Final = "tiles"  # the recipe of constants that are packed for tensor cores
 Way = Literal["terms", "across", "elements"]
 
 
@@ -128,7 +129,7 @@ def _packed(
     rows, terms = (-(-prod(map(trip_count, part)) // to) * to
                    for part, to in ((loops, tile), (product.over, depth)))  # fmt: skip
     arg = prepared(
-        (read.payload,), "tiles", sizes=tuple(map(trip_count, axes)),
+        (read.payload,), TILES, sizes=tuple(map(trip_count, axes)),
         steps=tuple(steps.get(v, 0) for v in axes),
         batches=len(batches), rows=len(loops), to=(rows, terms),
     )  # fmt: skip
@@ -167,7 +168,7 @@ def flat(loops: Sequence[Expr]) -> Expr:
     return out
 
 
-@recipe("tiles")
+@recipe(TILES)
 def _tiles(
     value: npt.NDArray[Any], sizes: tuple[int, ...], steps: tuple[int, ...], batches: int,
     rows: int, to: tuple[int, int],

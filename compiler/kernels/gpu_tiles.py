@@ -123,6 +123,12 @@ def _time(p: Contraction, config: Config, processors: int) -> float:
     return each + SECOND_PHASE + parts * p.batch * p.m * p.n * PART_ELEMENT
 
 
+def unknown(e: Expr) -> Expr:
+    """e, of which the compiler does not know that: what follows from it is not computed before a
+    loop to lie in registers until that ends."""
+    return apply("unknown", (e,), e.dtype)
+
+
 class _Tiles:
     """The kernel of one contraction."""
 
@@ -154,6 +160,7 @@ class _Tiles:
         self.x = Local("x", p.dtype, (self.group * self.tm,))
         self.w = Local("w", p.dtype, (self.group * self.tn,))
         self.mine = Local("rows", i64), Local("columns", i64)
+        self.late = Local("late", i64)
 
     def _operand(self, factor: Expr, loops: Sequence[Expr], tile: int, start: int) -> Operand:
         found = operand(self.graph, self.buffers, self.p, factor, loops, tile, self.terms,
@@ -216,9 +223,9 @@ class _Tiles:
         last = behind < self.stages * self.stage
         return Set(place, (), select(last, behind, index(0)))
 
-    def _spot(self) -> tuple[Expr, Expr]:
+    def _spot(self, thread: Expr) -> tuple[Expr, Expr]:
         """The first row and column of a thread, in groups, and of warps in tiles."""
-        warp, lane = self.thread // 32, self.thread % 32
+        warp, lane = thread // 32, thread % 32
         down = self.m // (DOWN * self.tm)
         a, b = self.sides
         row = warp % down * (DOWN * self.tm) + lane // ACROSS * self._neighbours(a)
@@ -232,7 +239,7 @@ class _Tiles:
     def _places(self) -> tuple[Stmt, ...]:
         """Where a thread's part of a stage begins."""
         starts = (s.start + at * (s.pitch if s.along_terms else 1)
-                  for s, at in zip(self.sides, self._spot(), strict=True))  # fmt: skip
+                  for s, at in zip(self.sides, self._spot(self.thread), strict=True))  # fmt: skip
         return tuple(s for local, start in zip(self.mine, starts, strict=True)
                      for s in (Declare(local), Set(local, (), start)))  # fmt: skip
 
@@ -261,14 +268,15 @@ class _Tiles:
         """The epilogue, when all threads have written their sums to shared memory; or the sums as
         they are, if that is but a part of them."""
         p, g = self.p, self.group
+        thread = self.late.value % self.threads
         a, b = map(self._neighbours, self.sides)
-        row, column = self._spot()
+        row, column = self._spot(thread)
         put = Call("store_tile", (
             self.held, row * self.pitch + column, self.sums, self.tm, self.tn, self.pitch,
             a, DOWN * a, b, ACROSS * b,
         ))  # fmt: skip
         u = var("u", self.m * self.n // (g * self.threads))
-        piece = u * self.threads + self.thread
+        piece = u * self.threads + thread
         i, j = piece // (self.n // g), piece % (self.n // g) * g
         m, n = self.first[0] + i, self.first[1] + j
         sums = Local("total", p.dtype, (g,))
@@ -287,7 +295,10 @@ class _Tiles:
             inside = logical_and(inside, n < p.n)
         whole = (Declare(sums), read, *results)
         body = whole if inside.is_const else (If(inside, whole),)
-        return Call("barrier"), put, Call("barrier"), loop(u, body)
+        return (
+            Call("barrier"), Declare(self.late), Set(self.late, (), unknown(self.thread)), put,
+            Call("barrier"), loop(u, body),
+        )  # fmt: skip
 
     def _kept(self, part: Buffer, at: Expr, n: Expr, sums: Local) -> tuple[Stmt, ...]:
         """Neighbouring sums of a row, as they are."""

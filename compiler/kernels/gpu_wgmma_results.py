@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Final
 
-from ...ops.expr import Expr, apply, compare, const, logical_and, select, var
+from ...ops.expr import Expr, apply, cast, compare, const, logical_and, select, var
 from ...ops.traverse import substitute, transform
 from ...ops.types import HALF, boolean, f32
 from ..graph.ir import Graph
@@ -49,8 +49,12 @@ class Results:
     def __init__(self, graph: Graph, p: Product, s: Shape, buffers: Buffers) -> None:
         self.graph, self.p, self.s = graph, p, s
         self.kind = graph.type(p.out)
-        self.total = apply("sum", (), s.held)
-        value = kept_wide(p.value, {p.node: self.total})
+        self.total, total = apply("whole", (), s.held), apply("sum", (), p.node.dtype)
+        value = substitute(p.value, {p.node: total})
+        if value.dtype in HALF:  # a sum that is only rounded for what follows need not be
+            rounded = cast(total, value.dtype)
+            value = kept_wide(value, {total: self.total, rounded: self.total})
+        value = substitute(value, {total: cast(self.total, p.node.dtype)})
         self.value = buffers.lower(_without_calls(value), None)
         self.out = buffers.write(p.out)
         self.ragged = (p.is_ragged(s.m * s.cluster), p.n % s.n != 0)

@@ -16,9 +16,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
-from ...ops.expr import Expr, bounds, linear
-from ...ops.traverse import walk
-from .ir import Buffer, Call, For, If, Phase, Stmt, Store, expressions, statements
+from ...ops.expr import Expr, bounds, linear, var
+from ...ops.traverse import substitute, walk
+from .ir import Buffer, Call, For, If, Phase, Set, Stmt, Store, expressions, statements
 from .vectors import spelled_out
 
 Trail = tuple[tuple[int, object], ...]
@@ -55,22 +55,34 @@ def overwritable(
     loads: dict[Buffer, list[_Access]] = {params[k]: [] for _, k in pairs}
     stores: dict[Buffer, list[_Access]] = {params[j]: [] for j, _ in pairs}
     read_back: set[Buffer] = set()
+    items = [{v for v in (phase.item, phase.thread) if v is not None} for phase in phases]
     for number, body in enumerate(bodies):
+        known = _set_once(body)
+        items[number].update(known.values())
         for statement, trail in _statements(body):
             for e in walk(*expressions(statement)):
                 if e.op == "load" and e.payload in loads:
-                    loads[e.payload].append(_Access(e.args[0], number, trail))
+                    at = substitute(e.args[0], known)
+                    loads[e.payload].append(_Access(at, number, trail))
                 elif e.op == "load" and e.payload in stores:
                     read_back.add(e.payload)
             if isinstance(statement, Store) and statement.buffer in stores:
-                stores[statement.buffer].append(_Access(statement.offset, number, trail))
-    items = [{v for v in (phase.item, phase.thread) if v is not None} for phase in phases]
+                at = substitute(statement.offset, known)
+                stores[statement.buffer].append(_Access(at, number, trail))
     return tuple(
         (j, k)
         for j, k in pairs
         if params[j] not in read_back
         and all(_in_time(load, stores[params[j]], items) for load in loads[params[k]])
     )  # fmt: skip
+
+
+def _set_once(body: Sequence[Stmt]) -> dict[Expr, Expr]:
+    """Variables for the locals that are set once, outside of all loops and branches, by the value
+    that they hold."""
+    sets = [s.local for s in statements(body) if isinstance(s, Set) and not s.where]
+    return {s.local.value: var(s.local.name, 1 << 62) for s in body
+            if isinstance(s, Set) and not s.where and sets.count(s.local) == 1}  # fmt: skip
 
 
 def _statements(body: Iterable[Stmt], way: Trail = ()) -> Iterator[tuple[Stmt, Trail]]:

@@ -35,6 +35,7 @@ from .support import remembered, with_layouts
 rng = np.random.default_rng(5)
 SMALL: Config = {"m": 32, "n": 64, "k": 32, "wm": 16, "wn": 32, "stages": 3}
 WORDS: Config = {**SMALL, "k": 16}  # of 32 bits
+TINY: Config = {**SMALL, "n": 32}  # of two warps
 BYTES: Config = {**SMALL, "k": 64}
 
 
@@ -178,6 +179,7 @@ def test_every_config_fits_every_device() -> None:
         for c in space:
             assert shared_bytes(found, c) <= MOST_SHARED
             assert c["m"] % c["wm"] == c["n"] % c["wn"] == 0
+        for c in space[::9]:
             (entry,) = kernel_source(made(graph, c).kernel).entries
             assert entry.shared_bytes == shared_bytes(found, c)
 
@@ -403,7 +405,7 @@ def mutants(source: Source, mistakes: Sequence[tuple[str, str]]) -> list[tuple[s
 
 @pytest.mark.parametrize(
     ("graph", "mistakes", "least"),
-    [(product("mk,kn->mn", (27, 136), (136, 56)), MISTAKES, 40),
+    [(product("mk,kn->mn", (27, 136), (136, 24)), MISTAKES, 40),
      (window(1, 16, 16, 5), WINDOW_MISTAKES, 6)],
     ids=["product", "window"],
 )  # fmt: skip
@@ -417,7 +419,7 @@ def test_seeded_mistakes_are_caught(
     if graph.type(graph.outputs[0]).layout.is_blocked:  # both as they lie in memory
         feeds = {n: np.moveaxis(x, 1, -1) for n, x in feeds.items()}
         expected = np.moveaxis(expected, 1, -1)
-    launch = made(graph, SMALL)
+    launch = made(graph, TINY)
     source = kernel_source(launch.kernel)
 
     def right(of: Source) -> bool:

@@ -12,6 +12,7 @@ from tilewright.compiler.graph.ir import Deferred
 from tilewright.compiler.kernels import packing
 from tilewright.compiler.kernels.conv_group import pack_weights
 from tilewright.compiler.kernels.matmul_group import pack_panels
+from tilewright.compiler.kernels.recipe import Recipe
 from tilewright.compiler.kernels.winograd import pack_transformed
 
 Array = np.ndarray[Any, Any]
@@ -99,3 +100,27 @@ def test_panels_of_a_transposed_matrix_are_those_of_its_copy(n: int) -> None:
     last = np.zeros((5, width), np.float32)
     last[:, :rest] = stored[full * 8 :].T
     np.testing.assert_array_equal(packed, np.concatenate([*want, last.ravel()]))
+
+
+RECIPES = {
+    "conv": (Recipe("conv", tuple({"lanes": 8, "blocks": 2, "vectors": 3, "block": 4}.items())),
+             (20, 6, 2, 3)),
+    "winograd": (Recipe("winograd", tuple({"m": 2, "lanes": 8, "blocks": 2, "share": 3,
+                                           "vectors": 3}.items())), (20, 5, 3, 3)),
+    "panels": (Recipe("panels", tuple({"lanes": 4, "width": 8, "k": 5, "n": 21, "steps": (),
+                                       "of": 0}.items())), (5, 21)),
+    "channels": (Recipe("channels", (("more", 3),)), (13,)),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_weights_are_packed_into_memory_that_is_given(name: str) -> None:
+    recipe, shape = RECIPES[name]
+    w = rng.standard_normal(shape).astype(np.float32)
+    want = recipe(w).reshape(-1)
+    out = np.full(want.size, np.nan, np.float32)
+    assert np.shares_memory(recipe(w, out=out), out)
+    np.testing.assert_array_equal(out, want)
+    for bad in (out[1:], np.zeros(want.size)):
+        with pytest.raises(ValueError, match=r"float"):
+            recipe(w, out=bad)

@@ -5,7 +5,7 @@
  * no other queue moves further than an event asks for: work that nobody ordered is done in the
  * worst order there is. Device addresses are not addresses of the host, so what mixes them up fails.
  *
- * Environment, read by stub_reset():
+ * Environment, read when it is loaded and by stub_reset():
  *   STUB_CUDA_DEVICES  "9.0:1048576,8.0": compute capability and bytes of every device; "" for none
  *   STUB_CUDA_VERSION  what cuDriverGetVersion says, 12040 by default
  *   STUB_CUDA_FAIL     "cuMemAlloc_v2:2=2,kernel:5=700": the second such call gives error 2, the
@@ -356,7 +356,7 @@ size_t stub_pinned(void) {
 
 void stub_fail(const char *what) { snprintf(failing, sizeof failing, "%s", what); memset(counts, 0, sizeof counts); kernels = 0; }
 
-void stub_reset(void) {
+__attribute__((constructor)) void stub_reset(void) {
     pthread_once(&once, make_lock);
     const char *text = getenv("STUB_CUDA_DEVICES"), *fail = getenv("STUB_CUDA_FAIL");
     const char *number = getenv("STUB_CUDA_VERSION");

@@ -15,6 +15,7 @@ import pytest
 import tilewright as tw
 from tilewright.autotune.outcome import Failure, Outcome
 from tilewright.autotune.runner import Request
+from tilewright.autotune.serving import Failed
 from tilewright.autotune.statistics import Sample, measurement
 from tilewright.autotune.task import Candidate, Task
 from tilewright.compiler.errors import OptionError, TextError
@@ -29,6 +30,7 @@ from tilewright.compiler.tuning.fingerprint import gpu_fingerprint, label, same_
 from tilewright.compiler.tuning.gpu_bench import GpuBench
 from tilewright.compiler.tuning.local import gpu_runner
 from tilewright.compiler.tuning.problem import Problem, is_for_gpu, parse, problem_of
+from tilewright.compiler.tuning.reference import Reference
 from tilewright.compiler.tuning.tasks import task_of
 
 from .nets import A, convnet, rows, softmax
@@ -99,6 +101,33 @@ def test_wrong_results_are_found(stub: Stub, bench: Any) -> None:
     stub.knows_kernel = lambda kernel: None  # type: ignore[method-assign]
     ((failed,),) = measured(b, t, [0]).values()
     assert isinstance(failed, Failure) and failed.kind == "wrong" and "off by" in failed.detail
+
+
+def test_factors_in_tf32_are_within_the_bound() -> None:
+    """Where numerics allow them, and no coarser ones."""
+    g = tw.Graph("product")
+    g.output(g.matmul(g.input("a", (64, 256)), g.input("b", (256, 64))), "y")
+    graph, _ = run_pipeline(gpu_pipeline("reduced"), g.build())
+    (group,) = coded_groups(graph)
+    for numerics, bits, fits in (("reduced", 10, True), ("reduced", 6, False),
+                                 ("standard", 10, False)):  # fmt: skip
+        problem = problem_of(graph, group.ops, group.outputs, gpu_device((8, 0)), numerics)  # type: ignore[arg-type]
+        reference = Reference(problem)
+        launch = problem.instantiate(problem.default())
+        assert (launch.kernel.template == "gpu_mma") is (numerics == "reduced")
+        a, b = (rounded(reference.feeds[n], bits) for n in problem.graph.inputs)
+        result = {problem.outputs[0]: (a.astype(np.float64) @ b).astype(np.float32)}
+        if fits:
+            reference.check(launch, result)
+        else:
+            with pytest.raises(Failed, match="off by"):
+                reference.check(launch, result)
+
+
+def rounded(x: np.ndarray, bits: int) -> np.ndarray:
+    """float32 with so many bits behind the point."""
+    fraction, exponent = np.frexp(x)
+    return np.ldexp(np.rint(fraction * 2.0 ** (bits + 1)) / 2.0 ** (bits + 1), exponent)
 
 
 def test_results_that_change_are_found(stub: Stub, bench: Any) -> None:

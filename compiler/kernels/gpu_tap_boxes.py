@@ -145,6 +145,7 @@ def window_of(
 def _read(factor: Expr) -> tuple[Expr | None, Expr | None]:
     """The load that a factor is, and where it is not zero instead."""
     inside = None
+    factor = factor.args[0] if factor.op == "cast" else factor
     if factor.op == "select" and factor.args[2].is_const and factor.args[2].payload == 0:
         inside, factor = factor.args[:2]
     return (factor if factor.op == "load" else None), inside
