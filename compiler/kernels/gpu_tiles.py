@@ -202,8 +202,9 @@ class _Tiles:
         return Launch(kernel, (*args, *(None for _ in scratch)), ())
 
     def _resident(self) -> int:
-        """Blocks of a multiprocessor. Copies word by word take registers for places and guards."""
-        plain = all(s.wide > 1 for s in self.sides)
+        """Blocks of a multiprocessor. Copies word by word take registers for places and guards, and
+        operands that both lie along the sum are held for several terms at once."""
+        plain = all(s.wide > 1 for s in self.sides) and not all(s.along_terms for s in self.sides)
         return (BUSY_THREADS if plain else BUSY_THREADS * 3 // 4) // self.threads
 
     # ---------------------------------------------------------------- the sums
