@@ -21,6 +21,7 @@ from ...ops.types import DType, bf16, f16, f32, i8, i32, u8
 from ..graph.ir import Graph, Op
 from .device import Device
 from .gpu_matrices import ROW, Product, product_of
+from .gpu_model import LAUNCH, chip_of
 from .gpu_tiles import contraction_of
 from .gpu_wgmma_body import Body
 from .gpu_wgmma_results import results_of
@@ -71,6 +72,14 @@ class GpuWgmma:
         """The config that should take the fewest cycles, the first of equals."""
         p = required(self._product(graph, ops, outputs, Buffers(graph)), self.name, ops)
         return min(_configs(graph, p), key=lambda c: _cycles(p, c))
+
+    def estimate(
+        self, graph: Graph, ops: Sequence[Op], outputs: Sequence[str], device: Device,
+        config: Config,
+    ) -> float:  # fmt: skip
+        """In seconds."""
+        p = required(self._product(graph, ops, outputs, Buffers(graph)), self.name, ops)
+        return LAUNCH + _cycles(p, config) / chip_of(device).clock
 
     def instantiate(
         self, graph: Graph, ops: Sequence[Op], outputs: Sequence[str], device: Device,
