@@ -10,6 +10,7 @@ from typing import Any, Final, NoReturn
 
 from ...ops.operator import Recurrence
 from ..codegen.cuda.assemble import Usage
+from ..codegen.cuda.entry import Entry
 from ..codegen.cuda.source import kernel_source
 from ..codegen.cuda.target import CudaTarget, runs_on
 from ..errors import MemoryLimitError, NoDeviceError, TargetError
@@ -25,6 +26,7 @@ from ..inspect.views import Compilation, kernel_name
 from ..kernels.device import gpu_device
 from ..kernels.gpu_mma import GpuMma
 from ..kernels.gpu_mma_operands import copied_by_element
+from ..kernels.gpu_model import Occupancy, chip_of, occupancy, waves
 from ..kernels.gpu_nest import GpuNest
 from ..kernels.gpu_templates import gpu_templates
 from ..kernels.ir import Launch
@@ -63,13 +65,21 @@ time: products with a vector, or with a few."""
 
 @dataclass(frozen=True, slots=True)
 class GpuPhase:
-    """One CUDA kernel of a launch, its grid, and what its machine code takes: None where that was
-    not made, because nvJitLink is missing."""
+    """One CUDA kernel of a launch, its grid, and what its machine code takes: registers, shared
+    memory, and bytes in local memory; usage and occupancy are None where that was not made, because
+    nvJitLink is missing.
+
+    shared_bytes: of a block, all together. occupancy: blocks of a multiprocessor, and what allows
+    no more; waves: how often these fill the device that the model of the architecture has.
+    """
 
     name: str
     blocks: int
     threads: int
     usage: Usage | None
+    shared_bytes: int = 0
+    occupancy: Occupancy | None = None
+    waves: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,8 +211,7 @@ class GpuExecutable(Inspectable[CudaTarget]):
         k = launch.kernel
         code = self._codes.codes[symbol(k)]
         usage = {} if code.machine is None else code.machine.usage
-        phases = tuple(GpuPhase(e.name, e.blocks, e.threads, usage.get(e.name))
-                       for e in code.entries)  # fmt: skip
+        phases = tuple(_phase(e, usage.get(e.name), self.target) for e in code.entries)
         return GpuKernelInfo(
             kernel_name(launch), k.template, dict(k.config), self._nodes(launch), k.flops, k.bytes,
             kernel_source(k).text, _notes(self.graph, launch, code), launch.origin or "default",
@@ -228,6 +237,16 @@ class GpuExecutable(Inspectable[CudaTarget]):
         ins, outs = (", ".join(map(str, s)) for s in (self.inputs, self.outputs))
         n = len(self._compilation.launches)
         return f"<tilewright.GpuExecutable ({ins}) -> ({outs}), {n} kernels for {self.target}>"
+
+
+def _phase(e: Entry, usage: Usage | None, target: CudaTarget) -> GpuPhase:
+    shared = e.shared_bytes + (usage.shared_bytes if usage else 0)
+    if usage is None:
+        return GpuPhase(e.name, e.blocks, e.threads, None, shared)
+    chip = chip_of(gpu_device(target.capability))
+    fit = occupancy(chip, e.threads, usage.registers, shared)
+    return GpuPhase(e.name, e.blocks, e.threads, usage, shared, fit,
+                    waves(chip, e.blocks, fit.blocks))  # fmt: skip
 
 
 def _notes(graph: Graph, launch: Launch, code: GpuCode) -> tuple[str, ...]:

@@ -13,6 +13,7 @@ from ..graph.ir import Graph, Op
 from .device import Device
 from .gpu_mma_body import Mma
 from .gpu_mma_product import Product, product_of
+from .gpu_model import WARP, Work, chip_of, seconds
 from .ir import Launch
 from .template import Config, required
 
@@ -26,7 +27,17 @@ STAGES: Final = (2, 3, 4)
 MOST_SHARED: Final = 99 << 10  # bytes that a block may have on every device from sm_80 on
 DEFAULT_LINE: Final = 64
 DEFAULT_STAGES: Final = 4
-MOST_WASTE: Final = 1.3
+SYNCHRONOUS: Final = 0.65
+"""Of the peak, which takes the instructions of warp groups on newer devices, that mma.sync reaches:
+a guess."""
+AHEAD: Final = 0.35
+"""Of the copies' latency that is left with one more stage: a guess."""
+SHARED_COST: Final = 4.0
+"""Multiply-adds that a row or column of a warp's tile, read from shared memory, costs: a guess."""
+FRAGMENT: Final = 16
+"""Registers of a warp for a row or column of fragments, two steps of the sum."""
+OTHER_REGISTERS: Final = 40
+_KINDS: Final = {"f16": "half", "bf16": "half", "tf32": "tf32"}
 DEFAULTS: Final = ((128, 128, 64, 64), (128, 64, 64, 32), (64, 64, 32, 32), (32, 64, 16, 32))
 
 
@@ -57,13 +68,18 @@ class GpuMma:
     def default(
         self, graph: Graph, ops: Sequence[Op], outputs: Sequence[str], device: Device
     ) -> Config:
-        """The largest tile of which there are as many as blocks run side by side, among those that
-        waste little beyond the last row and column; else the one with the most blocks."""
+        """Of a few tiles, the one that should take the least time, the largest of equals."""
         product = required(product_of(graph, ops, outputs, self.tf32), self.name, ops)
         tiles = [_config(product, tile, DEFAULT_LINE, DEFAULT_STAGES) for tile in DEFAULTS]
-        least = min(_area(product, c) for c in tiles)
-        found = [c for c in tiles if _area(product, c) <= MOST_WASTE * least]
-        return next((c for c in found if _blocks(product, c) >= device.threads), found[-1])
+        return min(tiles, key=lambda c: _seconds(graph, product, c, device))
+
+    def estimate(
+        self, graph: Graph, ops: Sequence[Op], outputs: Sequence[str], device: Device,
+        config: Config,
+    ) -> float:  # fmt: skip
+        """In seconds (see `gpu_model`)."""
+        product = required(product_of(graph, ops, outputs, self.tf32), self.name, ops)
+        return _seconds(graph, product, config, device)
 
     def instantiate(
         self, graph: Graph, ops: Sequence[Op], outputs: Sequence[str], device: Device,
@@ -85,12 +101,27 @@ def shared_bytes(product: Product, config: Config) -> int:
     return int(rows * config["k"] * product.left.dtype.bytes * config["stages"])
 
 
-def _area(product: Product, config: Config) -> int:
-    """Elements of all tiles of a batch, those beyond the result included."""
-    m, n = config["m"], config["n"]
-    return -(-product.p.m // m) * m * -(-product.p.n // n) * n
-
-
 def _blocks(product: Product, config: Config) -> int:
     p = product.p
     return p.batch * -(-p.m // config["m"]) * -(-p.n // config["n"])
+
+
+def _seconds(graph: Graph, product: Product, config: Config, device: Device) -> float:
+    p, size = product.p, product.left.dtype.bytes
+    m, n, wm, wn = (config[x] for x in ("m", "n", "wm", "wn"))
+    ahead = 1 - AHEAD ** (config["stages"] - 1)
+    kept = wm * wn // WARP  # of a thread's registers, sums
+    fragments = (wm + wn) * FRAGMENT // WARP
+    return seconds(chip_of(device), Work(
+        _blocks(product, config), m // wm * (n // wn) * WARP, kept + fragments + OTHER_REGISTERS,
+        shared_bytes(product, config), _KINDS.get(product.kind, "byte"), m * n * product.k,
+        (m + n) * product.k * size, moved(graph, p.out, product, size),
+        SYNCHRONOUS * ahead * wm * wn / (wm * wn + SHARED_COST * (wm + wn)),
+    ))  # fmt: skip
+
+
+def moved(graph: Graph, out: str, product: Product, size: int) -> int:
+    """Bytes of both operands and the result, each once."""
+    p = product.p
+    read = p.batch * (p.m + p.n) * product.k * size
+    return read + p.batch * p.m * p.n * graph.type(out).dtype.bytes

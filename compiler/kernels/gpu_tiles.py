@@ -23,11 +23,12 @@ from typing import Final
 
 from ...ops.expr import Expr, apply, const, index, logical_and, select, var
 from ...ops.traverse import substitute
-from ...ops.types import boolean, i64
+from ...ops.types import boolean, f64, i64
 from ..graph.ir import Graph, Op
 from .address import offset
 from .device import Device
 from .gpu_contraction import LEAST, Contraction, contraction_of
+from .gpu_model import LAUNCH, chip_of
 from .gpu_operands import Operand, operand, terms_of
 from .gpu_sharing import flattened, unflattened
 from .inplace import overwritable
@@ -56,6 +57,7 @@ PART_ELEMENT: Final = 0.6  # and while one element of a part is written and read
 MOST_PARTS: Final = 16
 LEAST_ROUNDS: Final = 3  # of a part
 MORE_STAGES: Final = (2, 4)
+LESS_STAGES: Final = 1.1  # times as long, with copies only one round ahead
 
 
 class GpuTiles:
@@ -84,6 +86,17 @@ class GpuTiles:
         p = required(contraction_of(graph, ops, outputs), self.name, ops)
         most = MOST_PARTS if self.in_parts else 1
         return min(_tiles(p, most), key=lambda c: _time(p, c, device.threads))
+
+    def estimate(
+        self, graph: Graph, ops: Sequence[Op], outputs: Sequence[str], device: Device,
+        config: Config,
+    ) -> float:  # fmt: skip
+        """In seconds, of a multiprocessor that does what `_time` counts."""
+        p = required(contraction_of(graph, ops, outputs), self.name, ops)
+        chip = chip_of(device)
+        each = chip.clock * chip.rates["f64" if p.dtype is f64 else "f32"]
+        stages = LESS_STAGES if config["stages"] < TILES[0]["stages"] else 1.0
+        return LAUNCH + stages * _time(p, config, device.threads) / each
 
     def instantiate(
         self, graph: Graph, ops: Sequence[Op], outputs: Sequence[str], device: Device,
@@ -189,8 +202,9 @@ class _Tiles:
         return Launch(kernel, (*args, *(None for _ in scratch)), ())
 
     def _resident(self) -> int:
-        """Blocks of a multiprocessor. Copies word by word take registers for places and guards."""
-        plain = all(s.wide > 1 for s in self.sides)
+        """Blocks of a multiprocessor. Copies word by word take registers for places and guards, and
+        operands that both lie along the sum are held for several terms at once."""
+        plain = all(s.wide > 1 for s in self.sides) and not all(s.along_terms for s in self.sides)
         return (BUSY_THREADS if plain else BUSY_THREADS * 3 // 4) // self.threads
 
     # ---------------------------------------------------------------- the sums

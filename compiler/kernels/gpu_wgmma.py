@@ -21,6 +21,7 @@ from ...ops.types import DType, bf16, f16, f32, i8, i32, u8
 from ..graph.ir import Graph, Op
 from .device import Device
 from .gpu_matrices import ROW, Product, product_of
+from .gpu_model import LAUNCH, chip_of
 from .gpu_tiles import contraction_of
 from .gpu_wgmma_body import Body
 from .gpu_wgmma_results import results_of
@@ -28,6 +29,7 @@ from .gpu_wgmma_shape import TILE, Shape
 from .ir import Kernel, Launch
 from .pieces import Buffers
 from .template import Config, required, traffic
+from .tensor_map import MOST_DIM
 
 KINDS: Final[Mapping[DType, str]] = {f16: "f16", bf16: "bf16", i8: "s8", u8: "u8", f32: "tf32"}
 """Of instructions, by the type of the factors."""
@@ -71,6 +73,14 @@ class GpuWgmma:
         p = required(self._product(graph, ops, outputs, Buffers(graph)), self.name, ops)
         return min(_configs(graph, p), key=lambda c: _cycles(p, c))
 
+    def estimate(
+        self, graph: Graph, ops: Sequence[Op], outputs: Sequence[str], device: Device,
+        config: Config,
+    ) -> float:  # fmt: skip
+        """In seconds."""
+        p = required(self._product(graph, ops, outputs, Buffers(graph)), self.name, ops)
+        return LAUNCH + _cycles(p, config) / chip_of(device).clock
+
     def instantiate(
         self, graph: Graph, ops: Sequence[Op], outputs: Sequence[str], device: Device,
         config: Config,
@@ -95,6 +105,8 @@ class GpuWgmma:
             return None
         types = [t for t in KINDS if t is not f32 or self.tf32]
         p = product_of(graph, c, buffers, types)
+        if p is not None and max(p.m, p.n, p.k) > MOST_DIM:
+            return None
         sums = (f16, bf16, f32) if p is None or p.dtype.is_float else (i32,)
         return p if c.dtype in sums else None
 

@@ -20,7 +20,7 @@ MOST_AXES: Final = 5
 WORD: Final = 16  # bytes that everything is a multiple of: addresses, strides, rows of boxes
 MOST_BOX: Final = 256  # elements along one axis
 MOST_STEP: Final = 8
-MOST_DIM: Final = 1 << 32
+MOST_DIM: Final = 1 << 31  # places of boxes are numbers of 32 bits with a sign
 MOST_STRIDE: Final = 1 << 40  # bytes
 
 

@@ -22,6 +22,11 @@ from .places import Place
 
 Array = npt.NDArray[Any]
 
+DISTURBED: Final = frozenset((900, 901))
+"""Codes of a capture that ended because somebody waited for the whole device meanwhile: another
+library, in another thread."""
+MOST_TRIES: Final = 3
+
 _log: Final = logging.getLogger("tilewright")
 
 
@@ -97,6 +102,7 @@ class CudaContext:
         self._last_stream = 0
         self._settled = True  # whether all calls before have ended
         self.graph_fault = "" if bound.graphs else "switched off"
+        self._tries = 0
 
     def _kept(self, handle: Handle) -> Handle:
         self._own.parts.append(handle)
@@ -186,6 +192,9 @@ class CudaContext:
         except DeviceLostError:
             raise
         except DeviceError as e:
+            self._tries += 1
+            if e.code in DISTURBED and self._tries < MOST_TRIES:
+                return  # one by one, this time
             self.graph_fault = str(e)
             _log.warning("the program's kernels are launched one by one, which takes longer: they"
                          " do not become a CUDA graph: %s", e)  # fmt: skip

@@ -15,6 +15,7 @@ def asm(b: Body, text: str, *args: str) -> None:
     """text: PTX with $0, $1, ... for the arguments, which are given with their types. It stays
     where it is: it may touch any memory, and all threads that get to it do so together."""
     kinds = ",".join([*map(_letter, args), "~{memory}"])
+    b.together = True
     b.do(f'call void asm sideeffect "{text}", "{kinds}"({", ".join(args)}) convergent')
 
 
@@ -27,6 +28,7 @@ def asm_in_place(b: Body, text: str, values: Sequence[str], *args: str) -> list[
     constraints = ",".join([*(f"={k}" for k in kinds), *tied, *map(_letter, args), "~{memory}"])
     made = "{" + ", ".join(v.split()[0] for v in values) + "}"
     given = ", ".join([*values, *args])
+    b.together = True
     out = b.make(f'call {made} asm sideeffect "{text}", "{constraints}"({given}) convergent')
     return [b.make(f"extractvalue {made} {out}, {k}") for k in range(len(values))]
 

@@ -13,7 +13,7 @@ SHARED: Final = "tw_shared"
 
 
 def _barrier(b: Body) -> None:
-    b.call("void", "llvm.nvvm.barrier0")
+    b.call("void", "llvm.nvvm.barrier0", together=True)
 
 
 def _unrolled(b: Body) -> None:

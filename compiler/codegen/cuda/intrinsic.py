@@ -43,6 +43,7 @@ class Body:
         self.lines: list[str] = []
         self.declarations: set[str] = set()
         self.result = ""
+        self.together = False  # whether all threads of a warp have to do some of it at once
 
     def do(self, text: str) -> None:
         """An instruction without a result."""
@@ -54,11 +55,14 @@ class Body:
         self.lines.append(f"  {name} = {text}")
         return name
 
-    def call(self, result: str, function: str, *args: str) -> str:
-        """A call of LLVM's own function. args: with their types."""
+    def call(self, result: str, function: str, *args: str, together: bool = False) -> str:
+        """A call of LLVM's own function. args: with their types. together: all threads of a warp
+        have to make it at once, so that LLVM must not copy the call into both arms of a branch. It
+        does not know that of every such function, nor of ours that call them."""
         kinds = ", ".join(a.rsplit(" ", 1)[0].removesuffix(" immarg") for a in args)
         self.declarations.add(f"declare {result} @{function}({kinds})")
-        text = f"call {result} @{function}({', '.join(args)})"
+        text = f"call {result} @{function}({', '.join(args)})" + " convergent" * together
+        self.together |= together
         if result != "void":
             return self.make(text)
         self.do(text)
@@ -132,7 +136,8 @@ class Intrinsic:
             f"{_passed(p, types)} %{p.name}" for p in self.parameters if p.kind != "literal"
         )
         result = "ptr" if self.returned else "void"
-        head = f'define linkonce_odr {result} @"{symbol}"({given}) alwaysinline nounwind {{'
+        how = "alwaysinline nounwind" + " convergent" * body.together
+        head = f'define linkonce_odr {result} @"{symbol}"({given}) {how} {{'
         end = f"  ret {result} {body.result}".rstrip()
         text = "\n".join([head, *body.lines, end, "}"])
         return text, frozenset(body.declarations)

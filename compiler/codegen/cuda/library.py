@@ -22,6 +22,7 @@ _NAME: Final = re.compile(rf"{re.escape(PREFIX)}(\w+)\.(\w+)\Z")
 _LIBRARY: Final = re.compile(r"@(" + "|".join(sorted({*vector_math.LIBRARY.values()})) + r")(f?)\(")
 _FIRST: Final = "llvm.nvvm.shfl.sync.idx.i32"
 _SHUFFLE: Final = "llvm.nvvm.shfl.sync.bfly.i32"
+_TOGETHER: Final = ("shuffle_xor", "uniform")  # what the threads of a warp do at once
 
 
 def definition(name: str) -> tuple[str, frozenset[str]]:
@@ -40,7 +41,8 @@ def definition(name: str) -> tuple[str, frozenset[str]]:
         kinds[1] = DTYPES["i64"]
     args = [Value(f"%a{k}", t) for k, t in enumerate(kinds)]
     parameters = ", ".join(map(str, args))
-    f = Function(f'"{name}"', parameters, "alwaysinline nounwind", GPU)
+    how = "alwaysinline nounwind" + " convergent" * (op in _TOGETHER)
+    f = Function(f'"{name}"', parameters, how, GPU)
     out = _body(f, op, args)
     result = register_type(result_type(op, u16 if op.startswith("from") else kind), 0)
     head = f.head.replace("define void", f"define linkonce_odr {result}")

@@ -56,7 +56,7 @@ def _multiply(m: Multiplication) -> Callable[[Body], None]:
                 sums = [b.get("c", at + k) for k in range(4)]
                 kinds = "{" + ", ".join([m.total] * 4) + "}"
                 made = b.call(kinds, f"llvm.nvvm.mma.{m.llvm}", *left, *right[2 * j : 2 * j + 2],
-                              *sums)  # fmt: skip
+                              *sums, together=True)  # fmt: skip
                 for k in range(4):
                     b.put("c", at + k, b.make(f"extractvalue {kinds} {made}, {k}"))
 
@@ -76,7 +76,7 @@ def _matrices(transposed: str) -> Callable[[Body], None]:
         for j in range(known["count"]):
             apart = j * known["step"] * b.types["x"].bytes
             at = b.make(f"getelementptr i8, {x}, i64 {apart}")
-            made = b.call(kinds, name, f"ptr addrspace(3) {at}")
+            made = b.call(kinds, name, f"ptr addrspace(3) {at}", together=True)
             for k in range(4):
                 value = b.make(f"extractvalue {kinds} {made}, {k}")
                 b.put("r", known["first"] + 4 * j + k, value)
@@ -104,7 +104,7 @@ def _turned(b: Body) -> None:
                 mine, other = held[s, e], held[s | d, e]
                 sent = b.make(f"select i1 {upper}, i32 {mine}, i32 {other}")
                 got = b.call("i32", "llvm.nvvm.shfl.sync.bfly.i32", "i32 -1", f"i32 {sent}",
-                             f"i32 {d}", "i32 31")  # fmt: skip
+                             f"i32 {d}", "i32 31", together=True)  # fmt: skip
                 held[s, e] = b.make(f"select i1 {upper}, i32 {got}, i32 {mine}")
                 held[s | d, e] = b.make(f"select i1 {upper}, i32 {other}, i32 {got}")
     for (s, e), value in held.items():

@@ -40,6 +40,10 @@ def test_what_can_be_seen() -> None:
     (phase,) = softmax.phases
     assert (phase.blocks, phase.threads) == (8, 32) and f"def {phase.name}(" in softmax.source
     assert (phase.usage is None) is not assemble.can_assemble()
+    if phase.usage is not None:
+        assert phase.occupancy is not None and phase.usage.local_bytes == 0
+        assert phase.occupancy.limit == "blocks", "they are of one warp"
+        assert phase.waves == 8 / (132 * phase.occupancy.blocks)
 
 
 def test_levels() -> None:

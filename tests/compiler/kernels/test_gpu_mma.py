@@ -331,7 +331,7 @@ def machine_code(graph: Graph, arch: str, tf32: bool = False) -> str:
     return disassembly(code.cubin)
 
 
-LARGE = (2048, 2048, 512)
+LARGE = (8192, 8192, 512)
 
 
 @pytest.mark.parametrize("arch", KNOWN)

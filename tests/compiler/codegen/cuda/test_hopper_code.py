@@ -156,6 +156,7 @@ def test_descriptors_of_tensors() -> None:
         (TensorMap("t", Y, (70,) * 6, (144,) * 5, (1,) * 6), "6 axes; it takes 1 to 5"),
         (TensorMap("t", Y, (70, 100), (144,), (64,)), "do not go together"),
         (TensorMap("t", Y, (0, 100), (144,), (64, 1)), "must be from 1 to"),
+        (TensorMap("t", Y, (64, (1 << 31) + 1), (128,), (64, 1)), "must be from 1 to 2147483648"),
         (TensorMap("t", Y, (70, 100), (144,), (64, 257)), "1 to 256 elements"),
         (TensorMap("t", Y, (70, 100), (144,), (64, 129), steps=(1, 2)), "1 to 256 elements"),
         (TensorMap("t", Y, (70, 100), (144,), (64, 8), steps=(1, 9)), "steps .* from 1 to 8"),

@@ -237,6 +237,7 @@ def test_convolutions(
         ((64, 60), (60, 64), "rows of 120 bytes"),
         ((64, 64), (64, 60), "columns of 120 bytes"),
         ((4, 64), (64, 64), "four rows"),
+        (((1 << 31) + 1, 64), (64, 64), "more rows than a box's place can be numbered with"),
     ],
 )
 def test_what_it_leaves_to_others(x: tuple[int, int], y: tuple[int, int], why: str) -> None:

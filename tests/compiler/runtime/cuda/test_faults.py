@@ -191,3 +191,15 @@ def test_whatever_fails_once_the_next_call_works(stub: Stub, call: str) -> None:
     np.testing.assert_allclose(exe(A * 2), softmax(A * 2), 1e-5, 1e-7)
     exe.close()
     assert stub.used() == 0
+
+
+def test_a_capture_that_another_thread_ends_is_tried_again(stub: Stub) -> None:
+    """Whoever waits for the whole device while a stream is captured spoils the capture. That is no
+    reason to launch kernels one by one for ever; a driver that never captures is."""
+    exe = stub.compile(rows())
+    stub.fail("cuLaunchKernel:1=901")
+    np.testing.assert_allclose(exe(A), softmax(A), 1e-5, 1e-7)
+    assert not [line for line in stub.log if line.startswith("cuGraphLaunch")]
+    np.testing.assert_allclose(exe(A), softmax(A), 1e-5, 1e-7)
+    assert [line for line in stub.log if line.startswith("cuGraphLaunch")]
+    assert exe.program().how == "one graph"

@@ -1,0 +1,314 @@
+"""The benchmark for GPUs, without one: kernels run in the simulator, torch is a fake, and processes
+that hang or die cost their own part only."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tilewright.compiler.tuning import gpu_bench
+from tilewright.compiler.tuning.problem import Problem
+
+from ..compiler.runtime.cuda.conftest import library, stub  # noqa: F401  fixtures
+from ..compiler.runtime.cuda.stub import Stub
+from .scripts import FOLDER, script
+
+Row = dict[str, Any]
+
+
+def gpu_script(name: str) -> Any:
+    sys.path.insert(0, str(FOLDER / "gpu"))
+    try:
+        return script(name)
+    finally:
+        sys.path.remove(str(FOLDER / "gpu"))
+
+
+# --------------------------------------------------------------------------- are kernels right
+
+
+@pytest.fixture
+def families(stub: Stub, monkeypatch: pytest.MonkeyPatch) -> Any:  # noqa: F811
+    """The script, whose kernels the stub knows."""
+    instantiate = Problem.instantiate
+
+    def noted(self: Problem, candidate: Any) -> Any:
+        launch = instantiate(self, candidate)
+        stub.knows_kernel(launch.kernel)
+        return launch
+
+    monkeypatch.setattr(Problem, "instantiate", noted)
+    monkeypatch.setattr(gpu_bench, "CHECKS", 1)
+    monkeypatch.setattr(gpu_bench, "MOST_RUNS", 1)
+    return gpu_script("families")
+
+
+QUICK = ("gpu_tiles", "gpu_nest", "arg", "scan", "gpu_mma")
+SIMULATED = [f if f in QUICK else pytest.param(f, marks=pytest.mark.slow) for f in
+             ("gpu_wgmma", "gpu_mma", "gpu_tiles", "gpu_nest", "gpu_recurrent", "gpu_unpool",
+              "recurrent", "arg", "top_k", "scan", "scatter", "unpool")]  # fmt: skip
+
+
+@pytest.mark.parametrize("family", SIMULATED)
+def test_a_family_is_checked(families: Any, family: str) -> None:
+    rows = list(families.check(family, 3, tiny=True, configs=2, cases=1))
+    assert not [r for r in rows if "error" in r]
+    assert [r for r in rows if r.get("ok")], rows
+
+
+def test_tf32_is_allowed_what_it_rounds(families: Any) -> None:
+    """And float32 is not: see `test_wrong_kernels_are_told`."""
+    names = [c.name for c in families.CASES["gpu_mma"]]
+    number = names.index("matmul f32 even")
+    rows = list(families.check("gpu_mma", 3, number, True, 1, number + 1))
+    assert [r for r in rows if r.get("ok")] and not [r for r in rows if "error" in r], rows
+
+
+def test_every_template_has_cases(families: Any) -> None:
+    known = {t.name for numerics in ("standard", "reduced")
+             for t in families.gpu_templates(numerics, (9, 0))}  # fmt: skip
+    assert known == set(families.CASES) == set(gpu_script("check").FAMILIES)
+
+
+def test_every_case_is_some_templates(families: Any) -> None:
+    device = families.gpu_device((9, 0))
+    for family, cases in families.CASES.items():
+        taken = [families.problem(c, family, device, families.Sizes(k, True)) is not None
+                 for k, c in enumerate(cases)]  # fmt: skip
+        assert any(taken), family
+
+
+def test_wrong_kernels_are_told(families: Any, stub: Stub) -> None:  # noqa: F811
+    known = stub.knows_kernel
+
+    def spoiled(kernel: Any) -> None:
+        known(kernel)
+        for name, (k, text, entry) in stub.kernels.items():
+            stub.kernels[name] = k, text.replace("max(", "min("), entry
+
+    stub.knows_kernel = spoiled  # type: ignore[method-assign]
+    rows = list(families.check("gpu_tiles", 3, tiny=True, configs=1, cases=1))
+    assert next(r["error"] for r in rows if "error" in r).startswith("wrong: ")
+    assert not any(r.get("ok") for r in rows)
+
+
+# --------------------------------------------------------------------------- beside other libraries
+
+
+class FakeLab:
+    """A library on the host. off: how far its own results are from ours."""
+
+    def __init__(self, off: float = 0.0) -> None:
+        self.off = off
+
+    def about(self) -> Row:
+        return {}
+
+    def random(self, dims: Sequence[int], kind: str) -> Any:
+        return np.random.default_rng(4).standard_normal(dims).astype(np.float32)
+
+    def empty(self, dims: Any, kind: str = "") -> Any:
+        if kind:
+            return np.full(dims, np.nan, np.float32)
+        return [np.full(s.shape, np.nan, s.dtype) for s in dims]
+
+    def host(self, array: Any) -> Any:
+        return array
+
+    def rivals(self, what: Any, arrays: Any, *more: Any, **settings: Any) -> Any:
+        if not more:
+            return {"fake": lambda: None}
+        feeds = more[2]
+
+        def failing() -> Any:
+            raise RuntimeError("out of memory")
+
+        return iter([("fake", lambda: lambda: feeds[0][:, :1] * 0 + self.off), ("bad", failing)])
+
+    def error(self, what: str, arrays: Sequence[Any], got: Any, **settings: Any) -> float:
+        truth = np.maximum(arrays[0] + arrays[1], 0) if what == "added" else arrays[0] @ arrays[1]
+        return float(np.abs(got - truth).max() / np.abs(truth).max()) + self.off
+
+    def samples(self, call: Any, cold: bool = False) -> list[float]:
+        call()
+        return [2e-6, 1e-6, 3e-6]
+
+    def feeds(self, arrays: Mapping[str, Any], precision: str) -> list[Any]:
+        return list(arrays.values())
+
+    def numpy(self, array: Any) -> Any:
+        return np.asarray(array)
+
+    def wait(self) -> None:
+        """Nothing is under way."""
+
+
+@pytest.fixture
+def beside() -> Any:
+    return gpu_script("beside")
+
+
+def test_kernels_are_compared_and_timed(beside: Any, stub: Stub) -> None:  # noqa: F811
+    chosen = [beside.matmul("f32", 5, 7, 9), beside.moved("added", "f32", 3, 40)]
+    rows = [r for r in beside.timed(chosen, lambda tf32: FakeLab(), stub.compile) if "name" in r]
+    assert len(rows) == 2
+    for r in rows:
+        assert "error" not in r and r["error_of_largest"] < 1e-6
+        assert set(r["warm"]) == set(r["cold"]) == {"tilewright", "fake"}
+        assert r["of_best_rival"] == 1.0 and len(r["launch_seconds"]) == len(r["templates"])
+        assert gpu_script("check").line(r)
+
+
+def test_wrong_results_are_not_timed(beside: Any, stub: Stub) -> None:  # noqa: F811
+    rows = list(beside.timed([beside.matmul("f32", 5, 7, 9)], lambda tf32: FakeLab(0.1),
+                             stub.compile))  # fmt: skip
+    assert rows[-1]["error"].startswith("wrong: off by 0.1") and "warm" not in rows[-1]
+
+
+@pytest.mark.parametrize("name", ["products", "convolutions", "moving", "attention"])
+def test_the_sets_are_what_they_say(beside: Any, name: str) -> None:
+    """Names are unique, as rows are kept by them, and results have the shapes that are timed."""
+    chosen = beside.SETS[name]
+    assert len({t.name for t in chosen}) == len(chosen)
+    for t in chosen:
+        graph = t.graph()
+        assert graph.type("y").dims == t.out and str(graph.type("y").dtype) == t.element
+
+
+def test_launches(stub: Stub, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811
+    networks = gpu_script("networks")
+    monkeypatch.setattr(networks, "SAMPLES", 2)
+    monkeypatch.setattr(networks, "SAMPLE_SECONDS", 1e-9)
+    row = list(networks.launching(FakeLab(), stub.compile, (1, 2), 16))[-1]
+    assert row["kernels"] == 2 and set(row["seconds"]) == {"tilewright", "fake"}
+
+
+def test_models_and_rivals_that_fail(stub: Stub, tmp_path: Path, monkeypatch: Any) -> None:  # noqa: F811
+    onnx = pytest.importorskip("onnx")
+    networks = gpu_script("networks")
+    h = onnx.helper
+    values = [h.make_tensor_value_info(n, 1, (1, 1)) for n in ("x", "y")]
+    graph = h.make_graph([h.make_node("Sub", ["x", "x"], ["y"])], "g", values[:1], values[1:])
+    file = tmp_path / "m.onnx"
+    onnx.save(h.make_model(graph, opset_imports=[h.make_opsetid("", 17)]), file)
+    monkeypatch.setattr(networks, "of_precision", lambda *_: file)
+    monkeypatch.setattr(networks.models, "sample",
+                        lambda name, batch: {"x": np.ones((1, 1), np.float32)})  # fmt: skip
+    monkeypatch.setattr(networks, "SAMPLES", 2)
+    monkeypatch.setattr(networks, "SAMPLE_SECONDS", 1e-9)
+    rows = list(networks.compared("m", 1, "f32", FakeLab(), False, stub.compile))
+    last = rows[-1]
+    assert set(last["seconds"]) == {"tilewright", "fake"} and "error" not in last
+    assert last["failed"] == {"bad": "RuntimeError: out of memory"}
+    wrong = list(networks.compared("m", 1, "f32", FakeLab(1.0), False, stub.compile))[-1]
+    assert "differ from fake's" in wrong["error"]
+
+
+def test_bf16_is_rounded_to_even() -> None:
+    onnx = pytest.importorskip("onnx")
+    x = np.array([1.0, 1 + 2**-8, 1 + 3 * 2**-8, -np.pi], np.float32)
+    made = gpu_script("networks")._rounded(onnx.numpy_helper.from_array(x, "x"))
+    words = np.frombuffer(made.raw_data, np.uint16).astype(np.uint32) << 16
+    assert words.view(np.float32).tolist() == [1.0, 1.0, 1 + 2**-6, -3.140625]
+
+
+def test_a_network_as_a_torch_module(tmp_path: Path) -> None:
+    torch = pytest.importorskip("torch")
+    onnx = pytest.importorskip("onnx")
+    ort = pytest.importorskip("onnxruntime")
+    h, r = onnx.helper, np.random.default_rng(2)
+    held = {"w": r.standard_normal((4, 3, 3, 3)), "s": r.random(4), "b": r.random(4),
+            "m": r.random(4), "v": r.random(4) + 0.5, "f": r.standard_normal((5, 36))}  # fmt: skip
+    nodes = [
+        h.make_node("Conv", ["x", "w"], ["a"], pads=[1, 1, 1, 1]),
+        h.make_node("BatchNormalization", ["a", "s", "b", "m", "v"], ["n"]),
+        h.make_node("Relu", ["n"], ["p"]),
+        h.make_node("MaxPool", ["p"], ["q"], kernel_shape=[3, 3], strides=[2, 2],
+                    pads=[0, 0, 1, 1]),
+        h.make_node("Sum", ["q", "q"], ["t"]),
+        h.make_node("Reshape", ["t", "shape"], ["u"]),
+        h.make_node("Gemm", ["u", "f", "c"], ["y"], transB=1),
+    ]  # fmt: skip
+    weights = [onnx.numpy_helper.from_array(v.astype(np.float32), n) for n, v in held.items()]
+    weights += [onnx.numpy_helper.from_array(np.array([1, 36]), "shape"),
+                onnx.numpy_helper.from_array(np.ones(5, np.float32), "c")]  # fmt: skip
+    ends = [h.make_tensor_value_info(n, 1, d) for n, d in (("x", (1, 3, 6, 6)), ("y", (1, 5)))]
+    model = h.make_model(h.make_graph(nodes, "g", ends[:1], ends[1:], weights),
+                         opset_imports=[h.make_opsetid("", 17)], ir_version=9)  # fmt: skip
+    onnx.save(model, tmp_path / "m.onnx")
+    x = r.standard_normal((1, 3, 6, 6)).astype(np.float32)
+    (want,) = ort.InferenceSession(tmp_path / "m.onnx").run(None, {"x": x})
+    got = gpu_script("onnx_torch").module(tmp_path / "m.onnx")(torch.from_numpy(x)).numpy()
+    np.testing.assert_allclose(got, want, 1e-4, 1e-4)
+
+
+# --------------------------------------------------------------------------- what is lost
+
+CHILD = """
+import json, sys, time
+what, *more = sys.argv[1:]
+first = int(more[1]) if more else 0
+def say(**row): print(json.dumps(row), flush=True)
+for k in range(first, 3):
+    say(at=f"case {k}", number=k)
+    if what == "hangs" and k == 1: time.sleep(60)
+    if what == "dies" and k == 1: sys.exit("device lost")
+    say(name=f"{what} {k}", ok=True)
+print("not a row")
+"""
+
+
+@pytest.fixture
+def program(tmp_path: Path) -> Iterator[Sequence[str]]:
+    file = tmp_path / "child.py"
+    file.write_text(CHILD)
+    yield sys.executable, str(file)
+
+
+def ran(program: Sequence[str], tmp_path: Path, what: str, seconds: float) -> tuple[Any, list[str]]:
+    check = gpu_script("check")
+    log = check.Log(tmp_path, {"seed": 1})
+    part = check.Part(what, (what,), seconds, "tests")
+    check.everything([], [part], program, time.monotonic() + 60, log, 2)
+    rows = json.loads((tmp_path / "gpu_tests.json").read_text())
+    return log, [r["name"] for r in rows if r.get("ok")]
+
+
+def test_a_part_that_dies_goes_on_behind_its_case(program: Any, tmp_path: Path) -> None:
+    log, right = ran(program, tmp_path, "dies", 30)
+    assert right == ["dies 0", "dies 2"]
+    assert log.failed == ["case 1: exit status 1: device lost"]
+
+
+def test_a_part_that_hangs_is_stopped(program: Any, tmp_path: Path) -> None:
+    log, right = ran(program, tmp_path, "hangs", 2)
+    assert right == ["hangs 0"] and log.failed == ["case 1: stopped after 2 s"]
+
+
+def test_what_there_is_no_time_for_is_said(
+    program: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    check = gpu_script("check")
+    part = check.Part("x", ("late",), 9, "tests")
+    check.everything([part], [], program, time.monotonic(), check.Log(tmp_path, {}), 1)
+    assert "late: no time left" in capsys.readouterr().out
+
+
+def test_parts_are_known(capsys: pytest.CaptureFixture[str]) -> None:
+    """Every part is one that `part.py` takes."""
+    check, part = gpu_script("check"), gpu_script("part")
+    networks, beside_ = gpu_script("networks"), gpu_script("beside")
+    for p in check.parts():
+        what, *more = p.args
+        assert hasattr(part, "rows")
+        if what == "kernels":
+            assert more[0] in beside_.SETS
+        if what == "model":
+            assert more[0] in networks.NAMES and more[4] in networks.PRECISIONS

@@ -1,0 +1,196 @@
+"""Every template for GPUs, with several configs and types, as machine code for every architecture:
+nothing in local memory, and the instructions that its description claims.
+
+A quick part runs always; the whole matrix is slow.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pytest
+
+import tilewright as tw
+from tilewright.compiler.codegen.cuda.assemble import assembled, can_assemble, disassembly
+from tilewright.compiler.codegen.cuda.frontend import lowered
+from tilewright.compiler.codegen.cuda.ptx import kernel_ptx
+from tilewright.compiler.codegen.cuda.source import kernel_source
+from tilewright.compiler.codegen.cuda.target import CudaTarget
+from tilewright.compiler.codegen.cuda.toolkit import part
+from tilewright.compiler.graph.ir import Graph
+from tilewright.compiler.kernels.device import gpu_device
+from tilewright.compiler.kernels.gpu_model import chip_of, occupancy
+from tilewright.compiler.kernels.gpu_templates import gpu_templates
+from tilewright.compiler.kernels.select import coded_groups
+from tilewright.compiler.kernels.template import Config, KernelTemplate
+from tilewright.compiler.options import Numerics
+from tilewright.compiler.passes.base import run_pipeline
+from tilewright.compiler.passes.pipeline import gpu_pipeline
+from tilewright.compiler.tuning.problem import Problem, problem_of
+
+pytest.importorskip("numba.cuda", reason="numba-cuda is not there")
+pytestmark = pytest.mark.skipif(
+    not can_assemble() or part("nvdisasm") is None, reason="nvJitLink or nvdisasm is not there"
+)
+_INSTRUCTION = re.compile(r"^\s+(?:\{\s+)?(?:@!?U?P\w+ )?([A-Z][A-Z0-9_.]+)", re.MULTILINE)
+SPILLS = re.compile(r"LDL|STL")
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A group of operators, the template that computes it, and what its code must hold."""
+
+    name: str
+    template: str
+    build: Callable[[Any], Any]
+    claims: tuple[str, ...] = ()
+    numerics: Numerics = "standard"
+    arch: tuple[str, ...] = ("sm_80", "sm_89", "sm_90")
+
+    @property
+    def graph(self) -> Graph:
+        g = tw.Graph("g")
+        g.output(self.build(g), "y")
+        return g.build()
+
+
+def dense(kind: str, n: int = 1024, k: int = 512) -> Callable[[Any], Any]:
+    """relu(x w' + b) + r."""
+
+    def build(g: Any) -> Any:
+        w = g.transpose(g.input("w", (n, k), kind), perm=(1, 0))
+        y = g.relu(g.matmul(g.input("x", (2048, k), kind), w) + g.input("b", (n,), kind))
+        return y + g.input("r", (2048, n), kind)
+
+    return build
+
+
+def stored_bf16(g: Any) -> Any:
+    w = g.transpose(g.input("w", (1024, 512), "bf16"), perm=(1, 0))
+    return g.matmul(g.input("x", (2048, 512), "bf16"), w)
+
+
+def conv(kind: str) -> Callable[[Any], Any]:
+    def build(g: Any) -> Any:
+        w = g.constant(_zeros(64, 64, 3, 3).astype(np.float16 if kind == "f16" else np.float32))
+        return g.relu(g.conv(g.input("x", (8, 64, 56, 56), kind), w, pads=1))
+
+    return build
+
+
+def depthwise(g: Any) -> Any:
+    w = g.constant(_zeros(32, 1, 3, 3))
+    return g.conv(g.input("x", (1, 32, 56, 56)), w, group=32, pads=1)
+
+
+def gru(g: Any) -> Any:
+    w, r = (g.constant(_zeros(1, 300, n)) for n in (25, 100))
+    return g.gru(g.input("x", (9, 1, 25)), w, r, hidden_size=100, linear_before_reset=1)[0]
+
+
+def _zeros(*dims: int) -> Any:
+    return np.zeros(dims, np.float32)
+
+
+_WIDE = ("LDG.E.128", "STG.E.128")
+_TILES = ("FFMA", "LDGSTS", "LDS.128", "STG.E.128")
+_MMA = ("LDGSTS", "LDSM", "STG.E.128")
+_WGMMA = ("HGMMA", "UTMALDG", "SYNCS")
+KINDS = (
+    Kind("pointwise-f32", "gpu_nest", lambda g: g.relu(g.input("x", (64, 1024))), _WIDE),
+    Kind("pointwise-f16", "gpu_nest", lambda g: g.relu(g.input("x", (64, 1024), "f16")), _WIDE),
+    Kind("softmax", "gpu_nest", lambda g: g.softmax(g.input("x", (64, 1024)), axis=1), _WIDE),
+    Kind("pool", "gpu_nest",
+         lambda g: g.max_pool(g.input("x", (2, 32, 56, 56)), kernel_shape=3, strides=1, pads=1),
+         ("STG.E.128",)),
+    Kind("depthwise", "gpu_nest", depthwise, ("FFMA", *_WIDE)),
+    Kind("dense-f32", "gpu_tiles", dense("f32"), _TILES),
+    Kind("conv-f32", "gpu_tiles", conv("f32"), _TILES),
+    Kind("dense-f16", "gpu_mma", dense("f16"), ("HMMA.16816.F32", *_MMA)),
+    Kind("dense-bf16", "gpu_mma", stored_bf16, ("HMMA.16816.F32.BF16", *_MMA)),
+    Kind("dense-tf32", "gpu_mma", dense("f32"), ("HMMA.1688.F32.TF32", *_MMA), "reduced"),
+    Kind("conv-f16", "gpu_mma", conv("f16"), ("HMMA.16816.F32", *_MMA)),
+    Kind("dense-f16", "gpu_wgmma", dense("f16"), ("UTMASTG", *_WGMMA), arch=("sm_90",)),
+    Kind("dense-bf16", "gpu_wgmma", stored_bf16, _WGMMA, arch=("sm_90",)),
+    Kind("dense-tf32", "gpu_wgmma", dense("f32"), _WGMMA, "reduced", ("sm_90",)),
+    Kind("gru", "gpu_recurrent", gru, ("FFMA", "LDS.128")),
+)  # fmt: skip
+QUICK = {("dense-f16", "gpu_mma", "sm_80"), ("dense-f32", "gpu_tiles", "sm_89"),
+         ("dense-f16", "gpu_wgmma", "sm_90"), ("softmax", "gpu_nest", "sm_90"),
+         ("dense-tf32", "gpu_mma", "sm_89"), ("gru", "gpu_recurrent", "sm_80")}  # fmt: skip
+
+
+def problem(kind: Kind, target: CudaTarget) -> tuple[Problem, KernelTemplate]:
+    """The group of a graph that the template computes."""
+    graph, _ = run_pipeline(gpu_pipeline(kind.numerics), kind.graph)
+    device = gpu_device(target.capability)
+    templates = {t.name: t for t in gpu_templates(kind.numerics, target.capability)}
+    for group in coded_groups(graph):
+        p = problem_of(graph, group.ops, group.outputs, device, kind.numerics)
+        if templates[kind.template].matches(p.graph, p.ops, p.outputs):
+            return p, templates[kind.template]
+    raise AssertionError(f"{kind.template} takes nothing of {kind.name}")
+
+
+def checked(kind: Kind, arch: str, config: Config | None = None) -> Counter[str]:
+    """How often every instruction stands in the code of a config, the default one if none is given.
+    What it takes fits on a multiprocessor, and nothing is in local memory."""
+    target = CudaTarget(arch)
+    p, template = problem(kind, target)
+    given = p.graph, p.ops, p.outputs, p.device
+    launch = template.instantiate(*given, config or template.default(*given))
+    source = kernel_source(launch.kernel)
+    params = launch.kernel.params
+    ptx = kernel_ptx(launch.kernel, source.entries, lowered(source, params, target), target)
+    made = assembled(ptx, target)
+    for e in source.entries:
+        usage = made.usage[e.name]
+        assert usage.local_bytes == 0, f"{launch.kernel.config}: {usage}"
+        chip, shared = chip_of(p.device), e.shared_bytes + usage.shared_bytes
+        fit = occupancy(chip, e.threads, usage.registers, shared)
+        assert fit.blocks > 0, f"{launch.kernel.config}: {usage}, {fit}"
+        assert occupancy(chip, e.threads, usage.registers, 0).blocks >= e.resident
+    found = Counter(_INSTRUCTION.findall(re.sub(r"/\*.*?\*/", "", disassembly(made.cubin))))
+    assert not [i for i in found if SPILLS.match(i)]
+    for claim in kind.claims:
+        if config is not None and claim.startswith("STG"):
+            continue  # small tiles of warps store what a thread holds
+        assert any(i.startswith(claim) for i in found), f"{claim} is not in {sorted(found)}"
+    return found
+
+
+def cells() -> Iterator[Any]:
+    for kind in KINDS:
+        for arch in kind.arch:
+            cell = kind.name, kind.template, arch
+            slow = () if cell in QUICK else (pytest.mark.slow,)
+            yield pytest.param(kind, arch, id="-".join(cell), marks=slow)
+
+
+@pytest.mark.parametrize(("kind", "arch"), list(cells()))
+def test_default_configs(kind: Kind, arch: str) -> None:
+    checked(kind, arch)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", [k for k in KINDS if k.template != "gpu_nest"],
+                         ids=lambda k: f"{k.name}-{k.template}")  # fmt: skip
+def test_other_configs(kind: Kind) -> None:
+    """Every ninth, and the last: those whose code needs local memory have no place in a space."""
+    arch = kind.arch[-1]
+    p, template = problem(kind, CudaTarget(arch))
+    space = template.space(p.graph, p.ops, p.outputs, p.device)
+    for config in {str(c): c for c in (*space[::9], space[-1])}.values():
+        checked(kind, arch, config)
+
+
+def test_every_template_of_its_own_is_here() -> None:
+    """Those that are written for GPUs alone."""
+    own = {t.name for t in gpu_templates("reduced", (9, 0)) if t.name.startswith("gpu_")}
+    assert own - {"gpu_unpool"} == {k.template for k in KINDS}
+    assert {(k.name, k.template, a) for k in KINDS for a in k.arch} >= QUICK
