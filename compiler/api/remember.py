@@ -67,7 +67,7 @@ class FileRecord:
             self._found = str(entry["file"])
             graph = from_data(entry["graph"], self._file)
             verify(graph)
-        except (ValueError, TypeError, LookupError, AttributeError, GraphError):
+        except (ArithmeticError, ValueError, TypeError, LookupError, AttributeError, GraphError):
             return None
         return graph
 

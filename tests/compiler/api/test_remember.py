@@ -225,6 +225,8 @@ def damaged(entry: Any, how: str) -> Any:
         return {"file": entry["file"]}
     if how == "beyond the file":
         blob[3][1] = 1 << 40
+    if how == "beyond all numbers":
+        blob[3][1] = 1 << 80
     if how == "before the file":
         blob[3][1] = -4
     if how == "strides":
@@ -247,8 +249,9 @@ def damaged(entry: Any, how: str) -> Any:
 
 
 @pytest.mark.parametrize(
-    "how", ["no graph", "beyond the file", "before the file", "strides", "shape", "type",
-            "operator", "attribute", "order", "number", "bytes", b"", b"[]", b"{", b"\xff"],
+    "how", ["no graph", "beyond the file", "beyond all numbers", "before the file", "strides",
+            "shape", "type", "operator", "attribute", "order", "number", "bytes", b"", b"[]", b"{",
+            b"\xff"],
 )  # fmt: skip
 def test_a_damaged_entry_is_made_again(file: Path, passes: list[str], how: str | bytes) -> None:
     first = build(file)
