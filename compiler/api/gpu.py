@@ -56,8 +56,10 @@ from .page import write_text
 FEW_THREADS: Final = 2048
 """Threads that one multiprocessor holds: a launch of fewer leaves nearly all of a GPU idle."""
 
-LONG_THREAD: Final = 4000
-"""Operations or bytes of a thread that take longer than a launch."""
+LONG_THREAD: Final = 6800
+"""Operations or bytes of a thread that take longer than a launch, 2 us, at one multiply-add a cycle
+and 1.7 GHz."""
+
 MOST_READ: Final = 4
 """Operations for every byte of a contraction up to which reading its operands once is what takes
 time: products with a vector, or with a few."""
