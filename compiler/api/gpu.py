@@ -26,7 +26,7 @@ from ..inspect.views import Compilation, kernel_name
 from ..kernels.device import gpu_device
 from ..kernels.gpu_mma import GpuMma
 from ..kernels.gpu_mma_operands import copied_by_element
-from ..kernels.gpu_model import Occupancy, chip_of, occupancy, waves
+from ..kernels.gpu_model import LAUNCH, Occupancy, chip_of, occupancy, waves
 from ..kernels.gpu_nest import GpuNest
 from ..kernels.gpu_templates import gpu_templates
 from ..kernels.ir import Launch
@@ -56,9 +56,9 @@ from .page import write_text
 FEW_THREADS: Final = 2048
 """Threads that one multiprocessor holds: a launch of fewer leaves nearly all of a GPU idle."""
 
-LONG_THREAD: Final = 6800
-"""Operations or bytes of a thread that take longer than a launch, 2 us, at one multiply-add a cycle
-and 1.7 GHz."""
+LONG_THREAD: Final = 2 * 1.7e9 * LAUNCH
+"""Operations or bytes of a thread that take longer than a launch, at one multiply-add a cycle and
+1.7 GHz."""
 
 MOST_READ: Final = 4
 """Operations for every byte of a contraction up to which reading its operands once is what takes

@@ -17,7 +17,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from types import MappingProxyType
-from typing import Any, Final
+from typing import Any, Final, Self
 
 import numpy.typing as npt
 
@@ -152,16 +152,40 @@ class ProfileRow:
 
 
 @dataclass(frozen=True, slots=True)
-class OperatorRow:
-    """All launches that compute the same operators. of_limit: least seconds over seconds."""
+class Totals:
+    """Launches taken together. of_limit: least seconds over seconds."""
 
-    operators: tuple[str, ...]
     launches: int
     seconds: float
     share: float
     gflops: float
     gbytes: float
     of_limit: float
+
+    @classmethod
+    def of(cls, rows: Sequence[ProfileRow], **named: Any) -> Self:
+        """Those of some launches. named: what else the row has."""
+        seconds = sum(r.seconds for r in rows)
+        whole = max(seconds, 1e-12)
+        return cls(
+            len(rows), seconds, sum(r.share for r in rows),
+            sum(r.flops for r in rows) / whole / 1e9, sum(r.bytes for r in rows) / whole / 1e9,
+            of_limit(rows), **named,
+        )  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class OperatorRow(Totals):
+    """All launches that compute the same operators."""
+
+    operators: tuple[str, ...]
+
+
+def totals_table(rows: Sequence[tuple[str, Totals]], title: str) -> str:
+    """Named rows for people. title: of the column of names, the last one."""
+    cells = [(f"{r.seconds * 1e6:.1f}", f"{r.share:.1%}", f"{r.gflops:.1f}", f"{r.gbytes:.1f}",
+              f"{r.of_limit:.0%}", r.launches, what) for what, r in rows]  # fmt: skip
+    return table(cells, ("us", "share", "GFLOP/s", "GB/s", "of limit", "launches", title), "rrrrrr")
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,16 +217,8 @@ class Profile:
         groups: dict[tuple[str, ...], list[ProfileRow]] = {}
         for r in self.rows:
             groups.setdefault(r.operators, []).append(r)
-        out = []
-        for operators, rows in groups.items():
-            t = sum(r.seconds for r in rows)
-            whole = max(t, 1e-12)
-            out.append(OperatorRow(
-                operators, len(rows), t, sum(r.share for r in rows),
-                sum(r.flops for r in rows) / whole / 1e9, sum(r.bytes for r in rows) / whole / 1e9,
-                of_limit(rows),
-            ))  # fmt: skip
-        return tuple(sorted(out, key=lambda r: -r.seconds))
+        found = (OperatorRow.of(rows, operators=names) for names, rows in groups.items())
+        return tuple(sorted(found, key=lambda r: -r.seconds))
 
     def as_json(self) -> dict[str, Any]:
         return {"seconds": self.seconds, "low": self.low, "high": self.high,
@@ -222,15 +238,9 @@ class Profile:
              "nodes"),
             "rrrrrrr",
         )  # fmt: skip
-        operators = table(
-            [
-                (f"{r.seconds * 1e6:.1f}", f"{r.share:.1%}", f"{r.gflops:.1f}", f"{r.gbytes:.1f}",
-                 f"{r.of_limit:.0%}", r.launches, " + ".join(r.operators))
-                for r in self.by_operator()
-            ],
-            ("us", "share", "GFLOP/s", "GB/s", "of limit", "launches", "operators"),
-            "rrrrrr",
-        )  # fmt: skip
+        operators = totals_table(
+            [(" + ".join(r.operators), r) for r in self.by_operator()], "operators"
+        )
         text = f"{kernels}\n\n{operators}\n\n{self._summary()}"
         return "\n".join(map(_clipped, text.splitlines()))
 

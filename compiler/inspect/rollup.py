@@ -11,8 +11,8 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from ..graph.ir import Graph
-from ..text import printable, table
-from .profile import ProfileRow, of_limit
+from ..text import printable
+from .profile import ProfileRow, Totals, totals_table
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,16 +47,10 @@ def parts(nodes: Sequence[Sequence[str]]) -> tuple[Part, ...]:
 
 
 @dataclass(frozen=True, slots=True)
-class RollupRow:
-    """Launches taken together. of_limit: least seconds over seconds."""
+class RollupRow(Totals):
+    """Launches taken together, and what they stand for."""
 
     what: str
-    launches: int
-    seconds: float
-    share: float
-    gflops: float
-    gbytes: float
-    of_limit: float
 
 
 def by_node(rows: Sequence[ProfileRow]) -> tuple[RollupRow, ...]:
@@ -105,20 +99,10 @@ def _together(rows: Sequence[ProfileRow], name: Callable[[Part], str]) -> tuple[
 
 
 def _rolled(groups: Iterable[tuple[str, Sequence[ProfileRow]]]) -> tuple[RollupRow, ...]:
-    found = []
-    for what, rows in groups:
-        seconds = sum(r.seconds for r in rows)
-        whole = max(seconds, 1e-12)
-        found.append(RollupRow(
-            what, len(rows), seconds, sum(r.share for r in rows),
-            sum(r.flops for r in rows) / whole / 1e9, sum(r.bytes for r in rows) / whole / 1e9,
-            of_limit(rows),
-        ))  # fmt: skip
+    found = (RollupRow.of(rows, what=what) for what, rows in groups)
     return tuple(sorted(found, key=lambda r: -r.seconds))
 
 
 def rollup_table(rows: Sequence[RollupRow], title: str) -> str:
     """The rows for people. title: of the last column."""
-    cells = [(f"{r.seconds * 1e6:.1f}", f"{r.share:.1%}", f"{r.gflops:.1f}", f"{r.gbytes:.1f}",
-              f"{r.of_limit:.0%}", r.launches, printable(r.what)) for r in rows]  # fmt: skip
-    return table(cells, ("us", "share", "GFLOP/s", "GB/s", "of limit", "launches", title), "rrrrrr")
+    return totals_table([(printable(r.what), r) for r in rows], title)

@@ -221,11 +221,6 @@ class CudaContext:
         event, _ = self._own.flying.popleft()
         self._own.spare.append(event)
 
-    @property
-    def in_graph(self) -> bool:
-        """Whether launches are in a graph."""
-        return self._own.graph is not None
-
     def close(self) -> None:
         """Wait for the last call, and give everything back."""
         self._end()

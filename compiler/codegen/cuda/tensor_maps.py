@@ -9,12 +9,11 @@ from typing import Final
 
 from ...errors import LoweringError
 from ...kernels import ir
-from ...kernels.tensor_map import WORD, objection
+from ...kernels.tensor_map import objection
 from .entry import TensorMap
 
 DESCRIPTOR_BYTES: Final = 128
 DESCRIPTOR_ALIGNMENT: Final = 64  # of the descriptor itself, in bytes
-ADDRESS_ALIGNMENT: Final = WORD  # of what it describes
 _TYPES: Final[Mapping[str, int]] = {
     "u8": 0, "i8": 0, "u16": 1, "u32": 2, "i32": 3, "u64": 4, "i64": 5, "f16": 6, "f32": 7,
     "f64": 8, "bf16": 9,
