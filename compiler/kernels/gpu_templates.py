@@ -6,6 +6,8 @@ from typing import Final
 
 from ..options import Numerics
 from .device import GpuDevice
+from .gpu_attention_mma import GpuAttentionMma
+from .gpu_attention_tiles import GpuAttentionTiles
 from .gpu_mma import GpuMma
 from .gpu_nest import GpuNest
 from .gpu_recurrent import GpuRecurrent
@@ -21,8 +23,8 @@ from .template import KernelTemplate
 from .unpool import Unpool
 
 GPU_TEMPLATES: Final[tuple[KernelTemplate, ...]] = (
-    GpuMma(), GpuTiles(), GpuRecurrent(), Recurrent(), ArgReduce(), TopK(), CumulativeSum(),
-    Scatter(), GpuUnpool(), Unpool(), GpuNest(),
+    GpuMma(), GpuAttentionMma(), GpuTiles(), GpuAttentionTiles(), GpuRecurrent(), Recurrent(),
+    ArgReduce(), TopK(), CumulativeSum(), Scatter(), GpuUnpool(), Unpool(), GpuNest(),
 )  # fmt: skip
 """In the order of preference, as `select.TEMPLATES`."""
 
@@ -34,14 +36,20 @@ def gpu_templates(
     numerics: Numerics, capability: tuple[int, int] = (8, 0)
 ) -> tuple[KernelTemplate, ...]:
     """The templates that may serve GPUs of a compute capability: what only Hopper GPUs have goes
-    first there. Under "reproducible", no sum falls into parts; under "reduced", sums of products in
-    float32 are computed by tensor cores, in tf32."""
+    first there. Under "reproducible", no sum falls into parts, and attention takes as many keys at
+    once in all configs; under "reduced", sums of products in float32 are computed by tensor cores,
+    in tf32."""
     reduced = numerics == "reduced"
-    found = GPU_TEMPLATES
-    if numerics == "reproducible":
-        found = tuple(GpuTiles(in_parts=False) if isinstance(t, GpuTiles) else t for t in found)
+    same = numerics == "reproducible"
+    special: dict[type[KernelTemplate], KernelTemplate] = {
+        GpuAttentionMma: GpuAttentionMma(reduced, same),
+        GpuAttentionTiles: GpuAttentionTiles(same),
+    }
+    if same:
+        special[GpuTiles] = GpuTiles(in_parts=False)
     if reduced:
-        found = (GpuMma(tf32=True), *(t for t in found if not isinstance(t, GpuMma)))
+        special[GpuMma] = GpuMma(tf32=True)
+    found = tuple(special.get(type(t), t) for t in GPU_TEMPLATES)
     return (GpuWgmma(reduced), *found) if capability == HOPPER else found
 
 
