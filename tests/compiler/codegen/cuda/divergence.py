@@ -45,8 +45,8 @@ def undivided(ptx: str) -> list[str]:
         held = _values(blocks)
         for k, region in _divided(blocks, held):
             why = f"of which {blocks[k].predicate} decides"
-            found += [f"{name}: {x[:60]} in {b}, {why}"
-                      for b in sorted(region) for x in blocks[b].code if TOGETHER.search(x)]  # fmt: skip
+            code = [(b, x) for b in sorted(region) for x in blocks[b].code]
+            found += [f"{name}: {x[:60]} in {b}, {why}" for b, x in code if TOGETHER.search(x)]
     return found
 
 
