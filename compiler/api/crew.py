@@ -31,7 +31,7 @@ class Crew:
 def local_crew(target: CpuTarget | CudaTarget, device: Device) -> Crew:
     """Worker processes of this machine."""
     if isinstance(target, CudaTarget):
-        from .gpu import place_of
+        from .gpu_devices import place_of
 
         number = target.device or 0
         return Crew((gpu_runner(number),), (place_of(number),))
