@@ -5,18 +5,18 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Mapping, Sequence
-from typing import Any, Final, NoReturn
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
 
 from ..codegen.cuda.target import CudaTarget
-from ..errors import TargetError
 from ..inspect.gpu_limits import gpu_limits
 from ..inspect.gpu_views import Gpu, gpu_code, gpu_view
 from ..inspect.page.assemble import page
 from ..inspect.page.facts import Report
 from ..inspect.profile import Profile, profile
+from ..inspect.trace import launch_named
 from ..kernels.printer import symbol
 from ..runtime.arrays import TensorSpec, by_name, in_order, results_by_name, results_in_order
 from ..runtime.constants import Constant, Ready, prepare
@@ -170,10 +170,17 @@ class GpuExecutable(Inspectable[CudaTarget]):
         return tuple(kernel_info(c.graph, x, codes[symbol(x.kernel)], self._nodes(x), c.target)
                      for x in c.launches)  # fmt: skip
 
-    def repro(self, kernel: str) -> NoReturn:
-        """Raises TargetError: scripts are written for CPUs only."""
-        raise TargetError(f"repro({kernel!r}): scripts are written for target='cpu' only;"
-                          " ir('source', kernel=...) shows this kernel")  # fmt: skip
+    def repro(self, kernel: str) -> str:
+        """A script that has the Numba CUDA source of one kernel ("k12", or its name), runs it alone
+        on made-up data, on the first device of this architecture, and compares the result with the
+        float64 reference. The source may be changed there. It needs Tilewright, but not the model.
+
+        Raises OptionError for an unknown kernel, and for one with operators that were declared by
+        the user.
+        """
+        from .gpu_repro import gpu_script
+
+        return gpu_script(self._compilation, launch_named(self._compilation, kernel))
 
     def _view(self, c: Gpu, level: str) -> str:
         return gpu_view(c, self._codes, level)
