@@ -57,6 +57,7 @@ def bench(stub: Stub, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
 
     monkeypatch.setattr(Problem, "instantiate", noted)
     monkeypatch.setattr(gpu_bench, "CHECKS", 2)  # the simulator takes a while
+    monkeypatch.setattr(gpu_bench, "MOST_CHECKS", 2)
     monkeypatch.setattr(gpu_bench, "MOST_RUNS", 2)
     yield lambda t: GpuBench(t.payload, lambda *_: None)
 
@@ -155,13 +156,14 @@ def test_a_worker_that_lost_its_device_leaves(
     stub: Stub, bench: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     left: list[str] = []
-    monkeypatch.setattr(GpuBench, "_leave", lambda self: left.append("left"))
+    monkeypatch.setattr(GpuBench, "_leave", lambda self, why: left.append(str(why)))
     t = task()
     b = bench(t)
     b.prepare()
     stub.fail("kernel:2=700")
     assert measured(b, t, [0]) == {}
-    assert left == ["left"]
+    (why,) = left
+    assert "a kernel faulted" in why
 
 
 def test_another_gpu_is_refused(stub: Stub, bench: Any) -> None:
