@@ -166,6 +166,28 @@ def test_a_worker_that_lost_its_device_leaves(
     assert "a kernel faulted" in why
 
 
+def test_a_default_that_faults_costs_the_worker_its_device(
+    stub: Stub, bench: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    left: list[str] = []
+    monkeypatch.setattr(GpuBench, "_leave", lambda self, why: left.append(str(why)))
+    b = bench(task(numerics="reproducible"))
+    stub.fail("kernel:1=700")
+    b.prepare()
+    assert len(left) == 1 and "a kernel faulted" in left[0]
+
+
+def test_what_fits_only_alone_is_measured_alone(stub: Stub, bench: Any) -> None:
+    t = task()
+    b = bench(t)
+    measured(b, t, [0])
+    stub.fail("cuMemAlloc_v2:1=2")  # beside the other one, which is still there
+    assert all(isinstance(s, Sample) for s in measured(b, t, [1])[1])
+    stub.fail("cuMemAlloc_v2:1=2,cuMemAlloc_v2:2=2")
+    ((failed,),) = measured(b, t, [2]).values()
+    assert isinstance(failed, Failure) and failed.kind == "memory" and "GiB" in failed.detail
+
+
 def test_another_gpu_is_refused(stub: Stub, bench: Any) -> None:
     stub.start("8.0")
     b = bench(task())
