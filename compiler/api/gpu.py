@@ -253,7 +253,7 @@ def _phase(e: Entry, usage: Usage | None, target: CudaTarget) -> GpuPhase:
 
 def _notes(graph: Graph, launch: Launch, code: GpuCode) -> tuple[str, ...]:
     k = launch.kernel
-    found = []
+    found = [launch.note] if launch.note else []
     slow = any(is_slow_in_a_nest(graph, graph.ops[j]) for j in launch.ops)
     if k.template == GpuNest.name and slow and k.flops > MOST_READ * k.bytes:
         found.append("a contraction in the general nest: every multiply-add reads the caches")
@@ -345,7 +345,9 @@ def _built(
     final, seen = stages[-1].graph, gpu_device(target.capability)
     other = special(final, seen, chosen.numerics, choices)
     templates = gpu_templates(chosen.numerics, target.capability)
-    launches: Sequence[Launch] = select(final, seen, special=other, templates=templates)
+    launches: Sequence[Launch] = select(
+        final, seen, special=other, templates=templates, numerics=chosen.numerics
+    )
     launches = with_origins(final, launches, choices)
     plan = plan_memory(final, launches, reorder=chosen.reorder, inplace=chosen.inplace,
                        donate=chosen.donate)  # fmt: skip

@@ -39,7 +39,8 @@ def gpu_templates(
     reduced = numerics == "reduced"
     found = GPU_TEMPLATES
     if numerics == "reproducible":
-        found = tuple(GpuTiles(in_parts=False) if isinstance(t, GpuTiles) else t for t in found)
+        whole = {t.name: t for t in (GpuMma(in_parts=False), GpuTiles(in_parts=False))}
+        found = tuple(whole.get(t.name, t) for t in found)
     if reduced:
         found = (GpuMma(tf32=True), *(t for t in found if not isinstance(t, GpuMma)))
     return (GpuWgmma(reduced), *found) if capability == HOPPER else found
