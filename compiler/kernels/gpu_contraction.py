@@ -66,10 +66,10 @@ class Contraction:
 
 def contraction_of(
     graph: Graph, ops: Sequence[Op], outputs: Sequence[str],
-    sums: Sequence[DType] = (f32, f64),
+    sums: Sequence[DType] = (f32, f64), least: int = LEAST,
 ) -> Contraction | None:  # fmt: skip
     """The sum of products that a group computes, if it is one, in one of the types `sums`, and
-    large enough for tiles."""
+    large enough for tiles. least: rows and columns from which it is."""
     if len(outputs) != 1 or any(op.definition.compute is None for op in ops):
         return None
     kind = graph.type(outputs[0])
@@ -95,7 +95,7 @@ def contraction_of(
     rows, columns = (tuple(v for v in loops if v in e.free - both) for e in (left, right))
     batches = tuple(v for v in loops if v in both)
     made = Contraction(outputs[0], at, value, node, left, right, batches, rows, columns)
-    return made if min(made.m, made.n) >= LEAST and made.k >= LEAST_TERMS else None
+    return made if min(made.m, made.n) >= least and made.k >= LEAST_TERMS else None
 
 
 def _grouped(

@@ -21,6 +21,7 @@ from .template import Config, falling, required
 WARP_TILES: Final = (
     (128, 256, 64, 64), (256, 128, 64, 64), (128, 128, 64, 64), (128, 128, 64, 32),
     (128, 64, 64, 32), (64, 128, 32, 64), (64, 64, 32, 32), (32, 64, 16, 32), (64, 32, 32, 16),
+    (16, 128, 16, 32), (128, 16, 32, 16),
 )  # fmt: skip
 """m, n of a block and of a warp, from the most to the fewest multiply-adds per byte copied."""
 LINES: Final = (64, 128)  # bytes of terms in a tile
@@ -41,7 +42,8 @@ FRAGMENT: Final = 16
 """Registers of a warp for a row or column of fragments, two steps of the sum."""
 OTHER_REGISTERS: Final = 40
 KINDS: Final = {"f16": "half", "bf16": "half", "tf32": "tf32"}
-DEFAULTS: Final = ((128, 128, 64, 64), (128, 64, 64, 32), (64, 64, 32, 32), (32, 64, 16, 32))
+DEFAULTS: Final = ((128, 128, 64, 64), (128, 64, 64, 32), (64, 64, 32, 32), (32, 64, 16, 32),
+                   (16, 128, 16, 32), (128, 16, 32, 16))  # fmt: skip
 
 
 class GpuMma:
@@ -49,16 +51,16 @@ class GpuMma:
     `parts` of the sum.
 
     tf32: whether sums of products in float32 are computed so as well, with factors rounded to 10
-    bits behind the point. in_parts: whether sums may fall into parts, not for whoever wants the
-    same bits of all configs.
+    bits behind the point. one_order: all configs add in the same order, so that no sum falls into
+    parts.
     """
 
     name = "gpu_mma"
     version = 2
     family = FAMILY
 
-    def __init__(self, tf32: bool = False, *, in_parts: bool = True) -> None:
-        self.tf32, self.in_parts = tf32, in_parts
+    def __init__(self, tf32: bool = False, *, one_order: bool = False) -> None:
+        self.tf32, self.one_order = tf32, one_order
 
     def matches(self, graph: Graph, ops: Sequence[Op], outputs: Sequence[str]) -> bool:
         return product_of(graph, ops, outputs, self.tf32) is not None
@@ -67,9 +69,7 @@ class GpuMma:
         self, graph: Graph, ops: Sequence[Op], outputs: Sequence[str], device: Device
     ) -> list[Config]:
         product = required(product_of(graph, ops, outputs, self.tf32), self.name, ops)
-        found = [_config(product, tile, line, stages)
-                 for tile in WARP_TILES for line in LINES for stages in STAGES]  # fmt: skip
-        found = [c for c in found if shared_bytes(product, c) <= MOST_SHARED]
+        found = _configs(product, WARP_TILES, STAGES)
         return [*found, *self._split(product, found, device)]
 
     def default(
@@ -82,15 +82,13 @@ class GpuMma:
 
     def _choices(self, product: Product, device: Device) -> list[Config]:
         """A few of the space."""
-        tiles = [_config(product, tile, line, DEFAULT_STAGES)
-                 for line in LINES for tile in DEFAULTS]  # fmt: skip
-        tiles = [c for c in tiles if shared_bytes(product, c) <= MOST_SHARED]
+        tiles = _configs(product, DEFAULTS, (DEFAULT_STAGES,))
         return [*tiles, *self._split(product, tiles, device)]
 
     def _split(self, product: Product, tiles: Sequence[Config], device: Device) -> list[Config]:
         """The tiles with the sum in parts of as many rounds each, where tiles alone would leave
         multiprocessors idle; as many parts as fill them, and fewer."""
-        if not self.in_parts:
+        if self.one_order:
             return []
         most = IDLE * chip_of(device).multiprocessors
         found = []
@@ -126,10 +124,19 @@ class GpuMma:
         return Mma(graph, product, config).launch(self.name, self.version)
 
 
-def _config(product: Product, tile: tuple[int, int, int, int], line: int, stages: int) -> Config:
-    m, n, wm, wn = tile
-    k = line // product.left.dtype.bytes
-    return {"m": m, "n": n, "k": k, "wm": wm, "wn": wn, "stages": stages, "parts": 1}
+def _configs(
+    product: Product, tiles: Sequence[tuple[int, int, int, int]], stages: Sequence[int]
+) -> list[Config]:  # fmt: skip
+    """All that fit in shared memory, with 16 bytes at least of both operands for every thread."""
+    found = []
+    for m, n, wm, wn in tiles:
+        threads = m // wm * (n // wn) * WARP
+        for line in LINES:
+            if min(m, n) * line >= 16 * threads:
+                k = line // product.left.dtype.bytes
+                found += [{"m": m, "n": n, "k": k, "wm": wm, "wn": wn, "stages": s, "parts": 1}
+                          for s in stages]  # fmt: skip
+    return [c for c in found if shared_bytes(product, c) <= MOST_SHARED]
 
 
 def shared_bytes(product: Product, config: Config) -> int:

@@ -39,7 +39,7 @@ def gpu_templates(
     reduced = numerics == "reduced"
     found = GPU_TEMPLATES
     if numerics == "reproducible":
-        whole = {t.name: t for t in (GpuMma(in_parts=False), GpuTiles(in_parts=False))}
+        whole = {t.name: t for t in (GpuMma(one_order=True), GpuTiles(in_parts=False))}
         found = tuple(whole.get(t.name, t) for t in found)
     if reduced:
         found = (GpuMma(tf32=True), *(t for t in found if not isinstance(t, GpuMma)))

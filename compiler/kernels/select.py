@@ -38,7 +38,7 @@ TEMPLATES: Final[tuple[KernelTemplate, ...]] = (
     ArgReduce(), TopK(), CumulativeSum(), Scatter(), Unpool(), Nest(),
 )  # fmt: skip
 """For CPUs, in the order of preference; the last one takes any group with expressions."""
-RIVAL_MARGIN: Final = 1.15
+RIVAL_MARGIN: Final = 1.25
 """How many times as fast as the first of its family a template's estimate must be to go before it:
 estimates of different templates are not that good."""
 logger = logging.getLogger("tilewright")

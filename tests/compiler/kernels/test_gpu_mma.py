@@ -161,6 +161,7 @@ def test_what_it_leaves_to_others() -> None:
     single = product("mk,kn->mn", (32, 32), (32, 64), "f32")
     assert not found(single) and found(single, tf32=True)
     assert not found(product("mk,kn->mn", (4, 32), (32, 64)))
+    assert not found(product("mk,kn->mn", (64, 32), (32, 4)))
     assert not found(product("mk,kn->mn", (32, 32), (32, 64), "f64"), tf32=True)
     kinds = [[t.name for t in gpu_templates(n)] for n in ("standard", "reduced")]
     assert kinds[0] == kinds[1] and kinds[0][0] == "gpu_mma"
@@ -208,6 +209,22 @@ def test_sums_in_parts(graph: Graph, parts: int) -> None:
     check(graph, {**SMALL, "parts": parts})
 
 
+@pytest.mark.parametrize(
+    ("graph", "tile"),
+    [(dense(3, 72, 264), (16, 128, 16, 32)),
+     (product("mk,kn->mn", (72, 264), (264, 2)), (128, 16, 32, 16))],
+    ids=["rows", "columns"],
+)  # fmt: skip
+def test_few_rows_and_long_sums(graph: Graph, tile: tuple[int, ...]) -> None:
+    """A few rows are worth a tile: weights are read once, and not once for each."""
+    (launch,) = gpu_launches(graph)[1]
+    assert launch.kernel.template == "gpu_mma"
+    space = GpuMma().space(graph, graph.ops, graph.outputs, GPU)
+    (config,) = (c for c in space if (c["m"], c["n"], c["wm"], c["wn"]) == tile
+                 and (c["stages"], c["parts"]) == (3, 1))  # fmt: skip
+    check(graph, config)
+
+
 def test_sums_of_other_types_in_parts() -> None:
     check(product("mk,kn->mn", (32, 128), (128, 64), "f32"), {**WORDS, "parts": 2}, tf32=True)
     check(integers("i8", "u8", 33, 65, 512), {**BYTES, "parts": 4})
@@ -246,9 +263,9 @@ def test_long_sums_of_few_elements_fall_into_parts() -> None:
     assert parts(GpuMma(), 8, 1000, 4096)[0] > 1
     assert parts(GpuMma(), 64, 64, 256)[0] == 1, "the second kernel would take longer"
     assert parts(GpuMma(), 2048, 2048, 2048) == (1, {1}), "there are tiles enough"
-    assert parts(GpuMma(in_parts=False), 64, 64, 8192) == (1, {1})
+    assert parts(GpuMma(one_order=True), 64, 64, 8192) == (1, {1})
     (whole,) = (t for t in gpu_templates("reproducible") if t.name == "gpu_mma")
-    assert not whole.in_parts
+    assert whole.one_order
 
 
 # --------------------------------------------------------------------------- convolutions
