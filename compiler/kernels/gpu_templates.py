@@ -36,20 +36,16 @@ def gpu_templates(
     numerics: Numerics, capability: tuple[int, int] = (8, 0)
 ) -> tuple[KernelTemplate, ...]:
     """The templates that may serve GPUs of a compute capability: what only Hopper GPUs have goes
-    first there. Under "reproducible", no sum falls into parts, and attention takes as many keys at
-    once in all configs; under "reduced", sums of products in float32 are computed by tensor cores,
-    in tf32."""
-    reduced = numerics == "reduced"
-    same = numerics == "reproducible"
-    special: dict[type[KernelTemplate], KernelTemplate] = {
-        GpuAttentionMma: GpuAttentionMma(reduced, same),
-        GpuAttentionTiles: GpuAttentionTiles(same),
-    }
+    first there. Under "reproducible", configs add in one order each; under "reduced", sums of
+    products in float32 are computed by tensor cores, in tf32."""
+    reduced, same = numerics == "reduced", numerics == "reproducible"
+    chosen: list[KernelTemplate] = [GpuAttentionMma(reduced, same), GpuAttentionTiles(same)]
     if same:
-        special[GpuTiles] = GpuTiles(in_parts=False)
+        chosen += [GpuMma(one_order=True), GpuTiles(one_order=True), GpuNest(one_order=True)]
     if reduced:
-        special[GpuMma] = GpuMma(tf32=True)
-    found = tuple(special.get(type(t), t) for t in GPU_TEMPLATES)
+        chosen.append(GpuMma(tf32=True))
+    own = {t.name: t for t in chosen}
+    found = tuple(own.get(t.name, t) for t in GPU_TEMPLATES)
     return (GpuWgmma(reduced), *found) if capability == HOPPER else found
 
 
