@@ -21,6 +21,8 @@ MOST_SHARED: Final = 99 << 10  # bytes that a block may have on every device fro
 FIXED_KEYS: Final = 32
 """Of a round, where all configs are to give the same bits."""
 WAITING: Final = 0.15  # of the time that copies are waited for with one stage: a guess
+SPARE_REGISTERS: Final = 40
+"""That ptxas may take beside those that a kernel is thought to need."""
 ROUND_STEPS: Final = 16
 """Instructions of ordinary units for a row and a round, beside scaling its sums: a guess."""
 
@@ -47,6 +49,11 @@ class OneAttention:
         raise NotImplementedError
 
     def seconds(self, graph: Graph, p: Attention, config: Config, device: Device) -> float:
+        raise NotImplementedError
+
+    def registers(self, p: Attention, config: Config) -> int:
+        """Of a thread, about. The kernel asks for no fewer: left alone, ptxas takes few and keeps
+        some values in local memory, for blocks side by side that other limits do not allow."""
         raise NotImplementedError
 
     def attend(self, graph: Graph, p: Attention, config: Config) -> Attend:
@@ -95,7 +102,9 @@ class OneAttention:
         config: Config,
     ) -> Launch:  # fmt: skip
         p = required(self._problem(graph, ops, outputs), self.name, ops)
-        return self.attend(graph, p, config).launch(self.name, self.version)
+        return self.attend(graph, p, config).launch(
+            self.name, self.version, self.registers(p, config) + SPARE_REGISTERS
+        )
 
 
 def moved(graph: Graph, p: Attention) -> int:

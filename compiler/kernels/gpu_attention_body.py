@@ -36,6 +36,7 @@ from .gpu_attention_lines import Lines
 from .gpu_attention_problem import Attention
 from .gpu_mma_operands import numbered
 from .gpu_mma_product import kept_wide
+from .gpu_model import REGISTERS
 from .gpu_sharing import unflattened
 from .ir import (
     Call,
@@ -179,8 +180,11 @@ class Attend:
     def _kept(self) -> tuple[Local, ...]:
         return (*(x.register for x in self.results), self.top, self.total)
 
-    def launch(self, name: str, version: int) -> Launch:
-        phase = Phase(self.item.payload[2], self.item, self._body(), self.threads, self.thread)
+    def launch(self, name: str, version: int, registers: int) -> Launch:
+        """registers: that a thread may take at least."""
+        resident = max(REGISTERS // (self.threads * registers), 1)
+        phase = Phase(self.item.payload[2], self.item, self._body(), self.threads, self.thread,
+                      resident=resident)  # fmt: skip
         params, args = self.buffers.parameters()
         kernel = Kernel(
             name, version, tuple(sorted(self.config.items())), params, (phase,), self.p.flops,

@@ -46,6 +46,9 @@ class GpuAttentionMma(OneAttention):
     def types(self) -> tuple[DType, ...]:
         return (*HALF, f32) if self.tf32 else HALF
 
+    def registers(self, p: Attention, config: Config) -> int:
+        return kept(p, config) + OTHER_REGISTERS
+
     def attend(self, graph: Graph, p: Attention, config: Config) -> WarpAttend:
         return WarpAttend(graph, p, config)
 
@@ -68,7 +71,7 @@ class GpuAttentionMma(OneAttention):
         beside = steps / chip.rates["f32"] * chip.rates[kind] * SYNCHRONOUS
         return seconds(chip, Work(
             p.batch * -(-p.m // m), m // config["wm"] * config["ways"] * WARP,
-            kept(p, config) + OTHER_REGISTERS, shared_bytes(p, config), kind,
+            self.registers(p, config), shared_bytes(p, config), kind,
             m * -(-p.n // n) * n * (products + beside), copied(p, m, n), moved(graph, p),
             SYNCHRONOUS * (1 - WAITING / config["stages"]),
         ))  # fmt: skip

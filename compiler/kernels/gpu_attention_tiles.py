@@ -38,6 +38,9 @@ class GpuAttentionTiles(OneAttention):
     def types(self) -> tuple[DType, ...]:
         return (f32,)
 
+    def registers(self, p: Attention, config: Config) -> int:
+        return kept(p, config) + OTHER_REGISTERS
+
     def attend(self, graph: Graph, p: Attention, config: Config) -> ThreadAttend:
         return ThreadAttend(graph, p, config)
 
@@ -59,7 +62,7 @@ class GpuAttentionTiles(OneAttention):
         products += SCORE_STEPS + (p.width + ROUND_STEPS) / own
         return seconds(chip, Work(
             p.batch * -(-p.m // m), m // (DOWN * tm) * config["ways"] * WARP,
-            kept(p, config) + OTHER_REGISTERS, shared_bytes(p, config), "f32",
+            self.registers(p, config), shared_bytes(p, config), "f32",
             m * -(-p.n // n) * n * products, copied(p, m, n), moved(graph, p),
             REACHED * (1 - WAITING / config["stages"]),
         ))  # fmt: skip
