@@ -17,7 +17,7 @@ from ...ops.expr import Expr, cast, const
 from ...ops.traverse import rebuild, walk
 from ...ops.types import HALF, DType, f32, i8, i32, u8
 from ..graph.ir import Graph, Op
-from .gpu_contraction import LEAST, Contraction, contraction_of
+from .gpu_contraction import LEAST, Contraction, Unfit, contraction_of
 from .pieces import Buffers, buffer_loads, stride, trip_count
 
 BYTES: Final = (i8, u8)
@@ -52,18 +52,23 @@ class Product:
 
 def product_of(
     graph: Graph, ops: Sequence[Op], outputs: Sequence[str], tf32: bool
-) -> Product | None:  # fmt: skip
-    """The product that a group computes, if tensor cores can. tf32: also of sums in float32."""
+) -> Product:  # fmt: skip
+    """The product that a group computes, if tensor cores can. tf32: also of sums in float32. Raises
+    Unfit, saying why not."""
     p = contraction_of(graph, ops, outputs, (*HALF, f32, i32), FEW)
-    if p is None or (min(p.m, p.n) < LEAST and p.k < LONG):
-        return None
+    if p is None:
+        raise Unfit(f"it is no sum of products of {FEW} rows and columns or more")
+    if min(p.m, p.n) < LEAST and p.k < LONG:
+        raise Unfit(f"{p.m} rows, {p.n} columns and {p.k} terms would leave tiles mostly empty")
     left, right = _narrow(p.left), _narrow(p.right)
     kind = _kind(left.dtype, right.dtype)
     total = i32 if left.dtype in BYTES else f32
-    if kind is None or (kind == "tf32" and not tf32):
-        return None
+    if kind is None:
+        raise Unfit(f"factors of {left.dtype} and {right.dtype}")
+    if kind == "tf32" and not tf32:
+        raise Unfit("factors of f32 are rounded under numerics='reduced' only")
     if p.dtype is not total and (left.dtype in BYTES or p.dtype not in HALF):
-        return None
+        raise Unfit(f"factors of {left.dtype} with sums of {p.dtype}")
     return Product(p, kind, left, right, total, _ordered(graph, p))
 
 
