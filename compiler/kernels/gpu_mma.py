@@ -52,7 +52,8 @@ class GpuMma:
 
     tf32: whether sums of products in float32 are computed so as well, with factors rounded to 10
     bits behind the point. one_order: all configs add in the same order, so that no sum falls into
-    parts.
+    parts; and products of any number of rows are taken, as a batch may be one row and the next a
+    hundred.
     """
 
     name = "gpu_mma"
@@ -67,12 +68,16 @@ class GpuMma:
 
     def objection(self, graph: Graph, ops: Sequence[Op], outputs: Sequence[str]) -> str:
         """Why it does not take a group, "" where it does."""
-        return objection(lambda: product_of(graph, ops, outputs, self.tf32))
+        return objection(lambda: self._product(graph, ops, outputs))
+
+    def _product(self, graph: Graph, ops: Sequence[Op], outputs: Sequence[str]) -> Product:
+        """Raises Unfit."""
+        return product_of(graph, ops, outputs, self.tf32, self.one_order)
 
     def space(
         self, graph: Graph, ops: Sequence[Op], outputs: Sequence[str], device: Device
     ) -> list[Config]:
-        product = product_of(graph, ops, outputs, self.tf32)
+        product = self._product(graph, ops, outputs)
         found = _configs(product, WARP_TILES, STAGES)
         return [*found, *self._split(product, found, device)]
 
@@ -80,7 +85,7 @@ class GpuMma:
         self, graph: Graph, ops: Sequence[Op], outputs: Sequence[str], device: Device
     ) -> Config:
         """Of a few tiles, the one that should take the least time, the largest of equals."""
-        product = product_of(graph, ops, outputs, self.tf32)
+        product = self._product(graph, ops, outputs)
         return min(self._choices(product, device),
                    key=lambda c: _seconds(graph, product, c, device))  # fmt: skip
 
@@ -108,7 +113,7 @@ class GpuMma:
         self, graph: Graph, ops: Sequence[Op], outputs: Sequence[str], device: Device
     ) -> list[Config]:
         """Sums in fewer parts, or in none."""
-        product = product_of(graph, ops, outputs, self.tf32)
+        product = self._product(graph, ops, outputs)
         return falling((_seconds(graph, product, c, device), scratch_bytes(product, c), c)
                        for c in self._choices(product, device))  # fmt: skip
 
@@ -117,14 +122,14 @@ class GpuMma:
         config: Config,
     ) -> float:  # fmt: skip
         """In seconds (see `gpu_model`)."""
-        product = product_of(graph, ops, outputs, self.tf32)
+        product = self._product(graph, ops, outputs)
         return _seconds(graph, product, config, device)
 
     def instantiate(
         self, graph: Graph, ops: Sequence[Op], outputs: Sequence[str], device: Device,
         config: Config,
     ) -> Launch:  # fmt: skip
-        product = product_of(graph, ops, outputs, self.tf32)
+        product = self._product(graph, ops, outputs)
         return Mma(graph, product, config).launch(self.name, self.version)
 
 
