@@ -22,7 +22,7 @@ from tilewright.compiler.graph.ir import Graph
 from tilewright.compiler.kernels.device import GpuDevice, gpu_device
 from tilewright.compiler.kernels.gpu_templates import gpu_templates
 from tilewright.compiler.kernels.select import coded_groups
-from tilewright.compiler.kernels.template import KernelTemplate
+from tilewright.compiler.kernels.template import KernelTemplate, Objecting
 from tilewright.compiler.options import Numerics
 from tilewright.compiler.passes.base import run_pipeline
 from tilewright.compiler.passes.pipeline import gpu_pipeline
@@ -269,18 +269,22 @@ class Only(Problem):
         return (self.template,)
 
 
-def problem(case: Case, family: str, device: GpuDevice, sizes: Sizes) -> Only | None:
-    """The group of a case that a template matches."""
+def problem(case: Case, family: str, device: GpuDevice, sizes: Sizes) -> Only | str:
+    """The group of a case that a template matches; or why it matches none."""
     templates = {t.name: t for t in gpu_templates(case.numerics, device.capability)}
     graph, _ = run_pipeline(gpu_pipeline(case.numerics), case.build(sizes))
+    template, said = templates.get(family), []
+    if template is None:
+        return "this device has no use for the template"
     for group in coded_groups(graph):
         p = problem_of(graph, group.ops, group.outputs, device, case.numerics)
-        template = templates.get(family)
-        if template is not None and template.matches(p.graph, p.ops, p.outputs):
+        if template.matches(p.graph, p.ops, p.outputs):
             made = Only(p.described, p.constants, p.device, p.numerics)
             object.__setattr__(made, "template", template)
             return made
-    return None
+        if isinstance(template, Objecting):
+            said.append(f"{p.label}: {template.objection(p.graph, p.ops, p.outputs)}")
+    return "; ".join(said) or "it takes none of its groups"
 
 
 def candidates(p: Only, sizes: Sizes, count: int) -> list[Candidate]:
@@ -307,8 +311,8 @@ def check(
         try:
             sizes = Sizes(seed * 1000 + number, tiny)
             p = problem(case, family, device, sizes)
-            if p is None:
-                yield {"name": name, "skipped": "this template does not take it on this device"}
+            if isinstance(p, str):
+                yield {"name": name, "skipped": p}
                 continue
             yield from _checked(name, p, candidates(p, sizes, configs))
         except Exception as e:

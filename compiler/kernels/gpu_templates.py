@@ -34,8 +34,9 @@ def gpu_templates(
     numerics: Numerics, capability: tuple[int, int] = (8, 0)
 ) -> tuple[KernelTemplate, ...]:
     """The templates that may serve GPUs of a compute capability: what only Hopper GPUs have goes
-    first there. Under "reproducible", configs add in one order each; under "reduced", sums of
-    products in float32 are computed by tensor cores, in tf32."""
+    first there. Under "reproducible", configs add in one order each, and nothing is Hopper GPUs'
+    own, as a few rows are none of its tiles; under "reduced", sums of products in float32 are
+    computed by tensor cores, in tf32."""
     reduced = numerics == "reduced"
     found = GPU_TEMPLATES
     if numerics == "reproducible":
@@ -43,7 +44,7 @@ def gpu_templates(
             GpuMma(one_order=True), GpuTiles(one_order=True), GpuNest(one_order=True),
         )  # fmt: skip
         own = {t.name: t for t in alike}
-        found = tuple(own.get(t.name, t) for t in found)
+        return tuple(own.get(t.name, t) for t in found)
     if reduced:
         found = (GpuMma(tf32=True), *(t for t in found if not isinstance(t, GpuMma)))
     return (GpuWgmma(reduced), *found) if capability == HOPPER else found
