@@ -39,7 +39,9 @@ def gpu_templates(
     reduced = numerics == "reduced"
     found = GPU_TEMPLATES
     if numerics == "reproducible":
-        alike: tuple[KernelTemplate, ...] = (GpuTiles(one_order=True), GpuNest(one_order=True))
+        alike: tuple[KernelTemplate, ...] = (
+            GpuMma(one_order=True), GpuTiles(one_order=True), GpuNest(one_order=True),
+        )  # fmt: skip
         own = {t.name: t for t in alike}
         found = tuple(own.get(t.name, t) for t in found)
     if reduced:
