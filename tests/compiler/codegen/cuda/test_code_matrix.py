@@ -27,6 +27,7 @@ from tilewright.compiler.graph.ir import Graph
 from tilewright.compiler.kernels.device import gpu_device
 from tilewright.compiler.kernels.gpu_model import chip_of, occupancy
 from tilewright.compiler.kernels.gpu_templates import gpu_templates
+from tilewright.compiler.kernels.gpu_tiles import TILES
 from tilewright.compiler.kernels.select import coded_groups
 from tilewright.compiler.kernels.template import Config, KernelTemplate
 from tilewright.compiler.options import Numerics
@@ -191,6 +192,40 @@ def test_other_configs(kind: Kind) -> None:
     space = template.space(p.graph, p.ops, p.outputs, p.device)
     for config in {str(c): c for c in (*space[::9], space[-1])}.values():
         checked(kind, arch, config)
+
+
+def epilogue(sides: str, what: str) -> Kind:
+    """A product of operands that lie along the sum ("n" of the left one, "t" of the right one) or
+    across it, and what follows on it."""
+
+    def build(g: Any) -> Any:
+        x, w = ((512, 2048), (2048, 512)), ((512, 1024), (1024, 512))
+        left, right = (g.input(n, dims[s == along]) for n, dims, s, along in (
+            ("x", x, sides[0], "n"), ("w", w, sides[1], "t")))  # fmt: skip
+        left = left if sides[0] == "n" else g.transpose(left, perm=(1, 0))
+        right = g.transpose(right, perm=(1, 0)) if sides[1] == "t" else right
+        y = g.matmul(left, right) + g.input("b", (1024,))
+        if what != "bias":
+            y = getattr(g, what)(y) + g.input("r", (2048, 1024))
+        return y
+
+    return Kind(f"{sides}-{what}", "gpu_tiles", build, _TILES)
+
+
+@pytest.mark.parametrize(
+    ("kind", "arch"),
+    [
+        pytest.param(kind := epilogue(sides, what), arch, id=f"{kind.name}-{arch}",
+                     marks=() if (sides, what, arch) == ("nn", "relu", "sm_90") else
+                     (pytest.mark.slow,))
+        for sides in ("nn", "nt", "tn", "tt") for what in ("bias", "relu", "gelu")
+        for arch in ("sm_80", "sm_89", "sm_90")
+    ],
+)  # fmt: skip
+def test_what_follows_on_a_product_spills_nothing(kind: Kind, arch: str) -> None:
+    """In the tiles with the most sums of a thread, which are the defaults of large products."""
+    for tile in TILES[:1] if arch != "sm_90" else TILES[:3:2]:
+        checked(kind, arch, tile)
 
 
 def test_every_template_of_its_own_is_here() -> None:
