@@ -12,6 +12,7 @@ from .gpu_recurrent import GpuRecurrent
 from .gpu_tiles import GpuTiles
 from .gpu_unpool import GpuUnpool
 from .gpu_wgmma import GpuWgmma
+from .gpu_winograd import GpuWinograd
 from .recurrent import Recurrent
 from .scan import CumulativeSum
 from .scatter import Scatter
@@ -34,12 +35,14 @@ def gpu_templates(
     numerics: Numerics, capability: tuple[int, int] = (8, 0)
 ) -> tuple[KernelTemplate, ...]:
     """The templates that may serve GPUs of a compute capability: what only Hopper GPUs have goes
-    first there. Under "reproducible", no sum falls into parts; under "reduced", sums of products in
-    float32 are computed by tensor cores, in tf32."""
+    first there. Under "reproducible", no sum falls into parts, and Winograd's algorithm computes
+    none; under "reduced", sums of products in float32 are computed by tensor cores, in tf32."""
     reduced = numerics == "reduced"
     found = GPU_TEMPLATES
     if numerics == "reproducible":
         found = tuple(GpuTiles(in_parts=False) if isinstance(t, GpuTiles) else t for t in found)
+    else:  # behind what tensor cores compute
+        found = (found[0], GpuWinograd(capability), *found[1:])
     if reduced:
         found = (GpuMma(tf32=True), *(t for t in found if not isinstance(t, GpuMma)))
     return (GpuWgmma(reduced), *found) if capability == HOPPER else found

@@ -27,7 +27,7 @@ from tilewright.compiler.kernels.device import gpu_device
 from tilewright.compiler.kernels.gpu_model import chip_of, occupancy
 from tilewright.compiler.kernels.gpu_templates import gpu_templates
 from tilewright.compiler.kernels.select import coded_groups
-from tilewright.compiler.kernels.template import Config, KernelTemplate
+from tilewright.compiler.kernels.template import Config, KernelTemplate, Marked
 from tilewright.compiler.options import Numerics
 from tilewright.compiler.passes.base import run_pipeline
 from tilewright.compiler.passes.pipeline import gpu_pipeline
@@ -111,6 +111,7 @@ KINDS = (
     Kind("depthwise", "gpu_nest", depthwise, ("FFMA", *_WIDE)),
     Kind("dense-f32", "gpu_tiles", dense("f32"), _TILES),
     Kind("conv-f32", "gpu_tiles", conv("f32"), _TILES),
+    Kind("conv-f32", "gpu_winograd", conv("f32"), (*_TILES, "LDG.E.128")),
     Kind("dense-f16", "gpu_mma", dense("f16"), ("HMMA.16816.F32", *_MMA)),
     Kind("dense-bf16", "gpu_mma", stored_bf16, ("HMMA.16816.F32.BF16", *_MMA)),
     Kind("dense-tf32", "gpu_mma", dense("f32"), ("HMMA.1688.F32.TF32", *_MMA), "reduced"),
@@ -122,6 +123,7 @@ KINDS = (
 )  # fmt: skip
 QUICK = {("dense-f16", "gpu_mma", "sm_80"), ("dense-f32", "gpu_tiles", "sm_89"),
          ("dense-f16", "gpu_wgmma", "sm_90"), ("softmax", "gpu_nest", "sm_90"),
+         ("conv-f32", "gpu_winograd", "sm_90"),
          ("dense-tf32", "gpu_mma", "sm_89"), ("gru", "gpu_recurrent", "sm_80")}  # fmt: skip
 
 
@@ -132,8 +134,10 @@ def problem(kind: Kind, target: CudaTarget) -> tuple[Problem, KernelTemplate]:
     templates = {t.name: t for t in gpu_templates(kind.numerics, target.capability)}
     for group in coded_groups(graph):
         p = problem_of(graph, group.ops, group.outputs, device, kind.numerics)
-        if templates[kind.template].matches(p.graph, p.ops, p.outputs):
-            return p, templates[kind.template]
+        template = templates[kind.template]
+        fits = template.serves if isinstance(template, Marked) else template.matches
+        if fits(p.graph, p.ops, p.outputs):
+            return p, template
     raise AssertionError(f"{kind.template} takes nothing of {kind.name}")
 
 
