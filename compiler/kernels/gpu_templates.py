@@ -35,12 +35,15 @@ def gpu_templates(
     numerics: Numerics, capability: tuple[int, int] = (8, 0)
 ) -> tuple[KernelTemplate, ...]:
     """The templates that may serve GPUs of a compute capability: what only Hopper GPUs have goes
-    first there. Under "reproducible", no sum falls into parts, and Winograd's algorithm computes
-    none; under "reduced", sums of products in float32 are computed by tensor cores, in tf32."""
+    first there. Under "reproducible", configs add in one order each, and Winograd's algorithm
+    computes nothing; under "reduced", sums of products in float32 are computed by tensor cores, in
+    tf32."""
     reduced = numerics == "reduced"
     found = GPU_TEMPLATES
     if numerics == "reproducible":
-        found = tuple(GpuTiles(in_parts=False) if isinstance(t, GpuTiles) else t for t in found)
+        alike: tuple[KernelTemplate, ...] = (GpuTiles(one_order=True), GpuNest(one_order=True))
+        own = {t.name: t for t in alike}
+        found = tuple(own.get(t.name, t) for t in found)
     else:  # behind what tensor cores compute
         found = (found[0], GpuWinograd(capability), *found[1:])
     if reduced:

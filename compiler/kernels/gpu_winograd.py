@@ -66,12 +66,7 @@ class GpuWinograd:
     def space(
         self, graph: Graph, ops: Sequence[Op], outputs: Sequence[str], device: Device
     ) -> list[Config]:
-        p = _require(graph, ops, outputs)
-        found = []
-        for e in _extents(p):
-            g = e.product
-            found += [_ours(e.m, c) for c in TILES.space(g, g.ops, g.outputs, device)]
-        return found
+        return _configs(_require(graph, ops, outputs), device)
 
     def default(
         self, graph: Graph, ops: Sequence[Op], outputs: Sequence[str], device: Device
@@ -101,7 +96,7 @@ class GpuWinograd:
         return Launch(kernel, params.args, ())
 
 
-TILES: Final = GpuTiles(in_parts=False)
+TILES: Final = GpuTiles()
 
 
 def _group(graph: Graph, ops: Sequence[Op], outputs: Sequence[str]) -> GpuConv | None:
@@ -140,6 +135,13 @@ def _extents(p: GpuConv) -> list[Extents]:
     return found
 
 
+def _configs(p: GpuConv, device: Device) -> list[Config]:
+    """Every tile of the products, for each size; none that falls into parts."""
+    products = ((e.m, e.product) for e in _extents(p))
+    return [_ours(m, c) for m, g in products for c in TILES.space(g, g.ops, g.outputs, device)
+            if c["parts"] == 1]  # fmt: skip
+
+
 def _scratch(e: Extents) -> int:
     return f32.bytes * e.points * e.pitch * (e.depth + e.width)
 
@@ -157,12 +159,8 @@ def _theirs(config: Config) -> Config:
 
 
 def _default(p: GpuConv, device: Device) -> Config:
-    """The best tile of the products for each size, of those the better."""
-    found = []
-    for e in _extents(p):
-        g = e.product
-        found.append(_ours(e.m, TILES.default(g, g.ops, g.outputs, device)))
-    return min(found, key=lambda c: _seconds(p, device, c))
+    """The one that should take the least time, the first of equals."""
+    return min(_configs(p, device), key=lambda c: _seconds(p, device, c))
 
 
 def _seconds(p: GpuConv, device: Device, config: Config) -> float:

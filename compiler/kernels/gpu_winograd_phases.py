@@ -220,7 +220,7 @@ class Writer:
     def products(self, device: Device, config: Config) -> Phase:
         """What `gpu_tiles` makes of the products, on our buffers."""
         g = self.e.product
-        launch = GpuTiles(in_parts=False).instantiate(g, g.ops, g.outputs, device, config)
+        launch = GpuTiles().instantiate(g, g.ops, g.outputs, device, config)
         (phase,) = launch.kernel.phases
         ours = {"u": self.u, "v": self.v, "m": self.mm}
         to = {b: ours[arg] for b, arg in zip(launch.kernel.params, launch.args, strict=True)

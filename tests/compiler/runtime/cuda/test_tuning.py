@@ -226,7 +226,7 @@ def test_a_model_is_tuned_and_the_next_compilation_knows(
     stub: Stub, bench: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """On a device where kernels are the faster, the more threads a block has."""
-    monkeypatch.setattr("tilewright.compiler.api.crew.gpu_runner", lambda number: Here(stub))
+    monkeypatch.setattr("tilewright.compiler.api.crew.gpu_runner", lambda *_: Here(stub))
     load = gpu_code.load
 
     def noted(kernels: Any, *more: Any) -> Any:
@@ -254,5 +254,3 @@ def test_a_model_is_tuned_and_the_next_compilation_knows(
 def test_targets_without_a_device_are_not_tuned(stub: Stub) -> None:
     with pytest.raises(OptionError, match="target='cuda'"):
         tw.tune(convnet(), target="cuda:sm_90", budget="10s")
-    with pytest.raises(OptionError, match="workers of a cluster run"):
-        tw.tune(convnet(), target="cuda", budget="10s", farm="tcp://127.0.0.1:1")
