@@ -22,7 +22,7 @@ from tilewright.compiler.graph.ir import Graph
 from tilewright.compiler.kernels.device import GpuDevice, gpu_device
 from tilewright.compiler.kernels.gpu_templates import gpu_templates
 from tilewright.compiler.kernels.select import coded_groups
-from tilewright.compiler.kernels.template import KernelTemplate, Marked
+from tilewright.compiler.kernels.template import KernelTemplate
 from tilewright.compiler.options import Numerics
 from tilewright.compiler.passes.base import run_pipeline
 from tilewright.compiler.passes.pipeline import gpu_pipeline
@@ -287,10 +287,7 @@ def problem(case: Case, family: str, device: GpuDevice, sizes: Sizes) -> Only | 
     for group in coded_groups(graph):
         p = problem_of(graph, group.ops, group.outputs, device, case.numerics)
         template = templates.get(family)
-        if template is None:
-            continue
-        fits = template.serves if isinstance(template, Marked) else template.matches
-        if fits(p.graph, p.ops, p.outputs):
+        if template is not None and template.matches(p.graph, p.ops, p.outputs):
             made = Only(p.described, p.constants, p.device, p.numerics)
             object.__setattr__(made, "template", template)
             return made

@@ -25,6 +25,8 @@ from .pieces import regions, trip_count
 from .reductions import reduces
 
 LEAST: Final = 8  # rows and columns below which most of a tile would be empty
+FAMILY: Final = "sums of products"
+"""Of the templates that compute contractions, which are rivals."""
 LEAST_TERMS: Final = 4  # of a sum: with fewer, moving operands is all that takes time
 
 
@@ -122,3 +124,9 @@ def _grouped(
     parts = {v: group * size + place}
     apart = tuple(x for w in loops for x in ((group, place) if w is v else (w,)))
     return apart, tuple(substitute(i, parts) for i in at), substitute(value, parts)
+
+
+def moved_bytes(graph: Graph, out: str, value: Expr) -> int:
+    """Of all blobs that an element of `out` is made of, and of `out`, each moved once."""
+    read = {n.payload for n in walk(value) if n.op == "load"}
+    return sum(graph.type(name).nbytes for name in (*sorted(read), out))

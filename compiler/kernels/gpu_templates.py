@@ -22,8 +22,8 @@ from .template import KernelTemplate
 from .unpool import Unpool
 
 GPU_TEMPLATES: Final[tuple[KernelTemplate, ...]] = (
-    GpuMma(), GpuTiles(), GpuRecurrent(), Recurrent(), ArgReduce(), TopK(), CumulativeSum(),
-    Scatter(), GpuUnpool(), Unpool(), GpuNest(),
+    GpuMma(), GpuTiles(), GpuWinograd(), GpuRecurrent(), Recurrent(), ArgReduce(), TopK(),
+    CumulativeSum(), Scatter(), GpuUnpool(), Unpool(), GpuNest(),
 )  # fmt: skip
 """In the order of preference, as `select.TEMPLATES`."""
 
@@ -41,11 +41,11 @@ def gpu_templates(
     reduced = numerics == "reduced"
     found = GPU_TEMPLATES
     if numerics == "reproducible":
-        alike: tuple[KernelTemplate, ...] = (GpuTiles(one_order=True), GpuNest(one_order=True))
+        alike: tuple[KernelTemplate, ...] = (
+            GpuMma(one_order=True), GpuTiles(one_order=True), GpuNest(one_order=True),
+        )  # fmt: skip
         own = {t.name: t for t in alike}
-        found = tuple(own.get(t.name, t) for t in found)
-    else:  # behind what tensor cores compute
-        found = (found[0], GpuWinograd(capability), *found[1:])
+        found = tuple(own.get(t.name, t) for t in found if not isinstance(t, GpuWinograd))
     if reduced:
         found = (GpuMma(tf32=True), *(t for t in found if not isinstance(t, GpuMma)))
     return (GpuWgmma(reduced), *found) if capability == HOPPER else found

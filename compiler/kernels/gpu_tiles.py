@@ -27,14 +27,14 @@ from ...ops.types import boolean, f64, i64
 from ..graph.ir import Graph, Op
 from .address import offset
 from .device import Device
-from .gpu_contraction import LEAST, Contraction, contraction_of, is_product
+from .gpu_contraction import FAMILY, LEAST, Contraction, contraction_of, is_product
 from .gpu_model import LAUNCH, chip_of
 from .gpu_operands import Operand, operand, terms_of
 from .gpu_sharing import flattened, unflattened
 from .inplace import overwritable
 from .ir import Buffer, Call, Declare, If, Kernel, Launch, Local, Phase, Set, Stmt, Store, loop
 from .pieces import Buffers
-from .template import Config, required, traffic
+from .template import Config, falling, required, traffic
 from .vectors import WIDEST, aligned, spelled_out, wide_loads
 
 DOWN: Final = 8  # threads of a warp along rows
@@ -70,6 +70,7 @@ class GpuTiles:
 
     name = "gpu_tiles"
     version = 2
+    family = FAMILY
 
     def __init__(self, *, one_order: bool = False) -> None:
         self.one_order = one_order
@@ -97,6 +98,15 @@ class GpuTiles:
         p = required(self._contraction(graph, ops, outputs), self.name, ops)
         most = 1 if self.one_order else MOST_PARTS
         return min(_tiles(p, most), key=lambda c: _time(p, c, device.threads))
+
+    def lean(
+        self, graph: Graph, ops: Sequence[Op], outputs: Sequence[str], device: Device
+    ) -> list[Config]:
+        """Sums in fewer parts, or in none."""
+        p = required(self._contraction(graph, ops, outputs), self.name, ops)
+        size = p.batch * p.m * p.n * p.dtype.bytes
+        return falling((_time(p, c, device.threads), c["parts"] * size if c["parts"] > 1 else 0, c)
+                       for c in _tiles(p, 1 if self.one_order else MOST_PARTS))  # fmt: skip
 
     def estimate(
         self, graph: Graph, ops: Sequence[Op], outputs: Sequence[str], device: Device,

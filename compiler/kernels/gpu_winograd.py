@@ -4,7 +4,7 @@ Three CUDA kernels: inputs are transformed, multiplied as matrices at each of th
 a tile, and transformed to results (`gpu_winograd_phases`). Of the multiply-adds of a direct sum,
 1 / 2.25 or 1 / 4 are left; what goes through memory between the kernels is 16/4 or 36/16 times the
 input and as many times the result. So it depends on the device and on the sizes which is faster:
-the model of both says (`gpu_model`), and a search may try the other.
+this template and `gpu_tiles` are rivals, whose estimates decide, and a search tries both.
 
 Weights are transformed when a program is linked, by the recipe that kernels for CPUs use.
 """
@@ -18,7 +18,8 @@ from ...ops.operator import Contraction
 from ...ops.types import f32
 from ...ops.windows import WINDOW_ATTRS, slide
 from ..graph.ir import Graph, Op
-from .device import Device, GpuDevice, gpu_device
+from .device import Device
+from .gpu_contraction import FAMILY, contraction_of
 from .gpu_model import LAUNCH, WAVE, Work, chip_of, seconds
 from .gpu_tiles import GpuTiles
 from .gpu_winograd_phases import THREADS, Extents, GpuConv, Writer, formal, found_results
@@ -28,8 +29,6 @@ from .template import Config, required
 
 SIZES: Final = (4, 2)
 """Results of a tile per axis, the better one first."""
-GAIN: Final = 1.25
-"""How many times as fast as direct sums this must be, by a model that nobody has measured."""
 REGISTERS: Final = 96
 """Of a thread that transforms a tile, about."""
 ADDITIONS: Final = {2: 32.0, 4: 160.0}
@@ -44,23 +43,14 @@ class GpuWinograd:
     """Configs: `m`, results of a tile per axis; `rows`, `columns`, `k`, `tm`, `tn`, `stages` of the
     products, as `m`, `n` and so on of `gpu_tiles`.
 
-    It goes before others where its model promises a gain on the device that it is made for.
+    Not for numerics "reproducible": how a result is rounded depends on what else lies in its tile.
     """
 
     name = "gpu_winograd"
     version = 1
-
-    def __init__(self, capability: tuple[int, int] = (8, 0)) -> None:
-        self.device = gpu_device(capability)
+    family = FAMILY
 
     def matches(self, graph: Graph, ops: Sequence[Op], outputs: Sequence[str]) -> bool:
-        key = type(self), self.device, tuple(ops), tuple(outputs)
-        if key not in graph.derived:
-            graph.derived[key] = _gains(graph, ops, outputs, self.device)
-        found: bool = graph.derived[key]
-        return found
-
-    def serves(self, graph: Graph, ops: Sequence[Op], outputs: Sequence[str]) -> bool:
         return _group(graph, ops, outputs) is not None
 
     def space(
@@ -115,8 +105,8 @@ def _group(graph: Graph, ops: Sequence[Op], outputs: Sequence[str]) -> GpuConv |
     if window.kernel != (3, 3) or {*window.strides, *window.dilations} != {1}:
         return None
     found = found_results(graph, after, conv.outputs[0], outputs)
-    if found is None:
-        return None
+    if found is None or contraction_of(graph, (conv,), conv.outputs) is None:
+        return None  # too few channels or places for tiles
     p = GpuConv(graph, conv, window, formal(y.dims), found)
     return p if _extents(p) else None
 
@@ -187,15 +177,3 @@ def _transform(device: Device, e: Extents, channels: int, outside: int) -> float
     work = Work(blocks, THREADS, REGISTERS, 0, "f32", THREADS * ADDITIONS[e.m], bytes_ / blocks,
                 bytes_ if bytes_ > chip.cache_bytes else 0.0)  # fmt: skip
     return seconds(chip, work)
-
-
-def _gains(graph: Graph, ops: Sequence[Op], outputs: Sequence[str], device: GpuDevice) -> bool:
-    """Whether the model promises enough beside direct sums, which are estimated without what
-    follows on them."""
-    p = _group(graph, ops, outputs)
-    alone = graph, (ops[0],), (ops[0].outputs[0],)
-    direct = GpuTiles()
-    if p is None or not direct.matches(*alone):
-        return False
-    least = direct.estimate(*alone, device, direct.default(*alone, device))
-    return GAIN * _seconds(p, device, _default(p, device)) < least

@@ -31,7 +31,7 @@ from .compose import Indices
 from .device import Device
 from .epilogue import Params, Result, results
 from .gpu_tiles import GpuTiles
-from .ir import Buffer, Call, Declare, For, If, Let, Local, Phase, Set, Stmt, Store, loop
+from .ir import Buffer, Call, Comment, Declare, For, If, Let, Local, Phase, Set, Stmt, Store, loop
 from .recipe import prepared
 from .template import Config
 from .vectors import WIDEST, aligned, wide_loads
@@ -172,7 +172,7 @@ class Writer:
             across = self._line(self.maps.data, [half[r * a + k] for k in range(a)],
                                 lambda k, v: Store(self.v, to + k * step, v))  # fmt: skip
             read = self._read(tile, r, (image, channel, row, column))
-            return [Declare(tile), Declare(half), loop(r, read, "unroll"),
+            return [Comment("V = B' d B"), Declare(tile), Declare(half), loop(r, read, "unroll"),
                     loop(c, down, "unroll"), loop(r, across, "unroll")]  # fmt: skip
 
         return self._for_all_tiles(e.depth, body)
@@ -225,7 +225,8 @@ class Writer:
         ours = {"u": self.u, "v": self.v, "m": self.mm}
         to = {b: ours[arg] for b, arg in zip(launch.kernel.params, launch.args, strict=True)
               if isinstance(arg, str)}  # fmt: skip
-        return replace(phase, body=tuple(_rebound(s, to) for s in phase.body))
+        what = Comment(f"M = U' V at each of {self.e.points} places of a tile")
+        return replace(phase, body=(what, *(_rebound(s, to) for s in phase.body)))
 
     # ---------------------------------------------------------------- M to results
 
@@ -242,7 +243,7 @@ class Writer:
             across = self._line(self.maps.result, [half[r * a + k] for k in range(a)],
                                 lambda k, v: Set(line, (index(k),), v))  # fmt: skip
             put = self._put(line, (image, channel, row + r, column))
-            return [Declare(half), Declare(line), loop(c, down, "unroll"),
+            return [Comment("y = A' M A"), Declare(half), Declare(line), loop(c, down, "unroll"),
                     loop(r, (*across, *put), "unroll")]  # fmt: skip
 
         return self._for_all_tiles(e.channels, body)

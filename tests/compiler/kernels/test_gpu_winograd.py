@@ -14,8 +14,9 @@ import pytest
 import tilewright as tw
 from tilewright.compiler.codegen.cuda.source import kernel_source
 from tilewright.compiler.graph.evaluate import evaluate
-from tilewright.compiler.graph.ir import Graph, Op
+from tilewright.compiler.graph.ir import Graph
 from tilewright.compiler.kernels.device import GPU, gpu_device
+from tilewright.compiler.kernels.gpu_nest import GpuNest
 from tilewright.compiler.kernels.gpu_templates import gpu_templates
 from tilewright.compiler.kernels.gpu_tiles import GpuTiles
 from tilewright.compiler.kernels.gpu_winograd import GpuWinograd, _group
@@ -72,7 +73,7 @@ CASES: dict[str, tuple[int, Graph]] = {
 
 def made(graph: Graph, config: Config) -> Launch:
     given = graph, graph.ops, graph.outputs, GPU
-    assert WINOGRAD.serves(*given[:3])
+    assert WINOGRAD.matches(*given[:3])
     launch = WINOGRAD.instantiate(*given, config)
     return remembered(launch, WINOGRAD, graph, graph.outputs, GPU)
 
@@ -145,23 +146,16 @@ def test_every_config(m: int) -> None:
 
 
 def test_results_that_two_others_read() -> None:
-    """The sum, and what follows on it."""
+    """The sum, and what follows on it, which `gpu_tiles` does not compute together."""
     g = tw.Graph("two")
     y = g.conv(g.input("x", (1, 4, 8, 8)), g.constant(array(8, 4, 3, 3)), pads=1)
     g.output(y, "y")
     g.output(g.relu(y), "z")
     feeds = {"x": array(1, 4, 8, 8)}
     expected = evaluate(g.build(), feeds)
-    found = run_graph(g.build(), feeds, templates=(Always(), *gpu_templates("standard")))
+    found = run_graph(g.build(), feeds)
     for name, value in expected.items():
         np.testing.assert_allclose(found[name], value, 1e-5, 1e-5 * np.abs(value).max())
-
-
-class Always(GpuWinograd):
-    """Goes before all others, whatever the model says."""
-
-    def matches(self, graph: Graph, ops: Sequence[Op], outputs: Sequence[str]) -> bool:
-        return self.serves(graph, ops, outputs)
 
 
 def test_blocks_of_a_residual_network() -> None:
@@ -172,7 +166,7 @@ def test_blocks_of_a_residual_network() -> None:
     b = g.conv(a, g.constant(array(8, 8, 3, 3)), g.constant(array(8)), pads=1)
     g.output(g.relu(b + x), "y")
     feeds = {"x": array(1, 8, 9, 8)}
-    templates = (Always(), *gpu_templates("standard"))
+    templates = (GpuWinograd(), GpuNest())
     _, launches = gpu_launches(g.build(), templates=templates)
     assert [x.kernel.template for x in launches] == ["gpu_winograd"] * 2
     got = run_graph(g.build(), feeds, templates=templates)["y"]
@@ -225,7 +219,8 @@ def layer(channels: int, size: int, batch: int = 1) -> Graph:
 
 
 def chosen(graph: Graph, arch: tuple[int, int], numerics: Numerics = "standard") -> str:
-    (launch,) = select(graph, gpu_device(arch), templates=gpu_templates(numerics, arch))
+    device, templates = gpu_device(arch), gpu_templates(numerics, arch)
+    (launch,) = select(graph, device, templates=templates, numerics=numerics)
     return launch.kernel.template
 
 
@@ -276,7 +271,7 @@ def test_declines(build: Callable[[Any], Any]) -> None:
     g = tw.Graph("other")
     g.output(build(g), "y")
     graph, _ = gpu_launches(g.build())
-    assert not any(WINOGRAD.serves(graph, ops, live_outputs(graph, ops)) for ops in graph.groups)
+    assert not any(WINOGRAD.matches(graph, ops, live_outputs(graph, ops)) for ops in graph.groups)
 
 
 # --------------------------------------------------------------------------- seeded mistakes

@@ -28,7 +28,7 @@ from tilewright.compiler.kernels.device import gpu_device
 from tilewright.compiler.kernels.gpu_model import chip_of, occupancy
 from tilewright.compiler.kernels.gpu_templates import gpu_templates
 from tilewright.compiler.kernels.select import coded_groups
-from tilewright.compiler.kernels.template import Config, KernelTemplate, Marked
+from tilewright.compiler.kernels.template import Config, KernelTemplate
 from tilewright.compiler.options import Numerics
 from tilewright.compiler.passes.base import run_pipeline
 from tilewright.compiler.passes.pipeline import gpu_pipeline
@@ -137,10 +137,8 @@ def problem(kind: Kind, target: CudaTarget) -> tuple[Problem, KernelTemplate]:
     templates = {t.name: t for t in gpu_templates(kind.numerics, target.capability)}
     for group in coded_groups(graph):
         p = problem_of(graph, group.ops, group.outputs, device, kind.numerics)
-        template = templates[kind.template]
-        fits = template.serves if isinstance(template, Marked) else template.matches
-        if fits(p.graph, p.ops, p.outputs):
-            return p, template
+        if templates[kind.template].matches(p.graph, p.ops, p.outputs):
+            return p, templates[kind.template]
     raise AssertionError(f"{kind.template} takes nothing of {kind.name}")
 
 
