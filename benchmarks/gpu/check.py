@@ -39,8 +39,9 @@ from sheet import RESULTS, Sheet  # noqa: E402
 
 Row = dict[str, Any]
 PROGRAM: Final = (sys.executable, str(Path(__file__).with_name("part.py")))
-FAMILIES: Final = ("gpu_wgmma", "gpu_mma", "gpu_tiles", "gpu_nest", "gpu_recurrent", "gpu_unpool",
-                   "recurrent", "arg", "top_k", "scan", "scatter", "unpool")  # fmt: skip
+FAMILIES: Final = ("gpu_wgmma", "gpu_mma", "gpu_winograd", "gpu_tiles", "gpu_nest",
+                   "gpu_recurrent", "gpu_unpool", "recurrent", "arg", "top_k", "scan", "scatter",
+                   "unpool")  # fmt: skip
 MODELS: Final = ("transformer", "mobilenet", "vgg_cifar", "squeezenet", "mlp", "digitnet",
                  "gru_sent", "segnet", "densenet121")  # fmt: skip
 RESTARTS: Final = 3

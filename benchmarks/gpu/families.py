@@ -31,8 +31,9 @@ from tilewright.compiler.tuning.gpu_bench import GpuBench
 from tilewright.compiler.tuning.problem import Problem, candidate, problem_of
 
 Row = dict[str, Any]
-FAMILIES: Final = ("gpu_wgmma", "gpu_mma", "gpu_tiles", "gpu_nest", "gpu_recurrent", "gpu_unpool",
-                   "recurrent", "arg", "top_k", "scan", "scatter", "unpool")  # fmt: skip
+FAMILIES: Final = ("gpu_wgmma", "gpu_mma", "gpu_winograd", "gpu_tiles", "gpu_nest",
+                   "gpu_recurrent", "gpu_unpool", "recurrent", "arg", "top_k", "scan", "scatter",
+                   "unpool")  # fmt: skip
 """Templates by name, those that may go wrong in the most ways first."""
 FLOATS: Final = ("f32", "f16", "bf16")
 
@@ -134,6 +135,15 @@ def conv(kind: str, odd: bool, s: Sizes) -> Graph:
     before = a.g.cast(before, to="bf16") if kind == "bf16" else before
     y = a.g.conv(before, a.constant("w", (k, c, 3, 3)), pads=1, strides=2 if odd else 1)
     return a.built(a.g.relu(a.wide(y)))
+
+
+def window(kind: str, odd: bool, s: Sizes) -> Graph:
+    """relu(conv 3x3 + b + r), as in a residual network."""
+    a = Mixed("window", kind)
+    c, k, size = s.of(odd, 96), s.of(odd, 160), s.of(odd, 60)
+    y = a.g.conv(a.input("x", (3, c, size, size)), a.constant("w", (k, c, 3, 3)),
+                 a.constant("b", (k,)), pads=1)  # fmt: skip
+    return a.built(a.g.relu(a.wide(y) + a.some("r", (3, k, size, size))))
 
 
 def depthwise(kind: str, odd: bool, s: Sizes) -> Graph:
@@ -243,6 +253,7 @@ _TENSOR_CORES: Final = [
 CASES: Final[dict[str, list[Case]]] = {
     "gpu_wgmma": _TENSOR_CORES,
     "gpu_mma": _TENSOR_CORES,
+    "gpu_winograd": _each(window, ("f32",)),
     "gpu_tiles": [*_each(matmul, ("f32", "f64")), *_each(dense, ("f32",)), *_each(conv, ("f32",))],
     "gpu_nest": [c for b in (rows, normalised, pointwise, pool, depthwise, vector)
                  for c in _each(b, FLOATS)],

@@ -12,6 +12,7 @@ from .gpu_recurrent import GpuRecurrent
 from .gpu_tiles import GpuTiles
 from .gpu_unpool import GpuUnpool
 from .gpu_wgmma import GpuWgmma
+from .gpu_winograd import GpuWinograd
 from .recurrent import Recurrent
 from .scan import CumulativeSum
 from .scatter import Scatter
@@ -21,8 +22,8 @@ from .template import KernelTemplate
 from .unpool import Unpool
 
 GPU_TEMPLATES: Final[tuple[KernelTemplate, ...]] = (
-    GpuMma(), GpuTiles(), GpuRecurrent(), Recurrent(), ArgReduce(), TopK(), CumulativeSum(),
-    Scatter(), GpuUnpool(), Unpool(), GpuNest(),
+    GpuMma(), GpuTiles(), GpuWinograd(), GpuRecurrent(), Recurrent(), ArgReduce(), TopK(),
+    CumulativeSum(), Scatter(), GpuUnpool(), Unpool(), GpuNest(),
 )  # fmt: skip
 """In the order of preference, as `select.TEMPLATES`."""
 
@@ -34,9 +35,9 @@ def gpu_templates(
     numerics: Numerics, capability: tuple[int, int] = (8, 0)
 ) -> tuple[KernelTemplate, ...]:
     """The templates that may serve GPUs of a compute capability: what only Hopper GPUs have goes
-    first there. Under "reproducible", configs add in one order each, and nothing is Hopper GPUs'
-    own, as a few rows are none of its tiles; under "reduced", sums of products in float32 are
-    computed by tensor cores, in tf32."""
+    first there. Under "reproducible", configs add in one order each, Winograd's algorithm computes
+    nothing, and nothing is Hopper GPUs' own, as a few rows are none of its tiles; under "reduced",
+    sums of products in float32 are computed by tensor cores, in tf32."""
     reduced = numerics == "reduced"
     found = GPU_TEMPLATES
     if numerics == "reproducible":
@@ -44,7 +45,7 @@ def gpu_templates(
             GpuMma(one_order=True), GpuTiles(one_order=True), GpuNest(one_order=True),
         )  # fmt: skip
         own = {t.name: t for t in alike}
-        return tuple(own.get(t.name, t) for t in found)
+        return tuple(own.get(t.name, t) for t in found if not isinstance(t, GpuWinograd))
     if reduced:
         found = (GpuMma(tf32=True), *(t for t in found if not isinstance(t, GpuMma)))
     return (GpuWgmma(reduced), *found) if capability == HOPPER else found
