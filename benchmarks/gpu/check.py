@@ -301,7 +301,7 @@ def prepare(arch: str, names: Sequence[str], seed: int, side_by_side: int) -> No
     folder = cache_directory()
     if folder is not None and folder.exists():
         by = ",".join(f"{k}={v}" for k, v in makers().items())
-        said = {"arch": arch, "seed": seed, "made_by": by, "names": list(names)}
+        said = {"arch": arch, "seed": seed, "made_by": by}
         (folder / PREPARED).write_text(json.dumps(said, indent=1) + "\n", encoding="utf-8")
         print(f"{folder} has the code for {arch}, seed {seed}, made by {by}")
     print(f"{len(names)} parts, failed: {log.failed or 'none'}")

@@ -132,8 +132,8 @@ def test_the_whole_script(
     monkeypatch.setenv("TILEWRIGHT_CACHE", str(tmp_path / "store"))
     (tmp_path / "store").mkdir()
     network = ("model", "squeezenet", "--batch", "1", "--precision", "f32")
-    chosen = [p for p in check.parts()
-              if p.name in ("products", "copying", "launching") or p.args[:6] == network]  # fmt: skip
+    names = ("products", "copying", "launching")
+    chosen = [p for p in check.parts() if p.name in names or p.args[:6] == network]
     few = [replace(p, seconds=300) for p in chosen]
     monkeypatch.setattr(check, "parts", lambda: few)
     said = {"arch": "sm_90", "seed": 5, "made_by": "numba=1,numba-cuda=1,llvmlite=1,assembler=x"}
