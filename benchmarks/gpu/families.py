@@ -18,6 +18,7 @@ import numpy as np
 import tilewright as tw
 from tilewright.autotune.outcome import Failure
 from tilewright.autotune.task import Candidate
+from tilewright.compiler.codegen.cuda.target import CudaTarget
 from tilewright.compiler.graph.ir import Graph
 from tilewright.compiler.kernels.device import GpuDevice, gpu_device
 from tilewright.compiler.kernels.gpu_templates import gpu_templates
@@ -330,10 +331,29 @@ def check(
             yield {"name": name, "error": f"{type(e).__name__}: {e}"}
 
 
-def _checked(name: str, p: Only, wanted: list[Candidate]) -> Iterator[Row]:
-    noted: list[str] = []
-    bench = GpuBench(p.text, lambda *what: noted.append(str(what)))
+def prepare(family: str, seed: int, arch: str, configs: int = 3) -> Iterator[Row]:
+    """The code that `check` will ask for on a device of an architecture."""
+    device = gpu_device(CudaTarget(arch).capability)
+    for number, case in enumerate(CASES[family]):
+        yield {"at": f"{family}: {case.name}", "number": number}
+        sizes = Sizes(seed * 1000 + number, False)
+        p = problem(case, family, device, sizes)
+        for place, c in enumerate(candidates(p, sizes, configs) if p is not None else ()):
+            try:
+                _bench(p).build(place, c)
+            except Exception as e:
+                yield {"name": f"{family}: {case.name}: {c.config}",
+                       "error": f"{type(e).__name__}: {e}"}  # fmt: skip
+
+
+def _bench(p: Only) -> GpuBench:
+    bench = GpuBench(p.text, lambda *what: None)
     bench.problem = p
+    return bench
+
+
+def _checked(name: str, p: Only, wanted: list[Candidate]) -> Iterator[Row]:
+    bench = _bench(p)
     bench.prepare()
     for place, c in enumerate(wanted):
         config = " ".join(f"{k}={v}" for k, v in dict(c.config).items())
