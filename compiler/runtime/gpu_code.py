@@ -72,16 +72,31 @@ def load(
 
 
 def _ptx(kernel: Kernel, target: CudaTarget, store: Store) -> tuple[tuple[Entry, ...], str, bool]:
-    key = _key("PTX of a kernel", target, symbol=symbol(kernel), text=text_digest(kernel))
+    key = _ptx_key(kernel, target)
     found = _decoded(store.get(key))
     if found is not None:
         return tuple(map(entry_of, found["entries"])), found["ptx"], False
+    entries, ptx = _made(kernel, target)
+    listed = [asdict(e) for e in entries]
+    store.put(key, json.dumps({"entries": listed, "ptx": ptx}).encode())
+    return entries, ptx, True
+
+
+def _made(kernel: Kernel, target: CudaTarget) -> tuple[tuple[Entry, ...], str]:
     source = kernel_source(kernel)
     ptx = "" if not source.entries else kernel_ptx(
         kernel, source.entries, lowered(source, kernel.params, target), target)  # fmt: skip
-    listed = [asdict(e) for e in source.entries]
-    store.put(key, json.dumps({"entries": listed, "ptx": ptx}).encode())
-    return source.entries, ptx, True
+    return source.entries, ptx
+
+
+def differs_from_stored(kernel: Kernel, target: CudaTarget) -> bool:
+    """Whether the user's store has other PTX for a kernel than is made now. Raises as `load`."""
+    found = _decoded(Store().get(_ptx_key(kernel, target)))
+    return found is not None and found["ptx"] != _made(kernel, target)[1]
+
+
+def _ptx_key(kernel: Kernel, target: CudaTarget) -> Key:
+    return _key("PTX of a kernel", target, symbol=symbol(kernel), text=text_digest(kernel))
 
 
 def entry_of(fields: dict[str, Any]) -> Entry:
