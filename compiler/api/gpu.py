@@ -103,7 +103,9 @@ def built(
     final, seen = stages[-1].graph, gpu_device(target.capability)
     other = special(final, seen, chosen.numerics, choices)
     templates = gpu_templates(chosen.numerics, target.capability)
-    launches: Sequence[Launch] = select(final, seen, special=other, templates=templates)
+    launches: Sequence[Launch] = select(
+        final, seen, special=other, templates=templates, numerics=chosen.numerics
+    )
     launches = with_origins(final, launches, choices)
     plan = plan_memory(final, launches, reorder=chosen.reorder, inplace=chosen.inplace,
                        donate=chosen.donate)  # fmt: skip

@@ -87,7 +87,7 @@ def _phase(e: Entry, usage: Usage | None, target: CudaTarget) -> GpuPhase:
 
 def _notes(graph: Graph, launch: Launch, code: GpuCode) -> tuple[str, ...]:
     k = launch.kernel
-    found = []
+    found = [launch.note] if launch.note else []
     slow = any(is_slow_in_a_nest(graph, graph.ops[j]) for j in launch.ops)
     if k.template == GpuNest.name and slow and k.flops > MOST_READ * k.bytes:
         found.append("a contraction in the general nest: every multiply-add reads the caches")

@@ -1,10 +1,16 @@
-"""Code of GPU kernels: from the store when it was made before, else made now."""
+"""Code of GPU kernels: from the store when it was made before, else made now.
+
+Its key says which versions of Numba and LLVM made it, and which assembler. TILEWRIGHT_GPU_CODE
+names others whose code is taken as well ("numba=0.68.1,llvmlite=0.50.0,..."), so that a store that
+was filled on one machine serves another one, with other versions or none of them.
+"""
 
 from __future__ import annotations
 
 import base64
 import hashlib
 import json
+import os
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
 from functools import cache
@@ -20,11 +26,15 @@ from ..codegen.cuda.frontend import lowered
 from ..codegen.cuda.ptx import kernel_ptx
 from ..codegen.cuda.source import kernel_source
 from ..codegen.cuda.target import PTX_FEATURES, CudaTarget
+from ..errors import OptionError
 from ..kernels.ir import Kernel
 from ..kernels.printer import symbol, text_digest
 from ..store import Key, Store, source_digest
 
+VARIABLE: Final = "TILEWRIGHT_GPU_CODE"
 _PACKAGES: Final = ("numba", "numba-cuda", "llvmlite")
+_ASSEMBLER: Final = "assembler"
+Makers = Mapping[str, str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,12 +83,12 @@ def load(
 
 def _ptx(kernel: Kernel, target: CudaTarget, store: Store) -> tuple[tuple[Entry, ...], str, bool]:
     key = _ptx_key(kernel, target)
-    found = _decoded(store.get(key))
+    found = _found(store, key)
     if found is not None:
         return tuple(map(entry_of, found["entries"])), found["ptx"], False
     entries, ptx = _made(kernel, target)
     listed = [asdict(e) for e in entries]
-    store.put(key, json.dumps({"entries": listed, "ptx": ptx}).encode())
+    store.put(key(makers()), json.dumps({"entries": listed, "ptx": ptx}).encode())
     return entries, ptx, True
 
 
@@ -91,12 +101,14 @@ def _made(kernel: Kernel, target: CudaTarget) -> tuple[tuple[Entry, ...], str]:
 
 def differs_from_stored(kernel: Kernel, target: CudaTarget) -> bool:
     """Whether the user's store has other PTX for a kernel than is made now. Raises as `load`."""
-    found = _decoded(Store().get(_ptx_key(kernel, target)))
+    found = _found(Store(), _ptx_key(kernel, target))
     return found is not None and found["ptx"] != _made(kernel, target)[1]
 
 
-def _ptx_key(kernel: Kernel, target: CudaTarget) -> Key:
-    return _key("PTX of a kernel", target, symbol=symbol(kernel), text=text_digest(kernel))
+def _ptx_key(kernel: Kernel, target: CudaTarget) -> Callable[[Makers], Key]:
+    """The key, by who made it."""
+    return lambda by: _key("PTX of a kernel", target, by, symbol=symbol(kernel),
+                           text=text_digest(kernel))  # fmt: skip
 
 
 def entry_of(fields: dict[str, Any]) -> Entry:
@@ -111,33 +123,68 @@ def entry_of(fields: dict[str, Any]) -> Entry:
 
 
 def _machine(ptx: str, target: CudaTarget, store: Store) -> Assembled | None:
-    if not ptx or not can_assemble():
+    if not ptx:
         return None
     digest = hashlib.sha256(ptx.encode()).hexdigest()
-    key = _key("machine code of a kernel", target, ptx=digest, assembler=str(assembler()))
-    found = _decoded(store.get(key))
+
+    def key(by: Makers) -> Key:
+        return _key("machine code of a kernel", target, by, ptx=digest, assembler=by[_ASSEMBLER])
+
+    found = _found(store, key) if can_assemble() or _others() else None
     if found is not None:
         usage = {name: Usage(**u) for name, u in found["usage"].items()}
         losses = tuple(found["losses"])
         return Assembled(base64.b64decode(found["cubin"]), usage, losses)
+    if not can_assemble():
+        return None
     made = assembled(ptx, target)
     listed = {name: asdict(u) for name, u in made.usage.items()}
     text = {"usage": listed, "losses": made.losses, "cubin": base64.b64encode(made.cubin).decode()}
-    store.put(key, json.dumps(text).encode())
+    store.put(key(makers()), json.dumps(text).encode())
     return made
 
 
-def _decoded(payload: bytes | None) -> dict[str, Any] | None:
-    return None if payload is None else json.loads(payload)
+def _found(store: Store, key: Callable[[Makers], Key]) -> dict[str, Any] | None:
+    """What is stored, made by what is installed here or by others that may have made it."""
+    for by in (makers(), *_others()):
+        payload = store.get(key(by))
+        if payload is not None:
+            return json.loads(payload)
+    return None
 
 
-def _key(what: str, target: CudaTarget, **fields: str) -> Key:
-    import importlib.metadata  # brings a parser of e-mails along
-
+def _key(what: str, target: CudaTarget, by: Makers, **fields: str) -> Key:
     known = {"what": what, "arch": target.arch, "features": PTX_FEATURES,
              "codegen": code_fingerprint(), **fields}  # fmt: skip
-    known |= {package: importlib.metadata.version(package) for package in _PACKAGES}
-    return tuple(known.items())
+    return tuple((known | {package: by[package] for package in _PACKAGES}).items())
+
+
+def makers() -> Makers:
+    """What makes code here, "none" for what is missing."""
+    return _versions() | {_ASSEMBLER: str(assembler() or "none")}
+
+
+@cache
+def _versions() -> dict[str, str]:
+    import importlib.metadata as metadata  # brings a parser of e-mails along
+
+    found = {}
+    for package in _PACKAGES:
+        try:
+            found[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            found[package] = "none"
+    return found
+
+
+def _others() -> tuple[Makers, ...]:
+    """Those that TILEWRIGHT_GPU_CODE names. Raises OptionError."""
+    text = os.environ.get(VARIABLE, "")
+    named = dict(part.split("=", 1) for part in text.split(",") if "=" in part)
+    if text and named.keys() != {*_PACKAGES, _ASSEMBLER}:
+        wanted = ",".join(f"{n}=..." for n in (*_PACKAGES, _ASSEMBLER))
+        raise OptionError(f"{VARIABLE}={text!r}: expected {wanted}")
+    return (named,) if named else ()
 
 
 @cache

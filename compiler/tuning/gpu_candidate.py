@@ -7,7 +7,7 @@ events on the device around every kernel of a graph: neither the host nor that p
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 import numpy as np
@@ -15,6 +15,7 @@ import numpy.typing as npt
 
 from ...autotune.outcome import Failure
 from ...autotune.serving import Failed
+from ..codegen.cuda.target import CudaTarget
 from ..graph.ir import Graph
 from ..graph.storage import aliases
 from ..kernels.ir import Launch, Prepared
@@ -26,6 +27,7 @@ from ..runtime.gpu_code import GpuCode
 from ..runtime.places import Place
 from ..runtime.poison import FILL
 from .candidate import Constants
+from .gpu_faults import GpuFaults
 from .memory import logical, store
 from .problem import Problem
 
@@ -66,25 +68,29 @@ class DeviceSets:
         for n, kept in self._originals.items():
             put("cuMemcpyDtoDAsync_v2", self.handles[n].value, kept.value, self._sizes[n], stream)
 
+    def outputs(self) -> dict[str, Array]:
+        """An array for each output that it fits into as it lies in memory."""
+        kinds = {n: self.graph.type(n) for n in self.graph.outputs}
+        return {n: np.empty(kind.span, kind.dtype.numpy) for n, kind in kinds.items()}
+
     def computed(self) -> dict[str, Array]:
         """The results, as logical arrays."""
         found = {}
-        for n in self.graph.outputs:
-            kind = self.graph.type(n)
-            flat = np.empty(kind.span, kind.dtype.numpy)
+        for n, flat in self.outputs().items():
             self.device.call("cuMemcpyDtoH_v2", flat.ctypes.data, self.handles[n].value,
                              flat.nbytes)  # fmt: skip
-            found[n] = np.ascontiguousarray(logical(flat, kind))
+            found[n] = np.ascontiguousarray(logical(flat, self.graph.type(n)))
         return found
 
 
 class GpuContender:
-    """A candidate that can be run. Its results go into `sets`. All methods want the device's
-    context to be current, and raise DeviceLostError where the candidate faults."""
+    """A candidate that can be run. Its results go into `sets`. given: what `faults.py` makes of
+    TILEWRIGHT_FAULT for it. All methods want the device's context to be current, and raise
+    DeviceLostError where the candidate faults."""
 
     def __init__(
-        self, problem: Problem, launch: Launch, code: GpuCode, target: Any, constants: Constants,
-        sets: DeviceSets,
+        self, problem: Problem, launch: Launch, code: GpuCode, target: CudaTarget,
+        constants: Constants, sets: DeviceSets, given: Sequence[str] = (),
     ) -> None:  # fmt: skip
         device = self._device = sets.device
         self.launch, self._sets = launch, sets
@@ -103,6 +109,7 @@ class GpuContender:
                 b.point(k, address)
         self._marks = [device.event(timing=True) for _ in range(len(bound) + 1)]
         self._graph = CudaGraph(device, sets.stream.value, bound, self._marks)
+        self._faults = GpuFaults(device, target, given) if given else None
         self.results: Mapping[str, Array] = {}
 
     def _addresses(self, graph: Graph, constants: Mapping[Any, Array]) -> list[int]:
@@ -142,8 +149,13 @@ class GpuContender:
         """Run once; the seconds of its kernels."""
         self._sets.refresh()
         stream = self._sets.stream.value
+        if self._faults is not None:
+            self._faults.begin(stream)
         self._graph.launch(stream)
         self._device.call("cuStreamSynchronize", stream)
+        if self._faults is not None:
+            handles = self._sets.handles
+            self._faults.end([(handles[n], a) for n, a in self._sets.outputs().items()])
         return sum(seconds_between(self._device, self._marks))
 
     def keep(self) -> None:

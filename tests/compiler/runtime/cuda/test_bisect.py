@@ -153,16 +153,6 @@ def test_the_culprit_is_named(plant: Plant, kind: str, name: str, tmp_path: Path
     assert dict(os.environ) == before and not (tmp_path / "cache").exists()
 
 
-def test_code_in_the_store_that_is_not_made_now(
-    stub: Stub, monkeypatch: pytest.MonkeyPatch
-) -> None:  # fmt: skip
-    tw.compile(NET, target="cuda")
-    max_is_min(monkeypatch)
-    monkeypatch.setattr(gpu_code, "_made", lambda *given: (called(*given)[0], "another"))
-    found = tw.bisect(NET, INPUTS, target="cuda")
-    assert (found.kind, found.name) == ("store", "built code"), found
-
-
 def test_code_in_the_store_that_is_not_made_now(monkeypatch: pytest.MonkeyPatch) -> None:
     tw.compile(NET, target="cuda")
     max_is_min(monkeypatch)
