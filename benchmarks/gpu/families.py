@@ -32,9 +32,9 @@ from tilewright.compiler.tuning.gpu_bench import GpuBench
 from tilewright.compiler.tuning.problem import Problem, candidate, problem_of
 
 Row = dict[str, Any]
-FAMILIES: Final = ("gpu_wgmma", "gpu_mma", "gpu_winograd", "gpu_tiles", "gpu_nest",
-                   "gpu_recurrent", "gpu_unpool", "recurrent", "arg", "top_k", "scan", "scatter",
-                   "unpool")  # fmt: skip
+FAMILIES: Final = ("gpu_wgmma", "gpu_mma", "gpu_attention_mma", "gpu_attention_tiles",
+                   "gpu_winograd", "gpu_tiles", "gpu_nest", "gpu_recurrent", "gpu_unpool",
+                   "recurrent", "arg", "top_k", "scan", "scatter", "unpool")  # fmt: skip
 """Templates by name, those that may go wrong in the most ways first."""
 FLOATS: Final = ("f32", "f16", "bf16")
 
@@ -154,6 +154,25 @@ def depthwise(kind: str, odd: bool, s: Sizes) -> Graph:
     return a.built(a.g.relu(a.wide(a.g.conv(x, w, group=c, pads=1))))
 
 
+def attention(kind: str, odd: bool, s: Sizes) -> Graph:
+    """Heads cut out of rows, a mask for all of them, and rows put together again."""
+    a = Mixed("attention", kind)
+    heads, width = (3, 21) if odd else (4, 64)
+    m, n = s.of(odd, 400), s.of(odd, 400)
+
+    def cut(name: str, length: int) -> Any:
+        x = a.g.reshape(a.input(name, (2, length, heads * width)), shape=(2, length, heads, width))
+        return a.g.transpose(x, perm=(0, 2, 1, 3))
+
+    q, k, v = cut("q", m), cut("k", n), cut("v", n)
+    scores = a.wide(a.g.matmul(q, a.g.transpose(k, perm=(0, 1, 3, 2))))
+    scores = scores * np.asarray(width**-0.5, np.float16 if kind == "f16" else np.float32)
+    weights = a.g.softmax(scores + a.some("mask", (2, 1, m, n)), axis=-1)
+    weights = a.g.cast(weights, to="bf16") if kind == "bf16" else weights
+    y = a.g.transpose(a.g.matmul(weights, v), perm=(0, 2, 1, 3))
+    return a.built(a.wide(a.g.reshape(y, shape=(2, m, heads * width))))
+
+
 def pool(kind: str, odd: bool, s: Sizes) -> Graph:
     a = Mixed("pool", kind)
     size = s.of(odd, 100)
@@ -254,6 +273,8 @@ _TENSOR_CORES: Final = [
 CASES: Final[dict[str, list[Case]]] = {
     "gpu_wgmma": _TENSOR_CORES,
     "gpu_mma": _TENSOR_CORES,
+    "gpu_attention_mma": [*_each(attention, _HALF), *_each(attention, ("f32",), "reduced")],
+    "gpu_attention_tiles": _each(attention, ("f32",)),
     "gpu_winograd": _each(window, ("f32",)),
     "gpu_tiles": [*_each(matmul, ("f32", "f64")), *_each(dense, ("f32",)), *_each(conv, ("f32",))],
     "gpu_nest": [c for b in (rows, normalised, pointwise, pool, depthwise, vector)
