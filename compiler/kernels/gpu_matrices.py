@@ -79,7 +79,10 @@ class Product:
         if self.window is None:
             return self
         window = self.window.tiled(m)
-        return replace(self, m=window.tiles * m, window=window)
+        most = len(window.batches)
+        left, right = (replace(x, batches=x.batches[:most]) for x in (self.left, self.right))
+        return replace(self, m=window.tiles * m, window=window, left=left, right=right,
+                       batches=window.batches, rows=window.rows)  # fmt: skip
 
     @property
     def dtype(self) -> DType:
@@ -96,10 +99,7 @@ class Product:
         side by side, or others not in fixed steps."""
         parts = [(self.rows, self.m, rows)]
         if self.window is not None:
-            down, across = self.window.rows
-            side = min(self.window.side, rows)
-            high = rows // side
-            parts = [((across,), trip_count(across), side), ((down,), trip_count(down), high)]
+            parts = [((v,), trip_count(v), n) for v, n in self.window.result_box(rows)]
         parts += [((v,), trip_count(v), 1) for v in self.batches]
         steps = [_walk(self.at, loops) for loops, _, _ in parts]
         found = tuple(s for s in steps if s is not None)

@@ -21,6 +21,8 @@ from tilewright.compiler.kernels.device import GPU
 from tilewright.compiler.kernels.gpu_templates import GPU_TEMPLATES
 from tilewright.compiler.kernels.gpu_wgmma import GpuWgmma
 from tilewright.compiler.kernels.ir import Launch
+from tilewright.compiler.kernels.pieces import Buffers
+from tilewright.compiler.kernels.select import coded_groups
 from tilewright.compiler.kernels.template import Config, Rival
 from tilewright.compiler.passes.base import run_pipeline
 from tilewright.compiler.passes.pipeline import gpu_pipeline
@@ -200,6 +202,9 @@ class Convolutions(GpuWgmma):
         ((3, 64, 6, 6), (64, 64, 1, 1), tile(64, 64, 2), {}),
         ((2, 64, 11, 14), (64, 64, 3, 3), tile(64, 64, 2), {"pads": 1, "strides": [2, 3]}),
         ((1, 64, 12, 12), (64, 64, 1, 1), tile(64, 64, 2), {"strides": 2}),
+        ((5, 64, 4, 3), (64, 64, 3, 3), tile(64, 64, 2), {"pads": 1}),
+        ((3, 16, 7, 7), (128, 16, 3, 3), tile(64, 128, 2, 2), {"pads": 1, "strides": 2}),
+        ((3, 8, 7, 7), (36, 8, 3, 3), tile(128, 64, 2), {"pads": 1}),
     ],
     ids=[
         "padded",
@@ -209,6 +214,9 @@ class Convolutions(GpuWgmma):
         "one tap",
         "in steps",
         "one tap in steps",
+        "several images in a tile",
+        "several images, in steps and clusters",
+        "several images, results without boxes",
     ],
 )
 def test_convolutions(
@@ -229,6 +237,28 @@ def test_convolutions(
     assert "gpu_wgmma" in [x.kernel.template for x in launches]
     expected = evaluate(source, feeds)["y"]
     np.testing.assert_allclose(found, expected, 0, 2e-3 * np.abs(expected).max())
+
+
+def test_small_images_share_tiles() -> None:
+    """Where one of them would leave most of a tile empty."""
+
+    def tiles(batch: int, size: int, m: int) -> tuple[int, tuple[int, ...]]:
+        g = tw.Graph("conv")
+        w = g.constant(np.zeros((64, 64, 3, 3), np.float16))
+        g.output(g.conv(g.relu(g.input("x", (batch, 64, size, size), "f16")), w, pads=1), "y")
+        graph = run_pipeline(gpu_pipeline(), g.build())[0]
+        buffers = Buffers(graph)
+        (p,) = (GpuWgmma()._product(graph, x.ops, x.outputs, buffers) for x in coded_groups(graph)
+                if GpuWgmma().matches(graph, x.ops, x.outputs))  # fmt: skip
+        p = p.tiled(m)
+        assert p.window is not None
+        return p.batch * p.window.tiles, p.window.shape
+
+    assert tiles(1, 7, 128) == (1, (16, 8))
+    assert tiles(2, 7, 128) == (1, (2, 8, 8))
+    assert tiles(32, 7, 64) == (28, (8, 1, 8))
+    assert tiles(32, 4, 128) == (4, (8, 4, 4))
+    assert tiles(8, 64, 128) == (8 * 32, (16, 8)), "nothing is left empty already"
 
 
 @pytest.mark.parametrize(
