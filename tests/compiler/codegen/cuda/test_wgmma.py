@@ -26,8 +26,9 @@ from tilewright.compiler.kernels.select import coded_groups
 from tilewright.compiler.kernels.template import Config, Rival
 from tilewright.compiler.passes.base import run_pipeline
 from tilewright.compiler.passes.pipeline import gpu_pipeline
-from tilewright.ops.types import DType, bf16, f16
+from tilewright.ops.types import DType, Layout, bf16, f16
 
+from ...kernels.support import with_layouts
 from .programs import gpu_launches, run_graph, simulated
 from .simulate import SimError
 
@@ -335,6 +336,17 @@ OF_CLUSTERS: Mistakes = (
 )
 
 
+OF_IMAGES: Mistakes = (
+    (r"\* 2 < 3\)", "* 2 < 4)"),  # an image that there is not
+    (r" < 5\)", " < 6)"),
+    (r"udiv\(row, 128\) \* 2\)", "udiv(row, 128))"),  # an image twice
+    (r"(umod\(k_2, 3\) \+ .*) - 1, udiv", r"\1, udiv"),
+    (r"udiv\(k_2, 3\)", "umod(k_2, 3)"),
+    (r"udiv\((v_\d+), 64\) \* 900", r"udiv(\1, 64) * 180"),
+    (r"umod\(udiv\((v_\d+), 8\), 8\) \* 180", r"udiv(\1, 8) * 180"),
+)
+
+
 def mutants(source: Source, mistakes: Mistakes) -> Iterator[tuple[str, Source]]:
     """The source with one mistake, at every place where one of the list fits; and descriptors that
     say something else."""
@@ -385,4 +397,35 @@ def test_seeded_mistakes_are_caught(
     with capsys.disabled():
         print(f" {count - len(survivors)} of {count} mistakes caught", end="")
     assert count > 6
+    assert not survivors
+
+
+def test_seeded_mistakes_of_images_are_caught(capsys: pytest.CaptureFixture[str]) -> None:
+    g = tw.Graph("images")
+    rng = np.random.default_rng(8)
+    w = rng.standard_normal((36, 8, 3, 3)).astype(np.float16)
+    g.output(g.conv(g.input("x", (3, 8, 5, 5), "f16"), g.constant(w), pads=1), "y")
+    graph = with_layouts(g.build(), {"x": Layout(1, 8), "y": Layout(1, 36)})
+    feeds = {"x": rng.standard_normal((3, 8, 5, 5)).astype(np.float16)}
+    expected = np.moveaxis(evaluate(graph, feeds)["y"], 1, -1).reshape(-1)
+    stored = {"x": np.moveaxis(feeds["x"], 1, -1)}
+    launch = GpuWgmma().instantiate(graph, graph.ops, graph.outputs, GPU, tile(128, 64, 2))
+    right = kernel_source(launch.kernel)
+
+    def found(made: Source) -> bool:
+        try:
+            got = simulated(graph, launch, stored, source=made).reshape(-1)
+        except SimError:
+            return False
+        return bool(np.allclose(got, expected, 0, 2e-3 * np.abs(expected).max()))
+
+    assert found(right)
+    (entry,) = right.entries
+    fewer = replace(entry.tensor_maps[0], box=(64, 8, 8, 1))
+    entries = (replace(entry, tensor_maps=(fewer, *entry.tensor_maps[1:])),)
+    tried = [*mutants(right, OF_IMAGES), ("one image", replace(right, entries=entries))]
+    survivors = [what for what, made in tried if found(made)]
+    with capsys.disabled():
+        print(f" {len(tried) - len(survivors)} of {len(tried)} mistakes caught", end="")
+    assert len(tried) > 8
     assert not survivors
