@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 from ..codegen.cuda.target import CudaTarget
@@ -13,24 +13,26 @@ from ..inspect.gpu_views import GPU_DUMPED, gpu_view
 from ..inspect.views import Compilation
 from ..kernels.device import gpu_device
 from ..kernels.gpu_templates import gpu_templates
-from ..kernels.ir import Launch
+from ..kernels.ir import Kernel, Launch
 from ..kernels.select import select
 from ..memory.plan import MemoryPlan
 from ..options import Options
 from ..passes.base import Fuel, Stage, run_pipeline
 from ..passes.pipeline import gpu_pipeline, remaining
 from ..records import open_records
-from ..runtime.gpu_code import load
+from ..runtime.gpu_code import GpuCode, load
+from ..runtime.gpu_saved import found
 from ..runtime.program import plan_memory
 from ..store import Store
-from ..tuning.choices import NO_CHOICES, Choices, special, with_origins
+from ..tuning.choices import NO_CHOICES, Choices, special, to_data, with_origins
 from ..tuning.tuned import recorded
+from .artifact import Saved
 from .build import Stopwatch
-from .executable import CompileStats
 from .fit import fit
 from .gpu_devices import device_for, place_of
 from .gpu_executable import GpuExecutable
 from .gpu_kernels import GpuKernelInfo, GpuPhase
+from .inspectable import CompileStats
 
 
 def compile_gpu(
@@ -74,6 +76,16 @@ def gpu_builder(
     return build
 
 
+def loaded(
+    saved: Saved, stages: Sequence[Stage], target: CudaTarget, chosen: Options, choices: Choices,
+    progress: Callable[[str, int, int], None] | None = None,
+) -> GpuExecutable:  # fmt: skip
+    """The program in a file. stages: its graph, as read. Raises as `compile_gpu` does, and
+    ArtifactError."""
+    spent = stages[0].milliseconds / 1e3, 0.0
+    return _built(stages, target, chosen, choices, Stopwatch(), spent, progress, saved)
+
+
 def _optimised(graph: Graph, chosen: Options, read: float) -> tuple[Stage, ...]:
     passes = remaining(gpu_pipeline(chosen.numerics), graph)
     _, stages = run_pipeline(passes, graph, Fuel(chosen.fuel))
@@ -83,8 +95,11 @@ def _optimised(graph: Graph, chosen: Options, read: float) -> tuple[Stage, ...]:
 def _built(
     stages: Sequence[Stage], target: CudaTarget, chosen: Options, choices: Choices,
     watch: Stopwatch, spent: tuple[float, float],
-    progress: Callable[[str, int, int], None] | None = None,
+    progress: Callable[[str, int, int], None] | None = None, saved: Saved | None = None,
 ) -> GpuExecutable:  # fmt: skip
+    """From the graph after all passes to a program. spent: the seconds before: reading, passes.
+    saved: the file that it comes from, with code and constants. Raises as `compile_gpu` does, and
+    ArtifactError."""
     final, seen = stages[-1].graph, gpu_device(target.capability)
     other = special(final, seen, chosen.numerics, choices)
     templates = gpu_templates(chosen.numerics, target.capability)
@@ -111,14 +126,23 @@ def _built(
         if progress is not None:
             progress("kernels", done, total)
 
-    codes = load((x.kernel for x in launches), target, Store(), report)
+    all_kernels = [x.kernel for x in launches]
+    given = _given(all_kernels, target, saved) if saved else {}
+    codes = load(all_kernels, target, Store(), report, given)
     objects = watch.lap()
-    c = Compilation(final, stages, launches, plan, target, chosen)
+    c = Compilation(final, stages, launches, plan, target, chosen, None, to_data(choices, seen))
     if chosen.dump:
         write_dump(c, chosen.dump, GPU_DUMPED, lambda level: gpu_view(c, codes, level))
-    exe = GpuExecutable(c, codes)
+    exe = GpuExecutable(c, codes, saved.ready if saved else None)
     exe.stats = CompileStats(*spent, kernels, objects, watch.lap(), codes.built, len(codes.codes))
     return exe
+
+
+def _given(kernels: Sequence[Kernel], target: CudaTarget, saved: Saved) -> Mapping[str, GpuCode]:
+    try:
+        return found(kernels, target, saved.get)
+    except (ValueError, TypeError, LookupError, AttributeError) as e:
+        raise saved.malformed("its code", e) from e
 
 
 __all__ = ["GpuExecutable", "GpuKernelInfo", "GpuPhase", "compile_gpu"]

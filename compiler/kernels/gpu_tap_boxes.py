@@ -103,7 +103,7 @@ class Window:
             found[v] = first * n + at
         return found
 
-    def tensor(self, name: str, buffer: Buffer, terms: int) -> TensorMap:
+    def tensor(self, name: str, buffer: Buffer, terms: int, tf32: bool) -> TensorMap:
         """Whose boxes are tiles."""
         size = buffer.dtype.bytes
         others = [1] * (len(self.dims) - 3)
@@ -112,7 +112,7 @@ class Window:
         box = (terms, self.side, self.high, *others)
         steps = self.moves if set(self.moves) != {1} else ()
         apart = tuple(s * size for s in self.steps)
-        return TensorMap(name, buffer, self.dims, apart, box, steps=steps)
+        return TensorMap(name, buffer, self.dims, apart, box, steps=steps, tf32=tf32)
 
     def result_box(self, rows: int) -> tuple[tuple[Expr, int], ...]:
         """So many rows of a tile, from the first of such: the row loops, the last one first, with

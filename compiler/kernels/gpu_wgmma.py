@@ -2,13 +2,13 @@
 unit of its own copies there (TMA).
 
 It takes sums of products whose factors are read as they are: f16 or bf16, summed up in f32; bytes,
-in i32; and under "reduced" f32, of which 10 bits behind the point are taken. Operands have to lie
-in fixed steps that are multiples of 16 bytes (`gpu_matrices`), or are constants, which are stored
-so. That covers products of matrices with any transposition and batches, convolutions with windows
-of one element, whose channels or places lie side by side, and others with channels last and
-constant weights (`gpu_tap_boxes`). Sizes need not be multiples of tiles: zeros come for what is
-beyond an operand, and what is beyond the result is not stored. What follows on a sum is computed
-while it is in registers.
+in i32; and under "reduced" f32, rounded to 10 bits behind the point as they are copied. Operands
+have to lie in fixed steps that are multiples of 16 bytes (`gpu_matrices`), or are constants, which
+are stored so. That covers products of matrices with any transposition and batches, convolutions
+with windows of one element, whose channels or places lie side by side, and others with channels
+last and constant weights (`gpu_tap_boxes`). Sizes need not be multiples of tiles: zeros come for
+what is beyond an operand, and what is beyond the result is not stored. What follows on a sum is
+computed while it is in registers.
 """
 
 from __future__ import annotations

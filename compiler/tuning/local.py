@@ -16,6 +16,10 @@ from .faults import check
 WORKER: Final = (sys.executable, "-P", str(Path(__file__).with_name("start.py")))
 """How a worker process is started."""
 
+GPU_LIMITS: Final = Limits(prepare=180.0, memory=0)
+"""Of workers for GPUs: problems are larger, and the memory that a driver takes has no end that is
+known."""
+
 
 def local_runner(limits: Limits | None = None) -> IsolatedRunner:
     """A Runner whose workers build and time candidates here.
@@ -33,20 +37,21 @@ def local_runner(limits: Limits | None = None) -> IsolatedRunner:
     return IsolatedRunner(WORKER, limits=limits, builders=_builders())
 
 
-def gpu_runner(number: int, device: str | None = None, beside: int = 1) -> IsolatedRunner:
+def gpu_runner(
+    number: int, device: str | None = None, beside: int = 1, limits: Limits = GPU_LIMITS
+) -> IsolatedRunner:
     """A Runner for one GPU: one worker has the device for itself and measures, others build.
 
     device: its fingerprint, where tasks of several devices are about. beside: how many GPUs are
     tuned at the same time, which share the processors that build.
 
-    Nothing limits a worker's memory, as the driver's own has no end that is known. Raises
-    OptionError as `local_runner`.
+    Raises OptionError as `local_runner`.
     """
     check()
     shown = os.environ.get("CUDA_VISIBLE_DEVICES")
     name = str(number) if not shown else shown.split(",")[number].strip()
     return IsolatedRunner(
-        WORKER, limits=Limits(memory=0), builders=-(-_builders() // beside),
+        WORKER, limits=limits, builders=-(-_builders() // beside),
         environment={**os.environ, "CUDA_VISIBLE_DEVICES": name}, device=device,
         origin=f"cuda:{number}",
     )  # fmt: skip

@@ -189,7 +189,14 @@ static void release(Block *b) {
 
 static int advance(Stream *s);
 
+/* Kernels that are there to fault (compiler/tuning/gpu_faults.py) do so by their names. */
+static int do_fault(const char *name) {
+    while (!strcmp(name, "fault_hang")) pause();
+    return strcmp(name, "fault_segv") ? OK : 700;
+}
+
 static int do_kernel(Op *op, Context *c) {
+    if (!strncmp(op->function->name, "fault_", 6)) return do_fault(op->function->name);
     int code = asked_to_fail("kernel", ++kernels);
     now += by_threads ? 1e-3 / op->dims[3] : 10e-6;
     if (!code && op->function->module->unloaded)
@@ -825,7 +832,7 @@ int cuModuleLoadDataEx(Module **out, const char *image, unsigned count, int *opt
         if (options[k] == 5) log = values[k];
         if (options[k] == 6) room = (size_t)values[k];
     }
-    const char *target = strstr(image + 1, ".target sm_");
+    const char *target = strstr(image, ".target sm_");
     int binary = image[0] == 0x7f; /* the tests' machine code: this byte, "ELF", and the PTX */
     note("cuModuleLoadDataEx %s", binary ? "cubin" : "ptx");
     if (!target || sscanf(target, ".target sm_%d%c", &arch, &suffix) < 1) {
@@ -834,7 +841,7 @@ int cuModuleLoadDataEx(Module **out, const char *image, unsigned count, int *opt
     }
     int own = major[d] * 10 + minor[d];
     if (suffix == 'a' ? arch != own : binary ? arch / 10 != major[d] || arch > own : arch > own) GIVE(NO_BINARY);
-    sscanf(strstr(image + 1, ".version"), ".version %d.%d", &high, &low);
+    sscanf(strstr(image, ".version"), ".version %d.%d", &high, &low);
     int needed = high == 8 ? 12000 + low * 10 : high == 7 ? 11080 : 13000;
     if (!binary && version < needed) GIVE(OLD_PTX);
     code = load(out, image, d);
@@ -1031,8 +1038,12 @@ int cuTensorMapEncodeTiled(uint64_t *out, int type, unsigned rank, Address at, c
     if (rank < 1 || rank > 5) FAIL(INVALID, "a descriptor of %u axes", rank);
     for (unsigned k = 0; k < rank; k++) {
         if (!dims[k] || dims[k] > 1ull << 32 || !box[k] || box[k] > 256 || steps[k] < 1 || steps[k] > 8) FAIL(INVALID, "a descriptor's axis %u: %lu in boxes of %u", k, (unsigned long)dims[k], box[k]);
-        if (k + 1 < rank && strides[k] % 16) FAIL(INVALID, "a descriptor's stride of %lu bytes", (unsigned long)strides[k]);
+        if (k + 1 < rank && (strides[k] % 16 || strides[k] >> 40)) FAIL(INVALID, "a descriptor's stride of %lu bytes", (unsigned long)strides[k]);
     }
+    static const unsigned char bytes[] = {1, 2, 4, 4, 8, 8, 2, 4, 8, 2, 4, 4, 4}, span[] = {0, 32, 64, 128};
+    if (type < 0 || type > 12 || swizzle < 0 || swizzle > 3) FAIL(INVALID, "a descriptor of type %d, swizzle %d", type, swizzle);
+    unsigned row = box[0] * bytes[type];
+    if (row % 16 || (swizzle && row > span[swizzle])) FAIL(INVALID, "a descriptor's rows of %u bytes, swizzle %d", row, swizzle);
     if (interleave || fill || promotion < 0 || promotion > 3) FAIL(INVALID, "a descriptor that the stub does not know");
     memset(out, 0, 128);
     out[0] = at, out[1] = type | rank << 8 | swizzle << 16;
