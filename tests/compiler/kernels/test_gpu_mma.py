@@ -357,6 +357,17 @@ def test_convolutions(x: tuple[int, ...], w: tuple[int, ...], attributes: dict[s
     assert str(graph.type(launches[1].args[-1])).endswith(f"@1x{w[0]}")
 
 
+def test_terms_of_one_head_after_the_other() -> None:
+    """A transposition and a reshape of what lies head after head leave pieces of 16 bytes."""
+    g = tw.Graph("heads")
+    heads = g.transpose(g.input("x", (2, 3, 20, 24), "f16"), perm=(0, 2, 1, 3))
+    w = g.constant(rng.standard_normal((72, 40)).astype(np.float16))
+    g.output(g.matmul(g.reshape(heads, shape=(2, 20, 72)), w), "y")
+    graph = gpu_launches(g.build())[0]
+    check(graph)
+    assert not copied_by_element(made(graph, SMALL).kernel)
+
+
 def test_an_image_is_read_as_it_comes() -> None:
     source = network((1, 3, 11, 11), (32, 3, 3, 3), strides=2)
     assert run(source) == ["gpu_mma", "gpu_mma", "gpu_nest"]

@@ -162,6 +162,30 @@ def test_constants_are_stored_as_they_are_copied() -> None:
     np.testing.assert_allclose(simulated(graph, launched(graph), {"a": a}), expected, 1e-3, 1e-2)
 
 
+@pytest.mark.parametrize("constant", [True, False], ids=["constant", "input"])
+def test_terms_of_one_head_after_the_other(constant: bool) -> None:
+    """Which are boxes of an operand that no transposition puts side by side."""
+    rng = np.random.default_rng(9)
+    x, w = (rng.standard_normal(s).astype(np.float16) for s in ((1, 3, 70, 64), (192, 72)))
+    g = tw.Graph("heads")
+    heads = g.transpose(g.input("x", x.shape, "f16"), perm=(0, 2, 1, 3))
+    right = g.constant(w) if constant else g.input("w", w.shape, "f16")
+    g.output(g.matmul(g.reshape(heads, shape=(1, 70, 192)), right), "y")
+    graph = run_pipeline(gpu_pipeline(), g.build())[0]
+    launch = launched(graph)
+    (tensor, *_) = kernel_source(launch.kernel).entries[0].tensor_maps
+    assert tensor.dims[:3] == (64, 70, 3)
+    feeds = {n: v for n, v in {"x": x, "w": w}.items() if n in graph.inputs}
+    expected = np.moveaxis(x.astype(np.float64), 1, 2).reshape(1, 70, 192) @ w
+    np.testing.assert_allclose(simulated(graph, launch, feeds), expected, 1e-3, 2e-2)
+    few = tw.Graph("few")
+    heads = few.transpose(few.input("x", (1, 3, 70, 40), "f16"), perm=(0, 2, 1, 3))
+    few.output(few.matmul(few.reshape(heads, shape=(1, 70, 120)), few.constant(w[:120])), "y")
+    graph = run_pipeline(gpu_pipeline(), few.build())[0]
+    said = GpuWgmma().objection(graph, graph.ops, graph.outputs)
+    assert "do not lie in fixed steps" in said, "a box would reach into the next head"
+
+
 @pytest.mark.parametrize("dtype", [np.int8, np.uint8])
 def test_bytes(dtype: type) -> None:
     rng, info = np.random.default_rng(3), np.iinfo(dtype)
