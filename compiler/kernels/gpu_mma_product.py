@@ -31,7 +31,8 @@ LONG: Final = 256
 class Product:
     """p: the contraction. kind: of the intrinsic `mma_<kind>`. left, right: its factors, without
     what widens them, whose elements are equal in size; total: the type of the sum. over: the
-    indices of the sum, the one along which an operand lies in memory last."""
+    indices of the sum, the one along which an operand lies in memory last. last: how many of the
+    last one's are terms, where it counts more of them; 0 where all are."""
 
     p: Contraction
     kind: str
@@ -39,6 +40,7 @@ class Product:
     right: Expr
     total: DType
     over: tuple[Expr, ...]
+    last: int = 0
 
     @property
     def chunk(self) -> int:

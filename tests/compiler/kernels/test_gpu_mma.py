@@ -22,7 +22,7 @@ from tilewright.compiler.graph.evaluate import evaluate
 from tilewright.compiler.graph.ir import Graph
 from tilewright.compiler.kernels.device import GPU
 from tilewright.compiler.kernels.gpu_mma import MOST_SHARED, GpuMma, shared_bytes
-from tilewright.compiler.kernels.gpu_mma_operands import copied_by_element
+from tilewright.compiler.kernels.gpu_mma_operands import copied_by_element, filled
 from tilewright.compiler.kernels.gpu_mma_product import product_of
 from tilewright.compiler.kernels.gpu_templates import gpu_templates
 from tilewright.compiler.kernels.ir import Launch
@@ -376,6 +376,19 @@ def test_an_image_is_read_as_it_comes() -> None:
     assert not copied_by_element(second)
 
 
+@pytest.mark.parametrize(("taps", "k"), [(7, 3 * 7 * 8), (5, 3 * 5 * 8), (3, 27)])
+def test_rows_of_taps_are_filled_to_pieces(taps: int, k: int) -> None:
+    """With zeros behind the weights of each, where that makes few rounds more: so 16 bytes of a
+    tile are of one row of the image."""
+    source = network((1, 3, 11, 12), (16, 3, taps, taps), strides=2, pads=taps // 2)
+    assert run(source)[0] == "gpu_mma"
+    graph, launches = gpu_launches(source)
+    ops = [graph.ops[j] for j in launches[0].ops]
+    given = graph, ops, ops[-1].outputs
+    found = filled(graph, product_of(*given, False))
+    assert found.k == k and found.last == (0 if taps == 3 else taps)
+
+
 def test_bf16_from_end_to_end() -> None:
     """Stored and multiplied in bf16, everything between in float32, in the same kernels."""
     g = tw.Graph("mixed")
@@ -450,6 +463,17 @@ def test_machine_code_of_half_floats(arch: str) -> None:
     assert found.count("LDSM.16") == 2 * (4 + 4) + 8  # and those ahead of the first round
     assert found.count("STG.E.128") == 4 * 2 * 2  # eight half floats each
     assert "LDGSTS.E.BYPASS.LTC128B.128" in found or "LDGSTS.E.BYPASS.128" in found
+
+
+@pytest.mark.parametrize("taps", [7, 11])
+def test_machine_code_of_images(taps: int) -> None:
+    """Places are found once for 16 bytes: nothing has to lie in local memory meanwhile."""
+    pytest.importorskip("numba.cuda", reason="numba-cuda is not there")
+    graph, launches = gpu_launches(network((32, 3, 224, 224), (64, 3, taps, taps), strides=4))
+    ops = tuple(graph.ops[j] for j in launches[0].ops)
+    graph = replace(graph, ops=ops, outputs=ops[-1].outputs)
+    assert copied_by_element(made(graph, GpuMma().default(graph, ops, graph.outputs, GPU)).kernel)
+    assert machine_code(graph, "sm_80").count("LDG.E.U16") <= 128
 
 
 def test_machine_code_of_parts() -> None:
