@@ -39,6 +39,15 @@ def product(
     return gpu_launches(g.build())[0]
 
 
+def vector(k: int, n: int, constant: bool = False) -> Graph:
+    """A vector times a matrix."""
+    g = tw.Graph("vector")
+    w = np.ones((k, n), np.float16)
+    right = g.constant(w) if constant else g.input("w", (k, n), "f16")
+    g.output(g.matmul(g.input("x", (1, k), "f16"), right), "y")
+    return gpu_launches(g.build())[0]
+
+
 def integers(left: str, right: str, m: int, n: int, k: int) -> Graph:
     g = tw.Graph("integers")
     g.output(g.matmul_integer(g.input("x", (m, k), left), g.input("w", (k, n), right)), "y")

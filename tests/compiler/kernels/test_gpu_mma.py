@@ -34,6 +34,7 @@ from .gpu_products import (
     network,
     product,
     rng,
+    vector,
     window,
 )
 
@@ -99,6 +100,11 @@ def test_what_it_leaves_to_others() -> None:
     assert not found(single) and found(single, tf32=True)
     assert not found(product("mk,kn->mn", (4, 32), (32, 64)))
     assert not found(product("mk,kn->mn", (64, 32), (32, 4)))
+    assert not found(vector(264, 72, constant=True)) and not found(vector(64, 72))
+    squares = tw.Graph("squares")
+    x = squares.input("x", (64, 512), "f16")
+    squares.output(squares.reduce_sum(x * x, axes=(1,)), "y")
+    assert not found(gpu_launches(squares.build())[0])
     assert not found(product("mk,kn->mn", (32, 32), (32, 64), "f64"), tf32=True)
     kinds = [[t.name for t in gpu_templates(n)] for n in ("standard", "reduced")]
     assert kinds[0] == kinds[1] and kinds[0][0] == "gpu_mma"
@@ -149,8 +155,9 @@ def test_sums_in_parts(graph: Graph, parts: int) -> None:
 @pytest.mark.parametrize(
     ("graph", "tile"),
     [(dense(3, 72, 264), (16, 128, 16, 32)),
-     (product("mk,kn->mn", (72, 264), (264, 2)), (128, 16, 32, 16))],
-    ids=["rows", "columns"],
+     (product("mk,kn->mn", (72, 264), (264, 2)), (128, 16, 32, 16)),
+     (vector(264, 72), (16, 128, 16, 32))],
+    ids=["rows", "columns", "a row"],
 )  # fmt: skip
 def test_few_rows_and_long_sums(graph: Graph, tile: tuple[int, ...]) -> None:
     """A few rows are worth a tile: weights are read once, and not once for each."""
