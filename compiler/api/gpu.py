@@ -102,12 +102,6 @@ def built(
     saved: the file that it comes from, with code and constants. store: of code, the user's where
     none is given. Raises as `compile_gpu` does, and ArtifactError."""
     final, seen = stages[-1].graph, gpu_device(target.capability)
-    other = special(final, seen, chosen.numerics, choices)
-    templates = gpu_templates(chosen.numerics, target.capability)
-    launches: Sequence[Launch] = select(
-        final, seen, special=other, templates=templates, numerics=chosen.numerics
-    )
-    launches = with_origins(final, launches, choices)
 
     def planned(
         launches: Sequence[Launch], reorder: bool, capacity: int | None = None
@@ -115,9 +109,14 @@ def built(
         return plan_memory(final, launches, reorder=reorder, inplace=chosen.inplace,
                            donate=chosen.donate, capacity=capacity)  # fmt: skip
 
-    plan = planned(launches, chosen.reorder)
+    other = special(final, seen, chosen.numerics, choices)
+    templates = gpu_templates(chosen.numerics, target.capability)
+    launches: Sequence[Launch] = select(
+        final, seen, special=other, templates=templates, numerics=chosen.numerics
+    )
+    launches = with_origins(final, launches, choices)
+    plan, limit = planned(launches, chosen.reorder), chosen.memory_limit
     launches = tuple(launches[k] for k in plan.order)
-    limit = chosen.memory_limit
     if limit is not None and plan.arena_bytes > limit:
         launches, plan = fit(final, launches, plan, planned, seen, chosen, limit)
     plan = replace(plan, alternatives=alternatives(final, launches, chosen))
