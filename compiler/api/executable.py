@@ -16,7 +16,6 @@ from ..codegen.cpu.target import CpuTarget
 from ..inspect.machine import call_seconds, limits
 from ..inspect.moving import Movers, can_move
 from ..inspect.profile import Profile, profile
-from ..inspect.trace import launch_named
 from ..inspect.views import Compilation, kernel_name, view
 from ..kernels.access import element_by_element
 from ..kernels.ir import Launch
@@ -27,7 +26,6 @@ from ..runtime.program import Program
 from ..tuning.fingerprint import kernel_device
 from .artifact import write as write_artifact
 from .inspectable import CompileStats, Inspectable
-from .page import cpu_page, write_text
 
 Array = npt.NDArray[Any]
 
@@ -127,7 +125,7 @@ class Executable(Inspectable[CpuTarget]):
         from .repro import script_of
 
         device = kernel_device(self._compilation.target, self.threads)
-        return script_of(self._compilation, launch_named(self._compilation, kernel), device)
+        return script_of(self._compilation, kernel, device)
 
     def profile(self, *arrays: Any, rounds: int = 20, moved: bool = False) -> Profile:
         """Median time of every launch over `rounds` runs, beside the machine's measured limits;
@@ -202,6 +200,8 @@ class Executable(Inspectable[CpuTarget]):
         name: of the model, for the title. profile: what to show times of; `exe.profile()` where
         none is given. Raises OSError when the file cannot be written.
         """
+        from .page import cpu_page, write_text
+
         shown = self.profile() if profile is None else profile
         write_text(path, cpu_page(self._compilation, name or self.graph.name, self.threads,
                                   self.stats.stations, shown))  # fmt: skip
