@@ -105,6 +105,11 @@ def differs_from_stored(kernel: Kernel, target: CudaTarget) -> bool:
     return found is not None and found["ptx"] != _made(kernel, target)[1]
 
 
+def ptx_key(kernel: Kernel, target: CudaTarget) -> Key:
+    """The key of a kernel's PTX in the store, where it was made by what is installed here."""
+    return _ptx_key(kernel, target)(makers())
+
+
 def _ptx_key(kernel: Kernel, target: CudaTarget) -> Callable[[Makers], Key]:
     """The key, by who made it."""
     return lambda by: _key("PTX of a kernel", target, by, symbol=symbol(kernel),
