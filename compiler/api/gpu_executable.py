@@ -22,10 +22,11 @@ from ..runtime.gpu_code import GpuCodes
 from ..runtime.gpu_saved import members
 from ..runtime.threads import default_threads
 from .artifact import write as write_artifact
-from .executable import CLOCK_STEP, random_input
+from .executable import random_input
 from .gpu_devices import device_for, opened_for
 from .gpu_kernels import GpuKernelInfo, kernel_info
 from .inspectable import Inspectable
+from .timing import CLOCK_STEP
 
 Array = npt.NDArray[Any]
 

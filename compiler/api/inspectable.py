@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Any, Generic
 
 from ..graph.ir import Graph
 from ..inspect.memory import MemoryUse, memory_use
-from ..inspect.profile import Profile
 from ..inspect.views import Compilation, TargetT
 from ..kernels.ir import Launch
 from ..memory.plan import MemoryPlan
 from ..passes.base import Stage
 
 if TYPE_CHECKING:
+    from ..inspect.profile import Profile
     from .explaining import Page
 
 
