@@ -101,6 +101,28 @@ def built(
     """From the graph after all passes to a program. spent: the seconds before: reading, passes.
     saved: the file that it comes from, with code and constants. store: of code, the user's where
     none is given. Raises as `compile_gpu` does, and ArtifactError."""
+    c = planned(stages, target, chosen, choices)
+    kernels = watch.lap()
+
+    def report(done: int, total: int) -> None:
+        if progress is not None:
+            progress("kernels", done, total)
+
+    all_kernels = [x.kernel for x in c.launches]
+    given = _given(all_kernels, target, saved) if saved else {}
+    codes = load(all_kernels, target, store or Store(), report, given)
+    objects = watch.lap()
+    if chosen.dump:
+        write_dump(c, chosen.dump, GPU_DUMPED, lambda level: gpu_view(c, codes, level))
+    exe = GpuExecutable(c, codes, saved.ready if saved else None)
+    exe.stats = CompileStats(*spent, kernels, objects, watch.lap(), codes.built, len(codes.codes))
+    return exe
+
+
+def planned(
+    stages: Sequence[Stage], target: CudaTarget, chosen: Options, choices: Choices
+) -> Compilation[CudaTarget]:
+    """Kernels and memory for the last of the stages. Raises LoweringError, MemoryLimitError."""
     final, seen = stages[-1].graph, gpu_device(target.capability)
 
     def planned(
@@ -120,22 +142,16 @@ def built(
     if limit is not None and plan.arena_bytes > limit:
         launches, plan = fit(final, launches, plan, planned, seen, chosen, limit)
     plan = replace(plan, alternatives=alternatives(final, launches, chosen))
-    kernels = watch.lap()
+    return Compilation(final, stages, launches, plan, target, chosen, None,
+                       to_data(choices, seen))  # fmt: skip
 
-    def report(done: int, total: int) -> None:
-        if progress is not None:
-            progress("kernels", done, total)
 
-    all_kernels = [x.kernel for x in launches]
-    given = _given(all_kernels, target, saved) if saved else {}
-    codes = load(all_kernels, target, store or Store(), report, given)
-    objects = watch.lap()
-    c = Compilation(final, stages, launches, plan, target, chosen, None, to_data(choices, seen))
-    if chosen.dump:
-        write_dump(c, chosen.dump, GPU_DUMPED, lambda level: gpu_view(c, codes, level))
-    exe = GpuExecutable(c, codes, saved.ready if saved else None)
-    exe.stats = CompileStats(*spent, kernels, objects, watch.lap(), codes.built, len(codes.codes))
-    return exe
+def analysed(
+    graph: Graph, target: CudaTarget, chosen: Options, read: float
+) -> Compilation[CudaTarget]:
+    """Everything that `compile_gpu` does but code. Raises as `planned`."""
+    stages = _optimised(graph, chosen, read)
+    return planned(stages, target, chosen, recorded_choices(stages[-1].graph, target, chosen))
 
 
 def _given(kernels: Sequence[Kernel], target: CudaTarget, saved: Saved) -> Mapping[str, GpuCode]:

@@ -66,12 +66,15 @@ class Explanation:
         return "\n".join(lines)
 
 
-def explain(c: Compilation, device: Device, records: Records) -> list[Explanation]:
+def explain(
+    c: Compilation, device: Device, records: Records, place: str = ""
+) -> list[Explanation]:  # fmt: skip
     """An explanation for every problem of a compilation that has more than one candidate.
 
-    device: what the compilation was for, as templates see it.
+    device: what the compilation was for, as templates see it. place: its fingerprint, this CPU's by
+    default.
     """
-    return [_explained(c, use, records) for use in tasks_of(c, device)]
+    return [_explained(c, use, records) for use in tasks_of(c, device, place)]
 
 
 def _explained(c: Compilation, use: Use, records: Records) -> Explanation:

@@ -118,3 +118,19 @@ def test_what_needs_a_device_says_so(
     stub.start("8.0")
     assert main.main([command, str(model), "--target", "cuda:sm_90"]) == 2
     assert "the devices here are Stub 8.0 (sm_80)" in capsys.readouterr().err
+
+
+def test_the_cache_explains(
+    model: Path, stub: Stub, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("TILEWRIGHT_CACHE", "cache")
+    given = ("cache", "explain", model, "--target", "cuda:sm_90")
+    assert said(capsys, *given)["hits"] == 0
+    stub.compile(convnet(), "cuda:sm_90")
+    found = said(capsys, *given)
+    assert found["hits"] == len(found["kernels"]) == 4
+    assert {k["config"]["verdict"] for k in found["kernels"] if k["config"]} == {"none"}
+    assert {e["gpu"] for e in said(capsys, "cache", "ls")["entries"]} == {"sm_90"}
+    stub.start("8.0")
+    assert main.main([*map(str, given)]) == 0
+    assert "default config: records are of devices" in capsys.readouterr().out
