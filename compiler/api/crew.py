@@ -21,12 +21,13 @@ from ..tuning.local import gpu_runner, local_runner
 @dataclass(frozen=True, slots=True)
 class Crew:
     """Runners, and the devices that they are: tasks are tuned for each of them. warnings: such as
-    who does not take part, and why."""
+    who does not take part, and why. builds_here: what they build is in this machine's store."""
 
     runners: Sequence[Runner]
     devices: tuple[str, ...]
     warnings: tuple[str, ...] = ()
     close: Callable[[], None] = lambda: None
+    builds_here: bool = True
 
 
 def local_crew(target: CpuTarget | CudaTarget, device: Device, *, all_gpus: bool = False) -> Crew:
@@ -85,7 +86,7 @@ def farm_crew(address: str, target: CpuTarget | CudaTarget, device: Device) -> C
     if not any(same_model(other, here) for other in devices):
         warnings.append(f"no worker is of this machine's model, {label(here)}: what is found is "
                         "for machines like theirs, and defaults serve here")  # fmt: skip
-    return Crew(runners, tuple(devices), tuple(warnings), farm.close)
+    return Crew(runners, tuple(devices), tuple(warnings), farm.close, builds_here=False)
 
 
 def _place(target: CpuTarget | CudaTarget) -> str:

@@ -72,6 +72,8 @@ it, the programs have HURRIED_ROUNDS, and launches none."""
 HURRIED_ROUNDS: Final = 2
 OBJECT_SECONDS: Final = 0.06
 """To build the code of one kernel, where this process has built none yet."""
+GPU_OBJECT_SECONDS: Final = 1.0
+"""The same for a GPU, where workers of a farm have built the winners in stores of their own."""
 CLOSE_SECONDS: Final = 0.5
 """For worker processes to leave."""
 
@@ -169,7 +171,6 @@ def tuned(
         feeds = tuple(random_input(s, k) for k, s in enumerate(default.inputs))
         once, seconds = _profiled(default, feeds, budget)
         uses = tasks_of(default._compilation, device, place)
-        deadline = budget.end - _reserve(default, once, len(uses), budget)
         reach("search")
         ended = "searched"
         found: list[_Found] = []
@@ -178,6 +179,9 @@ def tuned(
             try:
                 for text in crew.warnings:
                     tell(Warned(text))
+                abroad = isinstance(target, CudaTarget) and not crew.builds_here
+                least = GPU_OBJECT_SECONDS if abroad else 0.0
+                deadline = budget.end - _reserve(default, once, len(uses), budget, least)
                 ended, found = _searched(uses, seconds, crew, deadline, budget, means, tell, place)
             finally:
                 crew.close()
@@ -281,11 +285,11 @@ def _profiled(
     return once, exe.launch_seconds(*feeds, rounds=rounds)
 
 
-def _reserve(exe: Executable, once: float, tasks: int, budget: Budget) -> float:
-    """Seconds to lay by: to compile again, with all the tasks' kernels to be built, and to compare;
-    at most half of what is left."""
+def _reserve(exe: Program, once: float, tasks: int, budget: Budget, least: float) -> float:
+    """Seconds to lay by: to compile again, with all the tasks' kernels to be built, each in `least`
+    seconds or more, and to compare; at most half of what is left."""
     s = exe.stats
-    each = s.objects / s.built if s.built else OBJECT_SECONDS
+    each = max(s.objects / s.built if s.built else OBJECT_SECONDS, least)
     building = s.kernels + s.link + each * tasks
     return min(CLOSE_SECONDS + building + _comparing(once, budget), budget.left / 2)
 
