@@ -16,6 +16,7 @@ from ..runtime.cuda_device import all_facts
 from ..tuning import farmhand
 from ..tuning.fingerprint import fingerprint, label, same_model
 from ..tuning.local import gpu_runner, local_runner
+from .gpu_devices import place_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,8 +36,6 @@ def local_crew(target: CpuTarget | CudaTarget, device: Device, *, all_gpus: bool
     `target`, not only its own."""
     if not isinstance(target, CudaTarget):
         return Crew((local_runner(),), (fingerprint(target),))
-    from .gpu import place_of
-
     numbers = [target.device or 0]
     if all_gpus:
         numbers = [k for k, f in enumerate(all_facts()) if _arch(f.capability) == target.arch]
@@ -93,8 +92,6 @@ def _place(target: CpuTarget | CudaTarget) -> str:
     """The fingerprint of what a program for `target` runs on here."""
     if not isinstance(target, CudaTarget):
         return fingerprint(target)
-    from .gpu import place_of
-
     return place_of(target.device or 0)
 
 

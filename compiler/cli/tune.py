@@ -14,7 +14,7 @@ from ..errors import OptionError
 from ..runtime.linux import process_age
 from .console import show
 from .live import listening
-from .models import add_model_arguments, parse_shapes, split
+from .models import add_model_arguments, parse_shapes, split, target_of
 
 INTERRUPTED = 130
 
@@ -60,7 +60,7 @@ def run(args: argparse.Namespace) -> int:
     began = time.monotonic() - (process_age() if args.own_process else 0.0)
     with listening(Path(args.model).name, args.json) as listener:
         report = tune(
-            args.model, target=args.target, budget=args.budget, numerics=args.numerics,
+            args.model, target=target_of(args), budget=args.budget, numerics=args.numerics,
             shapes=parse_shapes(args.shapes), outputs=split(args.outputs), threads=args.threads,
             records=args.records, progress=listener, farm=args.farm, began=began,
         )  # fmt: skip

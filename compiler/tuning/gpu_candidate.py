@@ -96,6 +96,7 @@ class GpuContender:
         self.launch, self._sets = launch, sets
         self._memory: list[Handle] = []
         self._handed: dict[Any, Handle] = {}
+        self._scratch: list[tuple[int, int]] = []
         self.nbytes = 0
         count = len(launch.args)
         kernels = kernel_launches(0, code.entries, [Place(0, array=k) for k in range(count)],
@@ -116,6 +117,7 @@ class GpuContender:
         for arg, b in zip(self.launch.args, self.launch.kernel.params, strict=True):
             if arg is None:
                 found.append(self._taken(b.nbytes).value)
+                self._scratch.append((found[-1], b.nbytes))
                 continue
             root, inner = arg, 0
             while not isinstance(root, Prepared) and root in shared:
@@ -137,6 +139,11 @@ class GpuContender:
             made = self._handed[what] = self._taken(array.nbytes)
             self._device.call("cuMemcpyHtoD_v2", made.value, array.ctypes.data, array.nbytes)
         return self._handed[what].value
+
+    def spoil_scratch(self) -> None:
+        """Fill scratch with what no kernel computes: nobody may read it before writing it."""
+        for address, size in self._scratch:
+            self._device.call("cuMemsetD8Async", address, FILL, size, self._sets.stream.value)
 
     def run(self) -> float:
         """Run once; the seconds of its kernels."""

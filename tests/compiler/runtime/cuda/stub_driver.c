@@ -1038,8 +1038,12 @@ int cuTensorMapEncodeTiled(uint64_t *out, int type, unsigned rank, Address at, c
     if (rank < 1 || rank > 5) FAIL(INVALID, "a descriptor of %u axes", rank);
     for (unsigned k = 0; k < rank; k++) {
         if (!dims[k] || dims[k] > 1ull << 32 || !box[k] || box[k] > 256 || steps[k] < 1 || steps[k] > 8) FAIL(INVALID, "a descriptor's axis %u: %lu in boxes of %u", k, (unsigned long)dims[k], box[k]);
-        if (k + 1 < rank && strides[k] % 16) FAIL(INVALID, "a descriptor's stride of %lu bytes", (unsigned long)strides[k]);
+        if (k + 1 < rank && (strides[k] % 16 || strides[k] >> 40)) FAIL(INVALID, "a descriptor's stride of %lu bytes", (unsigned long)strides[k]);
     }
+    static const unsigned char bytes[] = {1, 2, 4, 4, 8, 8, 2, 4, 8, 2, 4, 4, 4}, span[] = {0, 32, 64, 128};
+    if (type < 0 || type > 12 || swizzle < 0 || swizzle > 3) FAIL(INVALID, "a descriptor of type %d, swizzle %d", type, swizzle);
+    unsigned row = box[0] * bytes[type];
+    if (row % 16 || (swizzle && row > span[swizzle])) FAIL(INVALID, "a descriptor's rows of %u bytes, swizzle %d", row, swizzle);
     if (interleave || fill || promotion < 0 || promotion > 3) FAIL(INVALID, "a descriptor that the stub does not know");
     memset(out, 0, 128);
     out[0] = at, out[1] = type | rank << 8 | swizzle << 16;
