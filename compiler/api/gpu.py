@@ -10,7 +10,7 @@ from ..errors import MemoryLimitError
 from ..graph.ir import Graph
 from ..inspect.alternatives import alternatives
 from ..inspect.dump import write_dump
-from ..inspect.gpu_views import GPU_DUMPED, gpu_view
+from ..inspect.gpu_views import GPU_DUMPED, Gpu, gpu_view
 from ..inspect.views import Compilation
 from ..kernels.device import gpu_device
 from ..kernels.gpu_templates import gpu_templates
@@ -20,10 +20,10 @@ from ..options import Options
 from ..passes.base import Fuel, Stage, run_pipeline
 from ..passes.pipeline import gpu_pipeline, remaining
 from ..records import open_records
-from ..runtime.gpu_code import GpuCode, load
+from ..runtime.gpu_code import GpuCode, load, ptx_key
 from ..runtime.gpu_saved import found
 from ..runtime.program import plan_memory
-from ..store import Store
+from ..store import Key, Store
 from ..tuning.choices import NO_CHOICES, Choices, special, to_data, with_origins
 from ..tuning.tuned import recorded
 from .artifact import Saved
@@ -47,6 +47,18 @@ def compile_gpu(
     passes = watch.lap()
     choices = recorded_choices(stages[-1].graph, target, chosen)
     return _built(stages, target, chosen, choices, watch, (read, passes), progress)
+
+
+def analyse_gpu(graph: Graph, target: CudaTarget, chosen: Options, read: float) -> Gpu:
+    """What `compile_gpu` does before it makes code. Raises LoweringError, MemoryLimitError."""
+    stages = _optimised(graph, chosen, read)
+    choices = recorded_choices(stages[-1].graph, target, chosen)
+    return _selected(stages, target, chosen, choices)
+
+
+def code_key(kernel: Kernel, target: CudaTarget) -> Key:
+    """Under what a kernel's code is stored."""
+    return ptx_key(kernel, target)
 
 
 def recorded_choices(graph: Graph, target: CudaTarget, chosen: Options) -> Choices:
@@ -99,6 +111,28 @@ def _built(
     """From the graph after all passes to a program. spent: the seconds before: reading, passes.
     saved: the file that it comes from, with code and constants. Raises as `compile_gpu` does, and
     ArtifactError."""
+    c = _selected(stages, target, chosen, choices)
+    kernels = watch.lap()
+
+    def report(done: int, total: int) -> None:
+        if progress is not None:
+            progress("kernels", done, total)
+
+    all_kernels = [x.kernel for x in c.launches]
+    given = _given(all_kernels, target, saved) if saved else {}
+    codes = load(all_kernels, target, Store(), report, given)
+    objects = watch.lap()
+    if chosen.dump:
+        write_dump(c, chosen.dump, GPU_DUMPED, lambda level: gpu_view(c, codes, level))
+    exe = GpuExecutable(c, codes, saved.ready if saved else None)
+    exe.stats = CompileStats(*spent, kernels, objects, watch.lap(), codes.built, len(codes.codes))
+    return exe
+
+
+def _selected(
+    stages: Sequence[Stage], target: CudaTarget, chosen: Options, choices: Choices
+) -> Gpu:  # fmt: skip
+    """Kernels and the memory plan for the graph after all passes."""
     final, seen = stages[-1].graph, gpu_device(target.capability)
     other = special(final, seen, chosen.numerics, choices)
     templates = gpu_templates(chosen.numerics, target.capability)
@@ -115,22 +149,7 @@ def _built(
             " bytes, and kernels for GPUs have no variants with less", plan.arena_bytes
         )  # fmt: skip
     plan = replace(plan, alternatives=alternatives(final, launches, chosen))
-    kernels = watch.lap()
-
-    def report(done: int, total: int) -> None:
-        if progress is not None:
-            progress("kernels", done, total)
-
-    all_kernels = [x.kernel for x in launches]
-    given = _given(all_kernels, target, saved) if saved else {}
-    codes = load(all_kernels, target, Store(), report, given)
-    objects = watch.lap()
-    c = Compilation(final, stages, launches, plan, target, chosen, None, to_data(choices, seen))
-    if chosen.dump:
-        write_dump(c, chosen.dump, GPU_DUMPED, lambda level: gpu_view(c, codes, level))
-    exe = GpuExecutable(c, codes, saved.ready if saved else None)
-    exe.stats = CompileStats(*spent, kernels, objects, watch.lap(), codes.built, len(codes.codes))
-    return exe
+    return Compilation(final, stages, launches, plan, target, chosen, None, to_data(choices, seen))
 
 
 def _given(kernels: Sequence[Kernel], target: CudaTarget, saved: Saved) -> Mapping[str, GpuCode]:

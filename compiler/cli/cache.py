@@ -4,18 +4,25 @@ from __future__ import annotations
 
 import argparse
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 from ...autotune.row import to_data
 from ..api.build import device_of
 from ..api.compile import analyse
+from ..api.source import read_closed
+from ..codegen.cuda.target import cuda_target, is_cuda
 from ..errors import OptionError
 from ..inspect.views import Compilation, kernel_name
+from ..kernels.device import Device, gpu_device
+from ..kernels.ir import Kernel
 from ..kernels.printer import symbol
+from ..options import options
 from ..records import open_records
+from ..runtime.cuda_device import capability
 from ..runtime.objects import object_key
-from ..store import Entry, Store
+from ..store import Entry, Key, Store
 from ..store import Explanation as StoreExplanation
 from ..text import human_bytes
 from ..tuning.explain import Explanation as ConfigExplanation
@@ -98,11 +105,7 @@ def explain_model(args: argparse.Namespace) -> int:
     store = Store()
     if store.directory is None:
         raise OptionError("the cache is switched off (TILEWRIGHT_CACHE): every kernel is a miss")
-    compiled = analyse(
-        args.model, target=target_of(args), numerics=args.numerics, memory_limit=args.memory_limit,
-        shapes=parse_shapes(args.shapes), outputs=split(args.outputs), threads=args.threads,
-    )  # fmt: skip
-    found = _kernels(compiled, store)
+    found = _on_gpu(args, store) if is_cuda(target_of(args)) else _on_cpu(args, store)
     hits = sum(k.stored.hit for k in found.values())
     if args.json:
         emit_json({
@@ -131,16 +134,41 @@ def explain_model(args: argparse.Namespace) -> int:
     return 0
 
 
-def _kernels(c: Compilation, store: Store) -> dict[str, _Kernel]:
-    """The distinct kernels of a compilation by symbol."""
+def _on_cpu(args: argparse.Namespace, store: Store) -> dict[str, _Kernel]:
+    c = analyse(
+        args.model, target=target_of(args), numerics=args.numerics, memory_limit=args.memory_limit,
+        shapes=parse_shapes(args.shapes), outputs=split(args.outputs), threads=args.threads,
+    )  # fmt: skip
+    return _kernels(c, store, device_of(c.target, c.options), None,
+                    lambda kernel: object_key(kernel, c.target))  # fmt: skip
+
+
+def _on_gpu(args: argparse.Namespace, store: Store) -> dict[str, _Kernel]:
+    from ..api.gpu import analyse_gpu, code_key
+    from ..api.gpu_devices import device_for, place_of
+
+    target = cuda_target(target_of(args), capability)
+    chosen = options(numerics=args.numerics, memory_limit=args.memory_limit, threads=args.threads)
+    graph = read_closed(args.model, parse_shapes(args.shapes), split(args.outputs))
+    c = analyse_gpu(graph, target, chosen, 0.0)
+    number = device_for(target)
+    place = "" if number is None else place_of(number)
+    return _kernels(c, store, gpu_device(target.capability), place,
+                    lambda kernel: code_key(kernel, target))  # fmt: skip
+
+
+def _kernels(
+    c: Compilation[Any], store: Store, device: Device, place: str | None,
+    key: Callable[[Kernel], Key],
+) -> dict[str, _Kernel]:  # fmt: skip
+    """The distinct kernels of a compilation by symbol. device, place: as `explain` takes them."""
     with open_records() as records:
-        choices = {n: e for e in explain(c, device_of(c.target, c.options), records)
-                   for n in e.use.launches}  # fmt: skip
+        choices = {n: e for e in explain(c, device, records, place) for n in e.use.launches}
     found: dict[str, _Kernel] = {}
     for number, launch in enumerate(c.launches):
         name = symbol(launch.kernel)
         if name not in found:
-            stored = store.explain(object_key(launch.kernel, c.target))
+            stored = store.explain(key(launch.kernel))
             what = f"{kernel_name(launch)} ({launch.label})"
             found[name] = _Kernel(what, stored, choices.get(number))
     return found

@@ -82,18 +82,22 @@ def load(
 
 
 def _ptx(kernel: Kernel, target: CudaTarget, store: Store) -> tuple[tuple[Entry, ...], str, bool]:
-    def key(by: Makers) -> Key:
-        return _key("PTX of a kernel", target, by, symbol=symbol(kernel), text=text_digest(kernel))
-
-    found = _found(store, key)
+    found = _found(store, lambda by: ptx_key(kernel, target, by))
     if found is not None:
         return tuple(map(entry_of, found["entries"])), found["ptx"], False
     source = kernel_source(kernel)
     ptx = "" if not source.entries else kernel_ptx(
         kernel, source.entries, lowered(source, kernel.params, target), target)  # fmt: skip
     listed = [asdict(e) for e in source.entries]
-    store.put(key(makers()), json.dumps({"entries": listed, "ptx": ptx}).encode())
+    store.put(ptx_key(kernel, target), json.dumps({"entries": listed, "ptx": ptx}).encode())
     return source.entries, ptx, True
+
+
+def ptx_key(kernel: Kernel, target: CudaTarget, by: Makers | None = None) -> Key:
+    """Under what the PTX of a kernel is stored. by: who makes it (default: what is installed
+    here)."""
+    return _key("PTX of a kernel", target, by or makers(), symbol=symbol(kernel),
+                text=text_digest(kernel))  # fmt: skip
 
 
 def entry_of(fields: dict[str, Any]) -> Entry:
