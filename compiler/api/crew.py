@@ -82,17 +82,17 @@ def farm_crew(address: str, target: CpuTarget | CudaTarget, device: Device) -> C
         warnings.append(f"GPUs without a worker: {len(idle)}, which {idle[0]} sees; a worker uses"
                         " the first that it sees, so start one for each of them")  # fmt: skip
     here = _place(target)
-    if not any(same_model(other, here) for other in devices):
+    if here and not any(same_model(other, here) for other in devices):
         warnings.append(f"no worker is of this machine's model, {label(here)}: what is found is "
                         "for machines like theirs, and defaults serve here")  # fmt: skip
     return Crew(runners, tuple(devices), tuple(warnings), farm.close, builds_here=False)
 
 
 def _place(target: CpuTarget | CudaTarget) -> str:
-    """The fingerprint of what a program for `target` runs on here."""
+    """The fingerprint of what a program for `target` runs on here; "" where it has no device."""
     if not isinstance(target, CudaTarget):
         return fingerprint(target)
-    return place_of(target.device or 0)
+    return "" if target.device is None else place_of(target.device)
 
 
 def _arch(capability: tuple[int, int]) -> str | None:
