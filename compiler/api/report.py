@@ -155,7 +155,7 @@ class TuningReport:
             lines.append(f"model {before} -> {after}: {c.speedup:.3f}x +-{c.spread:.1%}, "
                          f"{c.rounds} rounds alternating")  # fmt: skip
         elif tuned:
-            lines.append("model: not compared, as it does not run here")
+            lines.append("model: not compared, as what was found is for other machines")
         else:
             lines.append("model: the kernels are the default ones")
         return [*lines, *(f"warning: {printable(w)}" for w in self.warnings)]
