@@ -13,9 +13,10 @@ from ..inspect.dump import write_dump
 from ..inspect.gpu_views import GPU_DUMPED, Gpu, gpu_view
 from ..inspect.views import Compilation
 from ..kernels.device import gpu_device
-from ..kernels.gpu_templates import gpu_templates
+from ..kernels.gpu_templates import HOPPER, gpu_templates
 from ..kernels.ir import Kernel, Launch
 from ..kernels.select import select
+from ..kernels.template import KernelTemplate
 from ..options import Options
 from ..passes.base import Fuel, Stage, run_pipeline
 from ..passes.pipeline import gpu_pipeline, remaining
@@ -54,6 +55,11 @@ def analyse_gpu(graph: Graph, target: CudaTarget, chosen: Options, read: float) 
     stages = _optimised(graph, chosen, read)
     choices = recorded_choices(stages[-1].graph, target, chosen)
     return _selected(stages, target, chosen, choices)
+
+
+def every_template() -> tuple[KernelTemplate, ...]:
+    """The templates that make kernels for one GPU or another."""
+    return gpu_templates("standard", HOPPER)
 
 
 def code_key(kernel: Kernel, target: CudaTarget) -> Key:
