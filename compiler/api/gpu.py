@@ -12,9 +12,10 @@ from ..inspect.dump import write_dump
 from ..inspect.gpu_views import GPU_DUMPED, gpu_view
 from ..inspect.views import Compilation
 from ..kernels.device import gpu_device
-from ..kernels.gpu_templates import gpu_templates
+from ..kernels.gpu_templates import HOPPER, gpu_templates
 from ..kernels.ir import Kernel, Launch
 from ..kernels.select import select
+from ..kernels.template import KernelTemplate
 from ..memory.plan import MemoryPlan
 from ..options import Options
 from ..passes.base import Fuel, Stage, run_pipeline
@@ -48,6 +49,11 @@ def compile_gpu(
     passes = watch.lap()
     choices = recorded_choices(stages[-1].graph, target, chosen)
     return built(stages, target, chosen, choices, watch, (read, passes), progress)
+
+
+def every_template() -> tuple[KernelTemplate, ...]:
+    """The templates that make kernels for one GPU or another."""
+    return gpu_templates("standard", HOPPER)
 
 
 def recorded_choices(graph: Graph, target: CudaTarget, chosen: Options) -> Choices:

@@ -148,7 +148,7 @@ def _kernels(c: Compilation[Any], store: Store) -> dict[str, _Kernel]:
         device = device_of(c.target, c.options) if number is None else gpu_device(
             c.target.capability)  # fmt: skip
         with open_records() as records:
-            found = explain(c, device, records, "" if number is None else place_of(number))
+            found = explain(c, device, records, None if number is None else place_of(number))
         choices = {n: e for e in found for n in e.use.launches}
     key = ptx_key if isinstance(c.target, CudaTarget) else object_key
     kernels: dict[str, _Kernel] = {}
