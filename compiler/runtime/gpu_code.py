@@ -12,9 +12,10 @@ import hashlib
 import json
 import os
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cache
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Final
 
 from ...ops import expr
@@ -54,19 +55,27 @@ class GpuCodes:
     built: int
 
 
+_NONE: Final[Mapping[str, GpuCode]] = MappingProxyType({})
+
+
 def load(
     kernels: Iterable[Kernel], target: CudaTarget, store: Store,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Callable[[int, int], None] | None = None, given: Mapping[str, GpuCode] = _NONE,
 ) -> GpuCodes:  # fmt: skip
-    """Code for all kernels; equal ones share it. Raises LoweringError, and TargetError where Numba
-    CUDA or a library that a kernel needs is missing."""
+    """Code for all kernels; equal ones share it. given: what is there already, by symbol; machine
+    code it may lack. Raises LoweringError, and TargetError where Numba CUDA or a library that a
+    kernel needs is missing."""
     distinct = {symbol(k): k for k in kernels}
     codes: dict[str, GpuCode] = {}
     built = 0
     for name, kernel in distinct.items():
-        entries, ptx, is_new = _ptx(kernel, target, store)
-        codes[name] = GpuCode(entries, ptx, _machine(ptx, target, store))
-        built += is_new
+        code = given.get(name)
+        if code is None:
+            entries, ptx, is_new = _ptx(kernel, target, store)
+            code, built = GpuCode(entries, ptx, None), built + is_new
+        if code.machine is None:
+            code = replace(code, machine=_machine(code.ptx, target, store))
+        codes[name] = code
         if progress is not None:
             progress(len(codes), len(distinct))
     return GpuCodes(codes, built)
@@ -78,7 +87,7 @@ def _ptx(kernel: Kernel, target: CudaTarget, store: Store) -> tuple[tuple[Entry,
 
     found = _found(store, key)
     if found is not None:
-        return tuple(map(_entry, found["entries"])), found["ptx"], False
+        return tuple(map(entry_of, found["entries"])), found["ptx"], False
     source = kernel_source(kernel)
     ptx = "" if not source.entries else kernel_ptx(
         kernel, source.entries, lowered(source, kernel.params, target), target)  # fmt: skip
@@ -87,7 +96,10 @@ def _ptx(kernel: Kernel, target: CudaTarget, store: Store) -> tuple[tuple[Entry,
     return source.entries, ptx, True
 
 
-def _entry(fields: dict[str, Any]) -> Entry:
+def entry_of(fields: dict[str, Any]) -> Entry:
+    """An entry of what `asdict` made of it and JSON left of that. Raises TypeError or LookupError
+    for anything else."""
+
     def whole(m: dict[str, Any]) -> dict[str, Any]:
         return {k: tuple(v) if isinstance(v, list) else v for k, v in m.items()}
 
@@ -128,7 +140,7 @@ def _found(store: Store, key: Callable[[Makers], Key]) -> dict[str, Any] | None:
 
 def _key(what: str, target: CudaTarget, by: Makers, **fields: str) -> Key:
     known = {"what": what, "arch": target.arch, "features": PTX_FEATURES,
-             "codegen": _fingerprint(), **fields}  # fmt: skip
+             "codegen": code_fingerprint(), **fields}  # fmt: skip
     return tuple((known | {package: by[package] for package in _PACKAGES}).items())
 
 
@@ -161,7 +173,7 @@ def _others() -> tuple[Makers, ...]:
 
 
 @cache
-def _fingerprint() -> str:
+def code_fingerprint() -> str:
     """A hash of the source that decides what code comes out."""
     folders = (Path(str(cuda.__file__)).parent, Path(str(cpu.__file__)).parent)
     files = [f for folder in folders for f in sorted(folder.glob("*.py"))]
