@@ -1,7 +1,8 @@
 """The same runtime on a real GPU, where there is one: what a simulated driver cannot show.
 
 In the order in which to look when something is wrong: the doctor, results, launching, products by
-every unit, memory, arrays of PyTorch, times, faults, tuning. Where kernels are wrong or hang, `benchmarks/gpu/check.py --only ladder` says by what (docs/gpu.md).
+every unit, memory, arrays of PyTorch, times, faults, tuning. Where kernels are wrong or hang,
+`benchmarks/gpu/check.py --only ladder` says by what (docs/gpu.md).
 """
 
 from __future__ import annotations
