@@ -23,6 +23,7 @@ from .gpu_contraction import Contraction, Unfit
 from .gpu_mma_operands import TILES
 from .gpu_sharing import unflattened
 from .gpu_tap_boxes import Window, window_of
+from .gpu_wgmma_shape import TILE
 from .ir import Buffer
 from .pieces import Buffers, stride, trip_count
 from .recipe import prepared
@@ -138,19 +139,31 @@ class Product:
 def product_of(
     graph: Graph, c: Contraction, buffers: Buffers, types: Sequence[DType]
 ) -> Product:  # fmt: skip
-    """The contraction as a product of what can be copied in boxes. Raises Unfit, saying why it is
-    none of matrices, nor of a convolution's input."""
-    said = []
+    """The contraction as a product of what can be copied in boxes; where it is one of matrices and
+    one of a convolution's input, the one with fewer tiles to multiply, as rows of places in larger
+    steps are matrices, too, of one row of the image each. Raises Unfit, saying why it is neither.
+    """
+    said: list[str] = []
+    best: tuple[Product, Buffers] | None = None
     for name, find in (("matrices", _of_matrices), ("windows", _of_windows)):
         found = Buffers(graph)
         try:
             made = find(graph, c, found, types)
         except Unfit as e:
             said += [f"as {name}: {e}"] if str(e) else []
-        else:
-            buffers.reads.update(found.reads)
-            return made
-    raise Unfit("; ".join(said))
+            continue
+        if best is None or _tiles(made) < _tiles(best[0]):
+            best = made, found
+    if best is None:
+        raise Unfit("; ".join(said))
+    buffers.reads.update(best[1].reads)
+    return best[0]
+
+
+def _tiles(p: Product) -> int:
+    """Of rows, times rounds."""
+    p = p.tiled(TILE)
+    return p.batch * -(-p.m // TILE) * -(-p.k * p.dtype.bytes // ROW)
 
 
 def _of_windows(

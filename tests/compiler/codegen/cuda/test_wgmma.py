@@ -275,10 +275,13 @@ def test_convolutions(
 def test_small_images_share_tiles() -> None:
     """Where one of them would leave most of a tile empty."""
 
-    def tiles(batch: int, size: int, m: int) -> tuple[int, tuple[int, ...]]:
+    def tiles(
+        batch: int, size: int, m: int, window: int = 3, step: int = 1
+    ) -> tuple[int, tuple[int, ...]]:
         g = tw.Graph("conv")
-        w = g.constant(np.zeros((64, 64, 3, 3), np.float16))
-        g.output(g.conv(g.relu(g.input("x", (batch, 64, size, size), "f16")), w, pads=1), "y")
+        w = g.constant(np.zeros((64, 64, window, window), np.float16))
+        x = g.relu(g.input("x", (batch, 64, size, size), "f16"))
+        g.output(g.conv(x, w, pads=window // 2, strides=step), "y")
         graph = run_pipeline(gpu_pipeline(), g.build())[0]
         buffers = Buffers(graph)
         (p,) = (GpuWgmma()._product(graph, x.ops, x.outputs, buffers) for x in coded_groups(graph)
@@ -288,6 +291,7 @@ def test_small_images_share_tiles() -> None:
         return p.batch * p.window.tiles, p.window.shape
 
     assert tiles(1, 7, 128) == (1, (16, 8))
+    assert tiles(4, 14, 128, 1, 2) == (2, (2, 8, 8)), "and not a tile for each row of an image"
     assert tiles(2, 7, 128) == (1, (2, 8, 8))
     assert tiles(32, 7, 64) == (28, (8, 1, 8))
     assert tiles(32, 4, 128) == (4, (8, 4, 4))
