@@ -92,6 +92,22 @@ def depthwise(g: Any) -> Any:
     return g.conv(g.input("x", (1, 32, 56, 56)), w, group=32, pads=1)
 
 
+def attention(kind: str, rows: int = 1024, width: int = 64) -> Callable[[Any], Any]:
+    """With a mask for all heads; whoever reads the result wants it row by row."""
+
+    def build(g: Any) -> Any:
+        q, k, v = (g.input(n, (2, 8, m, width), kind) for n, m in
+                   (("q", rows), ("k", 1024), ("v", 1024)))  # fmt: skip
+        scores = g.matmul(q, g.transpose(k, perm=(0, 1, 3, 2)))
+        scores = scores if kind == "f16" else g.cast(scores, to="f32")
+        mask = g.input("mask", (2, 1, rows, 1024), "f16" if kind == "f16" else "f32")
+        weights = g.cast(g.softmax(scores + mask, axis=-1), to=kind)
+        return g.reshape(g.transpose(g.matmul(weights, v), perm=(0, 2, 1, 3)),
+                         shape=(2, rows, 8 * width))  # fmt: skip
+
+    return build
+
+
 def gru(g: Any) -> Any:
     w, r = (g.constant(_zeros(1, 300, n)) for n in (25, 100))
     return g.gru(g.input("x", (9, 1, 25)), w, r, hidden_size=100, linear_before_reset=1)[0]
@@ -104,6 +120,7 @@ def _zeros(*dims: int) -> Any:
 _WIDE = ("LDG.E.128", "STG.E.128")
 _TILES = ("FFMA", "LDGSTS", "LDS.128", "STG.E.128")
 _MMA = ("LDGSTS", "LDSM", "STG.E.128")
+_ATTEND = ("LDGSTS", "LDSM.16.M88", "LDSM.16.MT88", "MUFU.EX2", "SHFL.BFLY")
 _WGMMA = ("HGMMA", "UTMALDG", "SYNCS")
 KINDS = (
     Kind("pointwise-f32", "gpu_nest", lambda g: g.relu(g.input("x", (64, 1024))), _WIDE),
@@ -115,17 +132,32 @@ KINDS = (
     Kind("depthwise", "gpu_nest", depthwise, ("FFMA", *_WIDE)),
     Kind("dense-f32", "gpu_tiles", dense("f32"), _TILES),
     Kind("conv-f32", "gpu_tiles", conv("f32"), _TILES),
+    Kind("conv-f32", "gpu_winograd", conv("f32"), (*_TILES, "LDG.E.128")),
     Kind("dense-f16", "gpu_mma", dense("f16"), ("HMMA.16816.F32", *_MMA)),
     Kind("dense-bf16", "gpu_mma", stored_bf16, ("HMMA.16816.F32.BF16", *_MMA)),
     Kind("dense-tf32", "gpu_mma", dense("f32"), ("HMMA.1688.F32.TF32", *_MMA), "reduced"),
     Kind("conv-f16", "gpu_mma", conv("f16"), ("HMMA.16816.F32", *_MMA)),
+    Kind("attention-f16", "gpu_attention_mma", attention("f16"), ("HMMA.16816.F32", *_ATTEND)),
+    Kind("attention-bf16", "gpu_attention_mma", attention("bf16", width=128),
+         ("HMMA.16816.F32.BF16", *_ATTEND)),
+    Kind("attention-tf32", "gpu_attention_mma", attention("f32"),
+         ("HMMA.1688.F32.TF32", "LDGSTS", "LDSM", "MUFU.EX2"), "reduced"),
+    Kind("decoding-f16", "gpu_attention_mma", attention("f16", rows=1),
+         ("HMMA.16816.F32", *_ATTEND)),
+    Kind("attention-f32", "gpu_attention_tiles", attention("f32"), ("FFMA", "LDGSTS", "LDS.128")),
+    Kind("attention-f32-wide", "gpu_attention_tiles", attention("f32", width=128),
+         ("FFMA", "LDGSTS", "LDS.128")),
+    Kind("decoding-f32", "gpu_attention_tiles", attention("f32", rows=1), ("FFMA", "LDGSTS")),
     Kind("dense-f16", "gpu_wgmma", dense("f16"), ("UTMASTG", *_WGMMA), arch=("sm_90",)),
     Kind("dense-bf16", "gpu_wgmma", stored_bf16, _WGMMA, arch=("sm_90",)),
     Kind("dense-tf32", "gpu_wgmma", dense("f32"), _WGMMA, "reduced", ("sm_90",)),
     Kind("gru", "gpu_recurrent", gru, ("FFMA", "LDS.128")),
 )  # fmt: skip
 QUICK = {("dense-f16", "gpu_mma", "sm_80"), ("dense-f32", "gpu_tiles", "sm_89"),
+         ("attention-f16", "gpu_attention_mma", "sm_80"),
+         ("attention-f32", "gpu_attention_tiles", "sm_90"),
          ("dense-f16", "gpu_wgmma", "sm_90"), ("softmax", "gpu_nest", "sm_90"),
+         ("conv-f32", "gpu_winograd", "sm_90"),
          ("dense-tf32", "gpu_mma", "sm_89"), ("gru", "gpu_recurrent", "sm_80")}  # fmt: skip
 
 
