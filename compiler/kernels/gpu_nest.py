@@ -4,7 +4,8 @@ A pointwise operator, a window or a plain contraction is a phase with one item p
 and its reductions are loops of that thread. Where elements share a reduction (a softmax, a
 normalisation), or where few long ones have to be computed, threads share it, as memory lies: a
 block takes a row whose elements are neighbours (`gpu_rows`), or some columns that are neighbours
-themselves (`gpu_columns`). Very long ones to few results fall into parts (`gpu_partial`).
+themselves (`gpu_columns`). Very long ones to few results fall into parts (`gpu_partial`). What is
+transposed goes through shared memory (`gpu_squares`).
 
 A contraction that `gpu_tiles` has no tiles for, a product with a vector, say, comes out right, and
 most below what the device could do: operands are read from the caches for every multiply-add.
@@ -14,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from math import prod
+from typing import Final
 
 from ...ops.expr import Expr
 from ..graph.ir import Graph, Op
@@ -32,6 +34,7 @@ from .gpu_sharing import (
     shared_each,
     side,
 )
+from .gpu_squares import squares, transposed
 from .gpu_traffic import nest_seconds
 from .inplace import overwritable
 from .ir import Kernel, Launch, Phase
@@ -53,11 +56,14 @@ LONG = 8  # elements of a thread from which a row is worth a larger block
 WARP = 32
 MANY_THREADS = 1 << 16  # that keep a GPU busy with long chains
 
+SQUARE: Final[Config] = {"per": "square", "each": 1}
+
 
 class GpuNest:
-    """Configs: `per`, what computes an item: a "thread"; a "block" of `threads`; or a block for
-    "columns", with threads `down` and `across` them. `each`, elements of an item side by side;
-    `wide`, neighbours that a thread of a row's block takes at once; `parts` of a long reduction.
+    """Configs: `per`, what computes an item: a "thread"; a "block" of `threads`; a block for
+    "columns", with threads `down` and `across` them; or one for a "square". `each`, elements of an
+    item side by side; `wide`, neighbours that a thread of a row's block takes at once; `parts` of a
+    long reduction.
 
     one_order: all configs add in the same order, which follows from one element's reduction and
     not from how many elements there are. They differ in who computes which elements.
@@ -145,6 +151,8 @@ def _pieces(
 def _phase(piece: Piece, config: Config) -> Phase:
     if config["per"] == "columns" and _outer(piece):
         return Columns(piece, config).phase()
+    if config["per"] == "square" and transposed(piece):
+        return squares(piece)
     return Rows(piece, config).phase()
 
 
@@ -175,6 +183,7 @@ def _configs(found: Sequence[Piece], best: Config) -> list[Config]:
     """Whatever may be worth a try."""
     most = max(map(most_each, found), default=1)
     out: list[Config] = [{"per": "thread", "each": n} for n in sorted({1, 2, most}) if n <= most]
+    out += [SQUARE] if any(map(transposed, found)) else []
     shared = [p for p in found if _outer(p)]
     if not shared:
         return out
@@ -200,7 +209,7 @@ def _preferred(piece: Piece, one_order: bool) -> Config:
     outer = _outer(piece)
     alone = {"per": "thread", "each": good_each(piece)}
     if not outer:
-        return alone
+        return SQUARE if transposed(piece) else alone
     count = prod(map(trip_count, item_loops(piece)))
     inside = prod(map(trip_count, piece.loops)) // max(count, 1)
     length, lies = _length(piece), side(piece, outer, one_order)

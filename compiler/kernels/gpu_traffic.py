@@ -17,6 +17,7 @@ from ...ops.traverse import walk
 from ...ops.types import f64
 from .gpu_model import LATENCY, LAUNCH, WARP, WAVE, Chip, occupancy
 from .gpu_sharing import item_loops, run_of
+from .gpu_squares import transposed
 from .pieces import Piece, buffer_loads, operations, stride, trip_count
 from .reductions import reduces
 
@@ -62,10 +63,13 @@ def _seconds(chip: Chip, piece: Piece, config: Mapping[str, Any]) -> float:
     waves = ceil(crew.blocks / (chip.multiprocessors * fit.blocks))
     busiest = ceil(crew.blocks / chip.multiprocessors)
     accesses = through = moved = 0.0
+    found = transposed(piece) if config["per"] == "square" else None
+    turned = found[1] if found else ()
     asked: dict[tuple[Expr, ...], float] = {}  # of what is asked for together, the most accesses
     for n, around, inside in _loads(piece):
         count, size = prod(map(trip_count, around)), n.dtype.bytes
         step, wide, rounds = _along(n.args[0], crew, inside)
+        step = 1 if n in turned else step
         made = count / rounds
         accesses += made
         asked[inside] = max(asked.get(inside, 0), made)

@@ -128,6 +128,7 @@ NESTS: dict[str, Callable[[Any], Any]] = {
     "classes": lambda g: g.softmax(g.input("x", (8, 21, 64, 64)), axis=1),
     "columns": lambda g: g.reduce_sum(g.input("x", (512, 1024)), axes=(0,)),
     "long columns": lambda g: g.reduce_sum(g.input("x", (100_000, 64)), axes=(0,)),
+    "transposed": lambda g: g.transpose(g.input("x", (8, 64, 56, 56)), perm=(0, 2, 3, 1)),
     "pool": lambda g: g.global_average_pool(g.input("x", (8, 2048, 7, 7))),
     "statistics": lambda g: g.reduce_mean(g.input("x", (32, 256, 14, 14)), axes=(0, 2, 3)),
     "vector": lambda g: g.matmul(g.input("x", (1, 4096)), g.input("w", (4096, 4096))),

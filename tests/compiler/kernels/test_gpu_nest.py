@@ -139,6 +139,29 @@ def test_reductions_that_stay_whole(monkeypatch: pytest.MonkeyPatch) -> None:
         assert "parts" not in preferred(build)
 
 
+@pytest.mark.parametrize(
+    "build",
+    [
+        lambda g: g.transpose(g.input("x", (2, 33, 47), "f16"), perm=(0, 2, 1)),
+        lambda g: g.transpose(g.input("x", (64, 64)), perm=(1, 0)),
+        lambda g: g.transpose(g.input("x", (3, 32, 32)), perm=(0, 2, 1)) + 1.0,
+        lambda g: (g.transpose(g.input("x", (2, 35, 42)), perm=(0, 2, 1)) + g.input("b", (35,)))
+        * g.input("s", (42, 1)) + g.input("r", (2, 42, 35)),
+    ],
+    ids=["halves", "squares", "square", "others"],
+)  # fmt: skip
+def test_what_is_transposed_goes_through_shared_memory(
+    build: Callable[[GraphBuilder], Value],
+) -> None:
+    """Also where a block reads all that it overwrites, and where it does not."""
+    graph = graph_of(build)
+    config = GpuNest().default(graph, graph.ops, graph.outputs, GPU)
+    assert config == {"per": "square", "each": 1}
+    (launch,) = check(GpuNest(), graph, [config])
+    source = kernel_source(launch.kernel)
+    assert source.entries[0].shared_bytes >= 33 * 32 * 2
+
+
 def preferred(build: Callable[[GraphBuilder], Value]) -> Config:
     graph = graph_of(build)
     return GpuNest().default(graph, graph.ops, graph.outputs, GPU)
@@ -201,7 +224,7 @@ def test_neighbours_are_computed_together() -> None:
     assert each(lambda g: g.relu(g.input("x", (64, 999)) + g.input("z", (64, 1)))) == 4
     assert each(lambda g: g.relu(g.input("x", (63, 999)))) == 1
     assert each(lambda g: g.relu(g.input("x", (64, 100)))) == 1, "threads are few"
-    assert each(lambda g: g.transpose(g.input("x", (256, 256)), perm=(1, 0))) == 4
+    assert each(lambda g: g.transpose(g.input("x", (64, 8, 64)), perm=(1, 0, 2))) == 4
 
     def pooled(width: int, step: int) -> int:
         return each(lambda g: g.max_pool(g.input("x", (1, 64, 64, width)), kernel_shape=3,
