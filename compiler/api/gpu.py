@@ -6,7 +6,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 from ..codegen.cuda.target import CudaTarget
-from ..errors import MemoryLimitError
 from ..graph.ir import Graph
 from ..inspect.alternatives import alternatives
 from ..inspect.dump import write_dump
@@ -16,6 +15,7 @@ from ..kernels.device import gpu_device
 from ..kernels.gpu_templates import gpu_templates
 from ..kernels.ir import Kernel, Launch
 from ..kernels.select import select
+from ..memory.plan import MemoryPlan
 from ..options import Options
 from ..passes.base import Fuel, Stage, run_pipeline
 from ..passes.pipeline import gpu_pipeline, remaining
@@ -28,6 +28,7 @@ from ..tuning.choices import NO_CHOICES, Choices, special, to_data, with_origins
 from ..tuning.tuned import recorded
 from .artifact import Saved
 from .build import Stopwatch
+from .fit import fit
 from .gpu_devices import device_for, place_of
 from .gpu_executable import GpuExecutable
 from .gpu_kernels import GpuKernelInfo, GpuPhase
@@ -129,14 +130,18 @@ def planned(
         final, seen, special=other, templates=templates, numerics=chosen.numerics
     )
     launches = with_origins(final, launches, choices)
-    plan = plan_memory(final, launches, reorder=chosen.reorder, inplace=chosen.inplace,
-                       donate=chosen.donate)  # fmt: skip
+
+    def planned(
+        launches: Sequence[Launch], reorder: bool, capacity: int | None = None
+    ) -> MemoryPlan:  # fmt: skip
+        return plan_memory(final, launches, reorder=reorder, inplace=chosen.inplace,
+                           donate=chosen.donate, capacity=capacity)  # fmt: skip
+
+    plan = planned(launches, chosen.reorder)
     launches = tuple(launches[k] for k in plan.order)
-    if chosen.memory_limit is not None and plan.arena_bytes > chosen.memory_limit:
-        raise MemoryLimitError(
-            f"memory_limit={chosen.memory_limit} cannot be met: the arena takes {plan.arena_bytes}"
-            " bytes, and kernels for GPUs have no variants with less", plan.arena_bytes
-        )  # fmt: skip
+    limit = chosen.memory_limit
+    if limit is not None and plan.arena_bytes > limit:
+        launches, plan = fit(final, launches, plan, planned, seen, chosen, limit)
     plan = replace(plan, alternatives=alternatives(final, launches, chosen))
     return Compilation(final, stages, launches, plan, target, chosen, None,
                        to_data(choices, seen))  # fmt: skip
