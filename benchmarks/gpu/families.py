@@ -18,11 +18,12 @@ import numpy as np
 import tilewright as tw
 from tilewright.autotune.outcome import Failure
 from tilewright.autotune.task import Candidate
+from tilewright.compiler.codegen.cuda.target import CudaTarget
 from tilewright.compiler.graph.ir import Graph
 from tilewright.compiler.kernels.device import GpuDevice, gpu_device
 from tilewright.compiler.kernels.gpu_templates import gpu_templates
 from tilewright.compiler.kernels.select import coded_groups
-from tilewright.compiler.kernels.template import KernelTemplate
+from tilewright.compiler.kernels.template import KernelTemplate, Objecting
 from tilewright.compiler.options import Numerics
 from tilewright.compiler.passes.base import run_pipeline
 from tilewright.compiler.passes.pipeline import gpu_pipeline
@@ -31,10 +32,6 @@ from tilewright.compiler.tuning.gpu_bench import GpuBench
 from tilewright.compiler.tuning.problem import Problem, candidate, problem_of
 
 Row = dict[str, Any]
-FAMILIES: Final = ("gpu_wgmma", "gpu_mma", "gpu_attention_mma", "gpu_attention_tiles", "gpu_tiles",
-                   "gpu_nest", "gpu_recurrent", "gpu_unpool", "recurrent", "arg", "top_k", "scan",
-                   "scatter", "unpool")  # fmt: skip
-"""Templates by name, those that may go wrong in the most ways first."""
 FLOATS: Final = ("f32", "f16", "bf16")
 
 
@@ -135,6 +132,15 @@ def conv(kind: str, odd: bool, s: Sizes) -> Graph:
     before = a.g.cast(before, to="bf16") if kind == "bf16" else before
     y = a.g.conv(before, a.constant("w", (k, c, 3, 3)), pads=1, strides=2 if odd else 1)
     return a.built(a.g.relu(a.wide(y)))
+
+
+def window(kind: str, odd: bool, s: Sizes) -> Graph:
+    """relu(conv 3x3 + b + r), as in a residual network."""
+    a = Mixed("window", kind)
+    c, k, size = s.of(odd, 96), s.of(odd, 160), s.of(odd, 60)
+    y = a.g.conv(a.input("x", (3, c, size, size)), a.constant("w", (k, c, 3, 3)),
+                 a.constant("b", (k,)), pads=1)  # fmt: skip
+    return a.built(a.g.relu(a.wide(y) + a.some("r", (3, k, size, size))))
 
 
 def depthwise(kind: str, odd: bool, s: Sizes) -> Graph:
@@ -265,6 +271,7 @@ CASES: Final[dict[str, list[Case]]] = {
     "gpu_mma": _TENSOR_CORES,
     "gpu_attention_mma": [*_each(attention, _HALF), *_each(attention, ("f32",), "reduced")],
     "gpu_attention_tiles": _each(attention, ("f32",)),
+    "gpu_winograd": _each(window, ("f32",)),
     "gpu_tiles": [*_each(matmul, ("f32", "f64")), *_each(dense, ("f32",)), *_each(conv, ("f32",))],
     "gpu_nest": [c for b in (rows, normalised, pointwise, pool, depthwise, vector)
                  for c in _each(b, FLOATS)],
@@ -291,18 +298,22 @@ class Only(Problem):
         return (self.template,)
 
 
-def problem(case: Case, family: str, device: GpuDevice, sizes: Sizes) -> Only | None:
-    """The group of a case that a template matches."""
+def problem(case: Case, family: str, device: GpuDevice, sizes: Sizes) -> Only | str:
+    """The group of a case that a template matches; or why it matches none."""
     templates = {t.name: t for t in gpu_templates(case.numerics, device.capability)}
     graph, _ = run_pipeline(gpu_pipeline(case.numerics), case.build(sizes))
+    template, said = templates.get(family), []
+    if template is None:
+        return "this device has no use for the template"
     for group in coded_groups(graph):
         p = problem_of(graph, group.ops, group.outputs, device, case.numerics)
-        template = templates.get(family)
-        if template is not None and template.matches(p.graph, p.ops, p.outputs):
+        if template.matches(p.graph, p.ops, p.outputs):
             made = Only(p.described, p.constants, p.device, p.numerics)
             object.__setattr__(made, "template", template)
             return made
-    return None
+        if isinstance(template, Objecting):
+            said.append(f"{p.label}: {template.objection(p.graph, p.ops, p.outputs)}")
+    return "; ".join(said) or "it takes none of its groups"
 
 
 def candidates(p: Only, sizes: Sizes, count: int) -> list[Candidate]:
@@ -329,18 +340,37 @@ def check(
         try:
             sizes = Sizes(seed * 1000 + number, tiny)
             p = problem(case, family, device, sizes)
-            if p is None:
-                yield {"name": name, "skipped": "this template does not take it on this device"}
+            if isinstance(p, str):
+                yield {"name": name, "skipped": p}
                 continue
             yield from _checked(name, p, candidates(p, sizes, configs))
         except Exception as e:
             yield {"name": name, "error": f"{type(e).__name__}: {e}"}
 
 
-def _checked(name: str, p: Only, wanted: list[Candidate]) -> Iterator[Row]:
-    noted: list[str] = []
-    bench = GpuBench(p.text, lambda *what: noted.append(str(what)))
+def prepare(family: str, seed: int, arch: str, configs: int = 3) -> Iterator[Row]:
+    """The code that `check` will ask for on a device of an architecture."""
+    device = gpu_device(CudaTarget(arch).capability)
+    for number, case in enumerate(CASES[family]):
+        yield {"at": f"{family}: {case.name}", "number": number}
+        sizes = Sizes(seed * 1000 + number, False)
+        p = problem(case, family, device, sizes)
+        for place, c in enumerate(candidates(p, sizes, configs) if p is not None else ()):
+            try:
+                _bench(p).build(place, c)
+            except Exception as e:
+                yield {"name": f"{family}: {case.name}: {c.config}",
+                       "error": f"{type(e).__name__}: {e}"}  # fmt: skip
+
+
+def _bench(p: Only) -> GpuBench:
+    bench = GpuBench(p.text, lambda *what: None)
     bench.problem = p
+    return bench
+
+
+def _checked(name: str, p: Only, wanted: list[Candidate]) -> Iterator[Row]:
+    bench = _bench(p)
     bench.prepare()
     for place, c in enumerate(wanted):
         config = " ".join(f"{k}={v}" for k, v in dict(c.config).items())

@@ -6,16 +6,17 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 from ..codegen.cuda.target import CudaTarget
-from ..errors import MemoryLimitError
 from ..graph.ir import Graph
 from ..inspect.alternatives import alternatives
 from ..inspect.dump import write_dump
 from ..inspect.gpu_views import GPU_DUMPED, gpu_view
 from ..inspect.views import Compilation
 from ..kernels.device import gpu_device
-from ..kernels.gpu_templates import gpu_templates
+from ..kernels.gpu_templates import HOPPER, gpu_templates
 from ..kernels.ir import Kernel, Launch
 from ..kernels.select import select
+from ..kernels.template import KernelTemplate
+from ..memory.plan import MemoryPlan
 from ..options import Options
 from ..passes.base import Fuel, Stage, run_pipeline
 from ..passes.pipeline import gpu_pipeline, remaining
@@ -28,6 +29,7 @@ from ..tuning.choices import NO_CHOICES, Choices, special, to_data, with_origins
 from ..tuning.tuned import recorded
 from .artifact import Saved
 from .build import Stopwatch
+from .fit import fit
 from .gpu_devices import device_for, place_of
 from .gpu_executable import GpuExecutable
 from .gpu_kernels import GpuKernelInfo, GpuPhase
@@ -46,7 +48,12 @@ def compile_gpu(
     stages = _optimised(graph, chosen, read)
     passes = watch.lap()
     choices = recorded_choices(stages[-1].graph, target, chosen)
-    return _built(stages, target, chosen, choices, watch, (read, passes), progress)
+    return built(stages, target, chosen, choices, watch, (read, passes), progress)
+
+
+def every_template() -> tuple[KernelTemplate, ...]:
+    """The templates that make kernels for one GPU or another."""
+    return gpu_templates("standard", HOPPER)
 
 
 def recorded_choices(graph: Graph, target: CudaTarget, chosen: Options) -> Choices:
@@ -70,7 +77,7 @@ def gpu_builder(
 
     def build(choices: Choices) -> GpuExecutable:
         watch.lap()
-        return _built(stages, target, chosen, choices, watch, spent)
+        return built(stages, target, chosen, choices, watch, spent)
 
     return build
 
@@ -82,7 +89,7 @@ def loaded(
     """The program in a file. stages: its graph, as read. Raises as `compile_gpu` does, and
     ArtifactError."""
     spent = stages[0].milliseconds / 1e3, 0.0
-    return _built(stages, target, chosen, choices, Stopwatch(), spent, progress, saved)
+    return built(stages, target, chosen, choices, Stopwatch(), spent, progress, saved)
 
 
 def _optimised(graph: Graph, chosen: Options, read: float) -> tuple[Stage, ...]:
@@ -91,46 +98,66 @@ def _optimised(graph: Graph, chosen: Options, read: float) -> tuple[Stage, ...]:
     return (Stage("import", graph, read * 1e3, True), *stages)
 
 
-def _built(
+def built(
     stages: Sequence[Stage], target: CudaTarget, chosen: Options, choices: Choices,
     watch: Stopwatch, spent: tuple[float, float],
     progress: Callable[[str, int, int], None] | None = None, saved: Saved | None = None,
+    store: Store | None = None,
 ) -> GpuExecutable:  # fmt: skip
     """From the graph after all passes to a program. spent: the seconds before: reading, passes.
-    saved: the file that it comes from, with code and constants. Raises as `compile_gpu` does, and
-    ArtifactError."""
-    final, seen = stages[-1].graph, gpu_device(target.capability)
-    other = special(final, seen, chosen.numerics, choices)
-    templates = gpu_templates(chosen.numerics, target.capability)
-    launches: Sequence[Launch] = select(
-        final, seen, special=other, templates=templates, numerics=chosen.numerics
-    )
-    launches = with_origins(final, launches, choices)
-    plan = plan_memory(final, launches, reorder=chosen.reorder, inplace=chosen.inplace,
-                       donate=chosen.donate)  # fmt: skip
-    launches = tuple(launches[k] for k in plan.order)
-    if chosen.memory_limit is not None and plan.arena_bytes > chosen.memory_limit:
-        raise MemoryLimitError(
-            f"memory_limit={chosen.memory_limit} cannot be met: the arena takes {plan.arena_bytes}"
-            " bytes, and kernels for GPUs have no variants with less", plan.arena_bytes
-        )  # fmt: skip
-    plan = replace(plan, alternatives=alternatives(final, launches, chosen))
+    saved: the file that it comes from, with code and constants. store: of code, the user's where
+    none is given. Raises as `compile_gpu` does, and ArtifactError."""
+    c = planned(stages, target, chosen, choices)
     kernels = watch.lap()
 
     def report(done: int, total: int) -> None:
         if progress is not None:
             progress("kernels", done, total)
 
-    all_kernels = [x.kernel for x in launches]
+    all_kernels = [x.kernel for x in c.launches]
     given = _given(all_kernels, target, saved) if saved else {}
-    codes = load(all_kernels, target, Store(), report, given)
+    codes = load(all_kernels, target, store or Store(), report, given)
     objects = watch.lap()
-    c = Compilation(final, stages, launches, plan, target, chosen, None, to_data(choices, seen))
     if chosen.dump:
         write_dump(c, chosen.dump, GPU_DUMPED, lambda level: gpu_view(c, codes, level))
     exe = GpuExecutable(c, codes, saved.ready if saved else None)
     exe.stats = CompileStats(*spent, kernels, objects, watch.lap(), codes.built, len(codes.codes))
     return exe
+
+
+def planned(
+    stages: Sequence[Stage], target: CudaTarget, chosen: Options, choices: Choices
+) -> Compilation[CudaTarget]:
+    """Kernels and memory for the last of the stages. Raises LoweringError, MemoryLimitError."""
+    final, seen = stages[-1].graph, gpu_device(target.capability)
+
+    def planned(
+        launches: Sequence[Launch], reorder: bool, capacity: int | None = None
+    ) -> MemoryPlan:  # fmt: skip
+        return plan_memory(final, launches, reorder=reorder, inplace=chosen.inplace,
+                           donate=chosen.donate, capacity=capacity)  # fmt: skip
+
+    other = special(final, seen, chosen.numerics, choices)
+    templates = gpu_templates(chosen.numerics, target.capability)
+    launches: Sequence[Launch] = select(
+        final, seen, special=other, templates=templates, numerics=chosen.numerics
+    )
+    launches = with_origins(final, launches, choices)
+    plan, limit = planned(launches, chosen.reorder), chosen.memory_limit
+    launches = tuple(launches[k] for k in plan.order)
+    if limit is not None and plan.arena_bytes > limit:
+        launches, plan = fit(final, launches, plan, planned, seen, chosen, limit)
+    plan = replace(plan, alternatives=alternatives(final, launches, chosen))
+    return Compilation(final, stages, launches, plan, target, chosen, None,
+                       to_data(choices, seen))  # fmt: skip
+
+
+def analysed(
+    graph: Graph, target: CudaTarget, chosen: Options, read: float
+) -> Compilation[CudaTarget]:
+    """Everything that `compile_gpu` does but code. Raises as `planned`."""
+    stages = _optimised(graph, chosen, read)
+    return planned(stages, target, chosen, recorded_choices(stages[-1].graph, target, chosen))
 
 
 def _given(kernels: Sequence[Kernel], target: CudaTarget, saved: Saved) -> Mapping[str, GpuCode]:

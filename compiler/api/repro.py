@@ -2,12 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
-
-import numpy as np
-import numpy.typing as npt
 
 from ...autotune.task import Candidate
 from ..errors import OptionError
@@ -19,8 +14,6 @@ from ..kernels.printer import kernel_digest
 from ..kernels.select import group_of, is_built_in
 from ..tuning.alone_script import script
 from ..tuning.problem import Problem, problem_of
-
-Array = npt.NDArray[Any]
 
 
 def problem_at(c: Compilation[Any], number: int, device: Device) -> Problem:
@@ -36,13 +29,14 @@ def candidate_of(launch: Launch) -> Candidate:
 
 
 def script_of(
-    c: Compilation[Any], number: int, device: Device, data: str = "", **more: str
+    c: Compilation[Any], kernel: str, device: Device, data: str = "", **more: str
 ) -> str:  # fmt: skip
-    """The script for a launch. data: the file beside it that has its arrays, "" for made-up ones.
-    more: as `script` takes it.
+    """The script for a kernel ("k12", or its name). data: the file beside it that has its arrays,
+    "" for made-up ones. more: as `script` takes it.
 
-    Raises OptionError for a kernel whose operators a script cannot name.
+    Raises OptionError for an unknown kernel, and for one whose operators a script cannot name.
     """
+    number = launch_named(c, kernel)
     launch, nodes = c.launches[number], nodes_in(c, number)
     ops = group_of(c.graph, launch).ops
     if not is_built_in(ops):
@@ -53,21 +47,3 @@ def script_of(
         )
     problem = problem_at(c, number, device)
     return script(problem, candidate_of(launch), kernel_digest(launch.kernel), nodes, data, **more)
-
-
-def write_script(
-    c: Compilation[Any], number: int, device: Device, path: Path,
-    arrays: Mapping[str, Array] | None = None,
-) -> list[Path]:  # fmt: skip
-    """Write the script to `path`, and the arrays that it is to compute with, by blob of the
-    problem, beside it; the files."""
-    data = path.with_suffix(".npz")
-    text = script_of(c, number, device, data.name if arrays is not None else "")
-    path.write_text(text, encoding="ascii")
-    if arrays is None:
-        return [path]
-    np.savez(data, allow_pickle=False, **arrays)
-    return [path, data]
-
-
-__all__ = ["candidate_of", "launch_named", "problem_at", "script_of", "write_script"]

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from ..codegen.cuda.target import cuda_target, is_cuda
+from ..codegen.cuda.target import CudaTarget, cuda_target, is_cuda
 from ..options import options, parse_seconds
 from ..records import make_file, open_records
 from ..runtime.cuda_device import capability
@@ -32,6 +32,7 @@ def tune(
     records: str | os.PathLike[str] | None = None,
     farm: str | None = None,
     progress: Listener | None = None,
+    began: float | None = None,
 ) -> TuningReport:
     """Measure candidates for a model's kernels, the ones first that promise most for its run time.
 
@@ -50,8 +51,10 @@ def tune(
         alone: `tilewright records export --records FILE` and `import` bring rows there.
     farm: the address of a dask.distributed scheduler, such as "tcp://10.0.0.1:8786": its workers
         run the candidates, each for the device that it is (with a GPU target, the first GPU that it
-        sees), and this process keeps the records.
+        sees), and this process keeps the records. "cuda:sm_90" needs no GPU here: then records are
+        for the workers' devices, and no programs are compared.
     progress: called with every event (`tilewright.autotune.events`), in this thread.
+    began: of `time.monotonic()`, when the budget began, if some of it has been spent already.
 
     The first Ctrl-C or SIGTERM ends the search with the best so far, which the report says; the
     second raises KeyboardInterrupt. Where all candidates for a kernel fail, the default serves, and
@@ -60,13 +63,13 @@ def tune(
     Raises as `tw.compile` does, OptionError when shapes are open or nobody can run candidates, and
     RecordsError when rows cannot be kept in the file `records`: it is left as it is.
     """
-    began = time.monotonic()
+    began = time.monotonic() if began is None else began
     seconds = parse_seconds(budget)
     chosen = options(numerics=numerics, threads=threads, tune=False)
     machine = cuda_target(target, capability) if is_cuda(target) else cpu_target(target)
     graph = read_closed(source, shapes, outputs)
     from .crew import farm_crew, local_crew
-    from .tuning import Budget, Means, tuned
+    from .tuning import Budget, Means, tuned, tuned_abroad
 
     kept = open_records(writing=True) if records is None else make_file(records)
     crew = partial(local_crew, all_gpus=target == "cuda")
@@ -74,4 +77,7 @@ def tune(
         crew = partial(farm_crew, farm)
     with kept:
         means = Means(kept, crew) if progress is None else Means(kept, crew, progress)
-        return tuned(graph, machine, chosen, Budget(seconds, began), means)[0]
+        kept_to = Budget(seconds, began)
+        if farm is not None and isinstance(machine, CudaTarget) and machine.device is None:
+            return tuned_abroad(graph, machine, chosen, kept_to, means)
+        return tuned(graph, machine, chosen, kept_to, means)[0]

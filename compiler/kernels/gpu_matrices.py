@@ -3,7 +3,8 @@ and the tensor cores of Hopper GPUs need them.
 
 Rows, columns and terms each have to be one walk through memory, in one step, for every operand that
 they move. Loops that are no part of such a walk (the samples of a batch whose channels are rows)
-count batches, which an operand may walk or stay where it is.
+count batches, which an operand may walk or stay where it is. Terms may be several such walks, as
+those of one head after the other are, if each fills whole boxes.
 """
 
 from __future__ import annotations
@@ -18,10 +19,11 @@ from ...ops.traverse import substitute
 from ...ops.types import DType
 from ..graph.ir import Graph
 from .address import offset
+from .gpu_contraction import Contraction, Unfit
 from .gpu_mma_operands import TILES
 from .gpu_sharing import unflattened
 from .gpu_tap_boxes import Window, window_of
-from .gpu_tiles import Contraction
+from .gpu_wgmma_shape import TILE
 from .ir import Buffer
 from .pieces import Buffers, stride, trip_count
 from .recipe import prepared
@@ -34,12 +36,14 @@ ACROSS: Final = 2  # bytes of elements of which rows may lie side by side
 @dataclass(frozen=True, slots=True)
 class Matrix:
     """An operand: elements from one row (or column, of the right one) to the next, from one term
-    to the next, and of every loop over batches; one of the first two is 1."""
+    to the next, and of every loop over batches; one of the first two is 1. parts: where terms are
+    no walk, the loops around those that are, with the elements from one to the next."""
 
     buffer: Buffer
     row: int
     term: int
     batches: tuple[int, ...]
+    parts: tuple[tuple[Expr, int], ...] = ()
 
     @property
     def across(self) -> bool:
@@ -79,7 +83,10 @@ class Product:
         if self.window is None:
             return self
         window = self.window.tiled(m)
-        return replace(self, m=window.tiles * m, window=window)
+        most = len(window.batches)
+        left, right = (replace(x, batches=x.batches[:most]) for x in (self.left, self.right))
+        return replace(self, m=window.tiles * m, window=window, left=left, right=right,
+                       batches=window.batches, rows=window.rows)  # fmt: skip
 
     @property
     def dtype(self) -> DType:
@@ -96,10 +103,7 @@ class Product:
         side by side, or others not in fixed steps."""
         parts = [(self.rows, self.m, rows)]
         if self.window is not None:
-            down, across = self.window.rows
-            side = min(self.window.side, rows)
-            high = rows // side
-            parts = [((across,), trip_count(across), side), ((down,), trip_count(down), high)]
+            parts = [((v,), trip_count(v), n) for v, n in self.window.result_box(rows)]
         parts += [((v,), trip_count(v), 1) for v in self.batches]
         steps = [_walk(self.at, loops) for loops, _, _ in parts]
         found = tuple(s for s in steps if s is not None)
@@ -134,23 +138,45 @@ class Product:
 
 def product_of(
     graph: Graph, c: Contraction, buffers: Buffers, types: Sequence[DType]
-) -> Product | None:  # fmt: skip
-    """The contraction as a product of what can be copied in boxes, if it is one."""
-    return _of_matrices(graph, c, buffers, types) or _of_windows(graph, c, buffers, types)
+) -> Product:  # fmt: skip
+    """The contraction as a product of what can be copied in boxes; where it is one of matrices and
+    one of a convolution's input, the one with fewer tiles to multiply, as rows of places in larger
+    steps are matrices, too, of one row of the image each. Raises Unfit, saying why it is neither.
+    """
+    said: list[str] = []
+    best: tuple[Product, Buffers] | None = None
+    for name, find in (("matrices", _of_matrices), ("windows", _of_windows)):
+        found = Buffers(graph)
+        try:
+            made = find(graph, c, found, types)
+        except Unfit as e:
+            said += [f"as {name}: {e}"] if str(e) else []
+            continue
+        if best is None or _tiles(made) < _tiles(best[0]):
+            best = made, found
+    if best is None:
+        raise Unfit("; ".join(said))
+    buffers.reads.update(best[1].reads)
+    return best[0]
+
+
+def _tiles(p: Product) -> int:
+    """Of rows, times rounds."""
+    p = p.tiled(TILE)
+    return p.batch * -(-p.m // TILE) * -(-p.k * p.dtype.bytes // ROW)
 
 
 def _of_windows(
     graph: Graph, c: Contraction, buffers: Buffers, types: Sequence[DType]
-) -> Product | None:  # fmt: skip
+) -> Product:  # fmt: skip
     w = window_of(graph, c, types, ROW)
-    right = _load(c.right, types)
-    if w is None or right is None or graph.type(w.blob).dtype is not right.dtype:
-        return None
+    right = _load(c.right, types, "right")
+    _same(graph.type(w.blob).dtype, right.dtype)
     left = Matrix(buffers.read(w.blob), 0, 1, (1,) * len(w.batches))
+    if len(left.batches) + 3 > MOST_AXES:
+        raise Unfit(f"{len(left.batches) + 3} axes of its input; boxes have {MOST_AXES}")
     terms = w.chunks * ROW // right.dtype.bytes
     b = _packed(graph, buffers, right, (*c.columns, *w.taps), (w.channel,), w.batches, terms)
-    if b is None or len(left.batches) + 3 > MOST_AXES:
-        return None
     taps = prod(map(trip_count, w.taps))
     b = replace(b, row=taps * terms)
     return Product(c.out, 0, c.n, taps * terms, w.batches, w.rows, c.columns, left, b, c.value,
@@ -163,30 +189,39 @@ def _work(c: Contraction) -> int:
 
 def _of_matrices(
     graph: Graph, c: Contraction, buffers: Buffers, types: Sequence[DType]
-) -> Product | None:  # fmt: skip
-    left, right = _load(c.left, types), _load(c.right, types)
-    if left is None or right is None or left.dtype is not right.dtype:
-        return None
+) -> Product:  # fmt: skip
+    left, right = _load(c.left, types, "left"), _load(c.right, types, "right")
+    _same(left.dtype, right.dtype)
     at = offset(graph.type(c.out), c.at)
     over = c.node.payload[1]
     outer_rows, rows = _split(c.rows, (at, *_fixed(graph, left)))
     outer_columns, columns = _split(c.columns, (at, *_fixed(graph, right)))
     batches = (*c.batches, *outer_rows, *outer_columns)
+    parts, inner = _split(over, (*_fixed(graph, left), *_fixed(graph, right)))
+    if prod(map(trip_count, inner)) * left.dtype.bytes % ROW:
+        parts = ()  # a box would reach into the next one
     if not rows or not columns:
-        return None
-    a = _matrix(graph, buffers, left, rows, over, batches)
-    b = _matrix(graph, buffers, right, columns, over, batches)
-    if a is None or b is None:
-        return None
+        raise Unfit("its rows or columns do not lie in fixed steps")
+    a = _matrix(graph, buffers, left, rows, over, batches, len(parts))
+    b = _matrix(graph, buffers, right, columns, over, batches, len(parts))
     m, n, k = (prod(map(trip_count, loops)) for loops in (rows, columns, over))
     return Product(c.out, m, n, k, batches, rows, columns, a, b, c.value, c.node, at,
                    _work(c))  # fmt: skip
 
 
-def _load(factor: Expr, types: Sequence[DType]) -> Expr | None:
+def _same(left: DType, right: DType) -> None:
+    if left is not right:
+        raise Unfit(f"factors of {left} and {right}")
+
+
+def _load(factor: Expr, types: Sequence[DType], which: str) -> Expr:
     """The load of a factor that is read as it is, or only widened."""
     plain = factor.args[0] if factor.op == "cast" else factor
-    return plain if plain.op == "load" and plain.dtype in types else None
+    if plain.op != "load":
+        raise Unfit(f"the {which} operand is computed on the way, or padded")
+    if plain.dtype not in types:
+        raise Unfit(f"factors of {plain.dtype}")
+    return plain
 
 
 def _at(graph: Graph, x: Expr) -> Expr:
@@ -201,35 +236,56 @@ def _fixed(graph: Graph, x: Expr) -> tuple[Expr, ...]:
 
 def _matrix(
     graph: Graph, buffers: Buffers, x: Expr, rows: Sequence[Expr], terms: Sequence[Expr],
-    batches: Sequence[Expr],
-) -> Matrix | None:  # fmt: skip
+    batches: Sequence[Expr], parts: int,
+) -> Matrix:  # fmt: skip
+    """parts: how many of the terms' loops lie around those that are one walk."""
     at = _at(graph, x)
-    row, term = _walk(at, rows), _walk(at, terms)
-    each = [stride(at, v) for v in batches]
-    found = tuple(s for s in each if s is not None)
-    if row is None or term is None or len(found) < len(each) or 1 not in (row, term):
-        return _packed(graph, buffers, x, rows, terms, batches)
-    apart = (row if term == 1 else term, *(s for s in found if s))
-    fits = all(s > 0 and s * x.dtype.bytes % WORD == 0 for s in apart) and len(apart) < MOST_AXES
-    start = substitute(at, {v: v * 0 for v in (*rows, *terms, *batches)})
-    if not fits or not _is_zero(start) or (term != 1 and x.dtype.bytes != ACROSS):
-        return _packed(graph, buffers, x, rows, terms, batches)
-    return Matrix(buffers.read(x.payload), row, term, found)
+    around, inner = terms[:parts], terms[parts:]
+    row, term = _walk(at, rows), _walk(at, inner)
+    each = [stride(at, v) for v in (*around, *batches)]
+    steps = tuple(s for s in each if s is not None)
+    why = ""
+    if row is None or term is None or len(steps) < len(each):
+        why = "its rows, terms or batches do not lie in fixed steps"
+    elif 1 not in (row, term):
+        why = f"neither rows, {row} elements apart, nor terms, {term} apart, lie side by side"
+    else:
+        apart = (row if term == 1 else term, *(s for s in steps if s))
+        start = substitute(at, {v: v * 0 for v in (*rows, *terms, *batches)})
+        if odd := [s for s in apart if s <= 0 or s * x.dtype.bytes % WORD]:
+            why = f"steps of {odd[0] * x.dtype.bytes} bytes are no multiples of {WORD}"
+        elif 0 in steps[:parts]:
+            why = "it has the same terms more than once"
+        elif len(apart) >= MOST_AXES:
+            why = f"{len(apart) + 1} axes; boxes have {MOST_AXES}"
+        elif not _is_zero(start):
+            why = "it does not begin where its blob does"
+        elif term != 1 and x.dtype.bytes != ACROSS:
+            why = f"terms of {x.dtype} do not lie side by side"
+    if not why:
+        assert row is not None and term is not None
+        of_parts = tuple(zip(around, steps[:parts], strict=True))
+        return Matrix(buffers.read(x.payload), row, term, steps[parts:], of_parts)
+    if not graph.blobs[x.payload].is_constant:
+        raise Unfit(f"{graph.type(x.payload)}: {why}")
+    return _packed(graph, buffers, x, rows, terms, batches)
 
 
 def _packed(
     graph: Graph, buffers: Buffers, x: Expr, rows: Sequence[Expr], terms: Sequence[Expr],
     batches: Sequence[Expr], least: int = 0,
-) -> Matrix | None:  # fmt: skip
+) -> Matrix:  # fmt: skip
     """A constant, stored anew with its terms side by side, `least` at least, filled up with zeros,
     and rows at multiples of 16 bytes."""
     steps, first = linear(_at(graph, x))
     moving = tuple(v for v in batches if v in steps)
     axes = (*moving, *rows, *terms)
-    if not graph.blobs[x.payload].is_constant or first or not set(steps) <= set(axes):
-        return None
-    if any(v.payload[1] for v in axes) or len(moving) + 2 > MOST_AXES:
-        return None
+    if not graph.blobs[x.payload].is_constant:
+        raise Unfit("its weights are no constant")
+    if first or not set(steps) <= set(axes) or any(v.payload[1] for v in axes):
+        raise Unfit("its weights do not lie in fixed steps")
+    if len(moving) + 2 > MOST_AXES:
+        raise Unfit(f"{len(moving) + 2} axes of weights; boxes have {MOST_AXES}")
     n, k = (prod(map(trip_count, loops)) for loops in (rows, terms))
     row = max(-(-k * x.dtype.bytes // WORD) * WORD // x.dtype.bytes, least)
     made = prepared(

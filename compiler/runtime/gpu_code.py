@@ -21,7 +21,7 @@ from typing import Any, Final
 from ...ops import expr
 from ..codegen import cpu, cuda
 from ..codegen.cuda.assemble import Assembled, Usage, assembled, assembler, can_assemble
-from ..codegen.cuda.entry import Entry, TensorMap
+from ..codegen.cuda.entry import DescribedTensor, Entry
 from ..codegen.cuda.frontend import lowered
 from ..codegen.cuda.ptx import kernel_ptx
 from ..codegen.cuda.source import kernel_source
@@ -82,18 +82,38 @@ def load(
 
 
 def _ptx(kernel: Kernel, target: CudaTarget, store: Store) -> tuple[tuple[Entry, ...], str, bool]:
-    def key(by: Makers) -> Key:
-        return _key("PTX of a kernel", target, by, symbol=symbol(kernel), text=text_digest(kernel))
-
+    key = _ptx_key(kernel, target)
     found = _found(store, key)
     if found is not None:
         return tuple(map(entry_of, found["entries"])), found["ptx"], False
+    entries, ptx = _made(kernel, target)
+    listed = [asdict(e) for e in entries]
+    store.put(key(makers()), json.dumps({"entries": listed, "ptx": ptx}).encode())
+    return entries, ptx, True
+
+
+def _made(kernel: Kernel, target: CudaTarget) -> tuple[tuple[Entry, ...], str]:
     source = kernel_source(kernel)
     ptx = "" if not source.entries else kernel_ptx(
         kernel, source.entries, lowered(source, kernel.params, target), target)  # fmt: skip
-    listed = [asdict(e) for e in source.entries]
-    store.put(key(makers()), json.dumps({"entries": listed, "ptx": ptx}).encode())
-    return source.entries, ptx, True
+    return source.entries, ptx
+
+
+def differs_from_stored(kernel: Kernel, target: CudaTarget) -> bool:
+    """Whether the user's store has other PTX for a kernel than is made now. Raises as `load`."""
+    found = _found(Store(), _ptx_key(kernel, target))
+    return found is not None and found["ptx"] != _made(kernel, target)[1]
+
+
+def ptx_key(kernel: Kernel, target: CudaTarget) -> Key:
+    """The key of a kernel's PTX in the store, where it was made by what is installed here."""
+    return _ptx_key(kernel, target)(makers())
+
+
+def _ptx_key(kernel: Kernel, target: CudaTarget) -> Callable[[Makers], Key]:
+    """The key, by who made it."""
+    return lambda by: _key("PTX of a kernel", target, by, symbol=symbol(kernel),
+                           text=text_digest(kernel))  # fmt: skip
 
 
 def entry_of(fields: dict[str, Any]) -> Entry:
@@ -103,7 +123,7 @@ def entry_of(fields: dict[str, Any]) -> Entry:
     def whole(m: dict[str, Any]) -> dict[str, Any]:
         return {k: tuple(v) if isinstance(v, list) else v for k, v in m.items()}
 
-    maps = tuple(TensorMap(**whole(m)) for m in fields["tensor_maps"])
+    maps = tuple(DescribedTensor(**whole(m)) for m in fields["tensor_maps"])
     return Entry(**{**fields, "tensor_maps": maps})
 
 

@@ -53,8 +53,11 @@ OPTIONAL = (
     "tokenizers",
     "torch",
 )
-# What few programs need and takes long to load: tuning, code for GPUs, kernels by themselves.
-LATER = ("crew", "explaining", "gpu", "gpu_devices", "gpu_repro", "repro", "slices", "tuning")
+# What few programs need and takes long to load: tuning, code for GPUs, times, single kernels.
+LATER = (
+    "crew", "explaining", "gpu", "gpu_devices", "gpu_making", "gpu_repro", "making", "page",
+    "repro", "slices", "timing", "tuning",
+)  # fmt: skip
 DEFERRED = (
     *(f"tilewright.compiler.api.{name}" for name in LATER), "tilewright.compiler.tuning.gpu_bench",
 )  # fmt: skip

@@ -81,7 +81,7 @@ def test_every_template_has_cases(families: Any) -> None:
 def test_every_case_is_some_templates(families: Any) -> None:
     device = families.gpu_device((9, 0))
     for family, cases in families.CASES.items():
-        taken = [families.problem(c, family, device, families.Sizes(k, True)) is not None
+        taken = [not isinstance(families.problem(c, family, device, families.Sizes(k, True)), str)
                  for k, c in enumerate(cases)]  # fmt: skip
         assert any(taken), family
 
@@ -275,9 +275,10 @@ def program(tmp_path: Path) -> Iterator[Sequence[str]]:
 
 def ran(program: Sequence[str], tmp_path: Path, what: str, seconds: float) -> tuple[Any, list[str]]:
     check = gpu_script("check")
+    check.LEAST = 0.5
     log = check.Log(tmp_path, {"seed": 1})
     part = check.Part(what, (what,), seconds, "tests")
-    check.everything([], [part], program, time.monotonic() + 60, log, 2)
+    check.everything(check.Work(families=[part]), program, time.monotonic() + 200, log, 2)
     rows = json.loads((tmp_path / "gpu_tests.json").read_text())
     return log, [r["name"] for r in rows if r.get("ok")]
 
@@ -298,8 +299,9 @@ def test_what_there_is_no_time_for_is_said(
 ) -> None:
     check = gpu_script("check")
     part = check.Part("x", ("late",), 9, "tests")
-    check.everything([part], [], program, time.monotonic(), check.Log(tmp_path, {}), 1)
-    assert "late: no time left" in capsys.readouterr().out
+    work = check.Work(beside=[part])
+    check.everything(work, program, time.monotonic(), check.Log(tmp_path, {}), 1)
+    assert "x: no time left" in capsys.readouterr().out
 
 
 def test_parts_are_known(capsys: pytest.CaptureFixture[str]) -> None:

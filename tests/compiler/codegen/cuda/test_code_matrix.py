@@ -27,6 +27,7 @@ from tilewright.compiler.graph.ir import Graph
 from tilewright.compiler.kernels.device import gpu_device
 from tilewright.compiler.kernels.gpu_model import chip_of, occupancy
 from tilewright.compiler.kernels.gpu_templates import gpu_templates
+from tilewright.compiler.kernels.gpu_tiles import TILES
 from tilewright.compiler.kernels.select import coded_groups
 from tilewright.compiler.kernels.template import Config, KernelTemplate
 from tilewright.compiler.options import Numerics
@@ -71,6 +72,21 @@ def dense(kind: str, n: int = 1024, k: int = 512) -> Callable[[Any], Any]:
         return y + g.input("r", (2048, n), kind)
 
     return build
+
+
+def product(m: int, n: int, k: int) -> Callable[[Any], Any]:
+    """relu(x w) with constant weights, in half floats."""
+
+    def build(g: Any) -> Any:
+        w = g.constant(_zeros(k, n).astype(np.float16))
+        return g.relu(g.matmul(g.input("x", (m, k), "f16"), w))
+
+    return build
+
+
+def small_images(g: Any) -> Any:
+    w = g.constant(_zeros(256, 64, 3, 3).astype(np.float16))
+    return g.relu(g.conv(g.input("x", (32, 64, 7, 7), "f16"), w, pads=1))
 
 
 def stored_bf16(g: Any) -> Any:
@@ -131,6 +147,7 @@ KINDS = (
     Kind("depthwise", "gpu_nest", depthwise, ("FFMA", *_WIDE)),
     Kind("dense-f32", "gpu_tiles", dense("f32"), _TILES),
     Kind("conv-f32", "gpu_tiles", conv("f32"), _TILES),
+    Kind("conv-f32", "gpu_winograd", conv("f32"), _TILES),
     Kind("dense-f16", "gpu_mma", dense("f16"), ("HMMA.16816.F32", *_MMA)),
     Kind("dense-bf16", "gpu_mma", stored_bf16, ("HMMA.16816.F32.BF16", *_MMA)),
     Kind("dense-tf32", "gpu_mma", dense("f32"), ("HMMA.1688.F32.TF32", *_MMA), "reduced"),
@@ -146,15 +163,20 @@ KINDS = (
     Kind("attention-f32-wide", "gpu_attention_tiles", attention("f32", width=128),
          ("FFMA", "LDGSTS", "LDS.128")),
     Kind("decoding-f32", "gpu_attention_tiles", attention("f32", rows=1), ("FFMA", "LDGSTS")),
+    Kind("long-f16", "gpu_mma", product(64, 64, 8192), ("HMMA.16816.F32", *_MMA)),
+    Kind("rows-f16", "gpu_mma", product(3, 4096, 4096), ("HMMA.16816.F32", *_MMA)),
+    Kind("images-f16", "gpu_wgmma", small_images, ("UTMASTG", *_WGMMA), arch=("sm_90",)),
     Kind("dense-f16", "gpu_wgmma", dense("f16"), ("UTMASTG", *_WGMMA), arch=("sm_90",)),
     Kind("dense-bf16", "gpu_wgmma", stored_bf16, _WGMMA, arch=("sm_90",)),
     Kind("dense-tf32", "gpu_wgmma", dense("f32"), _WGMMA, "reduced", ("sm_90",)),
     Kind("gru", "gpu_recurrent", gru, ("FFMA", "LDS.128")),
 )  # fmt: skip
-QUICK = {("dense-f16", "gpu_mma", "sm_80"), ("dense-f32", "gpu_tiles", "sm_89"),
+QUICK = {("dense-f16", "gpu_mma", "sm_80"), ("long-f16", "gpu_mma", "sm_90"),
+         ("dense-f32", "gpu_tiles", "sm_89"),
          ("attention-f16", "gpu_attention_mma", "sm_80"),
          ("attention-f32", "gpu_attention_tiles", "sm_90"),
          ("dense-f16", "gpu_wgmma", "sm_90"), ("softmax", "gpu_nest", "sm_90"),
+         ("conv-f32", "gpu_winograd", "sm_90"),
          ("dense-tf32", "gpu_mma", "sm_89"), ("gru", "gpu_recurrent", "sm_80")}  # fmt: skip
 
 
@@ -221,6 +243,40 @@ def test_other_configs(kind: Kind) -> None:
     space = template.space(p.graph, p.ops, p.outputs, p.device)
     for config in {str(c): c for c in (*space[::9], space[-1])}.values():
         checked(kind, arch, config)
+
+
+def epilogue(sides: str, what: str) -> Kind:
+    """A product of operands that lie along the sum ("n" of the left one, "t" of the right one) or
+    across it, and what follows on it."""
+
+    def build(g: Any) -> Any:
+        x, w = ((512, 2048), (2048, 512)), ((512, 1024), (1024, 512))
+        left, right = (g.input(n, dims[s == along]) for n, dims, s, along in (
+            ("x", x, sides[0], "n"), ("w", w, sides[1], "t")))  # fmt: skip
+        left = left if sides[0] == "n" else g.transpose(left, perm=(1, 0))
+        right = g.transpose(right, perm=(1, 0)) if sides[1] == "t" else right
+        y = g.matmul(left, right) + g.input("b", (1024,))
+        if what != "bias":
+            y = getattr(g, what)(y) + g.input("r", (2048, 1024))
+        return y
+
+    return Kind(f"{sides}-{what}", "gpu_tiles", build, _TILES)
+
+
+@pytest.mark.parametrize(
+    ("kind", "arch"),
+    [
+        pytest.param(kind := epilogue(sides, what), arch, id=f"{kind.name}-{arch}",
+                     marks=() if (sides, what, arch) == ("nn", "relu", "sm_90") else
+                     (pytest.mark.slow,))
+        for sides in ("nn", "nt", "tn", "tt") for what in ("bias", "relu", "gelu")
+        for arch in ("sm_80", "sm_89", "sm_90")
+    ],
+)  # fmt: skip
+def test_what_follows_on_a_product_spills_nothing(kind: Kind, arch: str) -> None:
+    """In the tiles with the most sums of a thread, which are the defaults of large products."""
+    for tile in TILES[:1] if arch != "sm_90" else TILES[:3:2]:
+        checked(kind, arch, tile)
 
 
 def test_every_template_of_its_own_is_here() -> None:
