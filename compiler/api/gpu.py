@@ -6,7 +6,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 from ..codegen.cuda.target import CudaTarget
-from ..errors import MemoryLimitError
 from ..graph.ir import Graph
 from ..inspect.alternatives import alternatives
 from ..inspect.dump import write_dump
@@ -16,6 +15,7 @@ from ..kernels.device import gpu_device
 from ..kernels.gpu_templates import gpu_templates
 from ..kernels.ir import Kernel, Launch
 from ..kernels.select import select
+from ..memory.plan import MemoryPlan
 from ..options import Options
 from ..passes.base import Fuel, Stage, run_pipeline
 from ..passes.pipeline import gpu_pipeline, remaining
@@ -28,6 +28,7 @@ from ..tuning.choices import NO_CHOICES, Choices, special, to_data, with_origins
 from ..tuning.tuned import recorded
 from .artifact import Saved
 from .build import Stopwatch
+from .fit import fit
 from .gpu_devices import device_for, place_of
 from .gpu_executable import GpuExecutable
 from .gpu_kernels import GpuKernelInfo, GpuPhase
@@ -46,7 +47,7 @@ def compile_gpu(
     stages = _optimised(graph, chosen, read)
     passes = watch.lap()
     choices = recorded_choices(stages[-1].graph, target, chosen)
-    return _built(stages, target, chosen, choices, watch, (read, passes), progress)
+    return built(stages, target, chosen, choices, watch, (read, passes), progress)
 
 
 def recorded_choices(graph: Graph, target: CudaTarget, chosen: Options) -> Choices:
@@ -70,7 +71,7 @@ def gpu_builder(
 
     def build(choices: Choices) -> GpuExecutable:
         watch.lap()
-        return _built(stages, target, chosen, choices, watch, spent)
+        return built(stages, target, chosen, choices, watch, spent)
 
     return build
 
@@ -82,7 +83,7 @@ def loaded(
     """The program in a file. stages: its graph, as read. Raises as `compile_gpu` does, and
     ArtifactError."""
     spent = stages[0].milliseconds / 1e3, 0.0
-    return _built(stages, target, chosen, choices, Stopwatch(), spent, progress, saved)
+    return built(stages, target, chosen, choices, Stopwatch(), spent, progress, saved)
 
 
 def _optimised(graph: Graph, chosen: Options, read: float) -> tuple[Stage, ...]:
@@ -91,14 +92,15 @@ def _optimised(graph: Graph, chosen: Options, read: float) -> tuple[Stage, ...]:
     return (Stage("import", graph, read * 1e3, True), *stages)
 
 
-def _built(
+def built(
     stages: Sequence[Stage], target: CudaTarget, chosen: Options, choices: Choices,
     watch: Stopwatch, spent: tuple[float, float],
     progress: Callable[[str, int, int], None] | None = None, saved: Saved | None = None,
+    store: Store | None = None,
 ) -> GpuExecutable:  # fmt: skip
     """From the graph after all passes to a program. spent: the seconds before: reading, passes.
-    saved: the file that it comes from, with code and constants. Raises as `compile_gpu` does, and
-    ArtifactError."""
+    saved: the file that it comes from, with code and constants. store: of code, the user's where
+    none is given. Raises as `compile_gpu` does, and ArtifactError."""
     final, seen = stages[-1].graph, gpu_device(target.capability)
     other = special(final, seen, chosen.numerics, choices)
     templates = gpu_templates(chosen.numerics, target.capability)
@@ -106,14 +108,18 @@ def _built(
         final, seen, special=other, templates=templates, numerics=chosen.numerics
     )
     launches = with_origins(final, launches, choices)
-    plan = plan_memory(final, launches, reorder=chosen.reorder, inplace=chosen.inplace,
-                       donate=chosen.donate)  # fmt: skip
+
+    def planned(
+        launches: Sequence[Launch], reorder: bool, capacity: int | None = None
+    ) -> MemoryPlan:  # fmt: skip
+        return plan_memory(final, launches, reorder=reorder, inplace=chosen.inplace,
+                           donate=chosen.donate, capacity=capacity)  # fmt: skip
+
+    plan = planned(launches, chosen.reorder)
     launches = tuple(launches[k] for k in plan.order)
-    if chosen.memory_limit is not None and plan.arena_bytes > chosen.memory_limit:
-        raise MemoryLimitError(
-            f"memory_limit={chosen.memory_limit} cannot be met: the arena takes {plan.arena_bytes}"
-            " bytes, and kernels for GPUs have no variants with less", plan.arena_bytes
-        )  # fmt: skip
+    limit = chosen.memory_limit
+    if limit is not None and plan.arena_bytes > limit:
+        launches, plan = fit(final, launches, plan, planned, seen, chosen, limit)
     plan = replace(plan, alternatives=alternatives(final, launches, chosen))
     kernels = watch.lap()
 
@@ -123,7 +129,7 @@ def _built(
 
     all_kernels = [x.kernel for x in launches]
     given = _given(all_kernels, target, saved) if saved else {}
-    codes = load(all_kernels, target, Store(), report, given)
+    codes = load(all_kernels, target, store or Store(), report, given)
     objects = watch.lap()
     c = Compilation(final, stages, launches, plan, target, chosen, None, to_data(choices, seen))
     if chosen.dump:

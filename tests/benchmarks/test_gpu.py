@@ -52,8 +52,9 @@ def families(stub: Stub, monkeypatch: pytest.MonkeyPatch) -> Any:  # noqa: F811
 
 QUICK = ("gpu_tiles", "gpu_nest", "arg", "scan", "gpu_mma")
 SIMULATED = [f if f in QUICK else pytest.param(f, marks=pytest.mark.slow) for f in
-             ("gpu_wgmma", "gpu_mma", "gpu_tiles", "gpu_nest", "gpu_recurrent", "gpu_unpool",
-              "recurrent", "arg", "top_k", "scan", "scatter", "unpool")]  # fmt: skip
+             ("gpu_wgmma", "gpu_mma", "gpu_attention_mma", "gpu_attention_tiles", "gpu_tiles",
+              "gpu_nest", "gpu_recurrent", "gpu_unpool", "recurrent", "arg", "top_k",
+              "scan", "scatter", "unpool")]  # fmt: skip
 
 
 @pytest.mark.parametrize("family", SIMULATED)
@@ -80,7 +81,7 @@ def test_every_template_has_cases(families: Any) -> None:
 def test_every_case_is_some_templates(families: Any) -> None:
     device = families.gpu_device((9, 0))
     for family, cases in families.CASES.items():
-        taken = [families.problem(c, family, device, families.Sizes(k, True)) is not None
+        taken = [not isinstance(families.problem(c, family, device, families.Sizes(k, True)), str)
                  for k, c in enumerate(cases)]  # fmt: skip
         assert any(taken), family
 
