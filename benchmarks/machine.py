@@ -47,7 +47,10 @@ def commit() -> str:
 
 
 def _git(*words: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(["git", *words], cwd=HERE, text=True, capture_output=True, check=False)
+    try:
+        return subprocess.run(["git", *words], cwd=HERE, text=True, capture_output=True, check=False)
+    except FileNotFoundError:  # there is no git here
+        return subprocess.CompletedProcess(words, 1, "", "")
 
 
 @contextmanager
