@@ -51,7 +51,8 @@ class IsolatedRunner:
 
     argv: the program of the workers (`serving.py`). builders: processes that build at the same
     time; with 0 of them the worker that measures builds as well, which is for code that it could
-    not get from others. environment: of the workers (default: this process's).
+    not get from others. environment: of the workers (default: this process's). device, origin: what
+    a session reads (`session.Session`); None runs tasks of any device.
 
     It is used by one thread, but for `stop`. Workers are started when they are needed, and serve
     many tasks.
@@ -59,9 +60,11 @@ class IsolatedRunner:
 
     def __init__(
         self, argv: Sequence[str], *, limits: Limits | None = None, builders: int = 2,
-        environment: Mapping[str, str] | None = None,
+        environment: Mapping[str, str] | None = None, device: str | None = None,
+        origin: str = "local",
     ) -> None:  # fmt: skip
         self.argv, self.environment = tuple(argv), environment
+        self.device, self.origin = device, origin
         self.limits = Limits() if limits is None else limits
         self._most = builders
         self._builders: list[Worker] = []

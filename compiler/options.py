@@ -27,6 +27,7 @@ ENVIRONMENT: Final[dict[str, str]] = {
     "TILEWRIGHT_CPU": "build for a lesser CPU: x86-64-avx512, x86-64-avx2 or x86-64-sse",
     "TILEWRIGHT_CUDA_DRIVER": "path of NVIDIA's driver library, if not where the system looks",
     "TILEWRIGHT_CUDA_GRAPH": "off: launch the kernels of a GPU program one by one, in no graph",
+    "TILEWRIGHT_GPU_CODE": "what else may have made code for GPUs that is in the store",
     "TILEWRIGHT_FUEL": "do only the first n rewrites of the graph, to bisect a miscompile",
     "TILEWRIGHT_DUMP": "directory that receives every stage and level of every compilation",
     "TILEWRIGHT_POISON": "1: fill memory with NaN before a call and wherever it was last used",

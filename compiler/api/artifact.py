@@ -6,7 +6,8 @@ A zip archive, stored without compression, that any zip tool opens:
     graph.txt              the graph after all passes, in its text form
     constants/00000.npy    its arrays, in numpy's own format, each from a cache line on
     packed/00000.npy       the same weights as kernels read them
-    objects/<symbol>.o     native code, one object file per distinct kernel
+    objects/<symbol>.o     native code, one object file per distinct kernel; of kernels for GPUs
+                           <symbol>.ptx, .cubin (where it was made), and .json (their grids)
     kernels.json           which kernels run, in case they are chosen again
 
 Reading maps the file, and programs read their constants there: all processes that load a file share
@@ -29,7 +30,7 @@ import re
 import struct
 import zipfile
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -39,8 +40,6 @@ from typing import IO, Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from ..codegen.cpu import lower
-from ..codegen.cpu.assemble import build_object
 from ..errors import ArtifactError, GraphError
 from ..graph.arrays import ALIGNMENT
 from ..graph.ir import Graph, content_digest
@@ -49,17 +48,17 @@ from ..graph.text import parse, to_text
 from ..graph.verify import verify
 from ..inspect.views import Compilation
 from ..kernels.ir import Prepared
-from ..kernels.printer import symbol
 from ..options import VERSION
 from ..runtime.constants import Constant, Ready, constants_of, packing_fingerprint
-from ..runtime.objects import object_key
 from ..runtime.threads import available_processors
-from ..store import Key, Store
+from ..store import Key
 
 Array = npt.NDArray[Any]
 Buffer = bytes | memoryview
+Code = Iterable[tuple[str, Key, bytes]]
+"""Native code: names of files, what decides whether they fit, and what is in them."""
 
-FORMAT: Final = 3
+FORMAT: Final = 4
 _COMMENT: Final = b"tilewright artifact sha256 of MiB's crc32:"
 _COMMENT_BYTES: Final = len(_COMMENT) + 64
 _EPOCH: Final = (1980, 1, 1, 0, 0, 0)  # equal programs make equal files
@@ -80,10 +79,11 @@ _BROKEN: Final = (
 
 @dataclass(frozen=True, slots=True)
 class Saved:
-    """What a file held, verified. entries: of the store, by the digest of their key. ready:
-    constants as kernels read them, in the file; none that other code than this packed. choices: of
-    configs other than defaults, as `tuning.choices.to_data` gives them."""
+    """What a file held, verified. label: how messages call it. entries: of the store, by the digest
+    of their key. ready: constants as kernels read them, in the file; none that other code than this
+    packed. choices: of configs other than defaults, as `tuning.choices.to_data` gives them."""
 
+    label: str
     graph: Graph
     version: str
     numerics: str
@@ -94,6 +94,15 @@ class Saved:
     choices: Mapping[str, Any]
     entries: Mapping[str, bytes]
     ready: Ready
+
+    def get(self, key: Key) -> bytes | None:
+        """The entry with a key, if it is there."""
+        return self.entries.get(key_digest(key))
+
+    def malformed(self, what: str, e: Exception) -> ArtifactError:
+        """The error about a part of it that is none."""
+        return ArtifactError(f"{self.label} is malformed: {what} ({type(e).__name__}: {e}); compile"
+                             " the model again")  # fmt: skip
 
 
 def key_digest(key: Key) -> str:
@@ -114,13 +123,14 @@ def is_artifact(path: str | os.PathLike[str]) -> bool:
 
 
 def write(
-    path: str | os.PathLike[str], c: Compilation, packed: Mapping[Constant, Array] = _NOTHING
-) -> None:
+    path: str | os.PathLike[str], c: Compilation[Any], code: Code,
+    packed: Mapping[Constant, Array] = _NOTHING,
+) -> None:  # fmt: skip
     """Save a compilation. The file appears whole or not at all; an older one is replaced.
 
-    packed: constants as its kernels read them, to be in the file as well. Raises ArtifactError when
-    it cannot be written, ModelError when the model's file changed since, LoweringError when code
-    has to be built again and does not build.
+    code: of its kernels. packed: constants as these read them, to be in the file as well. Raises
+    ArtifactError when it cannot be written, ModelError when the model's file changed since, and
+    what `code` raises.
     """
     for blob in c.graph.blobs.values():
         blob.check()
@@ -129,7 +139,7 @@ def write(
     try:
         try:
             with open(partial, "xb+") as f:
-                _archive(f, c, packed)
+                _archive(f, c, code, packed)
                 f.flush()
                 os.fsync(f.fileno())
             os.replace(partial, target)
@@ -141,7 +151,9 @@ def write(
         raise ArtifactError(f"cannot save to {str(target)!r}: {reason}") from e
 
 
-def _archive(f: IO[bytes], c: Compilation, packed: Mapping[Constant, Array]) -> None:
+def _archive(
+    f: IO[bytes], c: Compilation[Any], code: Code, packed: Mapping[Constant, Array]
+) -> None:  # fmt: skip
     with zipfile.ZipFile(f, "w", zipfile.ZIP_STORED) as z:
         needed = constants_of(c.graph, c.launches)
         direct = {what for what in needed if isinstance(what, str)}
@@ -165,10 +177,10 @@ def _archive(f: IO[bytes], c: Compilation, packed: Mapping[Constant, Array]) -> 
             _add_array(z, file, packed[what])
             forms.append({"blobs": list(what.blobs), "recipe": what.recipe, "file": file})
         objects = []
-        for name, key, code in _objects(c):
-            file = f"objects/{name}.o"
-            _add(z, file, code)
-            objects.append({"symbol": name, "file": file, "key": key_digest(key)})
+        for name, key, data in code:
+            file = f"objects/{name}"
+            _add(z, file, data)
+            objects.append({"file": file, "key": key_digest(key)})
         kept = {"file": "kernels.json", "key": ""}
         if c.kept is not None:
             kept["key"] = key_digest(c.kept.key)
@@ -207,21 +219,6 @@ def _archive(f: IO[bytes], c: Compilation, packed: Mapping[Constant, Array]) -> 
 def _is_splat(x: Array) -> bool:
     """Whether an array repeats one element without storing it (see `graph.text`)."""
     return x.size > 0 and x.ndim > 0 and not any(x.strides)
-
-
-def _objects(c: Compilation) -> list[tuple[str, Key, bytes]]:
-    """(symbol, key, object code) of every distinct kernel, from the store or built again."""
-    store = Store()
-    found: dict[str, tuple[Key, bytes]] = {}
-    for kernel in (launch.kernel for launch in c.launches):
-        name = symbol(kernel)
-        if name not in found:
-            key = object_key(kernel, c.target)
-            code = store.get(key)
-            if code is None:
-                code = build_object(lower.module_text(kernel, c.target.arithmetic), c.target)
-            found[name] = key, code
-    return [(name, *rest) for name, rest in found.items()]
 
 
 def _add(z: zipfile.ZipFile, name: str, data: bytes) -> None:
@@ -366,8 +363,8 @@ def _unpack(members: _Members, label: str) -> Saved:
         str(e["key"]): bytes(members[e["file"]])
         for e in (*manifest["objects"], *([kept] if kept["key"] else ()))
     }
-    return Saved(graph, str(manifest["tilewright"]), options["numerics"], options["memory_limit"],
-                 options["threads"], donate, dict(manifest["target"]),
+    return Saved(label, graph, str(manifest["tilewright"]), options["numerics"],
+                 options["memory_limit"], options["threads"], donate, dict(manifest["target"]),
                  dict(manifest.get("choices", {})), entries, ready)  # fmt: skip
 
 

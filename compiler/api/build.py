@@ -30,8 +30,9 @@ from ..store import Store
 from ..tuning.choices import NO_CHOICES, Choices, choices_digest, special, to_data, with_origins
 from ..tuning.fingerprint import fingerprint, kernel_device
 from ..tuning.tuned import recorded
-from .executable import CompileStats, Executable
+from .executable import Executable
 from .fit import fit
+from .inspectable import CompileStats
 from .recall import recalled
 from .source import cpu_target
 

@@ -13,7 +13,6 @@ import numpy as np
 import numpy.typing as npt
 
 from ..codegen.cpu.target import CpuTarget
-from ..inspect.chrome import trace
 from ..inspect.machine import call_seconds, limits
 from ..inspect.moving import Movers, can_move
 from ..inspect.profile import Profile, profile
@@ -22,10 +21,11 @@ from ..kernels.access import element_by_element
 from ..kernels.ir import Launch
 from ..kernels.printer import kernel_text
 from ..runtime.arrays import TensorSpec, by_name, in_order, results_by_name, results_in_order
+from ..runtime.objects import members
 from ..runtime.program import Program
 from ..tuning.fingerprint import kernel_device
 from .artifact import write as write_artifact
-from .inspectable import Inspectable
+from .inspectable import CompileStats, Inspectable
 from .page import cpu_page, write_text
 
 Array = npt.NDArray[Any]
@@ -52,29 +52,6 @@ class KernelInfo:
     source: str
     notes: tuple[str, ...] = ()
     origin: str = "default"
-
-
-@dataclass(frozen=True, slots=True)
-class CompileStats:
-    """How long the parts of a compilation took, in seconds, and what the store saved."""
-
-    read: float
-    passes: float
-    kernels: float
-    objects: float
-    link: float
-    built: int
-    distinct: int
-
-    @property
-    def stations(self) -> dict[str, float]:
-        """What came after the passes, by name."""
-        return {"choose kernels, plan memory": self.kernels, "build or load code": self.objects,
-                "pack constants, link": self.link}  # fmt: skip
-
-    @property
-    def total(self) -> float:
-        return self.read + self.passes + self.kernels + self.objects + self.link
 
 
 class Executable(Inspectable[CpuTarget]):
@@ -228,12 +205,6 @@ class Executable(Inspectable[CpuTarget]):
         write_text(path, cpu_page(self._compilation, name or self.graph.name, self.threads,
                                   self.stats.stations, shown))  # fmt: skip
 
-    def trace(self, profile: Profile, name: str = "") -> dict[str, Any]:
-        """A profile as a trace for chrome://tracing or Perfetto, as JSON values; with it how long
-        the parts of compiling took, and the bytes alive. name: of the model."""
-        return trace(profile, self.plan, self.stages, self.stats.stations,
-                     name or self.graph.name)  # fmt: skip
-
     def save(self, path: str | os.PathLike[str], *, packed: bool = True) -> None:
         """Write the program to a file for `tw.load`: graph, constants and native code.
 
@@ -243,7 +214,9 @@ class Executable(Inspectable[CpuTarget]):
 
         Raises ArtifactError when the file cannot be written.
         """
-        write_artifact(path, self._compilation, self._program.constants if packed else {})
+        c = self._compilation
+        code = members((x.kernel for x in c.launches), c.target)
+        write_artifact(path, c, code, self._program.constants if packed else {})
 
     def __repr__(self) -> str:
         ins = ", ".join(map(str, self.inputs))

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from typing import TYPE_CHECKING, Generic
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Generic
 
 from ..graph.ir import Graph
+from ..inspect.chrome import trace
 from ..inspect.memory import MemoryUse, memory_use
+from ..inspect.profile import Profile
 from ..inspect.views import Compilation, TargetT
 from ..kernels.ir import Launch
 from ..memory.plan import MemoryPlan
@@ -16,8 +19,33 @@ if TYPE_CHECKING:
     from .explaining import Page
 
 
+@dataclass(frozen=True, slots=True)
+class CompileStats:
+    """How long the parts of a compilation took, in seconds, and what the store saved."""
+
+    read: float
+    passes: float
+    kernels: float
+    objects: float
+    link: float
+    built: int
+    distinct: int
+
+    @property
+    def stations(self) -> dict[str, float]:
+        """What came after the passes, by name."""
+        return {"choose kernels, plan memory": self.kernels, "build or load code": self.objects,
+                "pack constants, link": self.link}  # fmt: skip
+
+    @property
+    def total(self) -> float:
+        return self.read + self.passes + self.kernels + self.objects + self.link
+
+
 class Inspectable(Generic[TargetT]):
     """A program that keeps what it was compiled from."""
+
+    stats: CompileStats
 
     def __init__(self, compilation: Compilation[TargetT]) -> None:
         self._compilation = compilation
@@ -79,6 +107,12 @@ class Inspectable(Generic[TargetT]):
         from .explaining import part
 
         return part(self._compilation, level, op, kernel, self._view)
+
+    def trace(self, profile: Profile, name: str = "") -> dict[str, Any]:
+        """A profile as a trace for chrome://tracing or Perfetto, as JSON values; with it how long
+        the parts of compiling took, and the bytes alive. name: of the model."""
+        return trace(profile, self.plan, self.stages, self.stats.stations,
+                     name or self.graph.name)  # fmt: skip
 
     @abstractmethod
     def _view(self, c: Compilation[TargetT], level: str) -> str:

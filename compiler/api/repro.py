@@ -10,7 +10,6 @@ import numpy as np
 import numpy.typing as npt
 
 from ...autotune.task import Candidate
-from ..codegen.cpu.target import CpuTarget
 from ..errors import OptionError
 from ..inspect.trace import launch_named, nodes_in
 from ..inspect.views import Compilation
@@ -24,7 +23,7 @@ from ..tuning.problem import Problem, problem_of
 Array = npt.NDArray[Any]
 
 
-def problem_at(c: Compilation[CpuTarget], number: int, device: Device) -> Problem:
+def problem_at(c: Compilation[Any], number: int, device: Device) -> Problem:
     """What a launch computes, as a problem of its own."""
     group = group_of(c.graph, c.launches[number])
     return problem_of(c.graph, group.ops, group.outputs, device, c.options.numerics)
@@ -36,8 +35,11 @@ def candidate_of(launch: Launch) -> Candidate:
     return Candidate(kernel.template, kernel.version, dict(kernel.config))
 
 
-def script_of(c: Compilation[CpuTarget], number: int, device: Device, data: str = "") -> str:
+def script_of(
+    c: Compilation[Any], number: int, device: Device, data: str = "", **more: str
+) -> str:  # fmt: skip
     """The script for a launch. data: the file beside it that has its arrays, "" for made-up ones.
+    more: as `script` takes it.
 
     Raises OptionError for a kernel whose operators a script cannot name.
     """
@@ -50,11 +52,11 @@ def script_of(c: Compilation[CpuTarget], number: int, device: Device, data: str 
             "what that is; it can for built-in operators"
         )
     problem = problem_at(c, number, device)
-    return script(problem, candidate_of(launch), kernel_digest(launch.kernel), nodes, data)
+    return script(problem, candidate_of(launch), kernel_digest(launch.kernel), nodes, data, **more)
 
 
 def write_script(
-    c: Compilation[CpuTarget], number: int, device: Device, path: Path,
+    c: Compilation[Any], number: int, device: Device, path: Path,
     arrays: Mapping[str, Array] | None = None,
 ) -> list[Path]:  # fmt: skip
     """Write the script to `path`, and the arrays that it is to compute with, by blob of the

@@ -8,8 +8,7 @@ from collections.abc import Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from ..codegen.cuda.target import CudaTarget, cuda_target, is_cuda
-from ..errors import OptionError
+from ..codegen.cuda.target import cuda_target, is_cuda
 from ..options import options, parse_seconds
 from ..records import make_file, open_records
 from ..runtime.cuda_device import capability
@@ -42,14 +41,16 @@ def tune(
 
     source, target, numerics, shapes, outputs, threads: as for `tw.compile`; records are good for
         compilations with the same numerics and number of threads. Candidates for GPUs run on the
-        device that the target names.
+        device that the target names; with "cuda", on all that the first one's code runs on, each
+        of which takes some.
     budget: seconds, or text like "60s" or "10m", for all of it, compilations included. Ends within
         5 % or 2 seconds of it, unless compiling the model takes longer than that by itself; ends
         early when nothing is left to gain.
     records: a file to keep outcomes in instead of the user's cache. Compilations use the cache
         alone: `tilewright records export --records FILE` and `import` bring rows there.
     farm: the address of a dask.distributed scheduler, such as "tcp://10.0.0.1:8786": its workers
-        run the candidates, each for the device that it is, and this process keeps the records.
+        run the candidates, each for the device that it is (with a GPU target, the first GPU that it
+        sees), and this process keeps the records.
     progress: called with every event (`tilewright.autotune.events`), in this thread.
 
     The first Ctrl-C or SIGTERM ends the search with the best so far, which the report says; the
@@ -63,15 +64,14 @@ def tune(
     seconds = parse_seconds(budget)
     chosen = options(numerics=numerics, threads=threads, tune=False)
     machine = cuda_target(target, capability) if is_cuda(target) else cpu_target(target)
-    if farm is not None and isinstance(machine, CudaTarget):
-        raise OptionError(f"farm={farm!r}: workers of a cluster run candidates for CPUs only;"
-                          " without it, this machine's GPU does")  # fmt: skip
     graph = read_closed(source, shapes, outputs)
     from .crew import farm_crew, local_crew
     from .tuning import Budget, Means, tuned
 
     kept = open_records(writing=True) if records is None else make_file(records)
-    crew = local_crew if farm is None else partial(farm_crew, farm)
+    crew = partial(local_crew, all_gpus=target == "cuda")
+    if farm is not None:
+        crew = partial(farm_crew, farm)
     with kept:
         means = Means(kept, crew) if progress is None else Means(kept, crew, progress)
         return tuned(graph, machine, chosen, Budget(seconds, began), means)[0]

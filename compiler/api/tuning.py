@@ -240,7 +240,8 @@ def _setting(graph: Graph, target: Target, chosen: Options) -> tuple[Device, str
     OptionError for an architecture without a device."""
     if not isinstance(target, CudaTarget):
         return device_of(target, chosen), fingerprint(target), _builder(graph, target, chosen)
-    from .gpu import gpu_builder, place_of
+    from .gpu import gpu_builder
+    from .gpu_devices import place_of
 
     if target.device is None:
         raise OptionError(f"tune: kernels for {target} are measured on a device: target='cuda'")

@@ -24,14 +24,14 @@ from typing import Any, Final
 
 import numpy as np
 
-from ..api.executable import Executable
+from ..api.gpu import GpuExecutable
 from ..errors import OptionError
 from ..inspect.roofline import draw
 from ..store import Store
 from ..text import human_bytes, human_time
 from .arrays import add_input_arguments, inputs_of
 from .console import emit_json, progress, show
-from .models import add_json_argument, add_model_arguments, open_executable, split
+from .models import Shown, add_json_argument, add_model_arguments, open_executable, split
 from .peers import PEERS, Setting, Unavailable, prepare
 
 
@@ -81,7 +81,10 @@ class Latency:
 def add_to(commands: Any) -> None:
     """The arguments of this command."""
     p: argparse.ArgumentParser = commands.add_parser(
-        "bench", help="measure latency", description="Measure the latency of a model on this CPU."
+        "bench",
+        help="measure latency",
+        description="Measure the latency of a model, from arrays of "
+        "the host to arrays of the host.",
     )
     add_model_arguments(p)
     p.add_argument("--peers", metavar="a,b", help=f"run against {', '.join(PEERS)}")
@@ -126,6 +129,9 @@ def run(args: argparse.Namespace) -> int:
     _check(args, names)
     forms = _forms(args.peer_model)
     exe = open_executable(args)
+    if names and isinstance(exe, GpuExecutable):
+        raise OptionError("--peers run on this CPU, and so must the program: leave --target out. "
+                          "benchmarks/gpu/check.py compares with PyTorch on a GPU")  # fmt: skip
     cold = exe.stats.total
     if exe.stats.built and Store().directory is not None:
         warm: float | None = open_executable(args).stats.total
@@ -315,7 +321,7 @@ def typical(ours: Sequence[Any], theirs: Sequence[Any]) -> float:
 
 
 def report_lines(
-    name: str, exe: Executable, latencies: dict[str, Latency], errors: dict[str, float],
+    name: str, exe: Shown, latencies: dict[str, Latency], errors: dict[str, float],
     threads: int, cold: float, warm: float | None,
 ) -> list[str]:  # fmt: skip
     """What was measured, in lines that a person can quote."""
@@ -332,7 +338,7 @@ def report_lines(
     if len(latencies) == 1:
         lines.append(
             f"{indent}tilewright {human_time(ours.median)} (min {human_time(ours.minimum)})   "
-            f"{threads} threads, {rounds} rounds, +-{ours.spread:.0%}"
+            f"{where(exe)}, {rounds} rounds, +-{ours.spread:.0%}"
         )
     for peer, theirs in latencies.items():
         if peer == "tilewright":
@@ -347,8 +353,15 @@ def report_lines(
     return lines
 
 
+def where(exe: Shown) -> str:
+    """What computes, in words."""
+    if isinstance(exe, GpuExecutable):
+        return f"{exe.program().device}, copies included"
+    return f"{exe.threads} threads"
+
+
 def _facts(
-    args: argparse.Namespace, exe: Executable, latencies: dict[str, Latency], threads: int,
+    args: argparse.Namespace, exe: Shown, latencies: dict[str, Latency], threads: int,
     cold: float, warm: float | None,
 ) -> dict[str, Any]:  # fmt: skip
     return {

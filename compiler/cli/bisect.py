@@ -10,7 +10,7 @@ from ..api.bisect import bisect
 from ..runtime.arrays import TensorSpec
 from .arrays import read_inputs
 from .console import emit_json
-from .models import add_json_argument, add_model_arguments, read_graph
+from .models import add_json_argument, add_model_arguments, read_graph, target_of
 
 
 def add_to(commands: Any) -> None:
@@ -41,7 +41,7 @@ def run(args: argparse.Namespace) -> int:
     graph = read_graph(args)
     specs = [TensorSpec(n, graph.type(n).dims, graph.type(n).dtype.numpy) for n in graph.inputs]
     found = bisect(
-        graph, read_inputs(args.input, specs), target=args.target, numerics=args.numerics,
+        graph, read_inputs(args.input, specs), target=target_of(args), numerics=args.numerics,
         threads=args.threads,
         memory_limit=args.memory_limit, reorder=args.reorder, inplace=args.inplace,
         folder=args.out or Path(f"bisect-{Path(args.model).stem}"),

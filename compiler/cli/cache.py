@@ -21,7 +21,7 @@ from ..text import human_bytes
 from ..tuning.explain import Explanation as ConfigExplanation
 from ..tuning.explain import explain
 from .console import emit_json, show, show_table
-from .models import add_json_argument, add_model_arguments, parse_shapes, split
+from .models import add_json_argument, add_model_arguments, parse_shapes, split, target_of
 
 
 def add_to(commands: Any) -> None:
@@ -99,7 +99,7 @@ def explain_model(args: argparse.Namespace) -> int:
     if store.directory is None:
         raise OptionError("the cache is switched off (TILEWRIGHT_CACHE): every kernel is a miss")
     compiled = analyse(
-        args.model, target=args.target, numerics=args.numerics, memory_limit=args.memory_limit,
+        args.model, target=target_of(args), numerics=args.numerics, memory_limit=args.memory_limit,
         shapes=parse_shapes(args.shapes), outputs=split(args.outputs), threads=args.threads,
     )  # fmt: skip
     found = _kernels(compiled, store)

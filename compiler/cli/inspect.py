@@ -8,8 +8,6 @@ import sys
 from pathlib import Path
 from typing import Any, Final
 
-from ..api.executable import Executable
-from ..api.gpu import GpuExecutable
 from ..errors import OptionError
 from ..graph import textfile
 from ..inspect.arena import draw
@@ -18,12 +16,10 @@ from ..inspect.stages import listed, side_by_side, stage_named
 from ..inspect.views import VIEWS
 from ..text import human_bytes, printable
 from .console import emit_json, show, show_table
-from .models import add_json_argument, add_model_arguments, open_shown
+from .models import Shown, add_json_argument, add_model_arguments, open_executable
 
 LEVELS: Final = tuple(dict.fromkeys((*VIEWS, *GPU_VIEWS)))
 """Of all targets; an executable refuses those of others."""
-
-Shown = Executable | GpuExecutable
 
 
 def add_to(commands: Any) -> None:
@@ -65,7 +61,7 @@ def add_to(commands: Any) -> None:
 def run(args: argparse.Namespace) -> int:
     """Run the command."""
     _check(args)
-    exe = open_shown(args)
+    exe = open_executable(args)
     if args.svg:
         args.svg.write_text(draw(exe.plan, Path(args.model).stem), encoding="utf-8")
     if args.stages:

@@ -15,12 +15,13 @@ from ..api.executable import Executable
 from ..api.gpu import GpuExecutable
 from ..api.load import load
 from ..api.source import read_closed
-from ..errors import OptionError, TargetError
+from ..errors import OptionError
 from ..graph.ir import Graph
 from ..options import NUMERICS
 from .console import progress
 
-Program = Executable | GpuExecutable | DeferredExecutable
+Shown = Executable | GpuExecutable
+Program = Shown | DeferredExecutable
 
 
 def add_model_arguments(p: argparse.ArgumentParser, *, memory_limit: bool = True) -> None:
@@ -36,8 +37,14 @@ def add_model_arguments(p: argparse.ArgumentParser, *, memory_limit: bool = True
     p.add_argument("--numerics", choices=NUMERICS, default="standard")
     if memory_limit:
         p.add_argument("--memory-limit", metavar="512MiB", help="the largest arena that will do")
-    p.add_argument("--target", default="cpu", help="cpu (the default), cuda, cuda:1, cuda:sm_90")
+    p.add_argument("--target", help="cpu (the default), cuda, cuda:1, cuda:sm_90; for a saved "
+                   "program the device that is to run it")
     # fmt: on
+
+
+def target_of(args: argparse.Namespace) -> str:
+    """What to compile a model for."""
+    return args.target or "cpu"
 
 
 def add_json_argument(p: argparse.ArgumentParser) -> None:
@@ -76,18 +83,15 @@ def open_program(
                     f"{args.model!r} is a saved program: its shapes and outputs are fixed; "
                     "give --shapes and --outputs when you compile it"
                 )
-            if args.target != "cpu":
-                raise TargetError(f"--target {args.target}: {args.model!r} is a saved program, and "
-                                  "those are for CPUs; give the model")  # fmt: skip
-            program = load(args.model, threads=args.threads, memory_limit=args.memory_limit,
-                           progress=report, **planning)  # fmt: skip
+            program = load(args.model, target=args.target, threads=args.threads,
+                           memory_limit=args.memory_limit, progress=report, **planning)  # fmt: skip
             saved = program._compilation.options.numerics
             if args.numerics not in ("standard", saved):
                 raise OptionError(f"--numerics {args.numerics}: {args.model!r} is a saved program "
                                   f"with numerics={saved!r}; give the model")  # fmt: skip
             return program
         return compile(
-            args.model, target=args.target, numerics=args.numerics,
+            args.model, target=target_of(args), numerics=args.numerics,
             memory_limit=args.memory_limit, shapes=given or None, threads=args.threads,
             outputs=split(args.outputs), progress=report, **planning,
         )  # fmt: skip
@@ -102,17 +106,7 @@ def read_graph(args: argparse.Namespace) -> Graph:
     return read_closed(args.model, parse_shapes(args.shapes), split(args.outputs))
 
 
-def open_executable(args: argparse.Namespace) -> Executable:
-    """As `open_program`, for commands that only know CPUs. Raises OptionError when the model leaves
-    shapes open, TargetError for a GPU."""
-    program = open_shown(args)
-    if isinstance(program, GpuExecutable):
-        raise TargetError(f"--target {args.target}: this command is for CPUs in this version;"
-                          " `tilewright run`, `inspect` and `tune` take GPUs")  # fmt: skip
-    return program
-
-
-def open_shown(args: argparse.Namespace) -> Executable | GpuExecutable:
+def open_executable(args: argparse.Namespace) -> Shown:
     """As `open_program`, for commands that want all shapes. Raises OptionError when the model
     leaves some open."""
     program = open_program(args)

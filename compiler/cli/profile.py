@@ -10,15 +10,26 @@ from typing import Any, Final
 
 from ..api.artifact import is_artifact
 from ..api.executable import Executable
+from ..api.gpu_devices import place_of
 from ..errors import OptionError
-from ..inspect.compare import BLOCKS, MOST_BYTES, Comparison, Run, compare, read_run, run_of
+from ..inspect.compare import (
+    BLOCKS,
+    MOST_BYTES,
+    TIMING,
+    Comparison,
+    Run,
+    compare,
+    read_run,
+    run_of,
+)
+from ..inspect.gpu_limits import EVENTS_APART
 from ..inspect.profile import Profile
 from ..inspect.rollup import by_node, by_operator, by_scope, rollup_table
 from ..inspect.roofline import draw
 from ..tuning import fingerprint
 from .arrays import add_input_arguments, inputs_of
 from .console import emit_json, progress, show
-from .models import add_model_arguments, open_executable
+from .models import Shown, add_model_arguments, open_executable
 
 Samples = Sequence[Sequence[float]]
 
@@ -32,7 +43,7 @@ def add_to(commands: Any) -> None:
         help="time every kernel, beside the machine's limits; compare two runs",
         description="Time every kernel of a model, beside the machine's limits and rolled up to "
         "the model's nodes; compare with another run. A program on one thread is timed by that "
-        "thread's own clock.",
+        "thread's own clock, one on a GPU by events on the device.",
     )
     add_model_arguments(p)
     add_input_arguments(p)
@@ -93,7 +104,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _print(
-    args: argparse.Namespace, exe: Executable, profile: Profile, found: Comparison | None
+    args: argparse.Namespace, exe: Shown, profile: Profile, found: Comparison | None
 ) -> None:  # fmt: skip
     if found is not None:
         text = str(found)
@@ -110,7 +121,7 @@ def _print(
 
 
 def _measured(
-    args: Sequence[argparse.Namespace], programs: Sequence[Executable], blocks: int, report: Any
+    args: Sequence[argparse.Namespace], programs: Sequence[Shown], blocks: int, report: Any
 ) -> list[Samples]:  # fmt: skip
     """The samples of each program, taken in turns. For each block they are opened again, while
     those of the block before still lie elsewhere, and run once before they are timed."""
@@ -132,15 +143,19 @@ def _measured(
     return [*samples]
 
 
-def _again(args: argparse.Namespace) -> Executable:
+def _again(args: argparse.Namespace) -> Shown:
     """The program once more, without telling how it is made."""
     return open_executable(argparse.Namespace(**dict(vars(args)) | {"json": True}))
 
 
-def _run_of(model: str, exe: Executable, profile: Profile, samples: Samples, blocks: int) -> Run:
-    c = exe._compilation
-    device = fingerprint.label(fingerprint.fingerprint(c.target))
-    return run_of(profile, samples, Path(model).stem, device, c.options.numerics, blocks)
+def _run_of(model: str, exe: Shown, profile: Profile, samples: Samples, blocks: int) -> Run:
+    timing, numerics = TIMING, exe._compilation.options.numerics
+    if isinstance(exe, Executable):
+        device = fingerprint.fingerprint(exe._compilation.target)
+    else:
+        device, timing = place_of(exe.program().device.number), EVENTS_APART
+    named = fingerprint.label(device)
+    return run_of(profile, samples, Path(model).stem, named, numerics, blocks, timing)
 
 
 def _before(path: Path) -> Run | None:

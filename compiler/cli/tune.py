@@ -12,7 +12,7 @@ from ..api.tune import tune
 from ..errors import OptionError
 from .console import show
 from .live import listening
-from .models import add_model_arguments, parse_shapes, split
+from .models import add_model_arguments, parse_shapes, split, target_of
 
 INTERRUPTED = 130
 
@@ -57,7 +57,7 @@ def run(args: argparse.Namespace) -> int:
                           "model it was made of")  # fmt: skip
     with listening(Path(args.model).name, args.json) as listener:
         report = tune(
-            args.model, target=args.target, budget=args.budget, numerics=args.numerics,
+            args.model, target=target_of(args), budget=args.budget, numerics=args.numerics,
             shapes=parse_shapes(args.shapes), outputs=split(args.outputs), threads=args.threads,
             records=args.records, progress=listener, farm=args.farm,
         )  # fmt: skip

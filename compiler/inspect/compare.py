@@ -36,8 +36,8 @@ APART: Final = 0.05
 TOGETHER: Final = 0.01
 """The same of two programs that took turns in one process."""
 TIMING: Final = 5e-8
-"""Seconds of each launch that are not to be told from what taking its time costs: that is taken
-off, as it was in the median, and clocks tell some tens of nanoseconds apart at best."""
+"""Seconds of each launch on a CPU that are not to be told from what taking its time costs: that is
+taken off, as it was in the median, and clocks tell some tens of nanoseconds apart at best."""
 DRIFT: Final = 0.03
 """A change of the machine's multiply-add peak that is worth a remark."""
 BLOCKS: Final = 6
@@ -59,7 +59,8 @@ class LaunchTimes:
 @dataclass(frozen=True, slots=True)
 class Run:
     """What is kept of a profile. device: the machine, in words. flops: its multiply-add peak then.
-    blocks: how many programs took the samples, one after another, about as many each.
+    blocks: how many programs took the samples, one after another, about as many each. timing:
+    seconds that the time of a launch may be off by.
     """
 
     model: str
@@ -69,6 +70,7 @@ class Run:
     flops: float
     launches: tuple[LaunchTimes, ...]
     blocks: int = 1
+    timing: float = TIMING
 
     @property
     def rounds(self) -> int:
@@ -78,7 +80,7 @@ class Run:
         return {
             "tilewright profile": FORMAT, "model": self.model, "device": self.device,
             "threads": self.threads, "numerics": self.numerics, "flops": self.flops,
-            "blocks": self.blocks,
+            "blocks": self.blocks, "timing": self.timing,
             "launches": [{"kernel": x.kernel, "nodes": list(x.nodes),
                           "nanoseconds": [round(s * 1e9, 1) for s in x.seconds]}
                          for x in self.launches],
@@ -87,15 +89,15 @@ class Run:
 
 def run_of(
     profile: Profile, samples: Sequence[Sequence[float]], model: str, device: str, numerics: str,
-    blocks: int = 1,
+    blocks: int = 1, timing: float = TIMING,
 ) -> Run:  # fmt: skip
-    """A profile with the seconds of every launch in each run."""
+    """A profile with the seconds of every launch in each run, each off by `timing` at most."""
     launches = tuple(
         LaunchTimes(row.kernel, row.nodes, tuple(run[k] for run in samples))
         for k, row in enumerate(profile.rows)
     )
     return Run(model, device, profile.limits.threads, numerics, profile.limits.flops, launches,
-               blocks)  # fmt: skip
+               blocks, timing)  # fmt: skip
 
 
 def read_run(text: str, where: str) -> Run:
@@ -127,7 +129,7 @@ def _run(data: Mapping[str, Any]) -> Run:
     )  # fmt: skip
     return Run(
         str(data["model"]), str(data["device"]), int(data["threads"]), str(data["numerics"]),
-        float(data["flops"]), launches, int(data["blocks"]),
+        float(data["flops"]), launches, int(data["blocks"]), float(data.get("timing", TIMING)),
     )  # fmt: skip
 
 
@@ -228,12 +230,13 @@ def _kernel(*launches: Sequence[LaunchTimes]) -> str:
 
 @dataclass(frozen=True, slots=True)
 class _Known:
-    """The least times of the blocks of a run: their median, and the ends."""
+    """The least times of the blocks of a run: their median, and the ends. hidden: what taking them
+    may be off by."""
 
     middle: float
     low: float
     high: float
-    launches: int
+    hidden: float
 
 
 def _known(launches: Sequence[LaunchTimes], run: Run) -> _Known | None:
@@ -243,7 +246,7 @@ def _known(launches: Sequence[LaunchTimes], run: Run) -> _Known | None:
     samples = [sum(each) for each in zip(*(x.seconds for x in launches), strict=True)]
     edges = [len(samples) * k // run.blocks for k in range(run.blocks + 1)]
     least = sorted(min(samples[a:b]) for a, b in pairwise(edges))
-    return _Known(median(least), least[0], least[-1], len(launches))
+    return _Known(median(least), least[0], least[-1], run.timing * len(launches))
 
 
 def _change(
@@ -254,7 +257,7 @@ def _change(
     if now is None:
         return Change(nodes, before.middle, None, 1.0, 1.0, "only before")
     low, high = now.low / before.high, now.high / before.low
-    hidden = TIMING * max(before.launches, now.launches)
+    hidden = max(before.hidden, now.hidden)
     verdict: Verdict = "no difference can be shown"
     if high < 1 - margin and before.low - now.high > hidden:
         verdict = "faster"

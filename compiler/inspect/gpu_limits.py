@@ -17,6 +17,9 @@ _OTHER_UNITS: Final = 128
 """Float32 multiply-adds that a multiprocessor does per clock, by compute capability (CUDA C++
 Programming Guide, throughput of arithmetic instructions)."""
 
+EVENTS_APART: Final = 5e-7
+"""Seconds: the resolution of times between two events (CUDA driver API, cuEventElapsedTime)."""
+
 
 def gpu_limits(facts: DeviceFacts) -> Limits:
     """Two operations per multiply-add; two transfers per clock of the memory."""

@@ -9,7 +9,7 @@ from ..graph.ir import Graph
 from ..options import Numerics
 from .device import Device
 from .ir import Launch
-from .select import TEMPLATES, group_of
+from .select import group_of, templates_for
 from .template import Frugal
 
 
@@ -25,11 +25,12 @@ def alternatives(
     """
     group = group_of(graph, launch)
     ops, outputs = group.ops, group.outputs
-    own = next(k for k, t in enumerate(TEMPLATES) if t.name == launch.kernel.template)
-    last = len(TEMPLATES) if numerics != "reproducible" else own + 1
+    templates = templates_for(device, numerics)
+    own = next(k for k, t in enumerate(templates) if t.name == launch.kernel.template)
+    last = len(templates) if numerics != "reproducible" else own + 1
     free = not _scratch(launch)
-    for template in TEMPLATES[own:last]:
-        first = template is TEMPLATES[own]
+    for template in templates[own:last]:
+        first = template is templates[own]
         if not first and (free or not template.matches(graph, ops, outputs)):
             continue
         default = template.default(graph, ops, outputs, device)

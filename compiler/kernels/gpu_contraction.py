@@ -15,14 +15,18 @@ from math import prod
 from typing import Final
 
 from ...ops.expr import Expr, var
+from ...ops.operator import Contraction as Product
 from ...ops.traverse import substitute, walk
 from ...ops.types import DType, f32, f64
 from ..graph.ir import Graph, Op
+from ..passes.convolutions import is_depthwise
 from .compose import Composer
 from .pieces import regions, trip_count
 from .reductions import reduces
 
 LEAST: Final = 8  # rows and columns below which most of a tile would be empty
+FAMILY: Final = "sums of products"
+"""Of the templates that compute contractions, which are rivals."""
 LEAST_TERMS: Final = 4  # of a sum: with fewer, moving operands is all that takes time
 
 
@@ -64,10 +68,10 @@ class Contraction:
 
 def contraction_of(
     graph: Graph, ops: Sequence[Op], outputs: Sequence[str],
-    sums: Sequence[DType] = (f32, f64),
+    sums: Sequence[DType] = (f32, f64), least: int = LEAST,
 ) -> Contraction | None:  # fmt: skip
     """The sum of products that a group computes, if it is one, in one of the types `sums`, and
-    large enough for tiles."""
+    large enough for tiles. least: rows and columns from which it is."""
     if len(outputs) != 1 or any(op.definition.compute is None for op in ops):
         return None
     kind = graph.type(outputs[0])
@@ -85,15 +89,23 @@ def contraction_of(
     if node.dtype not in sums or node.free - set(loops):
         return None
     left, right = node.args[0].args
-    if not loops or set(loops) - left.free - right.free:
+    if set(loops) - left.free - right.free:
         return None
-    if loops[-1] in left.free - right.free:  # columns are what lies side by side in the result
+    if loops and loops[-1] in left.free - right.free:  # columns lie side by side in the result
         left, right = right, left
     both = left.free & right.free
     rows, columns = (tuple(v for v in loops if v in e.free - both) for e in (left, right))
     batches = tuple(v for v in loops if v in both)
     made = Contraction(outputs[0], at, value, node, left, right, batches, rows, columns)
-    return made if min(made.m, made.n) >= LEAST and made.k >= LEAST_TERMS else None
+    return made if min(made.m, made.n) >= least and made.k >= LEAST_TERMS else None
+
+
+def is_product(graph: Graph, ops: Sequence[Op]) -> bool:
+    """Whether one of the operators is a matrix product or a convolution that mixes channels: then
+    the number of rows and columns may be no more than the size of a batch."""
+    found = [(op, op.definition.trait(Product)) for op in ops]
+    return any(t is not None and not (t.kind == "conv" and is_depthwise(graph, op))
+               for op, t in found)  # fmt: skip
 
 
 def _grouped(
@@ -112,3 +124,9 @@ def _grouped(
     parts = {v: group * size + place}
     apart = tuple(x for w in loops for x in ((group, place) if w is v else (w,)))
     return apart, tuple(substitute(i, parts) for i in at), substitute(value, parts)
+
+
+def moved_bytes(graph: Graph, out: str, value: Expr) -> int:
+    """Of all blobs that an element of `out` is made of, and of `out`, each moved once."""
+    read = {n.payload for n in walk(value) if n.op == "load"}
+    return sum(graph.type(name).nbytes for name in (*sorted(read), out))

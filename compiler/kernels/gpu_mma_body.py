@@ -7,7 +7,8 @@ fragments are loaded one step ahead. One barrier a round is enough: behind it th
 round are there for all threads, and all have read the last of this one, so that what comes
 `stages` rounds later may take its place from the next round on.
 
-Every element is one chain of steps in the order of the sum, whatever the tile.
+Every element is one chain of steps in the order of the sum, whatever the tile; or as many as there
+are parts of the sum (see `gpu_mma_results`).
 """
 
 from __future__ import annotations
@@ -15,15 +16,16 @@ from __future__ import annotations
 from math import prod
 from typing import Final
 
-from ...ops.expr import Expr, apply, cast, const, index, linear, logical_and, var
+from ...ops.expr import Expr, const, index, logical_and, var
 from ...ops.traverse import substitute
-from ...ops.types import HALF, boolean, u32
+from ...ops.types import boolean, u32
 from ..graph.ir import Graph
-from .address import offset
-from .gpu_mma_operands import STEP, Fragments, Tile, numbered, operand
-from .gpu_mma_product import Product, kept_wide
+from .gpu_mma_operands import STEP, Fragments, Tile, operand
+from .gpu_mma_product import Product
+from .gpu_mma_results import Parts, Results
 from .gpu_sharing import unflattened
 from .ir import (
+    Buffer,
     Call,
     Comment,
     Declare,
@@ -38,7 +40,7 @@ from .ir import (
     Store,
     loop,
 )
-from .pieces import Buffers, trip_count
+from .pieces import Buffers
 from .template import Config, traffic
 
 WARP: Final = 32
@@ -60,7 +62,8 @@ class Mma:
         self.warps = m // config["wm"], n // config["wn"]
         self.threads = WARP * prod(self.warps)
         self.steps = k * product.left.dtype.bytes // STEP
-        self.rounds = -(-product.k // k)
+        self.parts = config["parts"]
+        self.rounds = -(-product.k // k) // self.parts
         self.tall, self.wide = config["wm"] // 16, config["wn"] // 8  # fragments of a warp
         self.tiles = tuple(
             Tile(product, operand(graph, self.buffers, product, left, size, k), size, k,
@@ -68,15 +71,21 @@ class Mma:
             for left, size in ((True, m), (False, n))
         )  # fmt: skip
         self.down, self.over = -(-self.p.m // m), -(-self.p.n // n)
-        self.item = var("item", self.p.batch * self.down * self.over)
+        self.each = self.down * self.over * self.parts  # blocks of a batch
+        self.item = var("item", self.p.batch * self.each)
         self.thread = var("thread", self.threads)
         self.lane, self.row, self.column = var("lane", WARP), var("row", m), var("column", n)
         self.first = var("first_row", self.down * m), var("first_column", self.over * n)
-        self.where = unflattened(self.item // (self.down * self.over), self.p.batches)
-        self.parts = tuple(
+        self.batch = self.item // self.each
+        self.where = unflattened(self.batch, self.p.batches)
+        self.start = var("first_round", self.rounds * (self.parts - 1) + 1)
+        self.operands = tuple(
             Fragments(t, first, count, self.lane) for t, first, count in zip(
                 self.tiles, (self.row, self.column), (self.tall, self.wide // 2), strict=True)
         )  # fmt: skip
+        self.results = Results(graph, product, self.buffers)
+        self.split = Parts(product, self.parts, self.item % self.parts)
+        self.stored = self.results if self.parts == 1 else self.split
         self.sums = Local("sums", product.total, (self.tall * self.wide * 4,))
         self.held = tuple(
             (Local(f"a{j}", u32, (self.tall * 4,)), Local(f"b{j}", u32, (self.wide * 2,)))
@@ -87,30 +96,36 @@ class Mma:
         """Where the block's tile is (a few rows of tiles, column by column), the warp's in that,
         and what the thread copies and loads."""
         side = next(s for s in (SIDE, 4, 2, 1) if self.down % s == 0)
-        tile, row = self.item % (self.down * self.over), side * self.over
+        tile, row = self.item % self.each // self.parts, side * self.over
         warp = self.thread // WARP
         down, config = self.warps[0], self.config
+        start = (Let(self.start, self.item % self.parts * self.rounds),) if self.parts > 1 else ()
         return (
+            *start,
             Let(self.first[0], (tile // row * side + tile % side) * config["m"]),
             Let(self.first[1], tile % row // side * config["n"]),
             Let(self.lane, self.thread % WARP),
             Let(self.row, warp % down * config["wm"]),
             Let(self.column, warp // down * config["wn"]),
             *(s for t in self.tiles for s in t.named(self.thread)),
-            *(s for f in self.parts for s in f.named()),
+            *(s for f in self.operands for s in f.named()),
         )
 
     def launch(self, name: str, version: int) -> Launch:
         body = self._body()
-        phase = Phase(self.item.payload[2], self.item, body, self.threads, self.thread)
+        phases = [Phase(self.item.payload[2], self.item, body, self.threads, self.thread)]
         params, args = self.buffers.parameters()
+        scratch: tuple[Buffer, ...] = ()
+        if self.parts > 1:
+            phases.append(self.split.added(self.results))
+            scratch = (self.split.out,)
         p = self.p
         work = 2 * p.batch * p.m * p.n * p.k
         kernel = Kernel(
-            name, version, tuple(sorted(self.config.items())), params, (phase,), work,
-            traffic(self.graph, params, args),
+            name, version, tuple(sorted(self.config.items())), (*params, *scratch),
+            tuple(phases), work, traffic(self.graph, params, args),
         )  # fmt: skip
-        return Launch(kernel, args, ())
+        return Launch(kernel, (*args, *(None for _ in scratch)), ())
 
     # ---------------------------------------------------------------- the rounds
 
@@ -141,6 +156,8 @@ class Mma:
 
     def _copied(self, round_: Expr) -> tuple[Stmt, ...]:
         stage = round_ % self.stages
+        if self.parts > 1:
+            round_ = self.start + round_
         return tuple(t.copied(stage, first, round_, self.where)
                      for t, first in zip(self.tiles, self.first, strict=True))  # fmt: skip
 
@@ -172,7 +189,7 @@ class Mma:
         if step == self.steps:
             return ()
         out: list[Stmt] = []
-        for part, into in zip(self.parts, self.held[step % 2], strict=True):
+        for part, into in zip(self.operands, self.held[step % 2], strict=True):
             out += part.loaded(into, round_ % self.stages, step)
             if self.product.kind == "tf32":
                 out.append(Call("round_tf32", (into, into.shape[0])))
@@ -181,13 +198,13 @@ class Mma:
     # ---------------------------------------------------------------- the result
 
     def _stored(self) -> tuple[Stmt, ...]:
-        """The epilogue of every element that exists: of eight neighbours of a row at a time, where
-        they are neighbours in memory, else of the two that a thread holds."""
+        """What becomes of every sum that exists: of eight neighbours of a row at a time, where they
+        are neighbours in memory, else of the two that a thread holds."""
         i, half = var("i", self.tall), var("half", 2)
         row = self.first[0] + self.row + i * 16 + half * 8 + self.lane // 4
         start, column = i * self.wide * 4 + half * 2, self.first[1] + self.column
         body: tuple[Stmt, ...]
-        if self.wide % 4 == 0 and self._neighbours(EIGHT):
+        if self.wide % 4 == 0 and self.stored.neighbours(EIGHT):
             j, s, e = var("j", self.wide // 4), var("s", 4), var("e", 2)
             first = start + j * 16
             body = self._in_words(EIGHT, row, column + j * 32 + self.lane % 4 * 8,
@@ -196,11 +213,11 @@ class Mma:
         else:
             j, e = var("j", self.wide), var("e", 2)
             column, first = column + j * 8 + self.lane % 4 * 2, start + j * 4
-            if self._neighbours(2):
+            if self.stored.neighbours(2):
                 body = self._in_words(2, row, column, ((e, 1, first + e),))
             else:
-                value, to = self._value(row, column + e, first + e)
-                put = Store(self.buffers.write(self.p.out), to, value)
+                found = self.stored.element(self.sums[first + e], self.batch, row, column + e)
+                put = Store(self.stored.out, found.at, found.value)
                 body = (loop(e, self._inside(row, column + e, (put,)), "unroll"),)
         for v in (j, half, i):
             body = (loop(v, body, "unroll"),)
@@ -211,43 +228,20 @@ class Mma:
     ) -> tuple[Stmt, ...]:
         """`count` neighbours from a column on, in stores of 16 bytes at most. loops: variables, how
         many columns a step of them is, and what it adds to the number of the register."""
-        kind = self.graph.type(self.p.out).dtype
+        kind = self.stored.dtype
         word = Local("word", kind, (count,))
         at, register = index(0), index(0)
         for v, step, r in loops:
             at, register = at + v * step, register + r
-        value, to = self._value(row, column + at, register)
-        filled: tuple[Stmt, ...] = (Set(word, (at,), value),)
+        found = self.stored.element(self.sums[register], self.batch, row, column + at)
+        filled: tuple[Stmt, ...] = (Set(word, (at,), found.value),)
         for v, _, _ in reversed(loops):
             filled = (loop(v, filled, "unroll"),)
-        first = substitute(to, {v: index(0) for v, _, _ in loops})
+        first = substitute(found.at, {v: index(0) for v, _, _ in loops})
         each = min(count, 16 // kind.bytes)
-        out = self.buffers.write(self.p.out)
-        stores = (Call("store_vector", (out, first + k, word, index(k), each))
+        stores = (Call("store_vector", (self.stored.out, first + k, word, index(k), each))
                   for k in range(0, count, each))  # fmt: skip
         return (Declare(word), *self._inside(row, column, (*filled, *stores)))
-
-    def _value(self, row: Expr, column: Expr, register: Expr) -> tuple[Expr, Expr]:
-        """An element of the result, and where it belongs."""
-        p = self.p
-        total, known = apply("sum", (), p.dtype), apply("whole", (), self.product.total)
-        plain = self.buffers.lower(substitute(p.value, {p.node: total}), None)
-        if plain.dtype in HALF:  # a sum that is only rounded for the epilogue need not be
-            plain = kept_wide(plain, {total: known, cast(total, plain.dtype): known})
-        plain = substitute(plain, {total: cast(known, p.dtype)})
-        value, to = (
-            substitute(numbered(numbered(e, p.rows, row), p.columns, column), self.where)
-            for e in (plain, offset(self.graph.type(p.out), p.at))
-        )
-        return substitute(value, {known: self.sums[register]}), to
-
-    def _neighbours(self, count: int) -> bool:
-        """Whether that many elements of a row, from a multiple of it on, are so in memory."""
-        kind, last = self.graph.type(self.p.out), self.p.columns[-1]
-        terms, first = linear(offset(kind, self.p.at))
-        whole = all(c % count == 0 for v, c in terms.items() if v is not last)
-        return (whole and first % count == 0 and terms.get(last) == 1
-                and trip_count(last) % count == 0)  # fmt: skip
 
     def _inside(self, row: Expr, column: Expr, body: tuple[Stmt, ...]) -> tuple[Stmt, ...]:
         inside = const(True, boolean)

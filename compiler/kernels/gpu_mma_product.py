@@ -17,10 +17,14 @@ from ...ops.expr import Expr, cast, const
 from ...ops.traverse import rebuild, walk
 from ...ops.types import HALF, DType, f32, i8, i32, u8
 from ..graph.ir import Graph, Op
-from .gpu_contraction import Contraction, contraction_of
+from .gpu_contraction import LEAST, Contraction, contraction_of
 from .pieces import Buffers, buffer_loads, stride, trip_count
 
 BYTES: Final = (i8, u8)
+FEW: Final = 2
+"""Rows and columns with which a long sum is worth tiles that are mostly empty: what is multiplied
+costs nothing beside reading it, which happens once."""
+LONG: Final = 256
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,8 +54,8 @@ def product_of(
     graph: Graph, ops: Sequence[Op], outputs: Sequence[str], tf32: bool
 ) -> Product | None:  # fmt: skip
     """The product that a group computes, if tensor cores can. tf32: also of sums in float32."""
-    p = contraction_of(graph, ops, outputs, (*HALF, f32, i32))
-    if p is None:
+    p = contraction_of(graph, ops, outputs, (*HALF, f32, i32), FEW)
+    if p is None or (min(p.m, p.n) < LEAST and p.k < LONG):
         return None
     left, right = _narrow(p.left), _narrow(p.right)
     kind = _kind(left.dtype, right.dtype)

@@ -28,6 +28,8 @@ SHARED_RESERVE: Final = 1 << 10
 """Bytes of every block that the system takes for itself."""
 ENOUGH_WARPS: Final = 8
 """Of a multiprocessor, two for each of its schedulers: with fewer, latency shows."""
+LATENCY: Final = 0.5e-6
+"""Seconds from asking for bytes of main memory, which others ask for as well, to having them."""
 LAUNCH: Final = 2e-6
 WAVE: Final = 0.8e-6
 """Seconds before a wave's first product and behind its last."""
@@ -108,7 +110,8 @@ class Work:
     """What a kernel in tiles does. blocks: of `threads` threads with about so many registers, and
     shared memory; products: multiply-adds of a block, of kind `kind` of the chip's rates;
     copied: bytes that a block reads through the second cache; moved: bytes that the kernel reads
-    and writes at least, each once. efficiency: of the chip's rate that the instructions reach."""
+    and writes at least, each once. efficiency: of the chip's rate that the instructions reach.
+    rounds: that a block waits for, of which `ahead` are on their way at once."""
 
     blocks: int
     threads: int
@@ -119,13 +122,16 @@ class Work:
     copied: float
     moved: float
     efficiency: float = 1.0
+    rounds: int = 0
+    ahead: int = 1
 
 
 def seconds(chip: Chip, work: Work) -> float:
     """About how long a kernel takes; infinity where not one block of it fits.
 
     Blocks that share a multiprocessor share its rate: so what counts is how many blocks the busiest
-    one computes, in how many waves, and whether its warps are enough to hide latency.
+    one computes and copies, in how many waves, and whether its warps are enough to hide latency.
+    What a block copies it waits for, as often as not all of it can be on its way.
     """
     fit = occupancy(chip, work.threads, work.registers, work.shared_bytes)
     if fit.blocks == 0:
@@ -136,6 +142,7 @@ def seconds(chip: Chip, work: Work) -> float:
     hidden = min(there / ENOUGH_WARPS, 1.0)
     rate = chip.rates[work.kind] * chip.clock * work.efficiency * hidden
     arithmetic = busiest * work.products / rate
-    cache = work.blocks * work.copied / chip.cache
+    cache = busiest * work.copied * chip.multiprocessors / chip.cache
     memory = work.moved / chip.memory
-    return LAUNCH + rounds * WAVE + max(arithmetic, cache, memory)
+    waited = rounds * work.rounds * LATENCY / work.ahead
+    return LAUNCH + rounds * WAVE + max(arithmetic, cache, memory, waited)

@@ -53,14 +53,22 @@ from .vectors import spelled_out, wide_loads
 VERSION = 2
 THREADS = (32, 64, 128, 256)  # of a block that computes a row
 SHORT = 32  # rows up to which a thread does as well as a block
+CHAIN = 128  # elements that a thread adds up one by one, however few threads there are
 
 
 class GpuNest:
     """Configs: `per`, what computes an item, a "thread" or a "block" of `threads`; `each`, elements
-    of an item side by side; `wide`, neighbours that a thread of a block takes at once."""
+    of an item side by side; `wide`, neighbours that a thread of a block takes at once.
+
+    one_order: all configs add in the same order, which follows from one element's reduction and
+    not from how many elements there are. So `each` is all that they differ in.
+    """
 
     name = "gpu_nest"
     version = VERSION
+
+    def __init__(self, *, one_order: bool = False) -> None:
+        self.one_order = one_order
 
     def matches(self, graph: Graph, ops: Sequence[Op], outputs: Sequence[str]) -> bool:
         return all(op.definition.compute is not None for op in ops)
@@ -69,11 +77,20 @@ class GpuNest:
         self, graph: Graph, ops: Sequence[Op], outputs: Sequence[str], device: Device
     ) -> Config:
         found = max(_pieces(graph, ops, outputs, Buffers(graph)), key=operations, default=None)
-        return {"per": "thread", "each": 1} if found is None else _preferred(found)
+        if found is None:
+            return {"per": "thread", "each": 1}
+        return _preferred(found, self.one_order)
 
     def space(
         self, graph: Graph, ops: Sequence[Op], outputs: Sequence[str], device: Device
     ) -> list[Config]:
+        space = self._space(graph, ops, outputs)
+        if not self.one_order:
+            return space
+        order = _order(self.default(graph, ops, outputs, device))
+        return [c for c in space if _order(c) == order]
+
+    def _space(self, graph: Graph, ops: Sequence[Op], outputs: Sequence[str]) -> list[Config]:
         found = _pieces(graph, ops, outputs, Buffers(graph))
         best = max(map(most_each, found), default=1)
         alone = [{"per": "thread", "each": n} for n in sorted({1, 2, best}) if n <= best]
@@ -118,21 +135,28 @@ def _pieces(
 # --------------------------------------------------------------------------- how a piece is shared
 
 
-def _preferred(piece: Piece) -> Config:
+def _order(config: Config) -> Config:
+    """What decides in which order a config adds."""
+    return {k: v for k, v in config.items() if k != "each"}
+
+
+def _preferred(piece: Piece, one_order: bool) -> Config:
     """A block per row where its elements share reductions, or where there are few, long reductions,
-    or threads of a block find the elements of one side by side."""
+    or threads of a block find the elements of one side by side. one_order: whatever their number,
+    unless a thread would take very long."""
     values = [a.value for a in piece.assignments]
     outer = [r for r in reduces(values) if r.free <= set(piece.loops)]
+    alone = {"per": "thread", "each": good_each(piece)}
     if not outer:
-        return {"per": "thread", "each": good_each(piece)}
-    rows = item_loops(piece)
-    count = prod(map(trip_count, rows))
-    inside = prod(map(trip_count, piece.loops)) // max(count, 1)
+        return alone
+    count = prod(map(trip_count, item_loops(piece)))
+    inside = 1 if one_order else prod(map(trip_count, piece.loops)) // max(count, 1)
     length = max(inside, *(prod(map(trip_count, r.payload[1])) for r in outer))
     if length <= SHORT:
-        return {"per": "thread", "each": good_each(piece)}
-    if inside == 1 and count >= FEW_THREADS and not _follows_reduction(piece, outer):
-        return {"per": "thread", "each": good_each(piece)}
+        return alone
+    enough = length <= CHAIN if one_order else count >= FEW_THREADS
+    if inside == 1 and enough and not _follows_reduction(piece, outer):
+        return alone
     wide = most_wide(piece)
     threads = max(n for n in THREADS if n <= max(length // wide, THREADS[0]))
     return {"per": "block", "threads": threads, "each": shared_each(piece), "wide": wide}

@@ -208,7 +208,7 @@ def operand(
         return made(value, read.payload, at, guard, wide=group)
     if _wide(at, guard, terms.term, group):
         return made(value, read.payload, at, guard, wide=group, along_terms=True)
-    beside = _nearest(plain, terms.inner[-1]) < _nearest(plain, rows[-1])
+    beside = not rows or _nearest(plain, terms.inner[-1]) < _nearest(plain, rows[-1])
     return made(value, read.payload, at, guard, along_terms=beside)
 
 
@@ -254,9 +254,11 @@ def _packed(
     places = tuple(found.index(v) for v in order)
     made = prepared((factor.payload,), "terms", shape=shape, order=places, rows=count, whole=whole)
     at, apart = index(0), 1
-    for v in reversed(order):
-        at = at + v * apart
-        apart = whole if v is rows[0] else apart * trip_count(v)
+    for v in reversed(rows):
+        at, apart = at + v * apart, apart * trip_count(v)
+    apart = whole
+    for v in reversed(order[: len(order) - len(rows)]):
+        at, apart = at + v * apart, apart * trip_count(v)
     return made, at, apart
 
 

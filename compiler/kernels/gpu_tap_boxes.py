@@ -88,14 +88,14 @@ class Window:
             across: tile % over * self.side + inside % self.side,
         }
 
-    def tensor(self, name: str, buffer: Buffer, terms: int) -> TensorMap:
+    def tensor(self, name: str, buffer: Buffer, terms: int, tf32: bool) -> TensorMap:
         """Whose boxes are tiles."""
         size = buffer.dtype.bytes
         ones = (1,) * (len(self.dims) - 3)
         box = (terms, self.side, self.tile // self.side, *ones)
         steps = self.moves if set(self.moves) != {1} else ()
         apart = tuple(s * size for s in self.steps)
-        return TensorMap(name, buffer, self.dims, apart, box, steps=steps)
+        return TensorMap(name, buffer, self.dims, apart, box, steps=steps, tf32=tf32)
 
     def coordinates(self, k: Expr, row: Expr, batch: dict[Expr, Expr], terms: int) -> list[Expr]:
         """Of the box for round k and the tile that begins with a row."""

@@ -34,12 +34,16 @@ def gpu_templates(
     numerics: Numerics, capability: tuple[int, int] = (8, 0)
 ) -> tuple[KernelTemplate, ...]:
     """The templates that may serve GPUs of a compute capability: what only Hopper GPUs have goes
-    first there. Under "reproducible", no sum falls into parts; under "reduced", sums of products in
-    float32 are computed by tensor cores, in tf32."""
+    first there. Under "reproducible", configs add in one order each; under "reduced", sums of
+    products in float32 are computed by tensor cores, in tf32."""
     reduced = numerics == "reduced"
     found = GPU_TEMPLATES
     if numerics == "reproducible":
-        found = tuple(GpuTiles(in_parts=False) if isinstance(t, GpuTiles) else t for t in found)
+        alike: tuple[KernelTemplate, ...] = (
+            GpuMma(one_order=True), GpuTiles(one_order=True), GpuNest(one_order=True),
+        )  # fmt: skip
+        own = {t.name: t for t in alike}
+        found = tuple(own.get(t.name, t) for t in found)
     if reduced:
         found = (GpuMma(tf32=True), *(t for t in found if not isinstance(t, GpuMma)))
     return (GpuWgmma(reduced), *found) if capability == HOPPER else found

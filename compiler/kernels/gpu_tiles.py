@@ -27,14 +27,14 @@ from ...ops.types import boolean, f64, i64
 from ..graph.ir import Graph, Op
 from .address import offset
 from .device import Device
-from .gpu_contraction import LEAST, Contraction, contraction_of
+from .gpu_contraction import FAMILY, LEAST, Contraction, contraction_of, is_product
 from .gpu_model import LAUNCH, chip_of
 from .gpu_operands import Operand, operand, terms_of
 from .gpu_sharing import flattened, unflattened
 from .inplace import overwritable
 from .ir import Buffer, Call, Declare, If, Kernel, Launch, Local, Phase, Set, Stmt, Store, loop
 from .pieces import Buffers
-from .template import Config, required, traffic
+from .template import Config, falling, required, traffic
 from .vectors import WIDEST, aligned, spelled_out, wide_loads
 
 DOWN: Final = 8  # threads of a warp along rows
@@ -62,37 +62,58 @@ LESS_STAGES: Final = 1.1  # times as long, with copies only one round ahead
 
 class GpuTiles:
     """Configs: `m`, `n`, `k` of a block's tile, `tm`, `tn` of a thread's, `stages`, `parts` of the
-    sum, one for whoever wants the same bits of all configs."""
+    sum.
+
+    one_order: all configs add in the same order, so that no sum falls into parts; and products of
+    any number of rows are taken, as a batch may be one row and the next a hundred.
+    """
 
     name = "gpu_tiles"
     version = 2
+    family = FAMILY
 
-    def __init__(self, *, in_parts: bool = True) -> None:
-        self.in_parts = in_parts
+    def __init__(self, *, one_order: bool = False) -> None:
+        self.one_order = one_order
 
     def matches(self, graph: Graph, ops: Sequence[Op], outputs: Sequence[str]) -> bool:
-        return contraction_of(graph, ops, outputs) is not None
+        return self._contraction(graph, ops, outputs) is not None
+
+    def _contraction(
+        self, graph: Graph, ops: Sequence[Op], outputs: Sequence[str]
+    ) -> Contraction | None:
+        if not self.one_order:
+            return contraction_of(graph, ops, outputs)
+        return contraction_of(graph, ops, outputs, least=1) if is_product(graph, ops) else None
 
     def space(
         self, graph: Graph, ops: Sequence[Op], outputs: Sequence[str], device: Device
     ) -> list[Config]:
-        p = required(contraction_of(graph, ops, outputs), self.name, ops)
+        p = required(self._contraction(graph, ops, outputs), self.name, ops)
         more = [{**c, "stages": s} for c in _tiles(p, 1) for s in MORE_STAGES]
-        return [*_tiles(p, MOST_PARTS if self.in_parts else 1), *more]
+        return [*_tiles(p, 1 if self.one_order else MOST_PARTS), *more]
 
     def default(
         self, graph: Graph, ops: Sequence[Op], outputs: Sequence[str], device: Device
     ) -> Config:
-        p = required(contraction_of(graph, ops, outputs), self.name, ops)
-        most = MOST_PARTS if self.in_parts else 1
+        p = required(self._contraction(graph, ops, outputs), self.name, ops)
+        most = 1 if self.one_order else MOST_PARTS
         return min(_tiles(p, most), key=lambda c: _time(p, c, device.threads))
+
+    def lean(
+        self, graph: Graph, ops: Sequence[Op], outputs: Sequence[str], device: Device
+    ) -> list[Config]:
+        """Sums in fewer parts, or in none."""
+        p = required(self._contraction(graph, ops, outputs), self.name, ops)
+        size = p.batch * p.m * p.n * p.dtype.bytes
+        return falling((_time(p, c, device.threads), c["parts"] * size if c["parts"] > 1 else 0, c)
+                       for c in _tiles(p, 1 if self.one_order else MOST_PARTS))  # fmt: skip
 
     def estimate(
         self, graph: Graph, ops: Sequence[Op], outputs: Sequence[str], device: Device,
         config: Config,
     ) -> float:  # fmt: skip
         """In seconds, of a multiprocessor that does what `_time` counts."""
-        p = required(contraction_of(graph, ops, outputs), self.name, ops)
+        p = required(self._contraction(graph, ops, outputs), self.name, ops)
         chip = chip_of(device)
         each = chip.clock * chip.rates["f64" if p.dtype is f64 else "f32"]
         stages = LESS_STAGES if config["stages"] < TILES[0]["stages"] else 1.0
@@ -102,7 +123,7 @@ class GpuTiles:
         self, graph: Graph, ops: Sequence[Op], outputs: Sequence[str], device: Device,
         config: Config,
     ) -> Launch:  # fmt: skip
-        p = required(contraction_of(graph, ops, outputs), self.name, ops)
+        p = required(self._contraction(graph, ops, outputs), self.name, ops)
         return _Tiles(graph, p, config).launch(self.name, self.version)
 
 

@@ -2,13 +2,13 @@
 unit of its own copies there (TMA).
 
 It takes sums of products whose factors are read as they are: f16 or bf16, summed up in f32; bytes,
-in i32; and under "reduced" f32, of which 10 bits behind the point are taken. Operands have to lie
-in fixed steps that are multiples of 16 bytes (`gpu_matrices`), or are constants, which are stored
-so. That covers products of matrices with any transposition and batches, convolutions with windows
-of one element, whose channels or places lie side by side, and others with channels last and
-constant weights (`gpu_tap_boxes`). Sizes need not be multiples of tiles: zeros come for what is
-beyond an operand, and what is beyond the result is not stored. What follows on a sum is computed
-while it is in registers.
+in i32; and under "reduced" f32, rounded to 10 bits behind the point as they are copied. Operands
+have to lie in fixed steps that are multiples of 16 bytes (`gpu_matrices`), or are constants, which
+are stored so. That covers products of matrices with any transposition and batches, convolutions
+with windows of one element, whose channels or places lie side by side, and others with channels
+last and constant weights (`gpu_tap_boxes`). Sizes need not be multiples of tiles: zeros come for
+what is beyond an operand, and what is beyond the result is not stored. What follows on a sum is
+computed while it is in registers.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ from typing import Final
 from ...ops.types import DType, bf16, f16, f32, i8, i32, u8
 from ..graph.ir import Graph, Op
 from .device import Device
+from .gpu_contraction import FAMILY, contraction_of, moved_bytes
 from .gpu_matrices import ROW, Product, product_of
-from .gpu_model import LAUNCH, chip_of
-from .gpu_tiles import contraction_of
+from .gpu_model import Work, chip_of, seconds
 from .gpu_wgmma_body import Body
 from .gpu_wgmma_results import results_of
 from .gpu_wgmma_shape import TILE, Shape
@@ -33,11 +33,16 @@ from .tensor_map import MOST_DIM
 
 KINDS: Final[Mapping[DType, str]] = {f16: "f16", bf16: "bf16", i8: "s8", u8: "u8", f32: "tf32"}
 """Of instructions, by the type of the factors."""
+RATES: Final = {"f16": "half", "bf16": "half", "tf32": "tf32"}  # in `gpu_model`; others "byte"
 PROCESSORS: Final = 132  # of an H100 or H200: blocks that run side by side
 SHARED_BYTES: Final = 227 << 10  # that a block may have
 RESERVE: Final = 1 << 10  # bytes of it for barriers
-CYCLES: Final = 2048  # multiply-adds of one processor in a cycle
-START: Final = 1500  # cycles from the first copy of a tile to its results, beside the products
+REGISTERS: Final = 168  # of a thread
+EFFICIENCY: Final = 0.85
+"""Of the peak that large tiles reach, whose sums become results while nothing is multiplied: a
+guess."""
+AHEAD: Final = 0.35
+"""Of the copies' latency that is left with one more stage: a guess."""
 TILES: Final = ((128, 256), (256, 128), (128, 192), (128, 128), (64, 256), (128, 64), (64, 128),
                 (64, 64))  # fmt: skip
 """Rows and columns of a block's tile, those with the most multiply-adds per byte first."""
@@ -52,6 +57,7 @@ class GpuWgmma:
 
     name = "gpu_wgmma"
     version = 1
+    family = FAMILY
 
     def __init__(self, tf32: bool = False) -> None:
         self.tf32 = tf32
@@ -69,17 +75,17 @@ class GpuWgmma:
     def default(
         self, graph: Graph, ops: Sequence[Op], outputs: Sequence[str], device: Device
     ) -> Config:
-        """The config that should take the fewest cycles, the first of equals."""
+        """The config that should take the least time, the first of equals."""
         p = required(self._product(graph, ops, outputs, Buffers(graph)), self.name, ops)
-        return min(_configs(graph, p), key=lambda c: _cycles(p, c))
+        return min(_configs(graph, p), key=lambda c: _seconds(graph, p, c, device))
 
     def estimate(
         self, graph: Graph, ops: Sequence[Op], outputs: Sequence[str], device: Device,
         config: Config,
     ) -> float:  # fmt: skip
-        """In seconds."""
+        """In seconds (see `gpu_model`)."""
         p = required(self._product(graph, ops, outputs, Buffers(graph)), self.name, ops)
-        return LAUNCH + _cycles(p, config) / chip_of(device).clock
+        return _seconds(graph, p, config, device)
 
     def instantiate(
         self, graph: Graph, ops: Sequence[Op], outputs: Sequence[str], device: Device,
@@ -148,13 +154,16 @@ def _stages(graph: Graph, p: Product, m: int, n: int, cluster: int) -> list[int]
     return sorted({most, max(most - 2, 2)}, reverse=True) if most >= 2 else []
 
 
-def _cycles(p: Product, config: Config) -> float:
-    """About how long the last processor is busy."""
-    m, n = config["m"], config["n"]
-    p = p.tiled(m)
-    rounds = -(-p.k * p.dtype.bytes // ROW)
-    terms = ROW // p.dtype.bytes
-    waves = -(-_tiles(p, config) // (PROCESSORS // config["cluster"]))
-    bytes_ = (m + n / config["cluster"]) * ROW
-    each = max(m * n * terms / CYCLES, bytes_ / 32)  # 32 bytes a cycle come from the cache
-    return waves * (rounds * each + START) + 1e-3 * (8 - config["stages"])
+def _seconds(graph: Graph, p: Product, config: Config, device: Device) -> float:
+    """A block takes tile after tile: about as long as if a block for each of them came next. Those
+    of a cluster copy half of the columns each."""
+    m, n, stages, cluster = (config[x] for x in ("m", "n", "stages", "cluster"))
+    p, size = p.tiled(m), p.dtype.bytes
+    shape = _shape(p, config)
+    rounds = -(-p.k * size // ROW)
+    return seconds(chip_of(device), Work(
+        _tiles(p, config) * cluster, shape.threads, REGISTERS, (m + n) * ROW * stages + RESERVE,
+        RATES.get(shape.kind, "byte"), m * n * rounds * ROW / size,
+        (m + n / cluster) * rounds * ROW, moved_bytes(graph, p.out, p.value),
+        EFFICIENCY * (1 - AHEAD ** (stages - 1)), rounds, stages - 1,
+    ))  # fmt: skip

@@ -66,8 +66,10 @@ class Body:
             var("batch", p.batch), var("row", self.down * s.m * s.cluster),
             var("column", self.over * s.n),
         )  # fmt: skip
-        self.left = (self._map("a_tiles", p.left, p.m, s.m) if p.window is None
-                     else p.window.tensor("a_tiles", p.left.buffer, self.terms))  # fmt: skip
+        self.left = (
+            self._map("a_tiles", p.left, p.m, s.m) if p.window is None
+            else p.window.tensor("a_tiles", p.left.buffer, self.terms, self._tf32)
+        )  # fmt: skip
         self.right = self._map("b_tiles", p.right, p.n, s.n // s.cluster)
 
     def _map(self, name: str, x: Matrix, rows: int, tile: int) -> TensorMap:
@@ -79,7 +81,12 @@ class Body:
             dims, first, box = (rows, self.p.k), x.term, (self.terms, self.terms)
         else:
             dims, first, box = (self.p.k, rows), x.row, (self.terms, tile)
-        return TensorMap(name, x.buffer, (*dims, *extents), (first * size, *steps), (*box, *ones))
+        return TensorMap(name, x.buffer, (*dims, *extents), (first * size, *steps), (*box, *ones),
+                         tf32=self._tf32)  # fmt: skip
+
+    @property
+    def _tf32(self) -> bool:
+        return self.s.kind == "tf32"
 
     # ---------------------------------------------------------------- the whole
 

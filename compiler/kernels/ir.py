@@ -73,6 +73,7 @@ class TensorMap:
     dims: elements along every axis, innermost first; strides: bytes from one to the next along
     every axis but the innermost, whose elements lie side by side. box: elements of one copy.
     swizzle: 128 or 0 bytes. steps: in which a box goes along every axis, where they are not all 1.
+    tf32: floats are rounded to 10 bits behind the point on the way to shared memory.
     """
 
     name: str
@@ -82,12 +83,14 @@ class TensorMap:
     box: tuple[int, ...]
     swizzle: int = 128
     steps: tuple[int, ...] = ()
+    tf32: bool = False
 
     def __str__(self) -> str:
         dims, strides, box = (", ".join(map(str, x)) for x in (self.dims, self.strides, self.box))
         return (f"{self.name} = {self.buffer.name} as {self.buffer.dtype}[{dims}]"
                 f" strides [{strides}] boxes [{box}] swizzle {self.swizzle}"
-                f"{f' in steps of {list(self.steps)}' if self.steps else ''}")  # fmt: skip
+                f"{f' in steps of {list(self.steps)}' if self.steps else ''}"
+                f"{' as tf32' if self.tf32 else ''}")  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,28 +1,28 @@
-"""Large reductions to few results, in two steps: parts of them side by side, then their sum.
+"""Large reductions in two steps: parts of them side by side, then their sum.
 
-How a reduction falls into parts depends on its size alone, so results are the same for any number
-of threads.
+How a reduction falls into parts, and how those are added up, depends on its size alone, so results
+are the same for any number of threads, and for any number of results, of which a batch is a part.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from math import prod
 
-from ...ops.expr import Expr, load, reduce, var
+from ...ops.expr import Expr, index, load, reduce, var
 from ...ops.traverse import substitute, walk
 from .ir import Buffer
 from .pieces import Assignment, Piece, trip_count
+from .reductions import combined
 
 LEAST_WORK = 200_000  # elements to reduce for which two phases pay
-MOST_RESULTS = 4  # with more of them, each can be an item
 PARTS = 32
 
 
 def in_parts(piece: Piece, name: str) -> tuple[Piece, Piece, Buffer] | None:
     """The piece as (one that reduces parts into a scratch buffer called `name`, one that makes its
     results of that, the buffer), where it is a single large reduction that splits evenly."""
-    if len(piece.assignments) != 1 or prod(map(trip_count, piece.loops)) >= MOST_RESULTS:
+    if len(piece.assignments) != 1:
         return None
     (target,) = piece.assignments
     nodes = [n for n in walk(target.value) if n.op == "reduce"]
@@ -47,7 +47,8 @@ def in_parts(piece: Piece, name: str) -> tuple[Piece, Piece, Buffer] | None:
     results = prod(map(trip_count, piece.loops))
     scratch = Buffer(name, node.dtype, count * results, "scratch")
     partial = reduce(combine, rest, substitute(node.args[0], where))
-    total = reduce(combine, (part,), load(scratch, (flat,), node.dtype))
+    found = load(scratch, (flat,), node.dtype)
+    total = _pairwise(combine, [substitute(found, {part: index(k)}) for k in range(count)])
     return (
         Piece((part, *piece.loops), (Assignment(scratch, flat, partial),)),
         Piece(piece.loops, (
@@ -67,6 +68,14 @@ def in_steps(pieces: Iterable[Piece]) -> tuple[list[Piece], list[Buffer]]:
         steps += [p] if parts is None else parts[:2]
         scratch += () if parts is None else parts[2:]
     return steps, scratch
+
+
+def _pairwise(combine: str, values: Sequence[Expr]) -> Expr:
+    """The values combined two by two, then the results."""
+    while len(values) > 1:
+        pairs = [combined(combine, a, b) for a, b in zip(values[::2], values[1::2], strict=False)]
+        values = [*pairs, *values[2 * len(pairs) :]]
+    return values[0]
 
 
 def _parts(n: int) -> int:

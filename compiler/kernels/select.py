@@ -29,7 +29,7 @@ from .recurrent import Recurrent
 from .scan import CumulativeSum
 from .scatter import Scatter
 from .sorting import ArgReduce, TopK
-from .template import KernelTemplate, Marked
+from .template import KernelTemplate, Marked, Rival
 from .unpool import Unpool
 from .winograd import Winograd
 
@@ -38,6 +38,9 @@ TEMPLATES: Final[tuple[KernelTemplate, ...]] = (
     ArgReduce(), TopK(), CumulativeSum(), Scatter(), Unpool(), Nest(),
 )  # fmt: skip
 """For CPUs, in the order of preference; the last one takes any group with expressions."""
+RIVAL_MARGIN: Final = 1.25
+"""How many times as fast as the first of its family a template's estimate must be to go before it:
+estimates of different templates are not that good."""
 logger = logging.getLogger("tilewright")
 
 Names = tuple[str, ...]
@@ -70,9 +73,9 @@ Special = Callable[[str, Group], Launch | None]
 
 def select(
     graph: Graph, device: Device, recall: Recall | None = None, special: Special | None = None,
-    templates: Sequence[KernelTemplate] | None = None,
+    templates: Sequence[KernelTemplate] | None = None, numerics: Numerics = "standard",
 ) -> tuple[Launch, ...]:  # fmt: skip
-    """One launch for every group that needs code, by the first of the templates that fits it.
+    """One launch for every group that needs code, by the template that `preferred` gives.
 
     recall: finds records of kernels that were made before by the digests of the groups' shapes;
     those are not written again. special: asked for what it does not know. templates: in the order
@@ -95,7 +98,7 @@ def select(
                 launch = restored(record, templates, graph, ops, outputs, names, device)
             if launch is None and special is not None and digest:
                 launch = special(digest, group)
-            launch = launch or _make(graph, ops, outputs, device, templates)
+            launch = launch or _make(graph, ops, outputs, device, templates, numerics)
             _report(graph, ops, launch, templates[-1], isinstance(device, GpuDevice))
             made[shape] = launch, names
         launch = rebound(*made[shape], names)
@@ -172,32 +175,70 @@ def templates_for(
         raise LoweringError(f"no kernel templates are loaded for {device}") from None
 
 
-def able(
-    graph: Graph, ops: Sequence[Op], outputs: Sequence[str], numerics: Numerics,
+def preferred(
+    graph: Graph, ops: Sequence[Op], outputs: Sequence[str], device: Device, numerics: Numerics,
     templates: Sequence[KernelTemplate],
-) -> tuple[KernelTemplate, ...]:  # fmt: skip
-    """Templates that may compute a group, the one that is used without tuning first. Templates add
-    in orders of their own, so that under "reproducible" there is that one only. templates: as for
-    `select`."""
+) -> tuple[KernelTemplate | None, str]:  # fmt: skip
+    """The first of the templates that fits a group, if any does; of a family, the one with the best
+    estimate. And what decided between rivals, "" where it is the first.
+
+    Templates add in orders of their own, and estimates depend on sizes: so under "reproducible" it
+    is always the first. templates: as for `select`.
+    """
     given = graph, ops, outputs
     first = next((t for t in templates if t.matches(*given)), None)
+    if first is None or numerics == "reproducible":
+        return first, ""
+    others = _rivals(*given, first, templates)
+    if not isinstance(first, Rival) or not others:
+        return first, ""
+    seconds = {t.name: t.estimate(*given, device, t.default(*given, device))
+               for t in (first, *others)}  # fmt: skip
+    best = min(others, key=lambda t: seconds[t.name])
+    if seconds[best.name] * RIVAL_MARGIN >= seconds[first.name]:
+        return first, ""
+    said = ", ".join(f"{name} {s * 1e6:.3g} us" for name, s in seconds.items())
+    return best, f"chosen by estimates: {said}"
+
+
+def _rivals(
+    graph: Graph, ops: Sequence[Op], outputs: Sequence[str], first: KernelTemplate,
+    templates: Sequence[KernelTemplate],
+) -> tuple[Rival, ...]:  # fmt: skip
+    """The others of a template's family that compute a group."""
+    if not isinstance(first, Rival):
+        return ()
+    return tuple(t for t in templates if isinstance(t, Rival) and t is not first
+                 and t.family == first.family and t.matches(graph, ops, outputs))  # fmt: skip
+
+
+def able(
+    graph: Graph, ops: Sequence[Op], outputs: Sequence[str], device: Device, numerics: Numerics,
+    templates: Sequence[KernelTemplate],
+) -> tuple[KernelTemplate, ...]:  # fmt: skip
+    """Templates that may compute a group, the one that is used without tuning first: it, those that
+    passes mark groups for, and a family. Under "reproducible" there is that one only. templates: as
+    for `select`."""
+    given = graph, ops, outputs
+    first, _ = preferred(*given, device, numerics, templates)
     if first is None or numerics == "reproducible":
         return () if first is None else (first,)
     other = next(t for t in templates if not isinstance(t, Marked) and t.matches(*given))
     more = (t for t in templates if isinstance(t, Marked) and t.serves(*given))
-    return tuple(dict.fromkeys((first, *more, other)))
+    return tuple(dict.fromkeys((first, *more, other, *_rivals(*given, other, templates))))
 
 
 def _make(
     graph: Graph, ops: Sequence[Op], outputs: tuple[str, ...], device: Device,
-    templates: Sequence[KernelTemplate],
+    templates: Sequence[KernelTemplate], numerics: Numerics,
 ) -> Launch:  # fmt: skip
-    template = next((t for t in templates if t.matches(graph, ops, outputs)), None)
+    template, why = preferred(graph, ops, outputs, device, numerics, templates)
     if template is None:
         what = ", ".join(f"{op.operator} (node {op.name!r})" for op in ops)
         raise LoweringError(f"no kernel of this target computes {what}")
     config = template.default(graph, ops, outputs, device)
-    return template.instantiate(graph, ops, outputs, device, config)
+    launch = template.instantiate(graph, ops, outputs, device, config)
+    return replace(launch, note=why) if why else launch
 
 
 # --------------------------------------------------------------------------- equal groups

@@ -81,6 +81,14 @@ class Estimating(Protocol):
         templates that compute the same one."""
 
 
+@runtime_checkable
+class Rival(KernelTemplate, Estimating, Protocol):
+    """A template for groups that the others of its family compute as well, none of them always the
+    fastest. Which one computes a group without tuning, their estimates say; tuning tries all."""
+
+    family: str
+
+
 def each_once(found: Sequence[Config]) -> list[Config]:
     """The configs in their order, without those that stood before."""
     return [c for k, c in enumerate(found) if c not in found[:k]]

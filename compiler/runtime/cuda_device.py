@@ -268,3 +268,11 @@ def all_facts() -> tuple[DeviceFacts, ...]:
 def capability(number: int) -> tuple[int, int]:
     """The compute capability of a device. Raises NoDeviceError, DriverVersionError."""
     return facts(driver(), number).capability
+
+
+def unique_name(number: int) -> str:
+    """What no other device of the world is called, and every process calls this one. Raises
+    NoDeviceError, DriverVersionError."""
+    library, found = driver(), (ctypes.c_ubyte * 16)()
+    library.call("cuDeviceGetUuid_v2", found, library.number("cuDeviceGet", number))
+    return bytes(found).hex()

@@ -50,6 +50,7 @@ _FUNCTIONS: Final[dict[str, tuple[Any, ...]]] = {
     "cuDeviceGetName": (_POINTER, _INT, _INT),
     "cuDeviceGetAttribute": (_POINTER, _INT, _INT),
     "cuDeviceTotalMem_v2": (_POINTER, _INT),
+    "cuDeviceGetUuid_v2": (_POINTER, _INT),
     "cuDevicePrimaryCtxRetain": (_POINTER, _INT),
     "cuCtxPushCurrent_v2": (_POINTER,),
     "cuCtxPopCurrent_v2": (_POINTER,),

@@ -15,7 +15,6 @@ import threading
 import weakref
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from statistics import median
 from typing import Any, Final
 
 import numpy as np
@@ -253,10 +252,10 @@ class CudaProgram:
 
     # ---------------------------------------------------------------- times
 
-    def launch_seconds(self, arrays: Sequence[Any], rounds: int) -> list[float]:
-        """Median time of every launch over `rounds` runs, by events around each in a graph: between
-        two events on the device, so neither the host nor copies are in it. Resolution: about half
-        a microsecond.
+    def samples(self, arrays: Sequence[Any], rounds: int) -> list[list[float]]:
+        """Seconds of every launch in each of `rounds` runs, by events around each in a graph:
+        between two events on the device, so neither the host nor copies are in it. Resolution:
+        about half a microsecond.
 
         Raises as a call does; what donated inputs hold is undefined after it.
         """
@@ -279,10 +278,11 @@ class CudaProgram:
             finally:
                 context.close()
                 self._state.forget()
-        seconds = [0.0] * len(self.launches)
-        for bound, times in zip(context.launches, zip(*runs, strict=True), strict=True):
-            seconds[bound.launch.step] += median(times)
-        return seconds
+        found = [[0.0] * len(self.launches) for _ in runs]
+        for seconds, times in zip(found, runs, strict=True):
+            for bound, t in zip(context.launches, times, strict=True):
+                seconds[bound.launch.step] += t
+        return found
 
     # ---------------------------------------------------------------- contexts
 

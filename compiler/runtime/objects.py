@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -15,7 +15,7 @@ from ..codegen.cpu.link import Linked, link
 from ..codegen.cpu.target import CpuTarget
 from ..kernels.ir import Kernel
 from ..kernels.printer import symbol, text_digest
-from ..store import Store, source_digest
+from ..store import Key, Store, source_digest
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,3 +76,15 @@ def load(
     linked = link(objects, [s for names_ in exports.values() for s in names_])
     table = MappingProxyType({k: exports[n] for k, n in names.items()})
     return Objects(linked, table, built, len(unique))
+
+
+def members(kernels: Iterable[Kernel], target: CpuTarget) -> Iterator[tuple[str, Key, bytes]]:
+    """Every distinct kernel's object file for a saved program: a name, what decides whether it
+    fits, and its code, from the store or built again. Raises LoweringError."""
+    store = Store()
+    for name, kernel in {symbol(k): k for k in kernels}.items():
+        key = object_key(kernel, target)
+        code = store.get(key)
+        if code is None:
+            code = build_object(lower.module_text(kernel, target.arithmetic), target)
+        yield f"{name}.o", key, code

@@ -14,7 +14,8 @@ import numpy as np
 
 from ...autotune.task import Candidate
 from ..codegen.cpu.target import host
-from ..errors import ModelError
+from ..errors import LoweringError, ModelError
+from ..kernels.ir import Launch
 from ..kernels.printer import kernel_digest
 from ..options import VERSION
 from ..store import Store
@@ -32,7 +33,7 @@ Written by Tilewright {version}. It exits with 0 if the result is right, with 1 
 import sys
 from pathlib import Path
 
-from tilewright.compiler.tuning.alone_script import run
+from {module} import run
 
 NODES = {nodes}
 """Of the model; for people."""
@@ -45,18 +46,26 @@ CANDIDATE = {candidate}
 PROBLEM = {problem}
 
 DATA = {data}
-
+{source}
 if __name__ == "__main__":
-    sys.exit(run("\\n".join(PROBLEM), CANDIDATE, KERNEL, DATA))
+    sys.exit(run("\\n".join(PROBLEM), CANDIDATE, KERNEL, {rest}))
+'''
+_SOURCE: Final = '''
+SOURCE = """\\
+{text}"""
+"""The kernel in Numba CUDA. This is what runs, so it may be changed."""
 '''
 
 
 def script(
-    problem: Problem, candidate: Candidate, kernel: str, nodes: Sequence[str], data: str = ""
-) -> str:
+    problem: Problem, candidate: Candidate, kernel: str, nodes: Sequence[str], data: str = "",
+    source: str = "", module: str = __name__,
+) -> str:  # fmt: skip
     """The text of a script. kernel: the digest of the kernel's text. data: the name of an .npz
     file beside it with the arrays to compute with, under the problem's names of blobs; made-up ones
-    otherwise."""
+    otherwise. source: of a kernel for GPUs. module: where the `run` is that takes all this."""
+    if '"""' in source or "\\" in source:
+        raise LoweringError("a kernel's source has no quotes and no backslashes")
     made = {"template": candidate.template, "version": candidate.version,
             "config": dict(candidate.config)}  # fmt: skip
     return _SCRIPT.format(
@@ -66,6 +75,9 @@ def script(
         candidate=ascii(made),
         problem=_lines(problem.text),
         data=f"Path(__file__).with_name({data!a})" if data else "None",
+        module=module,
+        source=_SOURCE.format(text=source) if source else "",
+        rest="SOURCE, DATA" if source else "DATA",
     )
 
 
@@ -79,6 +91,14 @@ def run(text: str, made: Mapping[str, Any], kernel: str, data: Path | None = Non
 
     Raises TextError, LoweringError, ModelError where the script's parts make no sense.
     """
+    problem, launch = opened(text, made, kernel, data)
+    return told(problem, launch, run_alone(problem, launch, host(), Store()))
+
+
+def opened(
+    text: str, made: Mapping[str, Any], kernel: str, data: Path | None
+) -> tuple[Problem, Launch]:
+    """The problem and the kernel of a script, which it tells of. Raises as `run`."""
     problem = parse(text)
     if data is not None:
         problem = filled(problem, _read(problem, data))
@@ -89,7 +109,12 @@ def run(text: str, made: Mapping[str, Any], kernel: str, data: Path | None = Non
     if found != kernel:
         print(f"its code is {found}, not {kernel} as where this was written: another version of "
               "the template, or another machine")  # fmt: skip
-    wrong = difference(Reference(problem), launch, run_alone(problem, launch, host(), Store()))
+    return problem, launch
+
+
+def told(problem: Problem, launch: Launch, results: Mapping[str, Any]) -> int:
+    """Says whether results are right: 0 if so, 1 if not."""
+    wrong = difference(Reference(problem), launch, results)
     print(f"wrong: {wrong}" if wrong else "right: within the bound of its arithmetic")
     return 1 if wrong else 0
 

@@ -7,7 +7,7 @@ While it is set nothing is recorded: a fault that is on record stays there for g
 
 A fault stands before an @, behind it the candidates that have it: a place in the task's space, the
 share of all candidates in percent, or how the SHA-256 of a candidate's text begins. Faults that end
-or stop the process are native code that runs ahead of the kernel's.
+or stop the process are native code that runs ahead of the kernel's (on GPUs: `gpu_faults.py`).
 """
 
 from __future__ import annotations
@@ -38,10 +38,10 @@ VARIABLE: Final = "TILEWRIGHT_FAULT"
 
 FAULTS: Final = {
     "hang": "an endless loop when it runs",
-    "segv": "a store to address 0",
+    "segv": "a store to address 0; on a GPU, by a kernel",
     "abort": "a call of abort()",
     "exit": "a call of exit(0)",
-    "memory": "allocates and fills memory until it is refused, then aborts",
+    "memory": "allocates memory until it is refused; on a CPU it fills it, and aborts then",
     "wrong": "one wrong element in every run",
     "wrong50": "one wrong element in every 50th run",
     "nan": "a result of NaNs",
@@ -162,14 +162,17 @@ def in_build(faults: Sequence[str]) -> None:
         while True:
             time.sleep(3600)
     if "segv-build" in faults:
-        ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_int64)(_native().address("fault_segv"))(
-            0, 0
-        )
+        ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_int64)(address("segv"))(0, 0)
 
 
 def in_run(faults: Sequence[str]) -> tuple[int, ...]:
     """Addresses of code to run ahead of a kernel's: void f(ptr table, i64 item)."""
-    return tuple(_native().address(f"fault_{f}") for f in faults if f in _IN_CODE)
+    return tuple(address(f) for f in faults if f in _IN_CODE)
+
+
+def address(fault: str) -> int:
+    """The code of one of the faults that end or stop the process."""
+    return _native().address(f"fault_{fault}")
 
 
 def in_results(faults: Sequence[str], run: int, results: Sequence[Array]) -> None:

@@ -9,8 +9,11 @@ mean of a few runs, each timed by events on the device, whose clock has steps of
 from __future__ import annotations
 
 import os
+import sys
 import time
+from collections import deque
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from math import ceil
 from typing import Final
@@ -20,7 +23,7 @@ from ...autotune.serving import Failed, Post, Wanted, failure
 from ...autotune.statistics import Sample
 from ...autotune.task import Candidate
 from ..codegen.cuda.target import CudaTarget, best_arch
-from ..errors import DeviceLostError, LoweringError
+from ..errors import DeviceLostError, DeviceMemoryError, LoweringError
 from ..kernels import gpu_templates  # noqa: F401  from now on problems know them
 from ..kernels.device import GpuDevice
 from ..kernels.ir import Launch
@@ -28,6 +31,7 @@ from ..kernels.printer import symbol
 from ..runtime.cuda_device import Device, device
 from ..runtime.gpu_code import GpuCode, load
 from ..store import Store
+from . import faults
 from .candidate import Constants
 from .gpu_candidate import DeviceSets, GpuContender
 from .problem import parse
@@ -38,10 +42,15 @@ SAMPLE_SECONDS: Final = 50e-6
 
 MOST_RUNS: Final = 8
 CHECKS: Final = 5
-"""Runs of a candidate that are looked at before it is timed."""
+MOST_CHECKS: Final = 50
+CHECK_SECONDS: Final = 50e-3
+"""Runs of a candidate that are looked at before it is timed: so many at least, and more while that
+takes no longer."""
 
 KEPT_BYTES: Final = 1 << 30
-"""Of constants and scratch of candidates that are ready to run."""
+"""Of constants and scratch of candidates that are ready to run. Where they take more, or more than
+the device has, they are given up, and candidates of one request are timed in several fields, one
+after another."""
 
 LOST_STATUS: Final = 70
 
@@ -84,110 +93,153 @@ class GpuBench:
         """The candidate whose bits all others must have; None where they may differ."""
         if self.problem.numerics != "reproducible":
             return None
-        return self._made(self.problem.default())[0]
+        made = self._made(self.problem.default(), ())
+        self._checked(made)
+        return made
 
     def prepare(self) -> None:
         """Compute what candidates are compared with."""
-        with self._device:
-            self._sets  # noqa: B018
-            self._canonical  # noqa: B018
+        try:
+            with self._device:
+                self._sets  # noqa: B018
+                self._canonical  # noqa: B018
+        except DeviceLostError as e:
+            self._leave(e)
 
     def build(self, place: int, candidate: Candidate) -> None:
         """Put the candidate's code into the store: that takes no device. Raises Failed."""
-        self._load(candidate)
+        self._load(candidate, faults.faults_of(place, candidate))
 
     def measure(self, wanted: Wanted, rounds: Sequence[int], deadline: float) -> Iterator[Found]:
         """As `Bench.measure`. The process ends where a candidate costs it its device, so that the
         next one has a worker that is sound."""
+        queue = deque((place, c, n) for (place, c), n in zip(wanted, rounds, strict=True))
         try:
-            yield from self._measured(wanted, rounds, deadline)
-        except DeviceLostError:
-            self._leave()
+            while queue and time.monotonic() < deadline:
+                field: list[_Entrant] = []
+                for found in self._fill(field, queue, deadline):
+                    yield [found]
+                yield from self._rounds(field, deadline)
+                if queue:
+                    self._ready.clear()
+                    self._constants.forget()
+        except DeviceLostError as e:
+            self._leave(e)
 
-    def _leave(self) -> None:
+    def _leave(self, why: DeviceLostError) -> None:
+        """End the process. What it prints last, its parent passes on."""
+        print(why, file=sys.stderr, flush=True)
         os._exit(LOST_STATUS)
 
-    def _measured(self, wanted: Wanted, rounds: Sequence[int], deadline: float) -> Iterator[Found]:
-        field: dict[int, tuple[GpuContender, int, int]] = {}
-        for (place, candidate), count in zip(wanted, rounds, strict=True):
-            if time.monotonic() > deadline:
+    def _fill(
+        self, field: list[_Entrant], queue: deque[tuple[int, Candidate, int]], deadline: float
+    ) -> Iterator[tuple[int, Failure]]:
+        """Make candidates ready as long as there is memory for them; what fails with that."""
+        while queue and time.monotonic() < deadline:
+            if sum(made.nbytes for made, _ in self._ready.values()) > KEPT_BYTES:
                 return
+            place, candidate, count = queue[0]
             try:
                 with self._device:
                     made, seconds = self._contender(place, candidate)
             except DeviceLostError:
                 raise
+            except DeviceMemoryError as e:
+                if self._ready:
+                    return  # without these, it may have enough
+                yield place, Failure("memory", str(e))
             except Exception as e:  # whatever else is wrong with a candidate
-                yield [(place, failure(e, "build"))]
+                yield place, failure(e, "build")
             else:
                 runs = min(max(ceil(SAMPLE_SECONDS / max(seconds, 1e-9)), 1), MOST_RUNS)
-                field[place] = made, runs, count
-        for turn in range(max(rounds, default=0)):
+                field.append(_Entrant(place, made, runs, count))
+            queue.popleft()
+
+    def _rounds(self, field: Sequence[_Entrant], deadline: float) -> Iterator[Found]:
+        """A sample of each, in turn, until all have as many as are wanted."""
+        for turn in range(max((e.missing for e in field), default=0)):
             found: Found = []
-            order = [p for p, (_, _, count) in field.items() if count > turn]
-            for place in order[:: -1 if turn % 2 else 1]:
+            for entrant in field[:: -1 if turn % 2 else 1]:
                 if time.monotonic() > deadline:
                     yield found
                     return
-                found.append((place, self._sample(place, *field[place][:2])))
-                if isinstance(found[-1][1], Failure):
-                    del field[place]
+                if entrant.missing > 0:
+                    sample = self._sample(entrant)
+                    entrant.missing = 0 if isinstance(sample, Failure) else entrant.missing - 1
+                    found.append((entrant.place, sample))
             yield found
 
-    def _sample(self, place: int, made: GpuContender, runs: int) -> Sample | Failure:
-        self._post("run", place)
+    def _sample(self, entrant: _Entrant) -> Sample | Failure:
         try:
             with self._device:
                 seconds = 0.0
-                for _ in range(runs):
-                    seconds += made.run()
-                    made.compare()
+                for _ in range(entrant.runs):
+                    self._post("run", entrant.place)
+                    seconds += entrant.made.run()
+                    entrant.made.compare()
         except Failed as e:
             return e.failure
-        return Sample(seconds / runs)
+        return Sample(seconds / entrant.runs)
 
     # ---------------------------------------------------------------- one candidate
 
     def _contender(self, place: int, candidate: Candidate) -> tuple[GpuContender, float]:
         known = place, candidate
         if known not in self._ready:
-            if sum(made.nbytes for made, _ in self._ready.values()) > KEPT_BYTES:
-                self._ready.clear()
             self._post("build", place)
-            loaded = self._load(candidate)
-            self._post("run", place)
-            self._ready[known] = self._checked(*loaded)
+            given = faults.faults_of(place, candidate)
+            made = self._made(candidate, given)
+            self._ready[known] = made, self._check(place, made)
         return self._ready[known]
 
-    def _load(self, candidate: Candidate) -> tuple[Launch, GpuCode]:
+    def _load(self, candidate: Candidate, given: Sequence[str]) -> tuple[Launch, GpuCode]:
         try:
             launch = self.problem.instantiate(candidate)
         except LoweringError as e:
             raise Failed(Failure("refused", str(e))) from e
+        faults.in_build(given)
         codes = load((launch.kernel,), self._target, self._store)
         return launch, codes.codes[symbol(launch.kernel)]
 
-    def _made(self, candidate: Candidate) -> tuple[GpuContender, float]:
-        return self._checked(*self._load(candidate), alone=True)
+    def _made(self, candidate: Candidate, given: Sequence[str]) -> GpuContender:
+        launch, code = self._load(candidate, given)
+        return GpuContender(self.problem, launch, code, self._target, self._constants, self._sets,
+                            given)  # fmt: skip
 
-    def _checked(
-        self, launch: Launch, code: GpuCode, alone: bool = False
-    ) -> tuple[GpuContender, float]:
-        """The candidate, and the seconds of its fastest run, if its results are right time and
-        again. alone: it is what others are compared with. Raises Failed."""
-        made = GpuContender(self.problem, launch, code, self._target, self._constants, self._sets)
-        least = made.run()
-        self._reference.check(launch, self._sets.computed())
-        made.keep()
-        if not alone and self._canonical is not None:
+    def _check(self, place: int, made: GpuContender) -> float:
+        """Seconds of its fastest run, if its results are right time and again. Raises Failed."""
+        self._post("run", place)
+        least = self._checked(made)
+        if self._canonical is not None:
             self._canonical_bits(made)
-        for _ in range(1, CHECKS):
+        end = time.monotonic() + CHECK_SECONDS
+        for number in range(1, max(CHECKS, MOST_CHECKS)):
+            if number >= CHECKS and time.monotonic() > end:
+                break
+            self._post("run", place)
             least = min(least, made.run())
             made.compare()
-        return made, least
+        return least
+
+    def _checked(self, made: GpuContender) -> float:
+        """Seconds of its first run, whose results are compared with the truth. Raises Failed."""
+        seconds = made.run()
+        self._reference.check(made.launch, self._sets.computed())
+        made.keep()
+        return seconds
 
     def _canonical_bits(self, made: GpuContender) -> None:
         assert self._canonical is not None
         for n, kept in self._canonical.results.items():
             if kept.tobytes() != made.results[n].tobytes():
                 raise Failed(Failure("wrong", f"output {n} has other bits than the default's"))
+
+
+@dataclass(slots=True)
+class _Entrant:
+    """A candidate in a field. runs: in one sample. missing: samples that are still wanted."""
+
+    place: int
+    made: GpuContender
+    runs: int
+    missing: int

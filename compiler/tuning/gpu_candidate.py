@@ -7,7 +7,7 @@ events on the device around every kernel of a graph: neither the host nor that p
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 import numpy as np
@@ -15,6 +15,7 @@ import numpy.typing as npt
 
 from ...autotune.outcome import Failure
 from ...autotune.serving import Failed
+from ..codegen.cuda.target import CudaTarget
 from ..graph.ir import Graph
 from ..graph.storage import aliases
 from ..kernels.ir import Launch, Prepared
@@ -26,6 +27,7 @@ from ..runtime.gpu_code import GpuCode
 from ..runtime.places import Place
 from ..runtime.poison import FILL
 from .candidate import Constants
+from .gpu_faults import GpuFaults
 from .memory import logical, store
 from .problem import Problem
 
@@ -66,30 +68,35 @@ class DeviceSets:
         for n, kept in self._originals.items():
             put("cuMemcpyDtoDAsync_v2", self.handles[n].value, kept.value, self._sizes[n], stream)
 
+    def outputs(self) -> dict[str, Array]:
+        """An array for each output that it fits into as it lies in memory."""
+        kinds = {n: self.graph.type(n) for n in self.graph.outputs}
+        return {n: np.empty(kind.span, kind.dtype.numpy) for n, kind in kinds.items()}
+
     def computed(self) -> dict[str, Array]:
         """The results, as logical arrays."""
         found = {}
-        for n in self.graph.outputs:
-            kind = self.graph.type(n)
-            flat = np.empty(kind.span, kind.dtype.numpy)
+        for n, flat in self.outputs().items():
             self.device.call("cuMemcpyDtoH_v2", flat.ctypes.data, self.handles[n].value,
                              flat.nbytes)  # fmt: skip
-            found[n] = np.ascontiguousarray(logical(flat, kind))
+            found[n] = np.ascontiguousarray(logical(flat, self.graph.type(n)))
         return found
 
 
 class GpuContender:
-    """A candidate that can be run. Its results go into `sets`. All methods want the device's
-    context to be current, and raise DeviceLostError where the candidate faults."""
+    """A candidate that can be run. Its results go into `sets`. given: what `faults.py` makes of
+    TILEWRIGHT_FAULT for it. All methods want the device's context to be current, and raise
+    DeviceLostError where the candidate faults."""
 
     def __init__(
-        self, problem: Problem, launch: Launch, code: GpuCode, target: Any, constants: Constants,
-        sets: DeviceSets,
+        self, problem: Problem, launch: Launch, code: GpuCode, target: CudaTarget,
+        constants: Constants, sets: DeviceSets, given: Sequence[str] = (),
     ) -> None:  # fmt: skip
         device = self._device = sets.device
         self.launch, self._sets = launch, sets
         self._memory: list[Handle] = []
         self._handed: dict[Any, Handle] = {}
+        self._scratch: list[tuple[int, int]] = []
         self.nbytes = 0
         count = len(launch.args)
         kernels = kernel_launches(0, code.entries, [Place(0, array=k) for k in range(count)],
@@ -102,6 +109,7 @@ class GpuContender:
                 b.point(k, address)
         self._marks = [device.event(timing=True) for _ in range(len(bound) + 1)]
         self._graph = CudaGraph(device, sets.stream.value, bound, self._marks)
+        self._faults = GpuFaults(device, target, given) if given else None
         self.results: Mapping[str, Array] = {}
 
     def _addresses(self, graph: Graph, constants: Mapping[Any, Array]) -> list[int]:
@@ -109,6 +117,7 @@ class GpuContender:
         for arg, b in zip(self.launch.args, self.launch.kernel.params, strict=True):
             if arg is None:
                 found.append(self._taken(b.nbytes).value)
+                self._scratch.append((found[-1], b.nbytes))
                 continue
             root, inner = arg, 0
             while not isinstance(root, Prepared) and root in shared:
@@ -131,12 +140,22 @@ class GpuContender:
             self._device.call("cuMemcpyHtoD_v2", made.value, array.ctypes.data, array.nbytes)
         return self._handed[what].value
 
+    def spoil_scratch(self) -> None:
+        """Fill scratch with what no kernel computes: nobody may read it before writing it."""
+        for address, size in self._scratch:
+            self._device.call("cuMemsetD8Async", address, FILL, size, self._sets.stream.value)
+
     def run(self) -> float:
         """Run once; the seconds of its kernels."""
         self._sets.refresh()
         stream = self._sets.stream.value
+        if self._faults is not None:
+            self._faults.begin(stream)
         self._graph.launch(stream)
         self._device.call("cuStreamSynchronize", stream)
+        if self._faults is not None:
+            handles = self._sets.handles
+            self._faults.end([(handles[n], a) for n, a in self._sets.outputs().items()])
         return sum(seconds_between(self._device, self._marks))
 
     def keep(self) -> None:

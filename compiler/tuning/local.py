@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
@@ -17,13 +16,15 @@ from .faults import check
 WORKER: Final = (sys.executable, "-P", str(Path(__file__).with_name("start.py")))
 """How a worker process is started."""
 
+GPU_LIMITS: Final = Limits(prepare=180.0, memory=0)
+"""Of workers for GPUs: problems are larger, and the memory that a driver takes has no end that is
+known."""
 
-def local_runner(
-    limits: Limits | None = None, environment: Mapping[str, str] | None = None
-) -> IsolatedRunner:
+
+def local_runner(limits: Limits | None = None) -> IsolatedRunner:
     """A Runner whose workers build and time candidates here.
 
-    limits: of workers (default: half of the machine's memory each). environment: of the workers.
+    limits: of workers (default: half of the machine's memory each).
 
     As many build at the same time as there are processors. Without a store nobody would find what
     they build, and the worker that measures builds as well.
@@ -33,17 +34,28 @@ def local_runner(
     check()
     if limits is None:
         limits = Limits(memory=os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2)
-    builders = available_processors() if cache_directory() is not None else 0
-    return IsolatedRunner(WORKER, limits=limits, builders=builders, environment=environment)
+    return IsolatedRunner(WORKER, limits=limits, builders=_builders())
 
 
-def gpu_runner(number: int) -> IsolatedRunner:
+def gpu_runner(
+    number: int, device: str | None = None, beside: int = 1, limits: Limits = GPU_LIMITS
+) -> IsolatedRunner:
     """A Runner for one GPU: one worker has the device for itself and measures, others build.
 
-    Nothing limits a worker's memory, as the driver's own has no end that is known. Raises
-    OptionError as `local_runner`.
+    device: its fingerprint, where tasks of several devices are about. beside: how many GPUs are
+    tuned at the same time, which share the processors that build.
+
+    Raises OptionError as `local_runner`.
     """
+    check()
     shown = os.environ.get("CUDA_VISIBLE_DEVICES")
     name = str(number) if not shown else shown.split(",")[number].strip()
-    limits = Limits(memory=0)
-    return local_runner(limits, {**os.environ, "CUDA_VISIBLE_DEVICES": name})
+    return IsolatedRunner(
+        WORKER, limits=limits, builders=-(-_builders() // beside),
+        environment={**os.environ, "CUDA_VISIBLE_DEVICES": name}, device=device,
+        origin=f"cuda:{number}",
+    )  # fmt: skip
+
+
+def _builders() -> int:
+    return available_processors() if cache_directory() is not None else 0

@@ -153,9 +153,8 @@ class Problem:
     @cached_property
     def _templates(self) -> tuple[KernelTemplate, ...]:
         """Those that may compute the group, the one that is used without tuning first."""
-        graph, ops, outputs, _ = self._marked
         known = templates_for(self.device, self.numerics)
-        return able(graph, ops, outputs, self.numerics, known)
+        return able(*self._marked, self.numerics, known)
 
     @cached_property
     def _marked(self) -> tuple[Graph, tuple[Op, ...], tuple[str, ...], Device]:

@@ -58,6 +58,13 @@ def recurrence(batch: int) -> Any:
     return g
 
 
+def sums(batch: int) -> Any:
+    """A sum so long that it is taken in two steps."""
+    g = tw.Graph("sums")
+    g.output(g.reduce_sum(g.input("x", (batch, 210_000)), axes=(1,)), name="y")
+    return g
+
+
 NETS: dict[str, Callable[[int], Any]] = {
     "convolutions": convolutions, "products": products, "recurrence": recurrence,
 }  # fmt: skip
@@ -88,7 +95,7 @@ def _run(g: Any, x: Array, **options: Any) -> Array:
 
 def _input(name: str, batch: int) -> Array:
     shape = {"convolutions": (batch, 3, 19, 17), "products": (batch, 23, 48),
-             "recurrence": (7, batch, 11)}[name]  # fmt: skip
+             "recurrence": (7, batch, 11), "sums": (batch, 210_000)}[name]  # fmt: skip
     return np.random.default_rng(5).standard_normal(shape).astype(np.float32)
 
 
@@ -117,12 +124,13 @@ def test_every_thread_count_gives_the_same_bits(name: str) -> None:
         np.testing.assert_array_equal(_run(g, x, threads=threads), want, f"{threads} threads")
 
 
-@pytest.mark.parametrize("name", NETS)
+@pytest.mark.parametrize("name", [*NETS, "sums"])
 def test_every_batch_position_gives_the_same_bits(name: str) -> None:
     """A batch of five and its members one by one."""
     x = _input(name, 5)
     into, out = (1, 2) if name == "recurrence" else (0, 0)
-    together = _run(NETS[name](5), x)
+    net = NETS.get(name, sums)
+    together = _run(net(5), x)
     for k in range(5):
-        alone = _run(NETS[name](1), np.ascontiguousarray(x.take([k], into)))
+        alone = _run(net(1), np.ascontiguousarray(x.take([k], into)))
         np.testing.assert_array_equal(together.take([k], out), alone, f"member {k}")

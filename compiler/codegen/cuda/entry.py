@@ -18,7 +18,8 @@ class TensorMap:
     buffer: its position among the kernel's parameters. dims, box: elements, the fastest axis first;
     strides: bytes between elements of all axes but that one. swizzle: 0, 32, 64 or 128 bytes, the
     width within which pieces of 16 bytes change places. steps: from one element of a box to the
-    next along all axes, in elements of the tensor; 1 where there are none.
+    next along all axes, in elements of the tensor; 1 where there are none. tf32: what is read is
+    rounded to 10 bits behind the point.
     """
 
     name: str
@@ -29,6 +30,7 @@ class TensorMap:
     box: tuple[int, ...]
     swizzle: int = 0
     steps: tuple[int, ...] = ()
+    tf32: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -32,6 +32,11 @@ class CudaTarget:
         digits = self.arch.removeprefix("sm_").removesuffix("a")
         return int(digits[:-1]), int(digits[-1])
 
+    @property
+    def fingerprint(self) -> dict[str, str | int]:
+        """What code was made for, as named fields."""
+        return {"gpu": self.arch}
+
     def __str__(self) -> str:
         return f"cuda:{self.arch}"
 

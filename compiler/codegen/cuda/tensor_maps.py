@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
+from ....ops.types import f32
 from ...errors import LoweringError
 from ...kernels import ir
 from ...kernels.tensor_map import objection
@@ -19,6 +20,10 @@ _TYPES: Final[Mapping[str, int]] = {
     "f64": 8, "bf16": 9,
 }  # fmt: skip
 """CUtensorMapDataType."""
+_TF32: Final = 11
+"""Floats that become the nearest number of 10 bits as they are read, ties to even; infinities and
+NaN stay. Products of f32 (wgmma) would leave the other bits out, an error of twice the size that
+always makes factors smaller."""
 _SWIZZLES: Final = {0: 0, 128: 3}  # CUtensorMapSwizzle
 _LINES_OF_256: Final = 3  # CUtensorMapL2promotion: neighbouring boxes are read next
 
@@ -46,12 +51,12 @@ def described(t: ir.TensorMap, params: Sequence[ir.Buffer]) -> TensorMap:
     wrong = objection(t)
     if t.buffer not in params:
         wrong = "it lies in no parameter of the kernel"
-    elif t.buffer.dtype.name not in _TYPES:
+    elif t.buffer.dtype.name not in _TYPES or (t.tf32 and t.buffer.dtype is not f32):
         wrong = f"elements of {t.buffer.dtype}"
     if wrong:
         raise LoweringError(f"tensor map {t.name} of {t.buffer.name}: {wrong}")
     return TensorMap(t.name, params.index(t.buffer), t.buffer.dtype.name, t.dims, t.strides, t.box,
-                     t.swizzle, t.steps)  # fmt: skip
+                     t.swizzle, t.steps, t.tf32)  # fmt: skip
 
 
 def encoding(t: TensorMap) -> Encoding:
@@ -59,6 +64,6 @@ def encoding(t: TensorMap) -> Encoding:
     steps = t.steps or (1,) * len(t.dims)
     reach = tuple(b * s for b, s in zip(t.box, steps, strict=True))
     return Encoding(
-        _TYPES[t.dtype], len(t.dims), t.dims, t.strides, reach, steps, 0,
+        _TF32 if t.tf32 else _TYPES[t.dtype], len(t.dims), t.dims, t.strides, reach, steps, 0,
         _SWIZZLES[t.swizzle], _LINES_OF_256, 0,
     )  # fmt: skip

@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
 import io
 import json
 import mmap
 import os
-import zipfile
-import zlib
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -21,6 +17,8 @@ from tilewright.compiler.errors import ArtifactError, MemoryLimitError, OptionEr
 from tilewright.compiler.graph.arrays import ALIGNMENT
 from tilewright.compiler.graph.mapped import file_of
 from tilewright.compiler.graph.text import to_text
+
+from .archives import edited, members, reseal
 
 
 def program(rows: int = 3) -> tw.Executable:
@@ -47,36 +45,6 @@ def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("artifact") / "program.tw"
     program().save(path)
     return path
-
-
-def reseal(path: Path, members: dict[str, bytes], compress: bool = False) -> Path:
-    """An archive with a valid checksum, whatever it holds: what an attacker could write."""
-    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED if compress else 0) as z:
-        for name, data in members.items():
-            z.writestr(name, data)
-        z.comment = b"tilewright artifact sha256 of MiB's crc32:" + b"0" * 64
-    return signed(path)
-
-
-def signed(path: Path) -> Path:
-    """The archive with its checksum set right."""
-    data = path.read_bytes()[:-64]
-    whole = data[: -len(b"tilewright artifact sha256 of MiB's crc32:")]
-    parts = (whole[k : k + (1 << 20)] for k in range(0, len(whole), 1 << 20))
-    leaves = b"".join(zlib.crc32(part).to_bytes(4, "little") for part in parts)
-    path.write_bytes(data + hashlib.sha256(leaves).hexdigest().encode())
-    return path
-
-
-def members(path: Path) -> dict[str, bytes]:
-    with zipfile.ZipFile(path) as z:
-        return {name: z.read(name) for name in z.namelist()}
-
-
-def edited(saved: Path, path: Path, **changes: Any) -> Path:
-    parts = members(saved)
-    manifest = json.loads(parts["manifest.json"]) | changes
-    return reseal(path, parts | {"manifest.json": json.dumps(manifest).encode()})
 
 
 def test_a_loaded_program_computes_the_same_bits_and_builds_nothing(

@@ -188,7 +188,7 @@ def test_inspect_shows_programs_for_gpus(model: str, capsys: Capture) -> None:
         tilewright("inspect", model, "--target", "cuda:sm_90", "--stage", level)
         assert text in capsys.readouterr().out
     assert main.main(["bench", model, "--target", "cuda:sm_90"]) != 0
-    assert "this command is for CPUs in this version" in capsys.readouterr().err
+    assert "the program for cuda:sm_90 does not run: " in capsys.readouterr().err
 
 
 def test_inspect_sums_up(model: str, capsys: Capture) -> None:
@@ -498,7 +498,7 @@ def test_a_saved_program_is_not_shown_as_something_else(
     saved = str(tmp_path / "net.tw")
     tilewright("compile", model, "-o", saved, "--numerics", "reproducible")
     capsys.readouterr()
-    assert "those are for CPUs" in refused(capsys, "inspect", saved, "--target", "cuda:sm_90")
+    assert "net.tw' is for CPUs" in refused(capsys, "inspect", saved, "--target", "cuda:sm_90")
     assert "numerics='reproducible'" in refused(capsys, "inspect", saved, "--numerics", "reduced")
     tilewright("inspect", saved, "--numerics", "reproducible")
     tilewright("inspect", saved)

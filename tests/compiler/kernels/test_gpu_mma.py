@@ -33,7 +33,7 @@ from ..codegen.cuda.simulate import SimError
 from .support import remembered, with_layouts
 
 rng = np.random.default_rng(5)
-SMALL: Config = {"m": 32, "n": 64, "k": 32, "wm": 16, "wn": 32, "stages": 3}
+SMALL: Config = {"m": 32, "n": 64, "k": 32, "wm": 16, "wn": 32, "stages": 3, "parts": 1}
 WORDS: Config = {**SMALL, "k": 16}  # of 32 bits
 TINY: Config = {**SMALL, "n": 32}  # of two warps
 BYTES: Config = {**SMALL, "k": 64}
@@ -161,6 +161,7 @@ def test_what_it_leaves_to_others() -> None:
     single = product("mk,kn->mn", (32, 32), (32, 64), "f32")
     assert not found(single) and found(single, tf32=True)
     assert not found(product("mk,kn->mn", (4, 32), (32, 64)))
+    assert not found(product("mk,kn->mn", (64, 32), (32, 4)))
     assert not found(product("mk,kn->mn", (32, 32), (32, 64), "f64"), tf32=True)
     kinds = [[t.name for t in gpu_templates(n)] for n in ("standard", "reduced")]
     assert kinds[0] == kinds[1] and kinds[0][0] == "gpu_mma"
@@ -180,13 +181,91 @@ def test_every_config_fits_every_device() -> None:
             assert shared_bytes(found, c) <= MOST_SHARED
             assert c["m"] % c["wm"] == c["n"] % c["wn"] == 0
         for c in space[::9]:
-            (entry,) = kernel_source(made(graph, c).kernel).entries
+            entry, *added = kernel_source(made(graph, c).kernel).entries
             assert entry.shared_bytes == shared_bytes(found, c)
+            assert len(added) == (c["parts"] > 1) and not any(e.shared_bytes for e in added)
 
 
 def test_a_default_wastes_little() -> None:
     graph = dense(4096, 64, 256)
     assert GpuMma().default(graph, graph.ops, graph.outputs, GPU)["n"] == 64
+
+
+# --------------------------------------------------------------------------- sums in parts
+
+
+@pytest.mark.parametrize("parts", [2, 3, 4, 8])
+@pytest.mark.parametrize(
+    "graph",
+    [
+        product("mk,kn->mn", (40, 768), (768, 72)),
+        product("bmk,nk->bmn", (2, 9, 760), (33, 760), constant=True),  # zeros behind the terms
+        dense(33, 66, 767),  # no neighbours in memory
+    ],
+    ids=lambda g: "-".join(str(g.type(n)) for n in g.inputs),
+)
+def test_sums_in_parts(graph: Graph, parts: int) -> None:
+    """Of as many rounds each, added up by a second kernel, which makes the results."""
+    check(graph, {**SMALL, "parts": parts})
+
+
+@pytest.mark.parametrize(
+    ("graph", "tile"),
+    [(dense(3, 72, 264), (16, 128, 16, 32)),
+     (product("mk,kn->mn", (72, 264), (264, 2)), (128, 16, 32, 16))],
+    ids=["rows", "columns"],
+)  # fmt: skip
+def test_few_rows_and_long_sums(graph: Graph, tile: tuple[int, ...]) -> None:
+    """A few rows are worth a tile: weights are read once, and not once for each."""
+    (launch,) = gpu_launches(graph)[1]
+    assert launch.kernel.template == "gpu_mma"
+    space = GpuMma().space(graph, graph.ops, graph.outputs, GPU)
+    (config,) = (c for c in space if (c["m"], c["n"], c["wm"], c["wn"]) == tile
+                 and (c["stages"], c["parts"]) == (3, 1))  # fmt: skip
+    check(graph, config)
+
+
+def test_sums_of_other_types_in_parts() -> None:
+    check(product("mk,kn->mn", (32, 128), (128, 64), "f32"), {**WORDS, "parts": 2}, tf32=True)
+    check(integers("i8", "u8", 33, 65, 512), {**BYTES, "parts": 4})
+
+
+def test_windows_in_parts() -> None:
+    """Rounds of one part may begin anywhere in a window."""
+    graph = window(1, 32, 16, 5)
+    feeds = fed(graph)
+    (expected,) = evaluate(graph, feeds).values()
+    stored = {n: np.moveaxis(x, 1, -1) for n, x in feeds.items()}
+    for parts in (3, 9):
+        launch = made(graph, {**TINY, "parts": parts})
+        got = simulated(graph, launch, stored).reshape(-1)
+        wanted = np.moveaxis(expected, 1, -1).reshape(-1)
+        np.testing.assert_allclose(got, wanted, 0, 2.0**-10 * np.abs(expected).max())
+
+
+def test_parts_are_added_in_order_whichever_block_is_first() -> None:
+    graph = product("mk,kn->mn", (32, 512), (512, 32))
+    launch, feeds = made(graph, {**TINY, "parts": 4}), fed(graph)
+    results = [simulated(graph, launch, feeds, seed=k) for k in range(3)]
+    assert all(np.array_equal(results[0], r) for r in results)
+
+
+def test_long_sums_of_few_elements_fall_into_parts() -> None:
+    def parts(template: GpuMma, m: int, n: int, k: int) -> tuple[int, set[int]]:
+        graph = dense(m, n, k)
+        given = graph, graph.ops, graph.outputs, GPU
+        space = template.space(*given)
+        default = template.default(*given)
+        assert default in space
+        return default["parts"], {c["parts"] for c in space}
+
+    assert parts(GpuMma(), 64, 64, 8192)[0] > 4
+    assert parts(GpuMma(), 8, 1000, 4096)[0] > 1
+    assert parts(GpuMma(), 64, 64, 256)[0] == 1, "the second kernel would take longer"
+    assert parts(GpuMma(), 2048, 2048, 2048) == (1, {1}), "there are tiles enough"
+    assert parts(GpuMma(one_order=True), 64, 64, 8192) == (1, {1})
+    (whole,) = (t for t in gpu_templates("reproducible") if t.name == "gpu_mma")
+    assert whole.one_order
 
 
 # --------------------------------------------------------------------------- convolutions
@@ -326,8 +405,7 @@ def machine_code(graph: Graph, arch: str, tf32: bool = False) -> str:
     if not (can_assemble() and part("nvdisasm")):
         pytest.skip("nvJitLink or nvdisasm is not there")
     code = assembled(ptx, target)
-    (usage,) = code.usage.values()
-    assert usage.local_bytes == 0
+    assert not any(usage.local_bytes for usage in code.usage.values())
     return disassembly(code.cubin)
 
 
@@ -342,6 +420,17 @@ def test_machine_code_of_half_floats(arch: str) -> None:
     assert found.count("LDSM.16") == 2 * (4 + 4) + 8  # and those ahead of the first round
     assert found.count("STG.E.128") == 4 * 2 * 2  # eight half floats each
     assert "LDGSTS.E.BYPASS.LTC128B.128" in found or "LDGSTS.E.BYPASS.128" in found
+
+
+def test_machine_code_of_parts() -> None:
+    """Both kernels move 16 bytes at a time; a thread of the second asks for all parts at once."""
+    pytest.importorskip("numba.cuda", reason="numba-cuda is not there")
+    graph = dense(64, 1024, 8192)
+    parts = GpuMma().default(graph, graph.ops, graph.outputs, GPU)["parts"]
+    _, *found = re.split(r"\.section\s+\.text\.", machine_code(graph, "sm_80"))
+    first, second = sorted(found, key=lambda text: "HMMA" not in text)
+    assert parts > 1 and "HMMA" in first and "STG.E.128" in first
+    assert "HMMA" not in second and second.count("LDG.E.128") == parts
 
 
 @pytest.mark.parametrize(
@@ -392,6 +481,25 @@ WINDOW_MISTAKES = (
 )  # fmt: skip
 
 
+PARTS_MISTAKES = (
+    (r"first_round = item \* (\d)", r"first_round = item * (\1 - 1)"),  # terms of another part
+    (r" \+ first_round \* \d+", ""),
+    (r"first_round \* (\d+)", r"first_round * (\1 // 2)"),
+    (r"k_round \+ 2 < 4", "k_round + 2 < 5"),  # the next part's terms as well
+    (r"k_round < 3", "k_round < 2"),
+    (r"range\(unknown\(4\)\)", "range(unknown(3))"),
+    (r"item \* 648", "item * 640"),  # parts overlap
+    (r"store_vector\(s0, [^\n]*", "pass"),
+    (r"v_18 \+ 4, word, 4", "v_18 + 4, word, 0"),
+    (r"item >= 162", "item >= 160"),  # not all are added up
+    (r"range\(2\)(:  # unrolled\n +for v)", r"range(1)\1"),  # one part is missing
+    (r"part \* 648", "part * 324"),
+    (r"total\[v\] = total\[v\] \+ ", "total[v] = "),
+    (r"total\[v\] = f32\(0.0\)", "total[v] = f32(1.0)"),
+    (r"y0\[item \* 4 \+ v\]", "y0[item * 4]"),
+)  # fmt: skip
+
+
 def mutants(source: Source, mistakes: Sequence[tuple[str, str]]) -> list[tuple[str, Source]]:
     """The source with one mistake, at every place where one fits."""
     found = []
@@ -404,13 +512,14 @@ def mutants(source: Source, mistakes: Sequence[tuple[str, str]]) -> list[tuple[s
 
 
 @pytest.mark.parametrize(
-    ("graph", "mistakes", "least"),
-    [(product("mk,kn->mn", (27, 136), (136, 24)), MISTAKES, 40),
-     (window(1, 16, 16, 5), WINDOW_MISTAKES, 6)],
-    ids=["product", "window"],
+    ("graph", "config", "mistakes", "least"),
+    [(product("mk,kn->mn", (27, 136), (136, 24)), TINY, MISTAKES, 40),
+     (product("mk,kn->mn", (27, 256), (256, 24)), {**TINY, "parts": 2}, PARTS_MISTAKES, 20),
+     (window(1, 16, 16, 5), TINY, WINDOW_MISTAKES, 6)],
+    ids=["product", "parts", "window"],
 )  # fmt: skip
 def test_seeded_mistakes_are_caught(
-    graph: Graph, mistakes: Sequence[tuple[str, str]], least: int,
+    graph: Graph, config: Config, mistakes: Sequence[tuple[str, str]], least: int,
     capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
     """By an error or by a wrong result."""
@@ -419,7 +528,7 @@ def test_seeded_mistakes_are_caught(
     if graph.type(graph.outputs[0]).layout.is_blocked:  # both as they lie in memory
         feeds = {n: np.moveaxis(x, 1, -1) for n, x in feeds.items()}
         expected = np.moveaxis(expected, 1, -1)
-    launch = made(graph, TINY)
+    launch = made(graph, config)
     source = kernel_source(launch.kernel)
 
     def right(of: Source) -> bool:

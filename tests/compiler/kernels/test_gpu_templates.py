@@ -83,7 +83,7 @@ def test_sums_in_parts(n: int) -> None:
     assert len(launch.kernel.phases) == 2 and launch.kernel.params[-1].role == "scratch"
     given = graph, graph.ops, graph.outputs, GPU
     assert {c["parts"] for c in GpuTiles().space(*given)} == {1, 2}
-    assert {c["parts"] for c in GpuTiles(in_parts=False).space(*given)} == {1}
+    assert {c["parts"] for c in GpuTiles(one_order=True).space(*given)} == {1}
 
 
 def test_long_sums_of_few_elements_fall_into_parts() -> None:

@@ -50,6 +50,13 @@ def matrix_places(rows: int, along: int, size: int, across: bool, lead: int, ste
     return r // wide * lead + k // 8 * step + k % 8 * ROW + r % wide * size
 
 
+def nearest_tf32(x: Any) -> Any:
+    """Floats rounded to 10 bits behind the point, ties to even; infinities and NaN as they are."""
+    words = x.view(np.uint32)
+    rounded = (words + np.uint32(0xFFF) + (words >> 13 & 1)) & np.uint32(0xFFFFE000)
+    return np.where(np.isfinite(x), rounded.view(np.float32), x)
+
+
 def accumulator_places(columns: int) -> tuple[Any, Any]:
     """(row, column) [128 threads, columns // 2 registers] of a warpgroup's 64 rows."""
     t = np.arange(128)[:, None]

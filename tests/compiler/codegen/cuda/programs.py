@@ -35,7 +35,9 @@ def gpu_launches(
     """A graph after the passes for GPUs, and its kernels, by the templates that serve where none
     are given."""
     graph, _ = run_pipeline(gpu_pipeline(numerics), source)
-    return graph, select(graph, GPU, templates=templates or gpu_templates(numerics))
+    return graph, select(
+        graph, GPU, templates=templates or gpu_templates(numerics), numerics=numerics
+    )
 
 
 def run_graph(

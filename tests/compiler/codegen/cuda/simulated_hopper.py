@@ -20,6 +20,7 @@ from .hopper_model import (
     accumulator_places,
     box_places,
     matrix_places,
+    nearest_tf32,
     swizzled,
 )
 from .simulated_arithmetic import SimError
@@ -253,6 +254,8 @@ class Units:
         elements, inside = tensor.elements(at)
         values = np.zeros(len(inside), tensor.buffer.dtype)
         values[inside] = tensor.buffer.array[elements[inside]]
+        if tensor.map.tf32:
+            values = nearest_tf32(values)
         for rank in ranks:
             d = self.block.dynamic_of(rank)
             if d.flying[where].any() or d.busy[where].any():

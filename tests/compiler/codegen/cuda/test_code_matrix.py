@@ -1,5 +1,6 @@
 """Every template for GPUs, with several configs and types, as machine code for every architecture:
-nothing in local memory, and the instructions that its description claims.
+nothing in local memory, the instructions that its description claims, and none that a warp has to
+execute together where only a part of it is.
 
 A quick part runs always; the whole matrix is slow.
 """
@@ -32,6 +33,8 @@ from tilewright.compiler.options import Numerics
 from tilewright.compiler.passes.base import run_pipeline
 from tilewright.compiler.passes.pipeline import gpu_pipeline
 from tilewright.compiler.tuning.problem import Problem, problem_of
+
+from .divergence import undivided
 
 pytest.importorskip("numba.cuda", reason="numba-cuda is not there")
 pytestmark = pytest.mark.skipif(
@@ -147,6 +150,7 @@ def checked(kind: Kind, arch: str, config: Config | None = None) -> Counter[str]
     source = kernel_source(launch.kernel)
     params = launch.kernel.params
     ptx = kernel_ptx(launch.kernel, source.entries, lowered(source, params, target), target)
+    assert not undivided(ptx)
     made = assembled(ptx, target)
     for e in source.entries:
         usage = made.usage[e.name]

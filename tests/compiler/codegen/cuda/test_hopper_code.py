@@ -148,6 +148,10 @@ def test_descriptors_of_tensors() -> None:
     assert (e.steps, e.interleave, e.swizzle, e.fill) == ((1, 1, 1), 0, 3, 0)
     t = described(TensorMap("t", Y, (70, 100), (144,), (64, 30), steps=(1, 2)), (x, Y))
     assert encoding(t).steps == (1, 2) and encoding(t).box == (64, 60)
+    z = Buffer("z", f32, 3200, "in")
+    assert encoding(described(TensorMap("t", z, (32, 100), (128,), (32, 8)), (z,))).data_type == 7
+    rounded = TensorMap("t", z, (32, 100), (128,), (32, 8), tf32=True)
+    assert encoding(described(rounded, (z,))).data_type == 11
 
 
 @pytest.mark.parametrize(
@@ -165,6 +169,7 @@ def test_descriptors_of_tensors() -> None:
         (TensorMap("t", Y, (70, 100), (144,), (72, 1)), "do not go with a swizzle of 128"),
         (TensorMap("t", Y, (72, 301), (144,), (64, 1)), "it ends at byte 43344 of 43200"),
         (TensorMap("t", Buffer("z", f16, 8, "in"), (8,), (), (8,)), "in no parameter"),
+        (TensorMap("t", Y, (70, 100), (144,), (64, 8), tf32=True), "elements of bf16"),
     ],
 )
 def test_tensors_that_have_no_descriptor(wrong: TensorMap, why: str) -> None:

@@ -10,9 +10,14 @@
  *   STUB_CUDA_VERSION  what cuDriverGetVersion says, 12040 by default
  *   STUB_CUDA_FAIL     "cuMemAlloc_v2:2=2,kernel:5=700": the second such call gives error 2, the
  *                      fifth kernel that is run faults with 700
+ *   STUB_CUDA_PROCESS  a file of Python to run when a process begins with the driver that has set no
+ *                      callback: one that no test is in, a worker for example
+ *   CUDA_VISIBLE_DEVICES  as for NVIDIA's driver, numbers only
  * A breach of the rules gives an error code as NVIDIA's driver does, where that does, and is also
  * kept as text: stub_problems(). Every call is noted in stub_log().
  */
+#define _GNU_SOURCE
+#include <dlfcn.h>
 #include <pthread.h>
 #include <stdarg.h>
 #include <stdint.h>
@@ -58,7 +63,7 @@ static pthread_mutex_t lock;
 static pthread_once_t once = PTHREAD_ONCE_INIT;
 static int begun, devices, version = 12040, executing, kernels, by_threads;
 static pid_t process;
-static int major[DEVICES], minor[DEVICES];
+static int major[DEVICES], minor[DEVICES], own_number[DEVICES];
 static size_t total[DEVICES], used[DEVICES];
 static Context contexts[DEVICES];
 static Block *blocks;
@@ -184,7 +189,14 @@ static void release(Block *b) {
 
 static int advance(Stream *s);
 
+/* Kernels that are there to fault (compiler/tuning/gpu_faults.py) do so by their names. */
+static int do_fault(const char *name) {
+    while (!strcmp(name, "fault_hang")) pause();
+    return strcmp(name, "fault_segv") ? OK : 700;
+}
+
 static int do_kernel(Op *op, Context *c) {
+    if (!strncmp(op->function->name, "fault_", 6)) return do_fault(op->function->name);
     int code = asked_to_fail("kernel", ++kernels);
     now += by_threads ? 1e-3 / op->dims[3] : 10e-6;
     if (!code && op->function->module->unloaded)
@@ -356,6 +368,22 @@ size_t stub_pinned(void) {
 
 void stub_fail(const char *what) { snprintf(failing, sizeof failing, "%s", what); memset(counts, 0, sizeof counts); kernels = 0; }
 
+/* Leave the devices that CUDA_VISIBLE_DEVICES names, in its order, up to the first that is none. */
+static void show_some(void) {
+    const char *shown = getenv("CUDA_VISIBLE_DEVICES");
+    if (!shown) return;
+    int a[DEVICES], b[DEVICES], all = devices, number, n;
+    size_t sizes[DEVICES];
+    memcpy(a, major, sizeof a), memcpy(b, minor, sizeof b), memcpy(sizes, total, sizeof sizes);
+    for (devices = 0; devices < DEVICES && sscanf(shown, "%d%n", &number, &n) == 1; devices++) {
+        if (number < 0 || number >= all) break;
+        major[devices] = a[number], minor[devices] = b[number], total[devices] = sizes[number];
+        own_number[devices] = number, contexts[devices].device = devices;
+        shown += n;
+        shown += *shown == ',';
+    }
+}
+
 __attribute__((constructor)) void stub_reset(void) {
     pthread_once(&once, make_lock);
     const char *text = getenv("STUB_CUDA_DEVICES"), *fail = getenv("STUB_CUDA_FAIL");
@@ -371,16 +399,31 @@ __attribute__((constructor)) void stub_reset(void) {
     while ((at = strtok_r(rest, ",", &rest)) && devices < DEVICES) {
         unsigned long size = 1ul << 30;
         if (sscanf(at, "%d.%d:%lu", &major[devices], &minor[devices], &size) < 2) break;
-        total[devices] = size, contexts[devices].device = devices, devices++;
+        total[devices] = size, own_number[devices] = devices, contexts[devices].device = devices, devices++;
     }
+    show_some();
 }
 
 /* ------------------------------------------------------------------------- the driver's functions */
+
+/* Have Python run a file, in a process that is Python's. */
+static void run_python(const char *path) {
+    int (*take)(void) = (int (*)(void))dlsym(RTLD_DEFAULT, "PyGILState_Ensure");
+    int (*run)(const char *) = (int (*)(const char *))dlsym(RTLD_DEFAULT, "PyRun_SimpleString");
+    void (*give)(int) = (void (*)(int))dlsym(RTLD_DEFAULT, "PyGILState_Release");
+    char text[1024];
+    snprintf(text, sizeof text, "import runpy; runpy.run_path(r'%s')", path);
+    if (!take || !run || !give) return;
+    int state = take();
+    if (run(text)) problem(0, "%s fails", path);
+    give(state);
+}
 
 int cuInit(unsigned flags) {
     BEGIN(cuInit, 0);
     if (begun && getpid() != process) GIVE(NOT_INIT);
     if (!devices) GIVE(NO_DEVICE);
+    if (!callback && getenv("STUB_CUDA_PROCESS")) run_python(getenv("STUB_CUDA_PROCESS"));
     begun = 1, process = getpid();
     END;
 }
@@ -424,6 +467,13 @@ int cuDeviceGet(int *out, int number) {
 int cuDeviceGetName(char *out, int size, int device) {
     BEGIN(cuDeviceGetName, 1);
     snprintf(out, size, "Stub %d.%d", major[device], minor[device]);
+    END;
+}
+
+int cuDeviceGetUuid_v2(unsigned char *out, int device) {
+    BEGIN(cuDeviceGetUuid_v2, 1);
+    memset(out, 0, 16);
+    out[0] = 'S', out[15] = own_number[device];
     END;
 }
 
@@ -782,7 +832,7 @@ int cuModuleLoadDataEx(Module **out, const char *image, unsigned count, int *opt
         if (options[k] == 5) log = values[k];
         if (options[k] == 6) room = (size_t)values[k];
     }
-    const char *target = strstr(image + 1, ".target sm_");
+    const char *target = strstr(image, ".target sm_");
     int binary = image[0] == 0x7f; /* the tests' machine code: this byte, "ELF", and the PTX */
     note("cuModuleLoadDataEx %s", binary ? "cubin" : "ptx");
     if (!target || sscanf(target, ".target sm_%d%c", &arch, &suffix) < 1) {
@@ -791,7 +841,7 @@ int cuModuleLoadDataEx(Module **out, const char *image, unsigned count, int *opt
     }
     int own = major[d] * 10 + minor[d];
     if (suffix == 'a' ? arch != own : binary ? arch / 10 != major[d] || arch > own : arch > own) GIVE(NO_BINARY);
-    sscanf(strstr(image + 1, ".version"), ".version %d.%d", &high, &low);
+    sscanf(strstr(image, ".version"), ".version %d.%d", &high, &low);
     int needed = high == 8 ? 12000 + low * 10 : high == 7 ? 11080 : 13000;
     if (!binary && version < needed) GIVE(OLD_PTX);
     code = load(out, image, d);
@@ -988,8 +1038,12 @@ int cuTensorMapEncodeTiled(uint64_t *out, int type, unsigned rank, Address at, c
     if (rank < 1 || rank > 5) FAIL(INVALID, "a descriptor of %u axes", rank);
     for (unsigned k = 0; k < rank; k++) {
         if (!dims[k] || dims[k] > 1ull << 32 || !box[k] || box[k] > 256 || steps[k] < 1 || steps[k] > 8) FAIL(INVALID, "a descriptor's axis %u: %lu in boxes of %u", k, (unsigned long)dims[k], box[k]);
-        if (k + 1 < rank && strides[k] % 16) FAIL(INVALID, "a descriptor's stride of %lu bytes", (unsigned long)strides[k]);
+        if (k + 1 < rank && (strides[k] % 16 || strides[k] >> 40)) FAIL(INVALID, "a descriptor's stride of %lu bytes", (unsigned long)strides[k]);
     }
+    static const unsigned char bytes[] = {1, 2, 4, 4, 8, 8, 2, 4, 8, 2, 4, 4, 4}, span[] = {0, 32, 64, 128};
+    if (type < 0 || type > 12 || swizzle < 0 || swizzle > 3) FAIL(INVALID, "a descriptor of type %d, swizzle %d", type, swizzle);
+    unsigned row = box[0] * bytes[type];
+    if (row % 16 || (swizzle && row > span[swizzle])) FAIL(INVALID, "a descriptor's rows of %u bytes, swizzle %d", row, swizzle);
     if (interleave || fill || promotion < 0 || promotion > 3) FAIL(INVALID, "a descriptor that the stub does not know");
     memset(out, 0, 128);
     out[0] = at, out[1] = type | rank << 8 | swizzle << 16;

@@ -97,7 +97,9 @@ def test_code_that_does_not_run_on_the_device(
 ) -> None:  # fmt: skip
     exe = tw.compile(rows(), target="cuda:sm_90")
     stub.start("8.0")
-    monkeypatch.setattr(type(exe), "_device", lambda self: _first())
+    monkeypatch.setattr(
+        "tilewright.compiler.api.gpu_executable.opened_for", lambda target: _first()
+    )
     with pytest.raises(ArchitectureError, match=r"is for sm_90, and does not run on .*'cuda:0'"):
         exe(A)
 

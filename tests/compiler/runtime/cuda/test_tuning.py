@@ -57,6 +57,7 @@ def bench(stub: Stub, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
 
     monkeypatch.setattr(Problem, "instantiate", noted)
     monkeypatch.setattr(gpu_bench, "CHECKS", 2)  # the simulator takes a while
+    monkeypatch.setattr(gpu_bench, "MOST_CHECKS", 2)
     monkeypatch.setattr(gpu_bench, "MOST_RUNS", 2)
     yield lambda t: GpuBench(t.payload, lambda *_: None)
 
@@ -155,13 +156,36 @@ def test_a_worker_that_lost_its_device_leaves(
     stub: Stub, bench: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     left: list[str] = []
-    monkeypatch.setattr(GpuBench, "_leave", lambda self: left.append("left"))
+    monkeypatch.setattr(GpuBench, "_leave", lambda self, why: left.append(str(why)))
     t = task()
     b = bench(t)
     b.prepare()
     stub.fail("kernel:2=700")
     assert measured(b, t, [0]) == {}
-    assert left == ["left"]
+    (why,) = left
+    assert "a kernel faulted" in why
+
+
+def test_a_default_that_faults_costs_the_worker_its_device(
+    stub: Stub, bench: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    left: list[str] = []
+    monkeypatch.setattr(GpuBench, "_leave", lambda self, why: left.append(str(why)))
+    b = bench(task(numerics="reproducible"))
+    stub.fail("kernel:1=700")
+    b.prepare()
+    assert len(left) == 1 and "a kernel faulted" in left[0]
+
+
+def test_what_fits_only_alone_is_measured_alone(stub: Stub, bench: Any) -> None:
+    t = task()
+    b = bench(t)
+    measured(b, t, [0])
+    stub.fail("cuMemAlloc_v2:1=2")  # beside the other one, which is still there
+    assert all(isinstance(s, Sample) for s in measured(b, t, [1])[1])
+    stub.fail("cuMemAlloc_v2:1=2,cuMemAlloc_v2:2=2")
+    ((failed,),) = measured(b, t, [2]).values()
+    assert isinstance(failed, Failure) and failed.kind == "memory" and "GiB" in failed.detail
 
 
 def test_another_gpu_is_refused(stub: Stub, bench: Any) -> None:
@@ -226,7 +250,7 @@ def test_a_model_is_tuned_and_the_next_compilation_knows(
     stub: Stub, bench: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """On a device where kernels are the faster, the more threads a block has."""
-    monkeypatch.setattr("tilewright.compiler.api.crew.gpu_runner", lambda number: Here(stub))
+    monkeypatch.setattr("tilewright.compiler.api.crew.gpu_runner", lambda *_: Here(stub))
     load = gpu_code.load
 
     def noted(kernels: Any, *more: Any) -> Any:
@@ -254,5 +278,3 @@ def test_a_model_is_tuned_and_the_next_compilation_knows(
 def test_targets_without_a_device_are_not_tuned(stub: Stub) -> None:
     with pytest.raises(OptionError, match="target='cuda'"):
         tw.tune(convnet(), target="cuda:sm_90", budget="10s")
-    with pytest.raises(OptionError, match="workers of a cluster run"):
-        tw.tune(convnet(), target="cuda", budget="10s", farm="tcp://127.0.0.1:1")

@@ -1,0 +1,118 @@
+"""Templates that compute the same groups on GPUs: all of them are tried, the better estimate is the
+default, and never more than one where bits must not depend on sizes."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+import tilewright as tw
+from tilewright.compiler.graph.ir import Graph
+from tilewright.compiler.kernels.alternatives import alternatives
+from tilewright.compiler.kernels.device import Device, gpu_device
+from tilewright.compiler.kernels.gpu_templates import gpu_templates
+from tilewright.compiler.kernels.select import RIVAL_MARGIN, preferred, select
+from tilewright.compiler.kernels.template import Rival
+from tilewright.compiler.options import Numerics
+from tilewright.compiler.passes.base import run_pipeline
+from tilewright.compiler.passes.pipeline import gpu_pipeline
+from tilewright.compiler.tuning.problem import Problem, problem_of
+
+HOPPER, AMPERE = (9, 0), (8, 0)
+
+
+def dense(m: int, n: int, k: int, kind: str) -> Graph:
+    g = tw.Graph("g")
+    w = g.constant(np.zeros((k, n), np.float16 if kind == "f16" else np.float32), name="w")
+    g.output(g.relu(g.matmul(g.input("x", (m, k), kind), w)), "y")
+    return run_pipeline(gpu_pipeline(), g.build())[0]
+
+
+def problem(graph: Graph, numerics: Numerics, arch: tuple[int, int]) -> Problem:
+    return problem_of(graph, graph.ops, graph.outputs, gpu_device(arch), numerics)
+
+
+@pytest.mark.parametrize(
+    ("kind", "numerics", "arch", "expected"),
+    [
+        ("f16", "standard", HOPPER, {"gpu_wgmma", "gpu_mma", "gpu_tiles"}),
+        ("f16", "standard", AMPERE, {"gpu_mma", "gpu_tiles"}),
+        ("f16", "reproducible", HOPPER, {"gpu_wgmma"}),
+        ("f16", "reproducible", AMPERE, {"gpu_mma"}),
+        ("f32", "reproducible", HOPPER, {"gpu_tiles"}),
+        ("f32", "standard", HOPPER, {"gpu_tiles"}),  # nothing is rounded to tf32
+        ("f32", "reduced", HOPPER, {"gpu_wgmma", "gpu_mma", "gpu_tiles"}),
+    ],
+)
+@pytest.mark.parametrize("m", [16, 2048])
+def test_a_space_is_of_all_templates_that_the_numerics_allow(
+    kind: str, numerics: Numerics, arch: tuple[int, int], expected: set[str], m: int
+) -> None:
+    found = problem(dense(m, 1024, 512, kind), numerics, arch)
+    space, estimates = found.candidates()
+    assert {c.template for c in space} == expected
+    assert len(set(space)) == len(space) == len(estimates)
+    assert space[0] == found.default()
+    for c in {c.template: c for c in space}.values():
+        assert found.instantiate(c).kernel.template == c.template
+
+
+@pytest.mark.parametrize(
+    ("size", "template"),
+    [
+        ((4096, 4096, 4096), "gpu_wgmma"),  # whole tiles for every multiprocessor
+        ((8192, 1024, 1024), "gpu_wgmma"),
+        ((16, 4096, 4096), "gpu_mma"),  # few rows: tiles of 64 would be empty for the most part
+        ((64, 64, 8192), "gpu_mma"),  # one tile, but its sum falls into parts
+    ],
+    ids=str,
+)
+def test_the_better_estimate_is_the_default(size: tuple[int, int, int], template: str) -> None:
+    graph, device, templates = dense(*size, "f16"), gpu_device(HOPPER), gpu_templates
+    given = graph, graph.ops, graph.outputs
+    known = templates("standard", HOPPER)
+    chosen, why = preferred(*given, device, "standard", known)
+    seconds = {t.name: t.estimate(*given, device, t.default(*given, device))
+               for t in known if isinstance(t, Rival) and t.matches(*given)}  # fmt: skip
+    assert chosen is not None and chosen.name == template
+    least = min(seconds, key=lambda name: seconds[name])
+    if template == "gpu_wgmma":
+        assert seconds[template] <= seconds[least] * RIVAL_MARGIN and not why
+    else:
+        assert least == template and seconds[template] * RIVAL_MARGIN < seconds["gpu_wgmma"]
+        assert why.startswith("chosen by estimates: gpu_wgmma ") and "gpu_mma" in why
+    (launch,) = select(graph, device, templates=known)
+    assert (launch.kernel.template, launch.note) == (template, why)
+    (same,) = select(graph, device, templates=known, numerics="reproducible")
+    assert (same.kernel.template, same.note) == ("gpu_wgmma", "")
+
+
+def test_a_program_says_what_its_kernels_were_chosen_by() -> None:
+    g = tw.Graph("g")
+    w = g.constant(np.zeros((8192, 64), np.float16))
+    g.output(g.matmul(g.input("x", (64, 8192), "f16"), w), "y")
+    exe = tw.compile(g.build(), target="cuda:sm_90")
+    (kernel,) = (k for k in exe.kernels if k.template == "gpu_mma")
+    assert kernel.config["parts"] > 1 and len(kernel.phases) == 2
+    (note,) = (n for n in kernel.notes if n.startswith("chosen by estimates"))
+    assert "gpu_wgmma" in note
+
+
+@pytest.mark.parametrize(("kind", "template"), [("f16", "gpu_mma"), ("f32", "gpu_tiles")])
+def test_alternatives_need_less_scratch(kind: str, template: str) -> None:
+    """Sums in fewer parts, at last in none; no other template then."""
+    graph, device = dense(64, 64, 8192, kind), gpu_device(AMPERE)
+    (launch,) = select(graph, device, templates=gpu_templates("standard"))
+    found = list(alternatives(graph, launch, device, "standard"))
+    sizes = [sum(b.nbytes for b in x.kernel.params if b.role == "scratch")
+             for x in (launch, *found)]  # fmt: skip
+    assert {x.kernel.template for x in (launch, *found)} == {template}
+    assert sizes == sorted(sizes, reverse=True) and sizes[0] > sizes[-1] == 0
+    assert len(sizes) > 3
+    assert not list(alternatives(graph, launch, device, "reproducible"))[len(found) :]
+
+
+def test_processors_have_no_rivals() -> None:
+    graph = dense(64, 64, 64, "f32")
+    space = problem_of(graph, graph.ops, graph.outputs, Device(64, 32, 1), "standard").space()
+    assert {c.template for c in space} == {"gemm"}
