@@ -305,6 +305,12 @@ def kernel_section(found: Sequence[Result]) -> str:
         "The same by kernel template and what binds it, over all models:\n\n"
         + markdown(["kernels", "distinct", "share of time", "of peak", "of limit", "best",
                     f"time at {NEAR:.0%} or more"], templates)
+        + "\nUnits and bandwidths are ceilings of their own; what needs both in turn is below "
+        "either: Winograd's transforms of few channels and pools, whose data come from beyond the "
+        "second cache. A recurrent layer reads all its weights in every step, which no ceiling "
+        "here counts: for gru_sent 150 times 122 KB from the second cache. Classifiers of a few MB "
+        "are taken to be in the third, and are there if no other core fills it. Elsewhere "
+        "`benchmarks/kernels.py --moved` shows that moving their bytes takes nearly as long.\n"
     )  # fmt: skip
 
 
