@@ -22,7 +22,8 @@ NAMES = ("alexnet", "densenet121", "digitnet", "gru_sent", "inception_v1", "ince
 
 
 def check(exe: GpuExecutable) -> None:
-    assert not [(k.name, n) for k in exe.kernels for n in k.notes]
+    notes = [(k.name, n) for k in exe.kernels for n in k.notes]
+    assert not [n for n in notes if not n[1].startswith("chosen by estimates")]
     used = [p.usage for k in exe.kernels for p in k.phases]
     assert all((u is not None) is can_assemble() for u in used)
     assert all(u.registers <= 255 and u.local_bytes == 0 for u in used if u is not None)
