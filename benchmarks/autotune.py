@@ -3,13 +3,16 @@
     python benchmarks/autotune.py                    all figures, in some 12 minutes; goes on where
                                                      it was interrupted
     python benchmarks/autotune.py --minutes 30       more problems for the table of defaults
-    python benchmarks/autotune.py --only regret transfer jitter     nothing is measured
+    python benchmarks/autotune.py --only regret transfer jitter     nothing is measured: a minute
+    python benchmarks/autotune.py --only retune      the three tunings alone, with a quarter of the
+                                                     minutes; likewise for each of the parts
     python benchmarks/autotune.py --fresh            forgets what was measured
 
 Results go to results/autotune.json and results/autotune.svg; benchmarks/report.py makes a section
 of docs/performance.md of them. The parts:
 
-    spaces     measures whole spaces of 40 problems (autotune_search.py --record)
+    spaces     measures whole spaces of 40 problems (autotune_search.py --record), in four tenths
+               of the time; those of older templates are replaced, and never used
     regret     how good the best of the first n candidates is, replaying those
     transfer   the same where each problem starts from what won in the nearest others
     jitter     which winners come of it if samples are off by up to 1 %, 3 %, 10 %
@@ -28,6 +31,7 @@ import math
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from statistics import fmean, median
 from typing import Any, Final
@@ -41,6 +45,7 @@ from autotune_search import (
     NEAR,
     Some,
     curves,
+    fitting,
     jitter,
     mixed,
     record,
@@ -52,7 +57,7 @@ from sheet import RESULTS, Sheet
 
 from tilewright.autotune.choice import winner
 from tilewright.autotune.outcome import Measurement, Outcome
-from tilewright.autotune.recording import Recording, read
+from tilewright.autotune.recording import Recording, read, write
 from tilewright.autotune.records import Records
 from tilewright.autotune.replay import within
 from tilewright.autotune.runner import Request, Runner, Strategy
@@ -130,9 +135,16 @@ class Run:
             self._tasks = list(tasks(self.args.models))
         return self._tasks
 
-    @property
+    @cached_property
     def recordings(self) -> list[Recording]:
-        return read(self.args.spaces)
+        """The recorded spaces that are of today's templates."""
+        every = read(self.args.spaces)
+        found = fitting(every)
+        print(f"{len(found)} of {len(every)} recorded spaces are of today's templates")
+        if not found:
+            raise SystemExit(f"{self.args.spaces} has no space of today's templates: --only spaces"
+                             " measures some")  # fmt: skip
+        return found
 
     def put(self, name: str, row: dict[str, Any]) -> None:
         """A result; what was measured when."""
@@ -143,10 +155,11 @@ class Run:
 
 
 def spaces(run: Run) -> None:
-    """Measure what is missing of the recordings."""
+    """Measure what is missing of the recordings; those of older templates are dropped."""
     chosen = mixed([t for t, _ in run.tasks], SPACES)
     with local_runner() as runner:
         record(chosen, runner, run.args.spaces, time.monotonic() + SPACES_SHARE * run.left)
+    write(run.args.spaces, fitting(read(run.args.spaces)))
 
 
 def regret(run: Run) -> None:

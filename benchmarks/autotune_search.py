@@ -44,6 +44,7 @@ from tilewright.compiler.api.compile import analyse
 from tilewright.compiler.text import table
 from tilewright.compiler.tuning.local import local_runner
 from tilewright.compiler.tuning.tasks import tasks_of
+from tilewright.compiler.tuning.tuned import VERSIONS
 
 FILE: Final = RESULTS / "autotune_spaces.json"
 KINDS: Final = ("direct_conv", "winograd", "gemm", "depthwise_conv", "grouped_conv", "attention")
@@ -79,7 +80,7 @@ def main() -> None:
         end = time.monotonic() + args.seconds
         with local_runner() as runner:
             record(chosen, runner, args.file, end)
-    recordings = read(args.file)
+    recordings = fitting(read(args.file))
     print(f"{len(recordings)} problems, {sum(len(r.task.space) for r in recordings)} candidates")
     print(describe(curves(recordings)))
 
@@ -145,6 +146,13 @@ def short_task(task: Task) -> Task:
     """The same without texts that only who makes kernels needs."""
     key = Key(task.key.digest, "", task.key.numerics)
     return replace(task, key=key, payload="", label=f"{task.default.template}: {task.label}")
+
+
+def fitting(recordings: Sequence[Recording]) -> list[Recording]:
+    """The recordings whose candidates are all of the templates of today: others say how searches
+    did, not how they do."""
+    return [r for r in recordings
+            if all(VERSIONS.get(c.template) == c.version for c in r.task.space)]  # fmt: skip
 
 
 # --------------------------------------------------------------------------- comparing

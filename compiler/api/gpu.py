@@ -47,7 +47,7 @@ def compile_gpu(
     stages = _optimised(graph, chosen, read)
     passes = watch.lap()
     choices = recorded_choices(stages[-1].graph, target, chosen)
-    return _built(stages, target, chosen, choices, watch, (read, passes), progress)
+    return built(stages, target, chosen, choices, watch, (read, passes), progress)
 
 
 def recorded_choices(graph: Graph, target: CudaTarget, chosen: Options) -> Choices:
@@ -71,7 +71,7 @@ def gpu_builder(
 
     def build(choices: Choices) -> GpuExecutable:
         watch.lap()
-        return _built(stages, target, chosen, choices, watch, spent)
+        return built(stages, target, chosen, choices, watch, spent)
 
     return build
 
@@ -83,7 +83,7 @@ def loaded(
     """The program in a file. stages: its graph, as read. Raises as `compile_gpu` does, and
     ArtifactError."""
     spent = stages[0].milliseconds / 1e3, 0.0
-    return _built(stages, target, chosen, choices, Stopwatch(), spent, progress, saved)
+    return built(stages, target, chosen, choices, Stopwatch(), spent, progress, saved)
 
 
 def _optimised(graph: Graph, chosen: Options, read: float) -> tuple[Stage, ...]:
@@ -92,14 +92,15 @@ def _optimised(graph: Graph, chosen: Options, read: float) -> tuple[Stage, ...]:
     return (Stage("import", graph, read * 1e3, True), *stages)
 
 
-def _built(
+def built(
     stages: Sequence[Stage], target: CudaTarget, chosen: Options, choices: Choices,
     watch: Stopwatch, spent: tuple[float, float],
     progress: Callable[[str, int, int], None] | None = None, saved: Saved | None = None,
+    store: Store | None = None,
 ) -> GpuExecutable:  # fmt: skip
     """From the graph after all passes to a program. spent: the seconds before: reading, passes.
-    saved: the file that it comes from, with code and constants. Raises as `compile_gpu` does, and
-    ArtifactError."""
+    saved: the file that it comes from, with code and constants. store: of code, the user's where
+    none is given. Raises as `compile_gpu` does, and ArtifactError."""
     final, seen = stages[-1].graph, gpu_device(target.capability)
     other = special(final, seen, chosen.numerics, choices)
     templates = gpu_templates(chosen.numerics, target.capability)
@@ -128,7 +129,7 @@ def _built(
 
     all_kernels = [x.kernel for x in launches]
     given = _given(all_kernels, target, saved) if saved else {}
-    codes = load(all_kernels, target, Store(), report, given)
+    codes = load(all_kernels, target, store or Store(), report, given)
     objects = watch.lap()
     c = Compilation(final, stages, launches, plan, target, chosen, None, to_data(choices, seen))
     if chosen.dump:

@@ -32,6 +32,7 @@ def tune(
     records: str | os.PathLike[str] | None = None,
     farm: str | None = None,
     progress: Listener | None = None,
+    began: float | None = None,
 ) -> TuningReport:
     """Measure candidates for a model's kernels, the ones first that promise most for its run time.
 
@@ -52,6 +53,7 @@ def tune(
         run the candidates, each for the device that it is (with a GPU target, the first GPU that it
         sees), and this process keeps the records.
     progress: called with every event (`tilewright.autotune.events`), in this thread.
+    began: of `time.monotonic()`, when the budget began, if some of it has been spent already.
 
     The first Ctrl-C or SIGTERM ends the search with the best so far, which the report says; the
     second raises KeyboardInterrupt. Where all candidates for a kernel fail, the default serves, and
@@ -60,7 +62,7 @@ def tune(
     Raises as `tw.compile` does, OptionError when shapes are open or nobody can run candidates, and
     RecordsError when rows cannot be kept in the file `records`: it is left as it is.
     """
-    began = time.monotonic()
+    began = time.monotonic() if began is None else began
     seconds = parse_seconds(budget)
     chosen = options(numerics=numerics, threads=threads, tune=False)
     machine = cuda_target(target, capability) if is_cuda(target) else cpu_target(target)

@@ -62,6 +62,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         _accept_any_text()
         _log_to_stderr()
         args = parser().parse_args(argv)
+        args.own_process = argv is None
         status: int = args.handler(args)
         sys.stdout.flush()
         return status

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import argparse
 import json
+import time
 from pathlib import Path
 from typing import Any
 
 from ..api.artifact import is_artifact
 from ..api.tune import tune
 from ..errors import OptionError
+from ..runtime.linux import process_age
 from .console import show
 from .live import listening
 from .models import add_model_arguments, parse_shapes, split, target_of
@@ -55,11 +57,12 @@ def run(args: argparse.Namespace) -> int:
     if is_artifact(args.model):
         raise OptionError(f"{args.model!r} is a saved program, whose kernels are fixed: tune the "
                           "model it was made of")  # fmt: skip
+    began = time.monotonic() - (process_age() if args.own_process else 0.0)
     with listening(Path(args.model).name, args.json) as listener:
         report = tune(
             args.model, target=target_of(args), budget=args.budget, numerics=args.numerics,
             shapes=parse_shapes(args.shapes), outputs=split(args.outputs), threads=args.threads,
-            records=args.records, progress=listener, farm=args.farm,
+            records=args.records, progress=listener, farm=args.farm, began=began,
         )  # fmt: skip
     if args.json:
         print(json.dumps({"event": "report"} | report.as_json(), ensure_ascii=True))

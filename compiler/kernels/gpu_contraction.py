@@ -95,7 +95,7 @@ def contraction_of(
     ((loops, at),) = whole
     value = Composer(graph, ops).element(outputs[0], at)
     for v in loops:
-        loops, at, value = _grouped(v, loops, at, value)
+        loops, at, value = grouped(v, loops, at, value)
     found = reduces([value])
     if len(found) != 1 or found[0].payload[0] != "sum" or found[0].args[0].op != "mul":
         return None
@@ -124,7 +124,7 @@ def is_product(graph: Graph, ops: Sequence[Op]) -> bool:
                for op, t in found)  # fmt: skip
 
 
-def _grouped(
+def grouped(
     v: Expr, loops: tuple[Expr, ...], at: tuple[Expr, ...], value: Expr
 ) -> tuple[tuple[Expr, ...], tuple[Expr, ...], Expr]:
     """Index v as a group and a place in it, where something in the value depends on the group only:

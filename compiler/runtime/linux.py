@@ -9,12 +9,14 @@ from __future__ import annotations
 import ctypes
 import os
 import sys
+import time
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from typing import Final
 
 _PR_SET_PDEATHSIG: Final = 1
+_STARTED: Final = 19  # of the fields of /proc/self/stat behind the name
 _FUTEX_NUMBER: Final = {"x86_64": 202, "aarch64": 98}
 
 _FUTEX: Final = """
@@ -157,3 +159,14 @@ def _lines(path: Path) -> list[str]:
         return path.read_text().splitlines()
     except (OSError, UnicodeDecodeError):
         return []
+
+
+def process_age() -> float:
+    """Seconds since this process began, of which the start of Python is a part; 0.0 where that is
+    not told."""
+    try:
+        fields = Path("/proc/self/stat").read_text().rpartition(")")[2].split()
+        ticks, each = int(fields[_STARTED]), os.sysconf("SC_CLK_TCK")
+        return max(0.0, time.clock_gettime(time.CLOCK_BOOTTIME) - ticks / each)
+    except (OSError, ValueError, IndexError, AttributeError):
+        return 0.0

@@ -15,6 +15,7 @@ from tilewright.autotune.outcome import Measurement
 from tilewright.autotune.recording import Recording, read, write
 from tilewright.autotune.replay import ReplayRunner
 from tilewright.autotune.task import Candidate, Key, Task
+from tilewright.compiler.tuning.tuned import VERSIONS
 
 from .scripts import script
 
@@ -67,8 +68,26 @@ def test_the_nearest_recorded_winners_of_its_templates() -> None:
     assert found == [some[3].task.space[0], some[1].task.space[2]]
 
 
-def test_all_that_needs_no_measuring(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_spaces_of_older_templates_are_not_used() -> None:
+    newest = Candidate("gemm", VERSIONS["gemm"], {"x": 0})
+    older = Candidate("winograd", VERSIONS["winograd"] - 1, {"x": 0})
+    some = [Recording(replace(task(k, "t"), space=space), (Measurement(1, 1, 1, 16),) * len(space))
+            for k, space in enumerate([(newest,), (newest, older), (older,)])]  # fmt: skip
+    assert autotune.fitting(some) == some[:1]
+
+
+def test_without_a_space_of_today_nothing_is_replayed(tmp_path: Path) -> None:
+    write(tmp_path / "some.json", [Recording(task(1, "gone"), (Measurement(1, 1, 1, 16),) * 3)])
+    args = SimpleNamespace(spaces=tmp_path / "some.json", models=[])
+    with pytest.raises(SystemExit, match="--only spaces"):
+        autotune.regret(autotune.Run(args, 0.0, autotune.Sheet(tmp_path / "autotune.json")))
+
+
+def test_all_that_needs_no_measuring(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The parts make rows, the rows a diagram and a section of the page."""
+    monkeypatch.setattr(autotune, "fitting", lambda recordings: recordings)
     write(tmp_path / "some.json", read(RECORDED)[::3])
     args = SimpleNamespace(spaces=tmp_path / "some.json", models=[])
     run = autotune.Run(args, 0.0, autotune.Sheet(tmp_path / "autotune.json"))

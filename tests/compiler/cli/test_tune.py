@@ -136,4 +136,6 @@ def test_ctrl_c_reports_the_best_so_far(model: str, cache: Path) -> None:
             if events[-1]["event"] == "tasks":  # candidates hang now, for ten seconds each
                 process.send_signal(signal.SIGINT)
     assert process.returncode == 130
+    stations = [e["elapsed"] for e in events if e["event"] == "station"]
+    assert stations[0] > 0.1  # the start of Python is part of the budget
     assert events[-1]["event"] == "report" and events[-1]["ended"] == "interrupted"
