@@ -144,10 +144,13 @@ _RESNET: Final = (
     (256, 256, 14, 3), (1024, 256, 14, 1), (512, 512, 7, 3), (2048, 512, 7, 1),
 )  # fmt: skip
 """Input channels, output channels, size, window."""
+_VGG: Final = ((64, 64, 224, 3), (128, 128, 112, 3), (256, 256, 56, 3), (512, 512, 28, 3))
+"""Large images, for which float32 is computed by Winograd's algorithm first."""
 CONVOLUTIONS: Final = (
     *(conv(kind, 32, *shape) for kind in ("f16", "f32", "tf32") for shape in _RESNET),
     conv("f16", 32, 3, 64, 224, 7, 2), conv("f32", 32, 3, 64, 224, 7, 2),
     *(conv("f32", 1, *shape) for shape in _RESNET),
+    *(conv("f32", 1, *shape) for shape in _VGG),
     *(conv(kind, 32, 144, 144, 56, 3, 1, 144) for kind in ("f32", "f16")),
 )  # fmt: skip
 MOVING: Final = (

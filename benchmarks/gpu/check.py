@@ -1,17 +1,21 @@
-"""Everything that one wants to know of a GPU's kernels, in one command:
+"""Everything that one wants to know of a GPU's kernels, in one command (docs/gpu.md):
 
     python benchmarks/gpu/check.py                       450 seconds at most
     python benchmarks/gpu/check.py --budget 120          the most important of it
-    python benchmarks/gpu/check.py --only products resnet50
+    python benchmarks/gpu/check.py --only ladder calibration
+    python benchmarks/gpu/check.py --only families products resnet50
     python benchmarks/gpu/check.py --prepare sm_90       no device: fills the store beforehand
 
-First whether kernels are right, then products, ResNet-50, memory-bound kernels, convolutions,
-attention, launches, and other models. Every part is a process with a time limit, so that a kernel
-that hangs or faults costs its own part at most. Rows are in benchmarks/results/gpu_*.json as soon
-as they are known; the table ends with what failed, and so does the exit status.
+First the ladder, the smallest kernels for every thing that others consist of; then what the device
+does at most, which is what `kernels/gpu_model.py` has to know; whether the kernels of all templates
+are right; then products, ResNet-50, memory-bound kernels, convolutions, attention, launches, and
+other models. Every part is a process with a time limit, so that a kernel that hangs or faults costs
+its own part at most, and every stage has its share of the time. Rows are in the files gpu_*.json of
+the output folder as soon as they are known, so that what is cut off is not lost; the table ends
+with what failed, and so does the exit status.
 
-It takes this package with numba-cuda, and torch with CUDA for everything but the first part.
-`TILEWRIGHT_CACHE` names the store.
+It takes this package with numba-cuda, or a store that was filled where that is, and torch with CUDA
+for what stands beside it. `TILEWRIGHT_CACHE` names the store.
 """
 
 from __future__ import annotations
@@ -28,6 +32,7 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -37,12 +42,22 @@ sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[1])]
 from machine import about  # noqa: E402
 from sheet import RESULTS, Sheet  # noqa: E402
 
+from tilewright.compiler.runtime.gpu_code import VARIABLE, makers  # noqa: E402
+from tilewright.compiler.store import cache_directory  # noqa: E402
+
 Row = dict[str, Any]
 PROGRAM: Final = (sys.executable, str(Path(__file__).with_name("part.py")))
-FAMILIES: Final = ("gpu_wgmma", "gpu_mma", "gpu_tiles", "gpu_nest", "gpu_recurrent", "gpu_unpool",
-                   "recurrent", "arg", "top_k", "scan", "scatter", "unpool")  # fmt: skip
+FAMILIES: Final = ("gpu_wgmma", "gpu_mma", "gpu_winograd", "gpu_tiles", "gpu_nest",
+                   "gpu_recurrent", "gpu_unpool", "recurrent", "arg", "top_k", "scan", "scatter",
+                   "unpool")  # fmt: skip
 MODELS: Final = ("transformer", "mobilenet", "vgg_cifar", "squeezenet", "mlp", "digitnet",
                  "gru_sent", "segnet", "densenet121")  # fmt: skip
+SHARES: Final = {"ladder": 0.2, "calibration": 0.1, "families": 0.35}
+"""Of the time, at most; what they leave is for all others."""
+PREPARED: Final = "prepared.json"
+"""In the store: which problems it has code for, and what made that."""
+LEAST: Final = 5.0
+"""Seconds without which no process is started."""
 RESTARTS: Final = 3
 """Of a family's process after one was lost: it goes on behind the case that it was at."""
 
@@ -57,8 +72,17 @@ class Part:
     file: str
 
 
+def rungs(names: Sequence[str]) -> list[Part]:
+    return [Part(f"ladder {k:02d}: {n}", ("rung", str(k)), 30, "ladder")
+            for k, n in enumerate(names)]  # fmt: skip
+
+
+def families(seed: int) -> list[Part]:
+    return [Part(n, ("family", n, "--seed", str(seed)), 150, "families") for n in FAMILIES]
+
+
 def parts() -> list[Part]:
-    """All but the families, the most important first."""
+    """What stands beside others, the most important first."""
 
     def models(name: str, seconds: float, *more: str) -> list[Part]:
         return [Part(name, ("model", name, "--batch", batch, "--precision", kind, *more), seconds,
@@ -100,8 +124,9 @@ class Log:
             if "error" in row:
                 self.failed.append(f"{row['name']}: {row['error']}")
             if row.get("ok"):
+                self.right[part.file] = self.right.get(part.file, 0) + 1
                 self.right[part.name] = self.right.get(part.name, 0) + 1
-            if not row.get("ok"):
+            if not row.get("ok") or "measured" in row or "chip" in row:
                 print(line(row), flush=True)
 
     def lost(self, part: Part, at: str, why: str) -> None:
@@ -116,6 +141,12 @@ def line(row: Row) -> str:
         return f"{name:76s}  FAILED {row['error']}"
     if "skipped" in row:
         return f"{name:76s}  left out: {row['skipped']}"
+    if "chip" in row:
+        return f"{name}: {json.dumps(row['chip'])}"
+    if "measured" in row:
+        beside = f", {row['per_cycle']:.5g} in a cycle" if "per_cycle" in row else ""
+        table = f", {row['table']:.5g} in the table" if "table" in row else ""
+        return f"{name:76s}  {row['measured']:.5g} {row['unit']}{beside}{table}"
     if "warm" in row:
         shown = [f"{n} {_each(v['median'], row)}" for n, v in row["warm"].items()]
         cold = row["cold"].get("tilewright")
@@ -133,6 +164,18 @@ def _each(seconds: float, row: Row) -> str:
     return f"{seconds * 1e6:.1f} us {rate}"
 
 
+_children: Final[set[int]] = set()
+"""Processes that run now, each with those that it started in a group of its own."""
+
+
+def stop(*_: object) -> None:
+    """End at once, with all processes: what is known is in files."""
+    for pid in list(_children):
+        with suppress(ProcessLookupError):
+            os.killpg(pid, signal.SIGKILL)
+    os._exit(128 + signal.SIGTERM)
+
+
 class Lost(Exception):
     """A process was stopped, or ended by itself with a failure."""
 
@@ -142,6 +185,7 @@ def run(program: Sequence[str], seconds: float) -> Iterator[Row]:
     with tempfile.TemporaryFile("w+") as errors:
         child = subprocess.Popen(program, stdout=subprocess.PIPE, stderr=errors, text=True,
                                  start_new_session=True)  # fmt: skip
+        _children.add(child.pid)
         lines: queue.Queue[str | None] = queue.Queue()
         reader = threading.Thread(target=_read, args=(child.stdout, lines), daemon=True)
         reader.start()
@@ -164,6 +208,7 @@ def run(program: Sequence[str], seconds: float) -> Iterator[Row]:
             if child.poll() is None:
                 os.killpg(child.pid, signal.SIGKILL)
                 child.wait()
+            _children.discard(child.pid)
         if status:
             errors.seek(0)
             said = errors.read().strip().splitlines()
@@ -179,6 +224,9 @@ def _read(stream: Any, lines: queue.Queue[str | None]) -> None:
 def run_part(part: Part, program: Sequence[str], until: float, log: Log) -> None:
     """All rows of a part. Where a family's process is lost, another goes on behind its case."""
     end = min(time.monotonic() + part.seconds, until)
+    if end - time.monotonic() < LEAST:
+        print(f"{part.name}: no time left", flush=True)
+        return
     first: int | None = None
     for _ in range(1 + RESTARTS):
         at, number = "", None
@@ -190,69 +238,140 @@ def run_part(part: Part, program: Sequence[str], until: float, log: Log) -> None
             return
         except Lost as e:
             log.lost(part, at, str(e))
-        if number is None or end - time.monotonic() < 5:
+        if number is None or end - time.monotonic() < LEAST:
             return
         first = number + 1
 
 
+@dataclass(frozen=True)
+class Work:
+    """What is to be done, stage by stage."""
+
+    ladder: Sequence[Part] = ()
+    calibration: Sequence[Part] = ()
+    families: Sequence[Part] = ()
+    beside: Sequence[Part] = ()
+    files: Sequence[Part] = ()
+
+
 def everything(
-    chosen: Sequence[Part], families: Sequence[Part], program: Sequence[str], until: float,
-    log: Log, side_by_side: int,
-) -> None:  # fmt: skip
-    """The families side by side, then one part after another, as long as there is time."""
-    with ThreadPoolExecutor(side_by_side) as pool:
-        list(pool.map(lambda p: run_part(p, program, until, log), families))
-    for p in families:
-        print(f"{p.name:14s} {log.right.get(p.name, 0)} candidates are right")
+    work: Work, program: Sequence[str], until: float, log: Log, side_by_side: int
+) -> None:
+    """One stage after the other. Rungs and families run side by side, all that is timed alone;
+    models' files are made meanwhile. A stage that others wait for may not take all the time."""
+    whole = until - time.monotonic()
+    with ThreadPoolExecutor(1) as other:
+        made = other.submit(_one_by_one, work.files, program, until, log)
+        for name, chosen in (("ladder", work.ladder), ("calibration", work.calibration),
+                             ("families", work.families)):  # fmt: skip
+            if not chosen:
+                continue
+            end = min(until, time.monotonic() + SHARES[name] * whole)
+            with ThreadPoolExecutor(1 if name == "calibration" else side_by_side) as pool:
+                list(pool.map(lambda p, end=end: run_part(p, program, end, log), chosen))
+            _told(name, chosen, log)
+        if work.beside:
+            made.result()
+        _one_by_one(work.beside, program, until, log)
+
+
+def _one_by_one(chosen: Sequence[Part], program: Sequence[str], until: float, log: Log) -> None:
     for p in chosen:
-        if until - time.monotonic() < 5:
-            print(f"{' '.join(p.args)}: no time left")
-            continue
         run_part(p, program, until, log)
 
 
-def prepare(arch: str, names: Sequence[str], side_by_side: int) -> None:
-    """Make the code of all parts, without a device."""
+def _told(name: str, chosen: Sequence[Part], log: Log) -> None:
+    """What a stage found."""
+    if name == "ladder":
+        wrong = sorted(x for x in log.failed if x.startswith("ladder"))
+        first = f"the first that is wrong is {wrong[0]}" if wrong else "none is wrong"
+        print(f"ladder: {log.right.get(name, 0)} of {len(chosen)} rungs are right, {first}")
+    elif name == "families":
+        for p in chosen:
+            print(f"{p.name:14s} {log.right.get(p.name, 0)} candidates are right")
+    sys.stdout.flush()
+
+
+def prepare(arch: str, names: Sequence[str], seed: int, side_by_side: int) -> None:
+    """Make the code of all parts, without a device, and say in the store what is there."""
     log = Log(Path(tempfile.mkdtemp()), {})
-    made = [Part(n, ("prepare", n, "--arch", arch), 3600, "prepared") for n in names]
+    made = [Part(n, ("prepare", n, "--arch", arch, "--seed", str(seed)), 36000, "prepared")
+            for n in names]  # fmt: skip
     with ThreadPoolExecutor(side_by_side) as pool:
         list(pool.map(lambda p: run_part(p, PROGRAM, float("inf"), log), made))
+    folder = cache_directory()
+    if folder is not None and folder.exists():
+        by = ",".join(f"{k}={v}" for k, v in makers().items())
+        said = {"arch": arch, "seed": seed, "made_by": by}
+        (folder / PREPARED).write_text(json.dumps(said, indent=1) + "\n", encoding="utf-8")
+        print(f"{folder} has the code for {arch}, seed {seed}, made by {by}")
     print(f"{len(names)} parts, failed: {log.failed or 'none'}")
+
+
+def prepared(arch: str) -> dict[str, Any]:
+    """What the store has been filled with for an architecture, {} for nothing."""
+    folder = cache_directory()
+    file = folder / PREPARED if folder is not None else None
+    if file is None or not file.exists():
+        return {}
+    said: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+    return said if said.get("arch") == arch else {}
 
 
 def main() -> None:
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     p.add_argument("--budget", type=float, default=450, help="seconds, for everything")
-    p.add_argument("--seed", type=int, default=int(time.time()) % 1000, help="of the problems")
-    p.add_argument("--only", nargs="*", default=[], help="names of families, sets, models")
+    p.add_argument("--seed", type=int, help="of the problems (default: the store's, or any)")
+    p.add_argument("--only", nargs="*", default=[], help="stages, families, sets, models by name")
     p.add_argument("--jobs", type=int, default=max((os.cpu_count() or 2) - 2, 1))
     p.add_argument("--output", type=Path, default=RESULTS, help="folder")
     p.add_argument("--prepare", metavar="ARCH", default="")
     args = p.parse_args()
+    signal.signal(signal.SIGTERM, stop)
     if args.prepare:
-        names = ("products", "resnet50", "moving", "convolutions", "attention", *MODELS)
-        prepare(args.prepare, [n for n in names if not args.only or n in args.only], args.jobs)
+        names = ("ladder", "calibration", *FAMILIES, "products", "resnet50", "moving",
+                 "convolutions", "attention", "launching", *MODELS)  # fmt: skip
+        chosen = [n for n in names if is_wanted(n, args.only)]
+        prepare(args.prepare, chosen, 1 if args.seed is None else args.seed, args.jobs)
         return
     until = time.monotonic() + args.budget
     try:
         (found,) = run((*PROGRAM, "about"), 60)
     except Lost as e:
         raise SystemExit(f"no device to look at: {e}") from None
-    print(f"{found['device']} ({found['arch']}), driver {found['driver']}, seed {args.seed}")
+    known = prepared(found["arch"])
+    if known:
+        os.environ.setdefault(VARIABLE, known["made_by"])
+    seed = args.seed if args.seed is not None else known.get("seed", int(time.time()) % 1000)
+    print(f"{found['device']} ({found['arch']}), driver {found['driver']}, seed {seed}")
     missing = [n for n, v in found["installed"].items() if v == "missing"]
-    print(f"missing: {', '.join(missing) or 'nothing'}", flush=True)
+    print(f"missing: {', '.join(missing) or 'nothing'}")
+    print(f"code made before: {known.get('made_by', 'none')}", flush=True)
     del found["at"]
-    log = Log(args.output, about(seed=args.seed, budget=args.budget, **found))
-    wanted = args.only
-    families = [Part(n, ("family", n, "--seed", str(args.seed)), 150, "families")
-                for n in FAMILIES if not wanted or n in wanted]  # fmt: skip
-    chosen = [x for x in parts() if not wanted or x.name in wanted]
-    everything(chosen, families, PROGRAM, until, log, min(args.jobs, 6))
+    log = Log(args.output, about(seed=seed, budget=args.budget, **found))
+    everything(work_of(args.only, found["rungs"], seed), PROGRAM, until, log, min(args.jobs, 6))
     print(f"\n{len(log.failed)} failed")
     for text in log.failed:
         print(f"  {text}")
     print(f"rows are in {args.output}/gpu_*.json")
     raise SystemExit(bool(log.failed))
+
+
+def is_wanted(name: str, only: Sequence[str]) -> bool:
+    return not only or name in only or (name in FAMILIES and "families" in only)
+
+
+def work_of(only: Sequence[str], names: Sequence[str], seed: int) -> Work:
+    """The parts that names mean, all without any. names: of rungs."""
+    beside = [x for x in parts() if is_wanted(x.name, only)]
+    networks = dict.fromkeys(x.name for x in beside if x.args[0] == "model")
+    return Work(
+        rungs(names) if is_wanted("ladder", only) else (),
+        [Part("calibration", ("calibration",), 60, "calibration")]
+        if is_wanted("calibration", only) else (),
+        [x for x in families(seed) if is_wanted(x.name, only)], beside,
+        [Part(f"files of {n}", ("files", n), 300, "files") for n in networks],
+    )  # fmt: skip
 
 
 if __name__ == "__main__":

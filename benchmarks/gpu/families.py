@@ -18,11 +18,12 @@ import numpy as np
 import tilewright as tw
 from tilewright.autotune.outcome import Failure
 from tilewright.autotune.task import Candidate
+from tilewright.compiler.codegen.cuda.target import CudaTarget
 from tilewright.compiler.graph.ir import Graph
 from tilewright.compiler.kernels.device import GpuDevice, gpu_device
 from tilewright.compiler.kernels.gpu_templates import gpu_templates
 from tilewright.compiler.kernels.select import coded_groups
-from tilewright.compiler.kernels.template import KernelTemplate
+from tilewright.compiler.kernels.template import KernelTemplate, Objecting
 from tilewright.compiler.options import Numerics
 from tilewright.compiler.passes.base import run_pipeline
 from tilewright.compiler.passes.pipeline import gpu_pipeline
@@ -31,7 +32,8 @@ from tilewright.compiler.tuning.gpu_bench import GpuBench
 from tilewright.compiler.tuning.problem import Problem, candidate, problem_of
 
 Row = dict[str, Any]
-FAMILIES: Final = ("gpu_wgmma", "gpu_mma", "gpu_tiles", "gpu_nest", "gpu_recurrent", "gpu_unpool",
+FAMILIES: Final = ("gpu_wgmma", "gpu_mma", "gpu_attention_mma", "gpu_attention_tiles",
+                   "gpu_winograd", "gpu_tiles", "gpu_nest", "gpu_recurrent", "gpu_unpool",
                    "recurrent", "arg", "top_k", "scan", "scatter", "unpool")  # fmt: skip
 """Templates by name, those that may go wrong in the most ways first."""
 FLOATS: Final = ("f32", "f16", "bf16")
@@ -136,11 +138,39 @@ def conv(kind: str, odd: bool, s: Sizes) -> Graph:
     return a.built(a.g.relu(a.wide(y)))
 
 
+def window(kind: str, odd: bool, s: Sizes) -> Graph:
+    """relu(conv 3x3 + b + r), as in a residual network."""
+    a = Mixed("window", kind)
+    c, k, size = s.of(odd, 96), s.of(odd, 160), s.of(odd, 60)
+    y = a.g.conv(a.input("x", (3, c, size, size)), a.constant("w", (k, c, 3, 3)),
+                 a.constant("b", (k,)), pads=1)  # fmt: skip
+    return a.built(a.g.relu(a.wide(y) + a.some("r", (3, k, size, size))))
+
+
 def depthwise(kind: str, odd: bool, s: Sizes) -> Graph:
     a = Mixed("depthwise", kind)
     c, size = s.of(odd, 96), s.of(odd, 56)
     x, w = a.input("x", (2, c, size, size)), a.constant("w", (c, 1, 3, 3))
     return a.built(a.g.relu(a.wide(a.g.conv(x, w, group=c, pads=1))))
+
+
+def attention(kind: str, odd: bool, s: Sizes) -> Graph:
+    """Heads cut out of rows, a mask for all of them, and rows put together again."""
+    a = Mixed("attention", kind)
+    heads, width = (3, 21) if odd else (4, 64)
+    m, n = s.of(odd, 400), s.of(odd, 400)
+
+    def cut(name: str, length: int) -> Any:
+        x = a.g.reshape(a.input(name, (2, length, heads * width)), shape=(2, length, heads, width))
+        return a.g.transpose(x, perm=(0, 2, 1, 3))
+
+    q, k, v = cut("q", m), cut("k", n), cut("v", n)
+    scores = a.wide(a.g.matmul(q, a.g.transpose(k, perm=(0, 1, 3, 2))))
+    scores = scores * np.asarray(width**-0.5, np.float16 if kind == "f16" else np.float32)
+    weights = a.g.softmax(scores + a.some("mask", (2, 1, m, n)), axis=-1)
+    weights = a.g.cast(weights, to="bf16") if kind == "bf16" else weights
+    y = a.g.transpose(a.g.matmul(weights, v), perm=(0, 2, 1, 3))
+    return a.built(a.wide(a.g.reshape(y, shape=(2, m, heads * width))))
 
 
 def pool(kind: str, odd: bool, s: Sizes) -> Graph:
@@ -243,6 +273,9 @@ _TENSOR_CORES: Final = [
 CASES: Final[dict[str, list[Case]]] = {
     "gpu_wgmma": _TENSOR_CORES,
     "gpu_mma": _TENSOR_CORES,
+    "gpu_attention_mma": [*_each(attention, _HALF), *_each(attention, ("f32",), "reduced")],
+    "gpu_attention_tiles": _each(attention, ("f32",)),
+    "gpu_winograd": _each(window, ("f32",)),
     "gpu_tiles": [*_each(matmul, ("f32", "f64")), *_each(dense, ("f32",)), *_each(conv, ("f32",))],
     "gpu_nest": [c for b in (rows, normalised, pointwise, pool, depthwise, vector)
                  for c in _each(b, FLOATS)],
@@ -269,18 +302,22 @@ class Only(Problem):
         return (self.template,)
 
 
-def problem(case: Case, family: str, device: GpuDevice, sizes: Sizes) -> Only | None:
-    """The group of a case that a template matches."""
+def problem(case: Case, family: str, device: GpuDevice, sizes: Sizes) -> Only | str:
+    """The group of a case that a template matches; or why it matches none."""
     templates = {t.name: t for t in gpu_templates(case.numerics, device.capability)}
     graph, _ = run_pipeline(gpu_pipeline(case.numerics), case.build(sizes))
+    template, said = templates.get(family), []
+    if template is None:
+        return "this device has no use for the template"
     for group in coded_groups(graph):
         p = problem_of(graph, group.ops, group.outputs, device, case.numerics)
-        template = templates.get(family)
-        if template is not None and template.matches(p.graph, p.ops, p.outputs):
+        if template.matches(p.graph, p.ops, p.outputs):
             made = Only(p.described, p.constants, p.device, p.numerics)
             object.__setattr__(made, "template", template)
             return made
-    return None
+        if isinstance(template, Objecting):
+            said.append(f"{p.label}: {template.objection(p.graph, p.ops, p.outputs)}")
+    return "; ".join(said) or "it takes none of its groups"
 
 
 def candidates(p: Only, sizes: Sizes, count: int) -> list[Candidate]:
@@ -307,18 +344,37 @@ def check(
         try:
             sizes = Sizes(seed * 1000 + number, tiny)
             p = problem(case, family, device, sizes)
-            if p is None:
-                yield {"name": name, "skipped": "this template does not take it on this device"}
+            if isinstance(p, str):
+                yield {"name": name, "skipped": p}
                 continue
             yield from _checked(name, p, candidates(p, sizes, configs))
         except Exception as e:
             yield {"name": name, "error": f"{type(e).__name__}: {e}"}
 
 
-def _checked(name: str, p: Only, wanted: list[Candidate]) -> Iterator[Row]:
-    noted: list[str] = []
-    bench = GpuBench(p.text, lambda *what: noted.append(str(what)))
+def prepare(family: str, seed: int, arch: str, configs: int = 3) -> Iterator[Row]:
+    """The code that `check` will ask for on a device of an architecture."""
+    device = gpu_device(CudaTarget(arch).capability)
+    for number, case in enumerate(CASES[family]):
+        yield {"at": f"{family}: {case.name}", "number": number}
+        sizes = Sizes(seed * 1000 + number, False)
+        p = problem(case, family, device, sizes)
+        for place, c in enumerate(candidates(p, sizes, configs) if p is not None else ()):
+            try:
+                _bench(p).build(place, c)
+            except Exception as e:
+                yield {"name": f"{family}: {case.name}: {c.config}",
+                       "error": f"{type(e).__name__}: {e}"}  # fmt: skip
+
+
+def _bench(p: Only) -> GpuBench:
+    bench = GpuBench(p.text, lambda *what: None)
     bench.problem = p
+    return bench
+
+
+def _checked(name: str, p: Only, wanted: list[Candidate]) -> Iterator[Row]:
+    bench = _bench(p)
     bench.prepare()
     for place, c in enumerate(wanted):
         config = " ".join(f"{k}={v}" for k, v in dict(c.config).items())

@@ -20,12 +20,14 @@ from lab import Call, spread
 from onnx import TensorProto, numpy_helper
 
 import tilewright as tw
+from tilewright.compiler.graph.ir import Graph
 
 Row = dict[str, Any]
 PRECISIONS: Final = {"f32": "standard", "tf32": "reduced", "bf16": "standard"}
 NAMES: Final = ("resnet50", "transformer", "mobilenet", "vgg_cifar", "squeezenet", "mlp",
                 "digitnet", "gru_sent", "segnet", "densenet121")  # fmt: skip
 LIMITS: Final = {"f32": 1e-3, "tf32": 3e-2, "bf16": 1e-1}
+CHAINS: Final = (1, 10, 100)
 SAMPLES: Final = 15
 SAMPLE_SECONDS: Final = 0.02
 
@@ -272,20 +274,25 @@ class TorchModels:
         return timed
 
 
+def chain(count: int, width: int = 256) -> Graph:
+    """So many small products, one of the other."""
+    g = tw.Graph("chain")
+    y, held = g.input("x", (8, width)), g.input("w", (width, width))
+    for _ in range(count):
+        y = g.matmul(y, held)
+    g.output(y, "y")
+    return g.build()
+
+
 def launching(
-    lab: Any, compile_: Callable[..., Any] = tw.compile, counts: Sequence[int] = (1, 10, 100),
+    lab: Any, compile_: Callable[..., Any] = tw.compile, counts: Sequence[int] = CHAINS,
     width: int = 256,
 ) -> Iterator[Row]:  # fmt: skip
     """What a call costs beside its kernels: chains of small products, by their number."""
     for count in counts:
         name = f"launch of {count} small kernels"
         yield {"at": name}
-        g = tw.Graph("chain")
-        y, held = g.input("x", (8, width)), g.input("w", (width, width))
-        for _ in range(count):
-            y = g.matmul(y, held)
-        g.output(y, "y")
-        exe = compile_(g.build(), target="cuda")
+        exe = compile_(chain(count, width), target="cuda")
         x, w = lab.random((8, width), "f32"), lab.random((width, width), "f32")
         w *= width**-0.5  # so that nothing grows without bounds
         out = lab.empty((8, width), "f32")

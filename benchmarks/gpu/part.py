@@ -2,10 +2,11 @@
 each, on standard output: {"at": ...} says what comes next, so that whoever reads knows what a
 process was at when it was lost.
 
+    python benchmarks/gpu/part.py rung 12 | calibration
     python benchmarks/gpu/part.py family gpu_mma --seed 7 --first 3
     python benchmarks/gpu/part.py kernels products
     python benchmarks/gpu/part.py model resnet50 --batch 32 --precision bf16 --autotune
-    python benchmarks/gpu/part.py copying | launching | about
+    python benchmarks/gpu/part.py copying | launching | about | files
     python benchmarks/gpu/part.py prepare products --arch sm_90     # no device: fills the store
 """
 
@@ -21,7 +22,10 @@ from typing import Any
 sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[1])]
 
 import beside  # noqa: E402
+import calibration  # noqa: E402
 import families  # noqa: E402
+import ladder  # noqa: E402
+import models  # noqa: E402
 import networks  # noqa: E402
 
 import tilewright as tw  # noqa: E402
@@ -33,8 +37,8 @@ Row = dict[str, Any]
 
 def main() -> None:
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    p.add_argument("part", choices=("about", "family", "kernels", "model", "copying", "launching",
-                                    "prepare"))  # fmt: skip
+    p.add_argument("part", choices=("about", "rung", "calibration", "family", "kernels", "model",
+                                    "copying", "launching", "files", "prepare"))  # fmt: skip
     p.add_argument("name", nargs="?", default="")
     p.add_argument("--seed", type=int, default=1)
     p.add_argument("--first", type=int, default=0, help="cases of a family to leave out")
@@ -52,9 +56,15 @@ def rows(args: argparse.Namespace) -> Iterator[Row]:
     if args.part == "family":
         return families.check(args.name, args.seed, args.first)
     if args.part == "prepare":
-        return prepared(args.name, args.arch)
+        return prepared(args.name, args.arch, args.seed)
     if args.part == "about":
         return about()
+    if args.part == "rung":
+        return ladder.climb(int(args.name))
+    if args.part == "calibration":
+        return calibration.measured()
+    if args.part == "files":
+        return files(args.name)
     from lab import TorchLab
 
     if args.part == "kernels":
@@ -72,8 +82,10 @@ def about() -> Iterator[Row]:
     found = all_facts()[0]
     major, minor = driver().version
     row = {"at": "about", "device": found.name, "arch": found.arch, "driver": f"{major}.{minor}",
-           "multiprocessors": found.multiprocessors, "clock_khz": found.clock_khz}  # fmt: skip
-    yield row | {"installed": installed()}
+           "multiprocessors": found.multiprocessors, "clock_khz": found.clock_khz,
+           "memory_clock_khz": found.memory_clock_khz, "bus_bits": found.bus_bits,
+           "l2_bytes": found.l2_bytes, "memory_bytes": found.memory_bytes}  # fmt: skip
+    yield row | {"installed": installed(), "rungs": ladder.names()}
 
 
 def installed() -> dict[str, str]:
@@ -90,19 +102,38 @@ def installed() -> dict[str, str]:
     return found
 
 
-def prepared(name: str, arch: str) -> Iterator[Row]:
+def files(name: str) -> Iterator[Row]:
+    """A model's files, made now if they are not there yet: that takes no device."""
+    for batch in (1, 32):
+        for precision in ("f32", "bf16"):
+            yield {"at": f"the files of {name}"}
+            networks.of_precision(name, batch, precision)
+    models.sample(name)
+
+
+def prepared(name: str, arch: str, seed: int) -> Iterator[Row]:
     """Code that later parts find in the store."""
     target = f"cuda:{arch}"
-    if name in beside.SETS:
+    if name == "ladder":
+        yield from ladder.prepare(arch)
+    elif name == "calibration":
+        yield from calibration.prepare(arch)
+    elif name == "launching":
+        for count in networks.CHAINS:
+            yield {"at": f"{count} small kernels"}
+            tw.compile(networks.chain(count), target=target)
+    elif name in families.CASES:
+        yield from families.prepare(name, seed, arch)
+    elif name in beside.SETS:
         for t in beside.SETS[name]:
             yield {"at": t.name}
             tw.compile(t.graph(), target=target, numerics=t.numerics)
-        return
-    for batch in (1, 32):
-        for precision, numerics in networks.PRECISIONS.items():
-            yield {"at": f"{name} x{batch} {precision}"}
-            file = networks.of_precision(name, batch, precision)
-            tw.compile(file, target=target, numerics=numerics)
+    else:
+        for batch in (1, 32):
+            for precision, numerics in networks.PRECISIONS.items():
+                yield {"at": f"{name} x{batch} {precision}"}
+                file = networks.of_precision(name, batch, precision)
+                tw.compile(file, target=target, numerics=numerics)
 
 
 if __name__ == "__main__":

@@ -5,14 +5,19 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy.typing as npt
 
-from ..options import check_donated, options
+from ..codegen.cuda.target import cuda_target, is_cuda
+from ..options import Options, check_donated, options
+from ..runtime.cuda_device import capability
 from .deferred import Shapes
 from .finding import Finding
 from .source import cpu_target, read_closed
+
+if TYPE_CHECKING:
+    from .making import Maker
 
 Array = npt.NDArray[Any]
 
@@ -41,7 +46,8 @@ def bisect(
     rewrite, or the memory plan, or the kernel's code, config, template or fusion is named, by the
     first change that mends the result.
 
-    source, target, numerics, ..., donate: as for `tw.compile`; programs for GPUs are not run.
+    source, target, numerics, ..., donate: as for `tw.compile`. A program for a GPU is run on the
+        device of its target.
     inputs: arrays by name or in order, made up where none is given.
     folder: where a reproduction is written if something is wrong: the smallest part of the model
         found that shows it, its inputs, and a script; and a script of the kernel alone.
@@ -53,8 +59,18 @@ def bisect(
 
     chosen = options(numerics=numerics, memory_limit=memory_limit, threads=threads,
                      reorder=reorder, inplace=inplace, donate=donate)  # fmt: skip
-    machine = cpu_target(target)
+    maker = _maker(target, chosen)
     graph = read_closed(source, shapes, outputs)
     check_donated(chosen.donate, graph.inputs)
-    return bisected(Task(machine, chosen), graph, inputs or {}, None if folder is None
+    return bisected(Task(maker, chosen), graph, inputs or {}, None if folder is None
                     else Path(folder))  # fmt: skip
+
+
+def _maker(target: str, chosen: Options) -> Maker:
+    if is_cuda(target):
+        from .gpu_making import GpuMaker
+
+        return GpuMaker(cuda_target(target, capability), chosen)
+    from .making import CpuMaker
+
+    return CpuMaker(cpu_target(target), chosen)

@@ -4,8 +4,6 @@ Three questions, each with an answer of its own. Is a stage's graph wrong? Then 
 is; fuel says which of its rewrites. Is a kernel wrong for what it read? Then `suspects.py` says
 whether it is the code, the config, the template, fusion or an operator. Did a kernel find other
 bytes than were written? Then it is the memory plan, or whoever allowed the sharing.
-
-Nothing is kept: built code stays in memory, and the user's store and records are only read.
 """
 
 from __future__ import annotations
@@ -20,26 +18,21 @@ import numpy as np
 import numpy.typing as npt
 
 from ...ops.types import bf16
-from ..codegen.cpu import lower
-from ..codegen.cpu.assemble import build_object
-from ..codegen.cpu.target import CpuTarget
 from ..errors import GraphError, PlanError
 from ..graph.evaluate import evaluate
 from ..graph.ir import Graph
 from ..inspect.trace import nodes_in, places
 from ..inspect.views import Compilation, kernel_name
+from ..kernels.device import GpuDevice
 from ..kernels.select import group_of, rebound
 from ..options import Options
 from ..passes.base import Fuel, OptionalPass, Pass, Stage, run_pipeline
-from ..passes.pipeline import remaining
 from ..passes.place import Place
-from ..runtime.objects import object_key
-from ..store import Key, Store
-from ..tuning.reference import AS_PLAIN, FEW, roundoff
-from .build import choose, device_of, link, pipeline, recorded_choices
+from ..tuning.reference import AS_PLAIN, FEW, TF32, roundoff
+from .making import Maker
 from .repro import problem_at
 from .suspects import replace_outputs, suspect
-from .watch import WrongMemory, WrongResult, watch
+from .watch import Watched, WrongMemory, WrongResult, watch
 
 Array = npt.NDArray[Any]
 Feeds = Mapping[str, Array]
@@ -49,22 +42,6 @@ SLACK: Final = 8.0
 units of what one kernel may."""
 _PACKAGES: Final = {"kernels": "template", "memory": "memory plan", "codegen": "code generation",
                     "passes": "pass", "runtime": "runtime"}  # fmt: skip
-
-
-class Aside(Store):
-    """The user's store, read only; what is put is kept in memory."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._own: dict[Key, bytes] = {}
-
-    def get(self, key: Key) -> bytes | None:
-        found = self._own.get(tuple(key))
-        return super().get(key) if found is None else found
-
-    def put(self, key: Key, payload: bytes) -> bool:
-        self._own[tuple(key)] = payload
-        return True
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,15 +63,16 @@ class Culprit:
     rewrite: str = ""
     launch: int | None = None
     nodes: tuple[str, ...] = ()
-    compilation: Compilation[CpuTarget] | None = None
+    compilation: Compilation[Any] | None = None
     seen: WrongResult | WrongMemory | None = None
 
 
 class Truth:
     """What a graph computes in float64, and how far results may be off."""
 
-    def __init__(self, graph: Graph, feeds: Feeds) -> None:
-        self.graph, self.feeds = graph, feeds
+    def __init__(self, graph: Graph, feeds: Feeds, rounded: float = 0.0) -> None:
+        """rounded: the unit roundoff of factors of float32, where that is not its own."""
+        self.graph, self.feeds, self.rounded = graph, feeds, rounded
         self.wide = evaluate(graph, feeds)
         self.plain = evaluate(graph, feeds, wide=False)
 
@@ -114,8 +92,8 @@ class Truth:
         if not np.isfinite(got[usual]).all():
             return f"{(~np.isfinite(got[usual])).sum()} of {got.size} elements are not finite"
         scale = float(np.abs(want[usual]).max(initial=0.0))
-        allowed = SLACK * max(AS_PLAIN * float(near[usual].max(initial=0.0)),
-                              FEW * roundoff(kind) * scale)  # fmt: skip
+        unit = max(roundoff(kind), self.rounded)
+        allowed = SLACK * max(AS_PLAIN * float(near[usual].max(initial=0.0)), FEW * unit * scale)
         worst = float(off[usual].max(initial=0.0))
         if worst <= allowed:
             return ""
@@ -123,24 +101,24 @@ class Truth:
 
 
 def find_culprit(
-    graph: Graph, target: CpuTarget, chosen: Options, feeds: Feeds
+    graph: Graph, maker: Maker, chosen: Options, feeds: Feeds
 ) -> tuple[Culprit | None, dict[str, str]]:
     """Who makes a compiled graph compute something else than its reference, None if it does not;
     and the outputs that are wrong, each with what is wrong with it.
 
     feeds: an array for every input, of the input's type and shape.
     """
-    return _Search(graph, target, chosen, feeds).run()
+    return _Search(graph, maker, chosen, feeds).run()
 
 
 class _Search:
-    def __init__(self, graph: Graph, target: CpuTarget, chosen: Options, feeds: Feeds) -> None:
-        self.graph, self.target, self.feeds = graph, target, feeds
+    def __init__(self, graph: Graph, maker: Maker, chosen: Options, feeds: Feeds) -> None:
+        self.graph, self.maker, self.feeds = graph, maker, feeds
         donate = tuple(n for n in chosen.donate if n in graph.inputs)
         self.chosen = replace(chosen, poison=True, dump="", donate=donate)
-        self.store = Aside()
-        self.truth = Truth(graph, feeds)
-        self.passes = remaining(pipeline("cpu", chosen), graph)
+        reduced = chosen.numerics == "reduced" and isinstance(maker.device, GpuDevice)
+        self.truth = Truth(graph, feeds, TF32 if reduced else 0.0)
+        self.passes = maker.passes(graph)
 
     def run(self) -> tuple[Culprit | None, dict[str, str]]:
         try:
@@ -151,6 +129,8 @@ class _Search:
             return self.wrong_pass(stages), self.outputs_of(stages[-1].graph)
         try:
             c, found, outputs = self.watched(stages)
+        except _Fault as e:
+            return self.faulted(e), {}
         except Exception as e:
             return self.failed(e, stages), {}
         wrong = self.truth.wrong(outputs) if outputs else {}
@@ -159,19 +139,18 @@ class _Search:
         if found is None:
             said = "every kernel is right for what it reads, and reads what was written"
             return Culprit("runtime", "outputs", next(iter(wrong)), (said,), compilation=c), wrong
-        device = device_of(self.target, self.chosen)
         if isinstance(found, WrongMemory):
             return self.wrong_memory(c, stages, found), wrong
         group = group_of(c.graph, c.launches[found.launch])
-        problem = problem_at(c, found.launch, device)
+        problem = problem_at(c, found.launch, self.maker.device)
         launch = rebound(c.launches[found.launch], group.names, problem.names)
-        blamed = suspect(found.problem, launch, self.target, self.store)
+        blamed = suspect(found.problem, launch, self.maker)
         kind: str = blamed.kind
         name, grounds = blamed.name, blamed.grounds
         if kind == "nobody":
             kind, name, more = self.shared(c, found.launch)
             grounds = (*grounds, *more)
-        elif kind == "code generation" and self.is_stale(c, found.launch):
+        elif kind == "code generation" and self.maker.is_stale(c.launches[found.launch].kernel):
             kind, name = "store", "built code"
             grounds = (*grounds, "built anew, the code is another: `tilewright cache clear`")
         return Culprit(kind, name, found.blob, (found.why, *grounds), None, "", found.launch,
@@ -275,14 +254,13 @@ class _Search:
 
     def watched(
         self, stages: Sequence[Stage], chosen: Options | None = None
-    ) -> tuple[Compilation[CpuTarget], WrongResult | WrongMemory | None, Feeds]:
+    ) -> tuple[Compilation[Any], WrongResult | WrongMemory | None, Feeds]:
         """The program of the last stage, what is wrong in a run of it, and its outputs."""
-        chosen = chosen or self.chosen
-        choices = recorded_choices(stages[-1].graph, self.target, chosen)
-        c = choose(stages, self.target, chosen, None, choices)
-        exe = link(c, self.store, None, read=0.0, passes=0.0, kernels=0.0)
-        device = device_of(self.target, chosen)
-        found, results = watch(c, exe._program, device, self.feeds)
+        c, steps = self.maker.made(stages, chosen or self.chosen)
+        try:
+            found, results = watch(c, steps, self.maker.device, self.feeds)
+        except Watched as e:
+            raise _Fault(c, e) from e
         return c, found, dict(zip(c.graph.outputs, results, strict=False))
 
     def is_right(self, stages: Sequence[Stage], **changed: bool) -> bool:
@@ -298,7 +276,7 @@ class _Search:
         return len(without) < len(self.passes) and self.is_right(self.stages(without, Fuel()))
 
     def wrong_memory(
-        self, c: Compilation[CpuTarget], stages: Sequence[Stage], found: WrongMemory
+        self, c: Compilation[Any], stages: Sequence[Stage], found: WrongMemory
     ) -> Culprit:
         k = found.launch
         held = "it holds" if found.writer is None else f"k{found.writer} wrote"
@@ -325,7 +303,7 @@ class _Search:
             kind, name, found.blob, tuple(grounds), None, "", k, nodes_in(c, k), c, found
         )
 
-    def shared(self, c: Compilation[CpuTarget], number: int) -> tuple[str, str, tuple[str, ...]]:
+    def shared(self, c: Compilation[Any], number: int) -> tuple[str, str, tuple[str, ...]]:
         """Why a kernel that is right alone is wrong in its program: parameters that overlap."""
         launch, found = c.launches[number], places(c, number)
         inside = [(k, p) for k, p in enumerate(found) if p.where in ("arena", "scratch")]
@@ -343,15 +321,16 @@ class _Search:
                 "or outside of its blobs")  # fmt: skip
         return "template", launch.kernel.template, (said,)
 
-    def is_stale(self, c: Compilation[CpuTarget], number: int) -> bool:
-        """Whether the store has other code for a kernel than is built now."""
-        kernel = c.launches[number].kernel
-        stored = Store().get(object_key(kernel, self.target))
-        return stored is not None and stored != build_object(
-            lower.module_text(kernel, self.target.arithmetic), self.target
-        )
-
     # ---------------------------------------------------------------- what cannot be made
+
+    def faulted(self, e: _Fault) -> Culprit:
+        """A kernel that lost its device: nothing more can be tried in this process."""
+        k, c = e.by.launch, e.compilation
+        kernel = c.launches[k].kernel
+        grounds = (_said(e.by.cause), f"k{k} ({kernel_name(c.launches[k])}) was running, after all "
+                   "before it had done what they should", "its template, its config or its code: "
+                   "the device is lost, and so nothing else was tried")  # fmt: skip
+        return Culprit("template", kernel.template, "", grounds, None, "", k, nodes_in(c, k), c)
 
     def failed(self, e: Exception, stages: Sequence[Stage]) -> Culprit:
         """The part that raised while a program was made."""
@@ -378,6 +357,14 @@ class _Broken(Exception):
     def __init__(self, by: Pass, cause: Exception, fuel: Fuel) -> None:
         super().__init__(str(cause))
         self.by, self.cause, self.fuel = by, cause, fuel
+
+
+class _Fault(Exception):
+    """A kernel that took its device with it."""
+
+    def __init__(self, compilation: Compilation[Any], by: Watched) -> None:
+        super().__init__(str(by))
+        self.compilation, self.by = compilation, by
 
 
 def _said(e: BaseException) -> str:

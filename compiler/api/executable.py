@@ -16,6 +16,7 @@ from ..codegen.cpu.target import CpuTarget
 from ..inspect.machine import call_seconds, limits
 from ..inspect.moving import Movers, can_move
 from ..inspect.profile import Profile, profile
+from ..inspect.trace import launch_named
 from ..inspect.views import Compilation, kernel_name, view
 from ..kernels.access import element_by_element
 from ..kernels.ir import Launch
@@ -123,7 +124,7 @@ class Executable(Inspectable[CpuTarget]):
         Raises OptionError for an unknown kernel, and for one with operators that were declared by
         the user.
         """
-        from .repro import launch_named, script_of
+        from .repro import script_of
 
         device = kernel_device(self._compilation.target, self.threads)
         return script_of(self._compilation, launch_named(self._compilation, kernel), device)

@@ -6,17 +6,16 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 from ..codegen.cuda.target import CudaTarget
-from ..errors import MemoryLimitError
 from ..graph.ir import Graph
 from ..inspect.alternatives import alternatives
 from ..inspect.dump import write_dump
-from ..inspect.gpu_views import GPU_DUMPED, Gpu, gpu_view
+from ..inspect.gpu_views import GPU_DUMPED, gpu_view
 from ..inspect.views import Compilation
 from ..kernels.device import gpu_device
-from ..kernels.gpu_templates import HOPPER, gpu_templates
+from ..kernels.gpu_templates import gpu_templates
 from ..kernels.ir import Kernel, Launch
 from ..kernels.select import select
-from ..kernels.template import KernelTemplate
+from ..memory.plan import MemoryPlan
 from ..options import Options
 from ..passes.base import Fuel, Stage, run_pipeline
 from ..passes.pipeline import gpu_pipeline, remaining
@@ -29,6 +28,7 @@ from ..tuning.choices import NO_CHOICES, Choices, special, to_data, with_origins
 from ..tuning.tuned import recorded
 from .artifact import Saved
 from .build import Stopwatch
+from .fit import fit
 from .gpu_devices import device_for, place_of
 from .gpu_executable import GpuExecutable
 from .gpu_kernels import GpuKernelInfo, GpuPhase
@@ -47,19 +47,7 @@ def compile_gpu(
     stages = _optimised(graph, chosen, read)
     passes = watch.lap()
     choices = recorded_choices(stages[-1].graph, target, chosen)
-    return _built(stages, target, chosen, choices, watch, (read, passes), progress)
-
-
-def analyse_gpu(graph: Graph, target: CudaTarget, chosen: Options, read: float) -> Gpu:
-    """What `compile_gpu` does before it makes code. Raises LoweringError, MemoryLimitError."""
-    stages = _optimised(graph, chosen, read)
-    choices = recorded_choices(stages[-1].graph, target, chosen)
-    return _selected(stages, target, chosen, choices)
-
-
-def every_template() -> tuple[KernelTemplate, ...]:
-    """The templates that make kernels for one GPU or another."""
-    return gpu_templates("standard", HOPPER)
+    return built(stages, target, chosen, choices, watch, (read, passes), progress)
 
 
 def code_key(kernel: Kernel, target: CudaTarget) -> Key:
@@ -88,7 +76,7 @@ def gpu_builder(
 
     def build(choices: Choices) -> GpuExecutable:
         watch.lap()
-        return _built(stages, target, chosen, choices, watch, spent)
+        return built(stages, target, chosen, choices, watch, spent)
 
     return build
 
@@ -100,7 +88,7 @@ def loaded(
     """The program in a file. stages: its graph, as read. Raises as `compile_gpu` does, and
     ArtifactError."""
     spent = stages[0].milliseconds / 1e3, 0.0
-    return _built(stages, target, chosen, choices, Stopwatch(), spent, progress, saved)
+    return built(stages, target, chosen, choices, Stopwatch(), spent, progress, saved)
 
 
 def _optimised(graph: Graph, chosen: Options, read: float) -> tuple[Stage, ...]:
@@ -109,36 +97,15 @@ def _optimised(graph: Graph, chosen: Options, read: float) -> tuple[Stage, ...]:
     return (Stage("import", graph, read * 1e3, True), *stages)
 
 
-def _built(
+def built(
     stages: Sequence[Stage], target: CudaTarget, chosen: Options, choices: Choices,
     watch: Stopwatch, spent: tuple[float, float],
     progress: Callable[[str, int, int], None] | None = None, saved: Saved | None = None,
+    store: Store | None = None,
 ) -> GpuExecutable:  # fmt: skip
     """From the graph after all passes to a program. spent: the seconds before: reading, passes.
-    saved: the file that it comes from, with code and constants. Raises as `compile_gpu` does, and
-    ArtifactError."""
-    c = _selected(stages, target, chosen, choices)
-    kernels = watch.lap()
-
-    def report(done: int, total: int) -> None:
-        if progress is not None:
-            progress("kernels", done, total)
-
-    all_kernels = [x.kernel for x in c.launches]
-    given = _given(all_kernels, target, saved) if saved else {}
-    codes = load(all_kernels, target, Store(), report, given)
-    objects = watch.lap()
-    if chosen.dump:
-        write_dump(c, chosen.dump, GPU_DUMPED, lambda level: gpu_view(c, codes, level))
-    exe = GpuExecutable(c, codes, saved.ready if saved else None)
-    exe.stats = CompileStats(*spent, kernels, objects, watch.lap(), codes.built, len(codes.codes))
-    return exe
-
-
-def _selected(
-    stages: Sequence[Stage], target: CudaTarget, chosen: Options, choices: Choices
-) -> Gpu:  # fmt: skip
-    """Kernels and the memory plan for the graph after all passes."""
+    saved: the file that it comes from, with code and constants. store: of code, the user's where
+    none is given. Raises as `compile_gpu` does, and ArtifactError."""
     final, seen = stages[-1].graph, gpu_device(target.capability)
     other = special(final, seen, chosen.numerics, choices)
     templates = gpu_templates(chosen.numerics, target.capability)
@@ -146,16 +113,35 @@ def _selected(
         final, seen, special=other, templates=templates, numerics=chosen.numerics
     )
     launches = with_origins(final, launches, choices)
-    plan = plan_memory(final, launches, reorder=chosen.reorder, inplace=chosen.inplace,
-                       donate=chosen.donate)  # fmt: skip
+
+    def planned(
+        launches: Sequence[Launch], reorder: bool, capacity: int | None = None
+    ) -> MemoryPlan:  # fmt: skip
+        return plan_memory(final, launches, reorder=reorder, inplace=chosen.inplace,
+                           donate=chosen.donate, capacity=capacity)  # fmt: skip
+
+    plan = planned(launches, chosen.reorder)
     launches = tuple(launches[k] for k in plan.order)
-    if chosen.memory_limit is not None and plan.arena_bytes > chosen.memory_limit:
-        raise MemoryLimitError(
-            f"memory_limit={chosen.memory_limit} cannot be met: the arena takes {plan.arena_bytes}"
-            " bytes, and kernels for GPUs have no variants with less", plan.arena_bytes
-        )  # fmt: skip
+    limit = chosen.memory_limit
+    if limit is not None and plan.arena_bytes > limit:
+        launches, plan = fit(final, launches, plan, planned, seen, chosen, limit)
     plan = replace(plan, alternatives=alternatives(final, launches, chosen))
-    return Compilation(final, stages, launches, plan, target, chosen, None, to_data(choices, seen))
+    kernels = watch.lap()
+
+    def report(done: int, total: int) -> None:
+        if progress is not None:
+            progress("kernels", done, total)
+
+    all_kernels = [x.kernel for x in launches]
+    given = _given(all_kernels, target, saved) if saved else {}
+    codes = load(all_kernels, target, store or Store(), report, given)
+    objects = watch.lap()
+    c = Compilation(final, stages, launches, plan, target, chosen, None, to_data(choices, seen))
+    if chosen.dump:
+        write_dump(c, chosen.dump, GPU_DUMPED, lambda level: gpu_view(c, codes, level))
+    exe = GpuExecutable(c, codes, saved.ready if saved else None)
+    exe.stats = CompileStats(*spent, kernels, objects, watch.lap(), codes.built, len(codes.codes))
+    return exe
 
 
 def _given(kernels: Sequence[Kernel], target: CudaTarget, saved: Saved) -> Mapping[str, GpuCode]:

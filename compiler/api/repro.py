@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
-
-import numpy as np
-import numpy.typing as npt
 
 from ...autotune.task import Candidate
 from ..errors import OptionError
-from ..inspect.trace import launch_named, nodes_in
+from ..inspect.trace import nodes_in
 from ..inspect.views import Compilation
 from ..kernels.device import Device
 from ..kernels.ir import Launch
@@ -19,8 +14,6 @@ from ..kernels.printer import kernel_digest
 from ..kernels.select import group_of, is_built_in
 from ..tuning.alone_script import script
 from ..tuning.problem import Problem, problem_of
-
-Array = npt.NDArray[Any]
 
 
 def problem_at(c: Compilation[Any], number: int, device: Device) -> Problem:
@@ -53,21 +46,3 @@ def script_of(
         )
     problem = problem_at(c, number, device)
     return script(problem, candidate_of(launch), kernel_digest(launch.kernel), nodes, data, **more)
-
-
-def write_script(
-    c: Compilation[Any], number: int, device: Device, path: Path,
-    arrays: Mapping[str, Array] | None = None,
-) -> list[Path]:  # fmt: skip
-    """Write the script to `path`, and the arrays that it is to compute with, by blob of the
-    problem, beside it; the files."""
-    data = path.with_suffix(".npz")
-    text = script_of(c, number, device, data.name if arrays is not None else "")
-    path.write_text(text, encoding="ascii")
-    if arrays is None:
-        return [path]
-    np.savez(data, allow_pickle=False, **arrays)
-    return [path, data]
-
-
-__all__ = ["candidate_of", "launch_named", "problem_at", "script_of", "write_script"]

@@ -10,7 +10,6 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from ..codegen.cpu.target import CpuTarget
 from ..errors import InputError, TilewrightError
 from ..graph import textfile
 from ..graph.evaluate import evaluate, narrow
@@ -19,11 +18,10 @@ from ..inspect.views import kernel_name
 from ..kernels.select import group_of, is_built_in
 from ..options import VERSION, Options
 from ..runtime.arrays import TensorSpec
-from .build import device_of
 from .culprit import Culprit, find_culprit
 from .executable import random_input
 from .finding import Finding
-from .repro import write_script
+from .making import Maker
 from .suspects import replace_outputs
 from .watch import WrongResult
 
@@ -63,7 +61,7 @@ _KEPT: Final = ("numerics", "memory_limit", "threads", "reorder", "inplace")
 class Task:
     """What all parts of a bisection are compiled for."""
 
-    target: CpuTarget
+    maker: Maker
     chosen: Options
 
 
@@ -72,7 +70,7 @@ def bisected(
 ) -> Finding:  # fmt: skip
     """What is wrong with a graph; written to a folder as the smallest part that shows it."""
     feeds = _feeds(graph, inputs)
-    culprit, outputs = find_culprit(graph, task.target, task.chosen, feeds)
+    culprit, outputs = find_culprit(graph, task.maker, task.chosen, feeds)
     if culprit is None:
         return Finding()
     files = () if folder is None else tuple(map(str, _written(task, graph, feeds, culprit, folder)))
@@ -119,7 +117,7 @@ def _written(
     files = list(textfile.write(part, folder / "slice.tw.txt"))
     arrays = {f"input{k}": given[n] for k, n in enumerate(part.inputs)}
     np.savez(folder / "inputs.npz", allow_pickle=False, **arrays)
-    chosen = {n: getattr(task.chosen, n) for n in _KEPT}
+    chosen = task.maker.script_options | {n: getattr(task.chosen, n) for n in _KEPT}
     chosen["donate"] = [n for n in task.chosen.donate if n in part.inputs]
     script = folder / "repro.py"
     script.write_text(_SCRIPT.format(version=VERSION, options=ascii(chosen)), encoding="ascii")
@@ -128,8 +126,10 @@ def _written(
     if c is not None and k is not None and isinstance(seen, WrongResult) and is_built_in(
         group_of(c.graph, c.launches[k]).ops
     ):  # fmt: skip
-        device = device_of(task.target, task.chosen)
-        files += write_script(c, k, device, folder / "kernel.py", seen.problem.arrays)
+        alone, data = folder / "kernel.py", folder / "kernel.npz"
+        alone.write_text(task.maker.script(c, k, data.name), encoding="ascii")
+        np.savez(data, allow_pickle=False, **seen.problem.arrays)
+        files += [alone, data]
     return files
 
 
@@ -148,7 +148,7 @@ def smallest(
     def shows(chosen: Collection[int]) -> bool:
         part = cut(graph, chosen)
         try:
-            found, _ = find_culprit(part, task.target, task.chosen, given(part))
+            found, _ = find_culprit(part, task.maker, task.chosen, given(part))
         except TilewrightError:
             return False
         return found is not None and (found.kind, found.name) == (culprit.kind, culprit.name)

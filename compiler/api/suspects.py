@@ -17,18 +17,17 @@ import numpy.typing as npt
 
 from ...autotune.task import Candidate
 from ...ops.interpreter import run_compute
-from ..codegen.cpu.target import CpuTarget
 from ..errors import LoweringError
 from ..graph.evaluate import evaluate
 from ..graph.ir import Graph
 from ..inspect.interpret import KernelError
 from ..kernels.ir import For, If, Launch, Stmt
-from ..kernels.select import TEMPLATES
+from ..kernels.select import templates_for
 from ..kernels.template import KernelTemplate
-from ..store import Store
-from ..tuning.alone import Filled, difference, filled, interpreted, run_alone
+from ..tuning.alone import Filled, difference, filled, interpreted
 from ..tuning.problem import problem_of
 from ..tuning.reference import Reference
+from .making import Maker
 
 Array = npt.NDArray[Any]
 Kind = Literal["code generation", "config", "template", "fusion", "operator", "nobody"]
@@ -48,14 +47,15 @@ class Suspect:
     grounds: tuple[str, ...]
 
 
-def suspect(problem: Filled, launch: Launch, target: CpuTarget, store: Store) -> Suspect:
+def suspect(problem: Filled, launch: Launch, maker: Maker) -> Suspect:
     """Who is to blame for a launch that computes `problem` wrongly. launch: bound to its blobs."""
-    return _Trial(problem, launch, target, store).verdict()
+    return _Trial(problem, launch, maker).verdict()
 
 
 class _Trial:
-    def __init__(self, problem: Filled, launch: Launch, target: CpuTarget, store: Store) -> None:
-        self.problem, self.launch, self.target, self.store = problem, launch, target, store
+    def __init__(self, problem: Filled, launch: Launch, maker: Maker) -> None:
+        self.problem, self.launch, self.maker = problem, launch, maker
+        self.known = templates_for(problem.device, problem.numerics)
         self.reference = Reference(problem)
         kernel = launch.kernel
         self.made = Candidate(kernel.template, kernel.version, dict(kernel.config))
@@ -67,11 +67,14 @@ class _Trial:
         grounds = []
         text = self.interpreted()
         if text == "":
-            return Suspect("code generation", "compiler/codegen/cpu", (
+            return Suspect("code generation", self.maker.codegen, (
                 "the kernel's text, computed without code generation, is right",
                 f"the code made of it is not: template {self.made}"))  # fmt: skip
         if text is not None:
             grounds.append(f"the kernel's text is wrong already ({text})")
+        elif self.is_for_threads:
+            grounds.append("the kernel is written thread by thread, so that its text and its code "
+                           "are not told apart")  # fmt: skip
         else:
             grounds.append("the kernel is too large to tell its text and its code apart")
         config = next((c for c in self.configs() if self.right(c)), None)
@@ -96,18 +99,23 @@ class _Trial:
                 return Suspect("operator", op, tuple(grounds))
         if bad:
             grounds.append("the expressions of these ops are right")
-        return Suspect("template", name if not bad else TEMPLATES[-1].name, tuple(grounds))
+        return Suspect("template", name if not bad else self.known[-1].name, tuple(grounds))
 
     # ---------------------------------------------------------------- trying
 
     def wrong(self, launch: Launch) -> str:
         """What is wrong with a launch's results, "" if nothing."""
-        return difference(self.reference, launch,
-                          run_alone(self.problem, launch, self.target, self.store))  # fmt: skip
+        return difference(self.reference, launch, self.maker.alone(self.problem, launch))
+
+    @property
+    def is_for_threads(self) -> bool:
+        """Whether the text says what threads do together, which is not interpreted."""
+        return any(p.threads for p in self.launch.kernel.phases)
 
     def interpreted(self) -> str | None:
-        """What is wrong with what the text says; None where that takes too long to find out."""
-        if steps(self.launch) > MOST_STEPS:
+        """What is wrong with what the text says; None where that takes too long to find out, or
+        cannot be."""
+        if self.is_for_threads or steps(self.launch) > MOST_STEPS:
             return None
         try:
             return difference(self.reference, self.launch, interpreted(self.problem, self.launch))
@@ -129,7 +137,7 @@ class _Trial:
 
     def templates(self) -> Iterator[KernelTemplate]:
         given = self.problem.graph, self.problem.ops, self.problem.outputs
-        for t in TEMPLATES:
+        for t in self.known:
             if t.name != self.made.template and t.matches(*given):
                 yield t
 
@@ -186,13 +194,13 @@ class _Trial:
     def _single(self, alone: Filled) -> str | None:
         """What is wrong with a problem of one op in the most general template, None where that has
         no kernel for it."""
-        t = TEMPLATES[-1]
+        t = self.known[-1]
         given = alone.graph, alone.ops, alone.outputs
         if not t.matches(*given):
             return None
         try:
             launch = t.instantiate(*given, alone.device, t.default(*given, alone.device))
-            results = run_alone(alone, launch, self.target, self.store)
+            results = self.maker.alone(alone, launch)
         except LoweringError:
             return None
         return difference(Reference(alone), launch, results)

@@ -205,14 +205,14 @@ def tuned_abroad(
     """The report on tuning a graph for GPUs that are elsewhere, with none here: no code is made,
     shares of the run time are those of a model, and nothing is compared in the end. Otherwise as
     `tuned`."""
-    from .gpu import analyse_gpu
+    from .gpu import analysed
 
     device = gpu_device(target.capability)
     teller = _Teller(means.listener, budget)
     means = _without_records(means, teller.tell)
     with stopped_by_signals(budget.stop):
         teller.reach("compile")
-        c = analyse_gpu(graph, target, chosen, 0.0)
+        c = analysed(graph, target, chosen, 0.0)
         uses = tasks_of(c, device, "")
         teller.reach("search")
         ended, found, where = "searched", list[_Found](), ""

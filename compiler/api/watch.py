@@ -7,8 +7,7 @@ with what was written, bit by bit, so that memory that changed in between is see
 
 from __future__ import annotations
 
-import ctypes
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,15 +15,15 @@ import numpy as np
 import numpy.typing as npt
 
 from ...ops.types import TensorType
-from ..codegen.cpu.target import CpuTarget
+from ..errors import DeviceLostError
 from ..graph.evaluate import evaluate_op, narrow
 from ..inspect.views import Compilation
 from ..kernels.device import Device
 from ..kernels.select import group_of
-from ..runtime.program import Program
 from ..tuning.alone import Filled, difference, filled
 from ..tuning.memory import logical
 from ..tuning.reference import Reference
+from .making import Steps
 from .repro import problem_at
 
 Array = npt.NDArray[Any]
@@ -63,32 +62,39 @@ class _Seen(Exception):
         self.found = found
 
 
+class Watched(Exception):
+    """What a launch raised. launch: its number."""
+
+    def __init__(self, launch: int, cause: Exception) -> None:
+        super().__init__(str(cause))
+        self.launch, self.cause = launch, cause
+
+
 def watch(
-    c: Compilation[CpuTarget], program: Program, device: Device, feeds: Mapping[str, Array]
-) -> tuple[WrongResult | WrongMemory | None, list[Array]]:
+    c: Compilation[Any], steps: Steps, device: Device, feeds: Mapping[str, Array]
+) -> tuple[WrongResult | WrongMemory | None, Sequence[Array]]:
     """The first thing that is wrong in a run, if any; and the outputs of a run to the end.
 
-    feeds: an array for every input, as the program wants them.
+    feeds: an array for every input, as the program wants them. Raises Watched where the program
+    does.
     """
     arrays = [feeds[n].copy() for n in c.graph.inputs]
-    check = _Checker(c, device, feeds)
+    check = _Checker(c, steps, device, feeds)
     try:
-        results, _ = program.timed(arrays, _no_clock, check.before, check.after)
+        results = steps.run(arrays, check.before, check.after)
     except _Seen as e:
         found = e.found
         if isinstance(found, WrongMemory):
-            found = _explained(c, program, feeds, found, check.value(found.blob))
+            found = _explained(c, steps, feeds, found, check.value(found.blob))
         return found, []
+    except DeviceLostError as e:
+        raise Watched(check.running, e) from e
     return None, results
 
 
-def _no_clock() -> int:
-    return 0
-
-
-def _read(address: int, kind: TensorType) -> Array:
+def _read(steps: Steps, address: int, kind: TensorType) -> Array:
     """A copy of what lies there, as a logical array."""
-    raw = ctypes.string_at(address, kind.span * kind.dtype.bytes)
+    raw = steps.read(address, kind.span * kind.dtype.bytes)
     return np.array(logical(np.frombuffer(raw, kind.dtype.numpy), kind))
 
 
@@ -102,9 +108,10 @@ class _Checker:
     """values: what each blob should hold, by what was seen written, or computed for views."""
 
     def __init__(
-        self, c: Compilation[CpuTarget], device: Device, feeds: Mapping[str, Array]
+        self, c: Compilation[Any], steps: Steps, device: Device, feeds: Mapping[str, Array]
     ) -> None:
-        self.c, self.device = c, device
+        self.c, self.steps, self.device = c, steps, device
+        self.running = 0
         self.values = dict(feeds)
         self.read: dict[str, Array] = {}
         self.writer: dict[str, int] = {}
@@ -121,26 +128,22 @@ class _Checker:
                 self.values[n] = narrow(y, g.type(n).dtype)
         return self.values[blob]
 
-    def _table(self, k: int, pointers: int) -> list[tuple[str, str, int]]:
-        """(blob, role, address) of the parameters that are blobs."""
+    def _held(self, k: int, at: Sequence[int], *, written: bool) -> dict[str, Array]:
+        """What lies in the parameters that are blobs, which the launch writes, or reads."""
         launch = self.c.launches[k]
-        at = (ctypes.c_uint64 * len(launch.args)).from_address(pointers)
-        return [(a, b.role, at[j]) for j, (a, b)
-                in enumerate(zip(launch.args, launch.kernel.params, strict=True))
-                if isinstance(a, str)]  # fmt: skip
+        return {n: _read(self.steps, where, self.c.graph.type(n))
+                for n, b, where in zip(launch.args, launch.kernel.params, at, strict=True)
+                if isinstance(n, str) and (b.role == "out") == written}  # fmt: skip
 
-    def before(self, k: int, pointers: int) -> None:
-        g = self.c.graph
-        self.read = {n: _read(at, g.type(n)) for n, role, at in self._table(k, pointers)
-                     if role != "out"}  # fmt: skip
+    def before(self, k: int, at: Sequence[int]) -> None:
+        self.running = k
+        self.read = self._held(k, at, written=False)
         for n, x in self.read.items():
             if not same(x, self.value(n)):
                 raise _Seen(WrongMemory(k, n, self.writer.get(n)))
 
-    def after(self, k: int, pointers: int) -> None:
-        g = self.c.graph
-        written = {n: _read(at, g.type(n)) for n, role, at in self._table(k, pointers)
-                   if role == "out"}  # fmt: skip
+    def after(self, k: int, at: Sequence[int]) -> None:
+        g, written = self.c.graph, self._held(k, at, written=True)
         self.values |= written
         self.writer |= dict.fromkeys(written, k)
         group = group_of(g, self.c.launches[k])
@@ -158,28 +161,26 @@ class _Checker:
 
 
 def _explained(
-    c: Compilation[CpuTarget], program: Program, feeds: Mapping[str, Array], found: WrongMemory,
-    want: Array,
+    c: Compilation[Any], steps: Steps, feeds: Mapping[str, Array], found: WrongMemory, want: Array,
 ) -> WrongMemory:  # fmt: skip
     """Who changed the memory of a blob between its writer and its reader: another run, with an eye
     on it."""
-    at = 0
+    where = 0
     kind = c.graph.type(found.blob)
     verdict: tuple[int, bool] | None = None
 
-    def look(k: int, pointers: int, behind: bool) -> None:
-        nonlocal at, verdict
+    def look(k: int, at: Sequence[int], behind: bool) -> None:
+        nonlocal where, verdict
         if behind and k == found.writer:
-            launch = c.launches[k]
-            table = (ctypes.c_uint64 * len(launch.args)).from_address(pointers)
-            at = table[launch.args.index(found.blob)]
-        elif at and verdict is None and k <= found.launch and not same(_read(at, kind), want):
+            where = at[c.launches[k].args.index(found.blob)]
+        elif (where and verdict is None and k <= found.launch
+              and not same(_read(steps, where, kind), want)):  # fmt: skip
             verdict = (k, False) if behind else (k - 1, True)
 
     if found.writer is None:
         return found
     arrays = [feeds[n].copy() for n in c.graph.inputs]
-    program.timed(arrays, _no_clock, lambda k, p: look(k, p, False), lambda k, p: look(k, p, True))
+    steps.run(arrays, lambda k, at: look(k, at, False), lambda k, at: look(k, at, True))
     if verdict is None:
         return found
     return WrongMemory(found.launch, found.blob, found.writer, *verdict)

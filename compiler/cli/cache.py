@@ -11,16 +11,13 @@ from typing import Any
 from ...autotune.row import to_data
 from ..api.build import device_of
 from ..api.compile import analyse
-from ..api.source import read_closed
-from ..codegen.cuda.target import cuda_target, is_cuda
+from ..codegen.cuda.target import CudaTarget
 from ..errors import OptionError
 from ..inspect.views import Compilation, kernel_name
 from ..kernels.device import Device, gpu_device
 from ..kernels.ir import Kernel
 from ..kernels.printer import symbol
-from ..options import options
 from ..records import open_records
-from ..runtime.cuda_device import capability
 from ..runtime.objects import object_key
 from ..store import Entry, Key, Store
 from ..store import Explanation as StoreExplanation
@@ -105,7 +102,11 @@ def explain_model(args: argparse.Namespace) -> int:
     store = Store()
     if store.directory is None:
         raise OptionError("the cache is switched off (TILEWRIGHT_CACHE): every kernel is a miss")
-    found = _on_gpu(args, store) if is_cuda(target_of(args)) else _on_cpu(args, store)
+    compiled = analyse(
+        args.model, target=target_of(args), numerics=args.numerics, memory_limit=args.memory_limit,
+        shapes=parse_shapes(args.shapes), outputs=split(args.outputs), threads=args.threads,
+    )  # fmt: skip
+    found = _kernels(compiled, store)
     hits = sum(k.stored.hit for k in found.values())
     if args.json:
         emit_json({
@@ -134,34 +135,11 @@ def explain_model(args: argparse.Namespace) -> int:
     return 0
 
 
-def _on_cpu(args: argparse.Namespace, store: Store) -> dict[str, _Kernel]:
-    c = analyse(
-        args.model, target=target_of(args), numerics=args.numerics, memory_limit=args.memory_limit,
-        shapes=parse_shapes(args.shapes), outputs=split(args.outputs), threads=args.threads,
+def _kernels(c: Compilation[Any], store: Store) -> dict[str, _Kernel]:
+    """The distinct kernels of a compilation by symbol."""
+    device, place, key = _gpu(c.target) if isinstance(c.target, CudaTarget) else (
+        device_of(c.target, c.options), None, lambda kernel: object_key(kernel, c.target)
     )  # fmt: skip
-    return _kernels(c, store, device_of(c.target, c.options), None,
-                    lambda kernel: object_key(kernel, c.target))  # fmt: skip
-
-
-def _on_gpu(args: argparse.Namespace, store: Store) -> dict[str, _Kernel]:
-    from ..api.gpu import analyse_gpu, code_key
-    from ..api.gpu_devices import device_for, place_of
-
-    target = cuda_target(target_of(args), capability)
-    chosen = options(numerics=args.numerics, memory_limit=args.memory_limit, threads=args.threads)
-    graph = read_closed(args.model, parse_shapes(args.shapes), split(args.outputs))
-    c = analyse_gpu(graph, target, chosen, 0.0)
-    number = device_for(target)
-    place = "" if number is None else place_of(number)
-    return _kernels(c, store, gpu_device(target.capability), place,
-                    lambda kernel: code_key(kernel, target))  # fmt: skip
-
-
-def _kernels(
-    c: Compilation[Any], store: Store, device: Device, place: str | None,
-    key: Callable[[Kernel], Key],
-) -> dict[str, _Kernel]:  # fmt: skip
-    """The distinct kernels of a compilation by symbol. device, place: as `explain` takes them."""
     with open_records() as records:
         choices = {n: e for e in explain(c, device, records, place) for n in e.use.launches}
     found: dict[str, _Kernel] = {}
@@ -172,6 +150,17 @@ def _kernels(
             what = f"{kernel_name(launch)} ({launch.label})"
             found[name] = _Kernel(what, stored, choices.get(number))
     return found
+
+
+def _gpu(target: CudaTarget) -> tuple[Device, str, Callable[[Kernel], Key]]:
+    """What templates take it for, its fingerprint, "" if there is none here, and the key of a
+    kernel's code."""
+    from ..api.gpu import code_key
+    from ..api.gpu_devices import device_for, place_of
+
+    number = device_for(target)
+    place = "" if number is None else place_of(number)
+    return gpu_device(target.capability), place, lambda kernel: code_key(kernel, target)
 
 
 def _config(e: ConfigExplanation | None) -> dict[str, Any] | None:

@@ -62,7 +62,7 @@ def attention_group(
 ) -> AttentionGroup | None:
     products = [op for op in ops if op.definition.trait(Contraction) is not None]
     found = attention_from(graph, products[0]) if len(products) == 2 else None
-    if found is None or found.second is not products[1]:
+    if found is None or found.second is not products[1] or found.cast is not None:
         return None
     made = {o: op for op in ops for o in op.outputs}
     before: set[int] = set()

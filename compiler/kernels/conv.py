@@ -39,12 +39,13 @@ from .ir import (
     loop,
     seq,
 )
-from .microkernel import Level, MicroKernel, Panel, Rows, Segment, bind
+from .microkernel import LINE, Level, MicroKernel, Panel, Rows, Segment, bind
 from .recipe import prepared
 from .template import Config, required
 
 PARTIAL = 300  # terms of a partial sum, about; errors grow with the root of it
 FEW_TILES = 32  # tiles per visit of a panel; behind more, asking for it costs more than waiting
+MEMORY_LINE = 8  # multiply-add slots in which one core gets a cache line of a stream from memory
 
 
 Inside = tuple[Indices, Expr, Sequence[Taps] | None, Sequence[Taps]]
@@ -56,7 +57,7 @@ class ConvWriter:
     """Writes the kernel of one problem for one config."""
 
     template = "direct_conv"
-    version = 5
+    version = 6
 
     def __init__(self, p: ConvGroup, device: Device, config: Config) -> None:
         self.p, self.config = p, config
@@ -95,7 +96,15 @@ class ConvWriter:
         return self.params.prepared(packed, p.dtype, self.steps * self.vectors * self.lanes)
 
     def is_far(self, device: Device) -> bool:
-        """Whether a panel does not stay in the first cache, or serves few tiles in it."""
+        """Whether a panel does not stay in the first cache, or serves few tiles in it.
+
+        Not where multiply-adds take less time than the weights need to arrive: a core that reads
+        one stream and nothing else gets the most out of memory by itself, and hints disturb it.
+        """
+        p = self.p
+        uses = p.flops / (2 * p.channels * p.depth * p.window.taps)
+        if uses * self.lanes * p.dtype.bytes < MEMORY_LINE * LINE:
+            return False
         panel = self.steps * self.blocks * self.lanes * self.p.dtype.bytes
         _, visit = units_of(self.p, self.config)
         if self.config["order"] == "oc":

@@ -9,7 +9,7 @@ windows; groups are batches). What follows on the sum is the epilogue.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from math import prod
 from typing import Final
@@ -18,6 +18,7 @@ from ...ops.expr import Expr, var
 from ...ops.operator import Contraction as Product
 from ...ops.traverse import substitute, walk
 from ...ops.types import DType, f32, f64
+from ..errors import LoweringError
 from ..graph.ir import Graph, Op
 from ..passes.convolutions import is_depthwise
 from .compose import Composer
@@ -28,6 +29,19 @@ LEAST: Final = 8  # rows and columns below which most of a tile would be empty
 FAMILY: Final = "sums of products"
 """Of the templates that compute contractions, which are rivals."""
 LEAST_TERMS: Final = 4  # of a sum: with fewer, moving operands is all that takes time
+
+
+class Unfit(LoweringError):
+    """Why a template does not take a group."""
+
+
+def objection(find: Callable[[], object]) -> str:
+    """Why something is not found, "" where it is."""
+    try:
+        find()
+    except Unfit as e:
+        return str(e)
+    return ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +95,7 @@ def contraction_of(
     ((loops, at),) = whole
     value = Composer(graph, ops).element(outputs[0], at)
     for v in loops:
-        loops, at, value = _grouped(v, loops, at, value)
+        loops, at, value = grouped(v, loops, at, value)
     found = reduces([value])
     if len(found) != 1 or found[0].payload[0] != "sum" or found[0].args[0].op != "mul":
         return None
@@ -108,7 +122,7 @@ def is_product(graph: Graph, ops: Sequence[Op]) -> bool:
                for op, t in found)  # fmt: skip
 
 
-def _grouped(
+def grouped(
     v: Expr, loops: tuple[Expr, ...], at: tuple[Expr, ...], value: Expr
 ) -> tuple[tuple[Expr, ...], tuple[Expr, ...], Expr]:
     """Index v as a group and a place in it, where something in the value depends on the group only:

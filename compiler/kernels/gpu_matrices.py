@@ -18,10 +18,10 @@ from ...ops.traverse import substitute
 from ...ops.types import DType
 from ..graph.ir import Graph
 from .address import offset
+from .gpu_contraction import Contraction, Unfit
 from .gpu_mma_operands import TILES
 from .gpu_sharing import unflattened
 from .gpu_tap_boxes import Window, window_of
-from .gpu_tiles import Contraction
 from .ir import Buffer
 from .pieces import Buffers, stride, trip_count
 from .recipe import prepared
@@ -134,23 +134,33 @@ class Product:
 
 def product_of(
     graph: Graph, c: Contraction, buffers: Buffers, types: Sequence[DType]
-) -> Product | None:  # fmt: skip
-    """The contraction as a product of what can be copied in boxes, if it is one."""
-    return _of_matrices(graph, c, buffers, types) or _of_windows(graph, c, buffers, types)
+) -> Product:  # fmt: skip
+    """The contraction as a product of what can be copied in boxes. Raises Unfit, saying why it is
+    none of matrices, nor of a convolution's input."""
+    said = []
+    for name, find in (("matrices", _of_matrices), ("windows", _of_windows)):
+        found = Buffers(graph)
+        try:
+            made = find(graph, c, found, types)
+        except Unfit as e:
+            said += [f"as {name}: {e}"] if str(e) else []
+        else:
+            buffers.reads.update(found.reads)
+            return made
+    raise Unfit("; ".join(said))
 
 
 def _of_windows(
     graph: Graph, c: Contraction, buffers: Buffers, types: Sequence[DType]
-) -> Product | None:  # fmt: skip
+) -> Product:  # fmt: skip
     w = window_of(graph, c, types, ROW)
-    right = _load(c.right, types)
-    if w is None or right is None or graph.type(w.blob).dtype is not right.dtype:
-        return None
+    right = _load(c.right, types, "right")
+    _same(graph.type(w.blob).dtype, right.dtype)
     left = Matrix(buffers.read(w.blob), 0, 1, (1,) * len(w.batches))
+    if len(left.batches) + 3 > MOST_AXES:
+        raise Unfit(f"{len(left.batches) + 3} axes of its input; boxes have {MOST_AXES}")
     terms = w.chunks * ROW // right.dtype.bytes
     b = _packed(graph, buffers, right, (*c.columns, *w.taps), (w.channel,), w.batches, terms)
-    if b is None or len(left.batches) + 3 > MOST_AXES:
-        return None
     taps = prod(map(trip_count, w.taps))
     b = replace(b, row=taps * terms)
     return Product(c.out, 0, c.n, taps * terms, w.batches, w.rows, c.columns, left, b, c.value,
@@ -163,30 +173,36 @@ def _work(c: Contraction) -> int:
 
 def _of_matrices(
     graph: Graph, c: Contraction, buffers: Buffers, types: Sequence[DType]
-) -> Product | None:  # fmt: skip
-    left, right = _load(c.left, types), _load(c.right, types)
-    if left is None or right is None or left.dtype is not right.dtype:
-        return None
+) -> Product:  # fmt: skip
+    left, right = _load(c.left, types, "left"), _load(c.right, types, "right")
+    _same(left.dtype, right.dtype)
     at = offset(graph.type(c.out), c.at)
     over = c.node.payload[1]
     outer_rows, rows = _split(c.rows, (at, *_fixed(graph, left)))
     outer_columns, columns = _split(c.columns, (at, *_fixed(graph, right)))
     batches = (*c.batches, *outer_rows, *outer_columns)
     if not rows or not columns:
-        return None
+        raise Unfit("its rows or columns do not lie in fixed steps")
     a = _matrix(graph, buffers, left, rows, over, batches)
     b = _matrix(graph, buffers, right, columns, over, batches)
-    if a is None or b is None:
-        return None
     m, n, k = (prod(map(trip_count, loops)) for loops in (rows, columns, over))
     return Product(c.out, m, n, k, batches, rows, columns, a, b, c.value, c.node, at,
                    _work(c))  # fmt: skip
 
 
-def _load(factor: Expr, types: Sequence[DType]) -> Expr | None:
+def _same(left: DType, right: DType) -> None:
+    if left is not right:
+        raise Unfit(f"factors of {left} and {right}")
+
+
+def _load(factor: Expr, types: Sequence[DType], which: str) -> Expr:
     """The load of a factor that is read as it is, or only widened."""
     plain = factor.args[0] if factor.op == "cast" else factor
-    return plain if plain.op == "load" and plain.dtype in types else None
+    if plain.op != "load":
+        raise Unfit(f"the {which} operand is computed on the way, or padded")
+    if plain.dtype not in types:
+        raise Unfit(f"factors of {plain.dtype}")
+    return plain
 
 
 def _at(graph: Graph, x: Expr) -> Expr:
@@ -202,34 +218,50 @@ def _fixed(graph: Graph, x: Expr) -> tuple[Expr, ...]:
 def _matrix(
     graph: Graph, buffers: Buffers, x: Expr, rows: Sequence[Expr], terms: Sequence[Expr],
     batches: Sequence[Expr],
-) -> Matrix | None:  # fmt: skip
+) -> Matrix:  # fmt: skip
     at = _at(graph, x)
     row, term = _walk(at, rows), _walk(at, terms)
     each = [stride(at, v) for v in batches]
-    found = tuple(s for s in each if s is not None)
-    if row is None or term is None or len(found) < len(each) or 1 not in (row, term):
-        return _packed(graph, buffers, x, rows, terms, batches)
-    apart = (row if term == 1 else term, *(s for s in found if s))
-    fits = all(s > 0 and s * x.dtype.bytes % WORD == 0 for s in apart) and len(apart) < MOST_AXES
-    start = substitute(at, {v: v * 0 for v in (*rows, *terms, *batches)})
-    if not fits or not _is_zero(start) or (term != 1 and x.dtype.bytes != ACROSS):
-        return _packed(graph, buffers, x, rows, terms, batches)
-    return Matrix(buffers.read(x.payload), row, term, found)
+    steps = tuple(s for s in each if s is not None)
+    why = ""
+    if row is None or term is None or len(steps) < len(each):
+        why = "its rows, terms or batches do not lie in fixed steps"
+    elif 1 not in (row, term):
+        why = f"neither rows, {row} elements apart, nor terms, {term} apart, lie side by side"
+    else:
+        apart = (row if term == 1 else term, *(s for s in steps if s))
+        start = substitute(at, {v: v * 0 for v in (*rows, *terms, *batches)})
+        if odd := [s for s in apart if s <= 0 or s * x.dtype.bytes % WORD]:
+            why = f"steps of {odd[0] * x.dtype.bytes} bytes are no multiples of {WORD}"
+        elif len(apart) >= MOST_AXES:
+            why = f"{len(apart) + 1} axes; boxes have {MOST_AXES}"
+        elif not _is_zero(start):
+            why = "it does not begin where its blob does"
+        elif term != 1 and x.dtype.bytes != ACROSS:
+            why = f"terms of {x.dtype} do not lie side by side"
+    if not why:
+        assert row is not None and term is not None
+        return Matrix(buffers.read(x.payload), row, term, steps)
+    if not graph.blobs[x.payload].is_constant:
+        raise Unfit(f"{graph.type(x.payload)}: {why}")
+    return _packed(graph, buffers, x, rows, terms, batches)
 
 
 def _packed(
     graph: Graph, buffers: Buffers, x: Expr, rows: Sequence[Expr], terms: Sequence[Expr],
     batches: Sequence[Expr], least: int = 0,
-) -> Matrix | None:  # fmt: skip
+) -> Matrix:  # fmt: skip
     """A constant, stored anew with its terms side by side, `least` at least, filled up with zeros,
     and rows at multiples of 16 bytes."""
     steps, first = linear(_at(graph, x))
     moving = tuple(v for v in batches if v in steps)
     axes = (*moving, *rows, *terms)
-    if not graph.blobs[x.payload].is_constant or first or not set(steps) <= set(axes):
-        return None
-    if any(v.payload[1] for v in axes) or len(moving) + 2 > MOST_AXES:
-        return None
+    if not graph.blobs[x.payload].is_constant:
+        raise Unfit("its weights are no constant")
+    if first or not set(steps) <= set(axes) or any(v.payload[1] for v in axes):
+        raise Unfit("its weights do not lie in fixed steps")
+    if len(moving) + 2 > MOST_AXES:
+        raise Unfit(f"{len(moving) + 2} axes of weights; boxes have {MOST_AXES}")
     n, k = (prod(map(trip_count, loops)) for loops in (rows, terms))
     row = max(-(-k * x.dtype.bytes // WORD) * WORD // x.dtype.bytes, least)
     made = prepared(

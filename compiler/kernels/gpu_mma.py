@@ -11,12 +11,12 @@ from typing import Final
 
 from ..graph.ir import Graph, Op
 from .device import Device
-from .gpu_contraction import FAMILY, moved_bytes
+from .gpu_contraction import FAMILY, moved_bytes, objection
 from .gpu_mma_body import Mma
 from .gpu_mma_product import Product, product_of
 from .gpu_model import LAUNCH, WARP, Work, chip_of, seconds
 from .ir import Launch
-from .template import Config, falling, required
+from .template import Config, falling
 
 WARP_TILES: Final = (
     (128, 256, 64, 64), (256, 128, 64, 64), (128, 128, 64, 64), (128, 128, 64, 32),
@@ -52,7 +52,8 @@ class GpuMma:
 
     tf32: whether sums of products in float32 are computed so as well, with factors rounded to 10
     bits behind the point. one_order: all configs add in the same order, so that no sum falls into
-    parts.
+    parts; and products of any number of rows are taken, as a batch may be one row and the next a
+    hundred.
     """
 
     name = "gpu_mma"
@@ -63,12 +64,20 @@ class GpuMma:
         self.tf32, self.one_order = tf32, one_order
 
     def matches(self, graph: Graph, ops: Sequence[Op], outputs: Sequence[str]) -> bool:
-        return product_of(graph, ops, outputs, self.tf32) is not None
+        return not self.objection(graph, ops, outputs)
+
+    def objection(self, graph: Graph, ops: Sequence[Op], outputs: Sequence[str]) -> str:
+        """Why it does not take a group, "" where it does."""
+        return objection(lambda: self._product(graph, ops, outputs))
+
+    def _product(self, graph: Graph, ops: Sequence[Op], outputs: Sequence[str]) -> Product:
+        """Raises Unfit."""
+        return product_of(graph, ops, outputs, self.tf32, self.one_order)
 
     def space(
         self, graph: Graph, ops: Sequence[Op], outputs: Sequence[str], device: Device
     ) -> list[Config]:
-        product = required(product_of(graph, ops, outputs, self.tf32), self.name, ops)
+        product = self._product(graph, ops, outputs)
         found = _configs(product, WARP_TILES, STAGES)
         return [*found, *self._split(product, found, device)]
 
@@ -76,7 +85,7 @@ class GpuMma:
         self, graph: Graph, ops: Sequence[Op], outputs: Sequence[str], device: Device
     ) -> Config:
         """Of a few tiles, the one that should take the least time, the largest of equals."""
-        product = required(product_of(graph, ops, outputs, self.tf32), self.name, ops)
+        product = self._product(graph, ops, outputs)
         return min(self._choices(product, device),
                    key=lambda c: _seconds(graph, product, c, device))  # fmt: skip
 
@@ -104,7 +113,7 @@ class GpuMma:
         self, graph: Graph, ops: Sequence[Op], outputs: Sequence[str], device: Device
     ) -> list[Config]:
         """Sums in fewer parts, or in none."""
-        product = required(product_of(graph, ops, outputs, self.tf32), self.name, ops)
+        product = self._product(graph, ops, outputs)
         return falling((_seconds(graph, product, c, device), scratch_bytes(product, c), c)
                        for c in self._choices(product, device))  # fmt: skip
 
@@ -113,14 +122,14 @@ class GpuMma:
         config: Config,
     ) -> float:  # fmt: skip
         """In seconds (see `gpu_model`)."""
-        product = required(product_of(graph, ops, outputs, self.tf32), self.name, ops)
+        product = self._product(graph, ops, outputs)
         return _seconds(graph, product, config, device)
 
     def instantiate(
         self, graph: Graph, ops: Sequence[Op], outputs: Sequence[str], device: Device,
         config: Config,
     ) -> Launch:  # fmt: skip
-        product = required(product_of(graph, ops, outputs, self.tf32), self.name, ops)
+        product = self._product(graph, ops, outputs)
         return Mma(graph, product, config).launch(self.name, self.version)
 
 

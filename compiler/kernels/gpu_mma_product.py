@@ -9,15 +9,15 @@ with 10 bits behind the point, where the caller allows it ("reduced").
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
 from typing import Final
 
-from ...ops.expr import Expr, cast, const
+from ...ops.expr import Expr, cast, const, var
 from ...ops.traverse import rebuild, walk
 from ...ops.types import HALF, DType, f32, i8, i32, u8
 from ..graph.ir import Graph, Op
-from .gpu_contraction import LEAST, Contraction, contraction_of
+from .gpu_contraction import LEAST, Contraction, Unfit, contraction_of, is_product
 from .pieces import Buffers, buffer_loads, stride, trip_count
 
 BYTES: Final = (i8, u8)
@@ -51,19 +51,28 @@ class Product:
 
 
 def product_of(
-    graph: Graph, ops: Sequence[Op], outputs: Sequence[str], tf32: bool
-) -> Product | None:  # fmt: skip
-    """The product that a group computes, if tensor cores can. tf32: also of sums in float32."""
-    p = contraction_of(graph, ops, outputs, (*HALF, f32, i32), FEW)
-    if p is None or (min(p.m, p.n) < LEAST and p.k < LONG):
-        return None
+    graph: Graph, ops: Sequence[Op], outputs: Sequence[str], tf32: bool, any_size: bool = False
+) -> Product:  # fmt: skip
+    """The product that a group computes, if tensor cores can. tf32: also of sums in float32.
+    any_size: however few rows and columns an operator has that multiplies matrices. Raises Unfit,
+    saying why not."""
+    any_size = any_size and is_product(graph, ops)
+    p = contraction_of(graph, ops, outputs, (*HALF, f32, i32), 1 if any_size else FEW)
+    if p is None:
+        raise Unfit(f"it is no sum of products of {FEW} rows and columns or more")
+    if min(p.m, p.n) < LEAST and p.k < LONG and not any_size:
+        raise Unfit(f"{p.m} rows, {p.n} columns and {p.k} terms would leave tiles mostly empty")
     left, right = _narrow(p.left), _narrow(p.right)
     kind = _kind(left.dtype, right.dtype)
     total = i32 if left.dtype in BYTES else f32
-    if kind is None or (kind == "tf32" and not tf32):
-        return None
+    if kind is None:
+        raise Unfit(f"factors of {left.dtype} and {right.dtype}")
+    if kind == "tf32" and not tf32:
+        raise Unfit("factors of f32 are rounded under numerics='reduced' only")
     if p.dtype is not total and (left.dtype in BYTES or p.dtype not in HALF):
-        return None
+        raise Unfit(f"factors of {left.dtype} with sums of {p.dtype}")
+    one = tuple((var(f"one_{x}", 1),) for x in ("row", "column"))
+    p = replace(p, rows=p.rows or one[0], columns=p.columns or one[1])
     return Product(p, kind, left, right, total, _ordered(graph, p))
 
 

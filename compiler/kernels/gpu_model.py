@@ -40,7 +40,7 @@ class Chip:
     """A GPU. clock: Hz, boosted. shared_bytes: of a multiprocessor; block_bytes: that a block may
     have. warps, blocks: that a multiprocessor holds. rates: multiply-adds of a multiprocessor in a
     cycle, by what is multiplied; "f32" on ordinary units, the rest on tensor cores. memory, cache:
-    bytes a second of main memory and the second cache."""
+    bytes a second of main memory and the second cache; cache_bytes: that the latter holds."""
 
     name: str
     multiprocessors: int
@@ -52,17 +52,22 @@ class Chip:
     rates: Mapping[str, int]
     memory: float
     cache: float
+    cache_bytes: int
 
 
 CHIPS: Final[Mapping[int, Chip]] = {
     80: Chip("A100", 108, 1.41e9, 164 << 10, 163 << 10, 64, 32,
-             {"f64": 32, "f32": 64, "tf32": 512, "half": 1024, "byte": 2048}, 1.56e12, 4.0e12),
+             {"f64": 32, "f32": 64, "tf32": 512, "half": 1024, "byte": 2048},
+             1.56e12, 4.0e12, 40 << 20),
     86: Chip("A10", 72, 1.70e9, 100 << 10, 99 << 10, 48, 16,
-             {"f64": 2, "f32": 128, "tf32": 256, "half": 512, "byte": 1024}, 0.60e12, 2.0e12),
+             {"f64": 2, "f32": 128, "tf32": 256, "half": 512, "byte": 1024},
+             0.60e12, 2.0e12, 6 << 20),
     89: Chip("L40S", 142, 2.52e9, 100 << 10, 99 << 10, 48, 24,
-             {"f64": 2, "f32": 128, "tf32": 256, "half": 512, "byte": 1024}, 0.86e12, 4.5e12),
+             {"f64": 2, "f32": 128, "tf32": 256, "half": 512, "byte": 1024},
+             0.86e12, 4.5e12, 96 << 20),
     90: Chip("H100", 132, 1.83e9, 228 << 10, 227 << 10, 64, 32,
-             {"f64": 64, "f32": 128, "tf32": 1024, "half": 2048, "byte": 4096}, 3.35e12, 5.5e12),
+             {"f64": 64, "f32": 128, "tf32": 1024, "half": 2048, "byte": 4096},
+             3.35e12, 5.5e12, 50 << 20),
 }  # fmt: skip
 """By compute capability, 90 for 9.0. The highest rates, of wgmma on 9.0."""
 

@@ -1,10 +1,10 @@
 """The general template for GPUs: any group of operators with expressions, one thread per element.
 
-An item of the Kernel IR becomes a thread, or a block of threads that run the item's vector loops
-(see `codegen.cuda.source`). So a pointwise operator, a window or a plain contraction is a phase
-with one item per output element, and its reductions are loops of that thread. Where elements share
-a reduction (a softmax, a normalisation), or where few long ones have to be computed, an item is a
-row: a block takes each reduction in lanes, combines them, and then the row's elements in lanes.
+A pointwise operator, a window or a plain contraction is a phase with one item per output element,
+and its reductions are loops of that thread. Where elements share a reduction (a softmax, a
+normalisation), or where few long ones have to be computed, threads share it, as memory lies: a
+block takes a row whose elements are neighbours (`gpu_rows`), or some columns that are neighbours
+themselves (`gpu_columns`). Very long ones to few results fall into parts (`gpu_partial`).
 
 A contraction that `gpu_tiles` has no tiles for, a product with a vector, say, comes out right, and
 most below what the device could do: operands are read from the caches for every multiply-add.
@@ -15,53 +15,49 @@ from __future__ import annotations
 from collections.abc import Sequence
 from math import prod
 
-from ...ops.expr import Expr, apply, index, var
-from ...ops.traverse import substitute
+from ...ops.expr import Expr
 from ..graph.ir import Graph, Op
 from .device import Device
+from .gpu_columns import Columns
+from .gpu_partial import in_steps, parts_of
+from .gpu_rows import Rows
 from .gpu_sharing import (
     FEW_THREADS,
-    flattened,
+    columns_each,
     good_each,
     item_loops,
     most_each,
     most_wide,
     shared_each,
+    side,
 )
-from .gpu_windows import window_of
 from .inplace import overwritable
-from .ir import (
-    Buffer,
-    Declare,
-    Kernel,
-    Launch,
-    Local,
-    Phase,
-    Set,
-    Stmt,
-    Store,
-    expressions,
-    loop,
-)
-from .nest import guarded
-from .partial import in_steps
-from .pieces import Buffers, Piece, buffer_loads, collapse, operations, pieces, stride, trip_count
-from .reductions import across_lanes, combined, identity, reduces
-from .template import Config, traffic
-from .vectors import spelled_out, wide_loads
+from .ir import Kernel, Launch, Phase
+from .pieces import Buffers, Piece, collapse, operations, pieces, trip_count
+from .reductions import reduces
+from .template import Config, each_once, traffic
 
-VERSION = 2
-THREADS = (32, 64, 128, 256)  # of a block that computes a row
+VERSION = 3
+THREADS = (32, 64, 128, 256, 512, 1024)  # of a block that computes a row
+DOWN, ACROSS = (2, 8, 32), (8, 32)  # of one that computes columns
+COLUMN_THREADS = 256
+LEAST_LINE = 64  # bytes that threads side by side read at least
+BLOCKS = 128  # that leave no multiprocessor idle
 SHORT = 32  # rows up to which a thread does as well as a block
 CHAIN = 128  # elements that a thread adds up one by one, however few threads there are
+USUAL = 256  # threads of a row's block
+LONG = 8  # elements of a thread from which a row is worth a larger block
+WARP = 32
+MANY_THREADS = 1 << 16  # that keep a GPU busy with long chains
 
 
 class GpuNest:
-    """Configs: `per`, what computes an item, a "thread" or a "block" of `threads`; `each`, elements
-    of an item side by side; `wide`, neighbours that a thread of a block takes at once.
+    """Configs: `per`, what computes an item: a "thread"; a "block" of `threads`; or a block for
+    "columns", with threads `down` and `across` them. `each`, elements of an item side by side;
+    `wide`, neighbours that a thread of a row's block takes at once; `parts` of a long reduction.
 
     one_order: all configs add in the same order, which follows from one element's reduction and
-    not from how many elements there are. So `each` is all that they differ in.
+    not from how many elements there are. They differ in who computes which elements.
     """
 
     name = "gpu_nest"
@@ -76,39 +72,38 @@ class GpuNest:
     def default(
         self, graph: Graph, ops: Sequence[Op], outputs: Sequence[str], device: Device
     ) -> Config:
-        found = max(_pieces(graph, ops, outputs, Buffers(graph)), key=operations, default=None)
-        if found is None:
+        whole = _pieces(graph, ops, outputs, Buffers(graph))
+        parts = max((parts_of(p, self.one_order) for p in whole), default=1)
+        return _with_parts(self._default(whole, parts), parts)
+
+    def _default(self, whole: Sequence[Piece], parts: int) -> Config:
+        largest = max(in_steps(whole, parts)[0], key=operations, default=None)
+        if largest is None:
             return {"per": "thread", "each": 1}
-        return _preferred(found, self.one_order)
+        return _preferred(largest, self.one_order)
 
     def space(
         self, graph: Graph, ops: Sequence[Op], outputs: Sequence[str], device: Device
     ) -> list[Config]:
-        space = self._space(graph, ops, outputs)
-        if not self.one_order:
-            return space
-        order = _order(self.default(graph, ops, outputs, device))
-        return [c for c in space if _order(c) == order]
-
-    def _space(self, graph: Graph, ops: Sequence[Op], outputs: Sequence[str]) -> list[Config]:
-        found = _pieces(graph, ops, outputs, Buffers(graph))
-        best = max(map(most_each, found), default=1)
-        alone = [{"per": "thread", "each": n} for n in sorted({1, 2, best}) if n <= best]
-        if not any(reduces(a.value for a in p.assignments) for p in found):
-            return alone
-        wide = sorted({1, *map(most_wide, found)})
-        each = sorted({1, *map(shared_each, found)})
-        return alone + [{"per": "block", "threads": n, "each": e, "wide": w}
-                        for n in THREADS for e in each for w in wide]  # fmt: skip
+        default = self.default(graph, ops, outputs, device)
+        whole = _pieces(graph, ops, outputs, Buffers(graph))
+        found = [default]
+        for parts in sorted({1, default.get("parts", 1)}):
+            steps, _ = in_steps(whole, parts)
+            best = self._default(whole, parts)
+            found += [_with_parts(c, parts) for c in (best, *_configs(steps, best))]
+        if self.one_order:
+            found = [c for c in found if _order(c) == _order(default)]
+        return each_once(found)
 
     def instantiate(
         self, graph: Graph, ops: Sequence[Op], outputs: Sequence[str], device: Device,
         config: Config,
     ) -> Launch:  # fmt: skip
-        buffers = Buffers(graph) if config["per"] == "thread" else _AlongSums(graph)
+        buffers = Buffers(graph) if config["per"] != "block" else _AlongSums(graph)
         found = _pieces(graph, ops, outputs, buffers)
-        steps, scratch = in_steps(found)
-        phases = tuple(_Emitter(p, config).phase() for p in steps if prod(map(trip_count, p.loops)))
+        steps, scratch = in_steps(found, config.get("parts", 1))
+        phases = tuple(_phase(p, config) for p in steps if prod(map(trip_count, p.loops)))
         params, args = buffers.parameters()
         kernel = Kernel(
             self.name, VERSION, tuple(sorted(config.items())), (*params, *scratch), phases,
@@ -132,214 +127,96 @@ def _pieces(
     return [collapse(p) for p in pieces(graph, ops, outputs, buffers)]
 
 
-# --------------------------------------------------------------------------- how a piece is shared
+def _phase(piece: Piece, config: Config) -> Phase:
+    if config["per"] == "columns" and _outer(piece):
+        return Columns(piece, config).phase()
+    return Rows(piece, config).phase()
+
+
+# --------------------------------------------------------------------------- who computes what
+
+
+def _with_parts(config: Config, parts: int) -> Config:
+    return {**config, "parts": parts} if parts > 1 else config
 
 
 def _order(config: Config) -> Config:
     """What decides in which order a config adds."""
-    return {k: v for k, v in config.items() if k != "each"}
+    return {k: v for k, v in config.items() if k not in ("each", "across")}
+
+
+def _outer(piece: Piece) -> list[Expr]:
+    """The reductions that threads can share."""
+    found = reduces(a.value for a in piece.assignments)
+    return [r for r in found if r.free <= set(piece.loops)]
+
+
+def _length(piece: Piece) -> int:
+    """Of the longest of these."""
+    return max((prod(map(trip_count, r.payload[1])) for r in _outer(piece)), default=0)
+
+
+def _configs(found: Sequence[Piece], best: Config) -> list[Config]:
+    """Whatever may be worth a try."""
+    most = max(map(most_each, found), default=1)
+    out: list[Config] = [{"per": "thread", "each": n} for n in sorted({1, 2, most}) if n <= most]
+    shared = [p for p in found if _outer(p)]
+    if not shared:
+        return out
+    wide = sorted({1, *map(most_wide, shared)})
+    each = sorted({1, *map(shared_each, shared)})
+    length = max(map(_length, shared))
+    blocks = [n for n in THREADS if n < 2 * max(length, THREADS[0])]
+    out += [{"per": "block", "threads": n, "each": e, "wide": w}
+            for n in blocks for e in each for w in wide]  # fmt: skip
+    if any(side(p, _outer(p)) < 0 for p in shared):
+        each = sorted({1, *map(columns_each, shared)})
+        out += [{"per": "columns", "down": d, "across": a, "each": e}
+                for d in sorted({*DOWN, best.get("down", 2)}) if d <= max(length, DOWN[0])
+                for a in sorted({*ACROSS, best.get("across", 8)}) if WARP <= d * a <= 1024
+                for e in each]  # fmt: skip
+    return out
 
 
 def _preferred(piece: Piece, one_order: bool) -> Config:
-    """A block per row where its elements share reductions, or where there are few, long reductions,
-    or threads of a block find the elements of one side by side. one_order: whatever their number,
-    unless a thread would take very long."""
-    values = [a.value for a in piece.assignments]
-    outer = [r for r in reduces(values) if r.free <= set(piece.loops)]
+    """Threads share reductions that elements share, or that are few and long: as rows where
+    neighbours along them are neighbours in memory, as columns where that is so across them.
+    one_order: whatever their number, unless a thread would take very long."""
+    outer = _outer(piece)
     alone = {"per": "thread", "each": good_each(piece)}
     if not outer:
         return alone
     count = prod(map(trip_count, item_loops(piece)))
-    inside = 1 if one_order else prod(map(trip_count, piece.loops)) // max(count, 1)
-    length = max(inside, *(prod(map(trip_count, r.payload[1])) for r in outer))
-    if length <= SHORT:
+    inside = prod(map(trip_count, piece.loops)) // max(count, 1)
+    length, lies = _length(piece), side(piece, outer)
+    if one_order:
+        enough = length <= CHAIN
+    else:
+        length = max(length, inside)
+        enough = inside == 1 and count >= (FEW_THREADS if length <= CHAIN else MANY_THREADS)
+    if length <= SHORT or (enough and lies <= 0):
         return alone
-    enough = length <= CHAIN if one_order else count >= FEW_THREADS
-    if inside == 1 and enough and not _follows_reduction(piece, outer):
-        return alone
+    if lies < 0:
+        return _columns(piece, length, count, one_order)
     wide = most_wide(piece)
-    threads = max(n for n in THREADS if n <= max(length // wide, THREADS[0]))
+    loads = length // wide
+    threads = max(n for n in THREADS if n == WARP or n <= min(loads, USUAL) or n * LONG <= loads)
     return {"per": "block", "threads": threads, "each": shared_each(piece), "wide": wide}
 
 
-def _follows_reduction(piece: Piece, outer: Sequence[Expr]) -> bool:
-    """Whether more loads are contiguous along a long reduction than along the output."""
-    last = piece.loops[-1] if piece.loops else None
-    score = 0
-    for r in outer:
-        for n in buffer_loads(r.args[0]):
-            if n.payload.role == "const":  # is stored as suits
-                continue
-            over = r.payload[1]
-            score += any(stride(n.args[0], v) == 1 and trip_count(v) >= SHORT for v in over)
-            score -= last is not None and stride(n.args[0], last) == 1
-    return score > 0
+def _columns(piece: Piece, length: int, count: int, one_order: bool) -> Config:
+    """As many threads down a column as keep the device busy, or as its length asks for."""
+    each = columns_each(piece)
+    while each > 1 and count // each * DOWN[-1] < FEW_THREADS:
+        each //= 2
+    wanted = DOWN[-1] if one_order else MANY_THREADS * each // max(count, 1)
+    down = _power(max(2, min(wanted, length // 16, DOWN[-1])))
+    size = each * piece.assignments[0].buffer.dtype.bytes
+    least = max(WARP // down, LEAST_LINE // size)  # threads, of a warp or side by side
+    across = min(_power(count // each // BLOCKS), COLUMN_THREADS // down)
+    return {"per": "columns", "down": down, "across": max(across, least), "each": each}
 
 
-# --------------------------------------------------------------------------- emission
-
-
-class _Emitter:
-    """Turns one piece into a phase. lanes: threads of a block, 0 where an item is a thread. each:
-    elements that an item computes side by side. wide: neighbouring ones that a thread of a block
-    takes in one access."""
-
-    def __init__(self, piece: Piece, config: Config) -> None:
-        self.piece = piece
-        self.shares_reduction = any(
-            r.free <= set(piece.loops) for a in piece.assignments for r in reduces([a.value])
-        )
-        self.lanes = config.get("threads", 0) if self.shares_reduction else 0
-        self.each, self.wide = config.get("each", 1), config.get("wide", 1)
-        self.in_lanes = False
-        self.u: Expr = index(0)
-        self.names: dict[str, int] = {}
-
-    def phase(self) -> Phase:
-        rows = self._rows()
-        columns = [v for v in self.piece.loops if v not in rows]
-        count = prod(map(trip_count, rows))
-        if self.each > 1 and not columns and count % self.each == 0:
-            self.u, count = var("u", self.each), count // self.each
-        item = var("item", count)
-        place = item * (1 if self.u.is_const else self.each) + self.u
-        values = [_placed(guarded(a.value), rows, place) for a in self.piece.assignments]
-        offsets = [_placed(a.offset, rows, place) for a in self.piece.assignments]
-        body, values = self.hoist(values, frozenset({item, self.u}))
-        if columns:
-            body.append(self._columns(columns, item, offsets, values))
-        else:
-            body += self._stores(offsets, values)
-        return Phase(count, item, tuple(body))
-
-    def _rows(self) -> list[Expr]:
-        """All loops where nothing is shared; rows, where a row is short or a block computes it."""
-        if not self.shares_reduction:
-            return list(self.piece.loops)
-        return item_loops(self.piece)
-
-    def _columns(
-        self, columns: Sequence[Expr], item: Expr, offsets: Sequence[Expr], values: Sequence[Expr]
-    ) -> Stmt:
-        """The elements of a row, in lanes where a block computes it."""
-        inside, place, v = self._along("column", columns)
-        values = [_placed(x, columns, place) for x in values]
-        offsets = [_placed(at, columns, place) for at in offsets]
-        self.in_lanes, self.u = self.lanes > 0, v
-        stmts, values = self.hoist(values, frozenset({item, inside, v}))
-        return self._loop(inside, (*stmts, *self._stores(offsets, values)), self.lanes)
-
-    def _along(self, stem: str, loops: Sequence[Expr]) -> tuple[Expr, Expr, Expr]:
-        """One loop for all rounds of nested ones: (its variable, the number of the round, which of
-        the neighbouring rounds that one thread takes at once)."""
-        count = prod(map(trip_count, loops))
-        n = self.wide if self.lanes and count % self.wide == 0 else 1
-        inside = var(self._fresh(stem), count // n)
-        v = var(self._fresh("v"), n) if n > 1 else index(0)
-        return inside, inside * n + v, v
-
-    def _stores(self, offsets: Sequence[Expr], values: Sequence[Expr]) -> list[Stmt]:
-        """What is stored side by side is computed before any of it is stored."""
-        to = self.piece.assignments
-        if self.u.is_const:
-            return [Store(a.buffer, at, v) for a, at, v in zip(to, offsets, values, strict=True)]
-        lanes = self.lanes if self.in_lanes else 0
-        held = [Local(self._fresh("out"), v.dtype, (trip_count(self.u),), lanes) for v in values]
-        made = [Set(h, (self.u,), v) for h, v in zip(held, values, strict=True)]
-        put = [loop(self.u, (Store(a.buffer, at, h[self.u]),), "unroll")
-               for a, at, h in zip(to, offsets, held, strict=True)]  # fmt: skip
-        return [*map(Declare, held), loop(self.u, made, "unroll"), *put]
-
-    def hoist(
-        self, values: Sequence[Expr], bound: frozenset[Expr]
-    ) -> tuple[list[Stmt], list[Expr]]:
-        """Emit every reduction that can be computed here; values then read the results."""
-        out: list[Stmt] = []
-        known: dict[Expr, Expr] = {}
-        for r in reduces(values):
-            if r.free <= bound:
-                stmts, known[r] = self.reduce(substitute(r, known), bound)
-                out += stmts
-        return out, [substitute(v, known) for v in values]
-
-    def reduce(self, r: Expr, bound: frozenset[Expr]) -> tuple[list[Stmt], Expr]:
-        """One reduction: in lanes where a block computes it and is not in lanes already; for all
-        elements at once where they are neighbours and it depends on which of them."""
-        combine, over = r.payload
-        across = self.lanes > 0 and not self.in_lanes
-        mine = self.u in r.free
-        at = (self.u,) if mine else ()
-        shape = (trip_count(self.u),) if mine else ()
-        acc = Local(self._fresh("t"), r.dtype, shape, self.lanes)
-
-        def every(*body: Stmt) -> tuple[Stmt, ...]:
-            return (loop(self.u, body, "unroll"),) if mine else body
-
-        body, v = r.args[0], index(0)
-        inside: list[Expr] = list(over)
-        if across:
-            k, place, v = self._along("k", over)
-            inside, body = [k], _placed(body, over, place)
-        self.in_lanes = self.in_lanes or across
-        stmts, (value,) = self.hoist([body], bound | {*inside, v})
-        self.in_lanes = self.in_lanes and not across
-        nest: tuple[Stmt, ...] = ()
-        if mine and not across and not stmts:
-            nest = self._sliding(inside, value, acc, combine)
-        if not nest:
-            calls, wide = ([], value) if v.is_const else wide_loads(value, v, self._held)
-            reads = spelled_out(calls)  # ahead of all that would come between them
-            each = any(self.u in e.free for s in calls for e in expressions(s))
-            if each and stmts:
-                reads, wide, each = (), value, False
-            step = Set(acc, at, combined(combine, acc[at], wide))
-            if each:  # every neighbour reads its own
-                nest = every(*reads, loop(v, (step,), "unroll"))
-            elif v.is_const:
-                nest = (*stmts, *every(step))
-            else:
-                nest = (*reads, loop(v, (*stmts, *every(step)), "unroll"))
-            for w in reversed(inside):
-                nest = (self._loop(w, nest, self.lanes if across else 0),)
-        out = [Declare(acc), *every(Set(acc, at, identity(combine, r.dtype))), *nest]
-        if not across:
-            return out, acc[at]
-        whole = Local(self._fresh("t"), r.dtype, shape)
-        joined = apply(across_lanes(combine, r.dtype), (acc[at],), r.dtype)
-        return [*out, Declare(whole), *every(Set(whole, at, joined))], whole[at]
-
-    def _sliding(
-        self, over: Sequence[Expr], body: Expr, acc: Local, combine: str
-    ) -> tuple[Stmt, ...]:
-        """A window's reduction whose neighbours share what they read; nothing where they don't."""
-        r, u = over[-1], self.u
-        found = window_of(body, u, r)
-        if found is None:
-            return ()
-        held = Local(self._fresh("window"), found.value.dtype, (found.places,), self.lanes)
-        value = substitute(body, {found.value: held[u * found.step + r]})
-        step = Set(acc, (u,), combined(combine, acc[u], value))
-        nest: tuple[Stmt, ...] = (
-            Declare(held), *found.filled(held),
-            loop(r, (loop(u, (step,), "unroll"),), "unroll"),
-        )  # fmt: skip
-        for w in reversed(over[:-1]):
-            nest = (loop(w, nest),)
-        return nest
-
-    def _held(self, b: Buffer) -> Local:
-        """Registers for what is read of a buffer at once."""
-        return Local(self._fresh(f"{b.name}_v"), b.dtype, (self.wide,), self.lanes)
-
-    def _loop(self, v: Expr, body: tuple[Stmt, ...], lanes: int) -> Stmt:
-        return loop(v, body, "vector", lanes=lanes) if lanes else loop(v, body)
-
-    def _fresh(self, stem: str) -> str:
-        self.names[stem] = self.names.get(stem, 0) + 1
-        return f"{stem}{self.names[stem]}"
-
-
-def _placed(value: Expr, loops: Sequence[Expr], place: Expr) -> Expr:
-    """A value over nested loops in the round of that number."""
-    flat = var("flat", prod(map(trip_count, loops)))
-    return substitute(flattened(value, flat, loops), {flat: place})
+def _power(n: int) -> int:
+    """The largest power of two up to n."""
+    return 1 << (max(n, 1).bit_length() - 1)

@@ -6,7 +6,7 @@ instructions move the same bytes.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from math import prod
 from typing import Final
 
@@ -19,6 +19,7 @@ from .reductions import reduces
 from .vectors import WIDEST, aligned
 
 FEW_THREADS: Final = 4096  # that leave a GPU mostly idle
+RUN: Final = 16  # elements side by side that are worth to be read by threads side by side
 MOST_EACH: Final = 8  # sums that a thread of a block holds
 
 
@@ -35,33 +36,44 @@ def most_each(piece: Piece) -> int:
     side by side and starts at multiples of that; half as many, or fewer, where they do not."""
     if item_loops(piece) != list(piece.loops) or not piece.loops:
         return 1
+    return _neighbours(piece, _shares)
+
+
+def columns_each(piece: Piece) -> int:
+    """The same of columns: results of reductions, and what is computed of them, element by element
+    of the reduction."""
+    return _neighbours(piece, _aligned) if item_loops(piece) else 1
+
+
+def _neighbours(piece: Piece, fit: Callable[[Expr, Expr], bool]) -> int:
     u = var("u", WIDEST // min(a.buffer.dtype.bytes for a in piece.assignments))
-    while trip_count(u) > 1 and not _is_wide(piece, u):
+    while trip_count(u) > 1 and not _is_wide(piece, u, fit):
         u = var("u", trip_count(u) // 2)
     return trip_count(u)
 
 
-def _is_wide(piece: Piece, u: Expr) -> bool:
+def _is_wide(piece: Piece, u: Expr, fit: Callable[[Expr, Expr], bool]) -> bool:
     """Whether u = 0, 1, ... are neighbours in all that a piece stores, and in what it loads if it
     reduces: its threads read nothing twice that they could share otherwise."""
-    n = trip_count(u)
-    count = prod(map(trip_count, piece.loops))
+    n, rows = trip_count(u), item_loops(piece)
+    count = prod(map(trip_count, rows))
     if count % n:
         return False
-    where = unflattened(var("item", count // n) * n + u, piece.loops)
+    where = unflattened(var("item", count // n) * n + u, rows)
     if not all(aligned(substitute(a.offset, where), u) for a in piece.assignments):
         return False
-    found = reduces(a.value for a in piece.assignments)
-    if not found:
-        return True
     values = [substitute(guarded(a.value), where) for a in piece.assignments]
-    return all(_shares(r, u) for r in reduces(values))
+    return all(fit(r, u) for r in reduces(values))
+
+
+def _aligned(r: Expr, u: Expr) -> bool:
+    """Whether elements u of a reduction read neighbours."""
+    return all(aligned(n.args[0], u) for n in buffer_loads(r.args[0]) if u in n.free)
 
 
 def _shares(r: Expr, u: Expr) -> bool:
     """Whether elements u of a reduction read neighbours, or slide a window."""
-    loads = [n for n in buffer_loads(r.args[0]) if u in n.free]
-    if all(aligned(n.args[0], u) for n in loads):
+    if _aligned(r, u):
         return True
     found = window_of(r.args[0], u, r.payload[1][-1])
     return found is not None and found.step == 1
@@ -73,6 +85,31 @@ def good_each(piece: Piece) -> int:
     while most > 1 and count // most < FEW_THREADS:
         most //= 2
     return most
+
+
+def side(piece: Piece, outer: Sequence[Expr]) -> int:
+    """Positive where more loads are contiguous along long reductions than along the output,
+    negative where it is the other way round."""
+    rows = item_loops(piece)
+    last = rows[-1] if rows else None
+    score = 0
+    for r in outer:
+        for n in buffer_loads(r.args[0]):
+            if n.payload.role == "const":  # is stored as suits
+                continue
+            score += _run(n.args[0], r.payload[1]) >= RUN
+            score -= last is not None and stride(n.args[0], last) == 1
+    return score
+
+
+def _run(at: Expr, over: Sequence[Expr]) -> int:
+    """Elements that follow each other in memory along the innermost loops."""
+    run = 1
+    for v in reversed(over):
+        if stride(at, v) != run:
+            break
+        run *= trip_count(v)
+    return run
 
 
 def most_wide(piece: Piece) -> int:

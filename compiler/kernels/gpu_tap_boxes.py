@@ -18,8 +18,8 @@ from ...ops.expr import Expr, compare, index, linear
 from ...ops.traverse import substitute
 from ...ops.types import DType
 from ..graph.ir import Graph
+from .gpu_contraction import Contraction, Unfit
 from .gpu_sharing import unflattened
-from .gpu_tiles import Contraction
 from .ir import Buffer, TensorMap
 from .pieces import trip_count
 from .tensor_map import MOST_AXES, MOST_BOX, MOST_STEP, WORD
@@ -105,37 +105,46 @@ class Window:
 
 def window_of(
     graph: Graph, c: Contraction, types: Sequence[DType], row_bytes: int
-) -> Window | None:  # fmt: skip
-    """The left operand as boxes, if it is a convolution's input."""
+) -> Window:  # fmt: skip
+    """The left operand as boxes. Raises Unfit where it is no convolution's input with channels
+    last, or the unit cannot copy it so."""
     x, inside = _read(c.left)
-    if x is None or x.dtype not in types or c.batches or len(c.rows) < 2:
-        return None
+    if x is None or x.dtype not in types:
+        raise Unfit("the left operand is computed on the way")
     kind = graph.type(x.payload)
+    if kind.rank < 3:
+        raise Unfit("")  # nobody would take it for one
+    if c.batches:
+        raise Unfit("it has groups")
     if kind.layout.block != kind.dims[kind.layout.axis] or kind.layout.is_part:
-        return None
+        raise Unfit(f"channels of {kind} do not lie side by side, one place after the other")
     rows, over = c.rows, c.node.payload[1]
-    axes = {}
+    axes: dict[Expr, int] = {}
     channel = x.args[kind.layout.axis]
     for k, e in enumerate(x.args):
         if k != kind.layout.axis and not e.is_const:
             moved = [v for v in rows if v in e.free]
             if len(moved) != 1 or moved[0] in axes:
-                return None
+                raise Unfit("it moves along no axis alone")
             axes[moved[0]] = k
+    if len(rows) < 2:
+        raise Unfit(f"it has places along {len(rows)} axes only")
     order = (rows[-1], rows[-2], *rows[:-2])
     taps = tuple(v for v in over if v is not channel)
     if channel not in over or set(axes) != set(rows) or any(v.payload[1] for v in over):
-        return None
+        raise Unfit("it is no window over places and channels")
     used = frozenset[Expr]().union(*(x.args[axes[v]].free for v in order))
     if used != frozenset((*rows, *taps)) or not _pads(x, inside, axes, kind.dims):
-        return None
+        raise Unfit("it reads zeros elsewhere than outside of its input")
     moves = (1, *(linear(x.args[axes[v]])[0].get(v, 0) for v in order))
     if not all(0 < m <= MOST_STEP // 2 for m in moves) or set(moves[3:]) - {1}:
-        return None
+        raise Unfit(f"strides of {moves[1:]} places")
     steps = tuple(kind.strides[axes[v]] for v in order)
     size = x.dtype.bytes
-    if any(s * size % WORD for s in steps) or len(order) + 1 > MOST_AXES:
-        return None
+    if any(s * size % WORD for s in steps):
+        raise Unfit(f"{kind.dims[kind.layout.axis]} channels are no multiple of {WORD} bytes")
+    if len(order) + 1 > MOST_AXES:
+        raise Unfit(f"{len(order) + 1} axes; boxes have {MOST_AXES}")
     dims = (trip_count(channel), *(kind.dims[axes[v]] for v in order))
     chunks = -(-dims[0] * size // row_bytes)
     return Window(x.payload, dims, steps, tuple(x.args[axes[v]] for v in order),

@@ -222,11 +222,16 @@ class _Tiles:
         )  # fmt: skip
         return Launch(kernel, (*args, *(None for _ in scratch)), ())
 
+    @property
+    def _plain(self) -> bool:
+        """Whether a thread needs few registers beside its sums. Copies word by word take some for
+        places and guards, and operands that both lie along the sum are held for several terms at
+        once."""
+        return all(s.wide > 1 for s in self.sides) and not all(s.along_terms for s in self.sides)
+
     def _resident(self) -> int:
-        """Blocks of a multiprocessor. Copies word by word take registers for places and guards, and
-        operands that both lie along the sum are held for several terms at once."""
-        plain = all(s.wide > 1 for s in self.sides) and not all(s.along_terms for s in self.sides)
-        return (BUSY_THREADS if plain else BUSY_THREADS * 3 // 4) // self.threads
+        """Blocks of a multiprocessor."""
+        return (BUSY_THREADS if self._plain else BUSY_THREADS * 3 // 4) // self.threads
 
     # ---------------------------------------------------------------- the sums
 
@@ -235,8 +240,9 @@ class _Tiles:
         ahead, rounds = self.stages - 1, self.terms.rounds // self.config["parts"]
         t = var("t", rounds + ahead)
         number = self.part * rounds + t
-        begin = tuple(s.copied(number, self.writes.value, f, self.thread, self.threads)
-                      for s, f in zip(self.sides, self.first, strict=True))  # fmt: skip
+        thread, again = self._copier()
+        begin = (*again, *(s.copied(number, self.writes.value, f, thread, self.threads)
+                           for s, f in zip(self.sides, self.first, strict=True)))  # fmt: skip
         zero = const(0, self.p.dtype)
         body = (
             Call("cp_wait", (ahead - 1,)), Call("barrier"),
@@ -251,6 +257,16 @@ class _Tiles:
             *self._places(),
             loop(t, body),
         )  # fmt: skip
+
+    def _copier(self) -> tuple[Expr, tuple[Stmt, ...]]:
+        """The thread's number, for its copies. Where one operand is held for several terms at once,
+        which takes all registers that there are, what follows from it is found again every round:
+        a few instructions for a thousand multiply-adds."""
+        along = [s.along_terms for s in self.sides]
+        if not self._plain or not any(along):
+            return self.thread, ()
+        again = Local("copier", i64)
+        return again.value % self.threads, (Declare(again), Set(again, (), unknown(self.thread)))
 
     def _next(self, place: Local) -> Stmt:
         """On to the next stage, the first one after the last."""

@@ -20,7 +20,14 @@ from typing import Final
 from ...ops.types import DType, bf16, f16, f32, i8, i32, u8
 from ..graph.ir import Graph, Op
 from .device import Device
-from .gpu_contraction import FAMILY, contraction_of, moved_bytes
+from .gpu_contraction import (
+    FAMILY,
+    LEAST,
+    Unfit,
+    contraction_of,
+    moved_bytes,
+    objection,
+)
 from .gpu_matrices import ROW, Product, product_of
 from .gpu_model import Work, chip_of, seconds
 from .gpu_wgmma_body import Body
@@ -28,7 +35,7 @@ from .gpu_wgmma_results import results_of
 from .gpu_wgmma_shape import TILE, Shape
 from .ir import Kernel, Launch
 from .pieces import Buffers
-from .template import Config, required, traffic
+from .template import Config, traffic
 from .tensor_map import MOST_DIM
 
 KINDS: Final[Mapping[DType, str]] = {f16: "f16", bf16: "bf16", i8: "s8", u8: "u8", f32: "tf32"}
@@ -63,20 +70,28 @@ class GpuWgmma:
         self.tf32 = tf32
 
     def matches(self, graph: Graph, ops: Sequence[Op], outputs: Sequence[str]) -> bool:
-        p = self._product(graph, ops, outputs, Buffers(graph))
-        return p is not None and bool(_configs(graph, p))
+        return not self.objection(graph, ops, outputs)
+
+    def objection(self, graph: Graph, ops: Sequence[Op], outputs: Sequence[str]) -> str:
+        """Why it does not take a group, "" where it does."""
+
+        def find() -> None:
+            if not _configs(graph, self._product(graph, ops, outputs, Buffers(graph))):
+                raise Unfit("no tile fits in shared memory")
+
+        return objection(find)
 
     def space(
         self, graph: Graph, ops: Sequence[Op], outputs: Sequence[str], device: Device
     ) -> list[Config]:
-        p = required(self._product(graph, ops, outputs, Buffers(graph)), self.name, ops)
+        p = self._product(graph, ops, outputs, Buffers(graph))
         return _configs(graph, p)
 
     def default(
         self, graph: Graph, ops: Sequence[Op], outputs: Sequence[str], device: Device
     ) -> Config:
         """The config that should take the least time, the first of equals."""
-        p = required(self._product(graph, ops, outputs, Buffers(graph)), self.name, ops)
+        p = self._product(graph, ops, outputs, Buffers(graph))
         return min(_configs(graph, p), key=lambda c: _seconds(graph, p, c, device))
 
     def estimate(
@@ -84,7 +99,7 @@ class GpuWgmma:
         config: Config,
     ) -> float:  # fmt: skip
         """In seconds (see `gpu_model`)."""
-        p = required(self._product(graph, ops, outputs, Buffers(graph)), self.name, ops)
+        p = self._product(graph, ops, outputs, Buffers(graph))
         return _seconds(graph, p, config, device)
 
     def instantiate(
@@ -92,7 +107,7 @@ class GpuWgmma:
         config: Config,
     ) -> Launch:  # fmt: skip
         buffers = Buffers(graph)
-        p = required(self._product(graph, ops, outputs, buffers), self.name, ops)
+        p = self._product(graph, ops, outputs, buffers)
         p = p.tiled(config["m"])
         shape = _shape(p, config)
         body = Body(p, shape, results_of(graph, p, shape, buffers))
@@ -105,16 +120,18 @@ class GpuWgmma:
 
     def _product(
         self, graph: Graph, ops: Sequence[Op], outputs: Sequence[str], buffers: Buffers
-    ) -> Product | None:
+    ) -> Product:
+        """Raises Unfit."""
         c = contraction_of(graph, ops, outputs, sums=(f16, bf16, f32, i32))
         if c is None:
-            return None
+            raise Unfit(f"it is no sum of products of {LEAST} rows and columns or more")
         types = [t for t in KINDS if t is not f32 or self.tf32]
         p = product_of(graph, c, buffers, types)
-        if p is not None and max(p.m, p.n, p.k) > MOST_DIM:
-            return None
-        sums = (f16, bf16, f32) if p is None or p.dtype.is_float else (i32,)
-        return p if c.dtype in sums else None
+        if max(p.m, p.n, p.k) > MOST_DIM:
+            raise Unfit(f"more than {MOST_DIM} rows, columns or terms")
+        if c.dtype not in ((f16, bf16, f32) if p.dtype.is_float else (i32,)):
+            raise Unfit(f"factors of {p.dtype} with sums of {c.dtype}")
+        return p
 
 
 def _shape(p: Product, config: Config) -> Shape:

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 
 from ...ops.expr import Expr, bounds, linear, var
 from ...ops.traverse import substitute, walk
-from .ir import Buffer, Call, For, If, Phase, Set, Stmt, Store, expressions, statements
+from .ir import Buffer, Call, For, If, Let, Phase, Set, Stmt, Store, expressions, statements
 from .vectors import spelled_out
 
 Trail = tuple[tuple[int, object], ...]
@@ -58,7 +58,7 @@ def overwritable(
     items = [{v for v in (phase.item, phase.thread) if v is not None} for phase in phases]
     for number, body in enumerate(bodies):
         known = _set_once(body)
-        items[number].update(known.values())
+        items[number].update(known.values(), _named(body))
         for statement, trail in _statements(body):
             for e in walk(*expressions(statement)):
                 if e.op == "load" and e.payload in loads:
@@ -83,6 +83,15 @@ def _set_once(body: Sequence[Stmt]) -> dict[Expr, Expr]:
     sets = [s.local for s in statements(body) if isinstance(s, Set) and not s.where]
     return {s.local.value: var(s.local.name, 1 << 62) for s in body
             if isinstance(s, Set) and not s.where and sets.count(s.local) == 1}  # fmt: skip
+
+
+def _named(body: Iterable[Stmt]) -> Iterator[Expr]:
+    """Indices that get their names outside of all loops: of one item, there is one of each."""
+    for s in body:
+        if isinstance(s, Let):
+            yield s.var
+        elif isinstance(s, If):
+            yield from _named((*s.then, *s.otherwise))
 
 
 def _statements(body: Iterable[Stmt], way: Trail = ()) -> Iterator[tuple[Stmt, Trail]]:

@@ -7,8 +7,9 @@ units in lanes. The weights are packed, so that a tile reads them as one stream:
 program is linked, if they are constant, else in a phase before. States live in the outputs that
 return them.
 
-At batch 1 a step reads every weight for one multiply-add, so it is bound by the second-level cache;
-narrow layers are bound by the latency of additions, so they keep several partial sums per column.
+At batch 1 a step reads every weight for one multiply-add, so it is bound by the second-level cache,
+but for what the first one still has of the step before (`ScanKernel.turn`); narrow layers are bound
+by the latency of additions, so they keep several partial sums per column.
 """
 
 from __future__ import annotations
@@ -105,7 +106,7 @@ class Recurrent:
     rows of a register tile."""
 
     name = "recurrent"
-    version = 1
+    version = 2
 
     def matches(self, graph: Graph, ops: Sequence[Op], outputs: Sequence[str]) -> bool:
         if len(ops) != 1:
@@ -217,6 +218,16 @@ class ScanKernel:
                 found.append((y, x))
         return found
 
+    @property
+    def turn(self) -> bool:
+        """Whether steps read the weights forwards and backwards in turn, so that the first cache,
+        which does not hold all of them, still has those that the step before read last. Not where
+        they come from beyond the second cache, which follows a stream better forwards; nor where a
+        step has another product, whose weights come in between."""
+        (_, count), *more = self.columns()  # of the shape alone: the order of a sum follows from it
+        size = self.h * count * self.dtype.bytes
+        return not more and self.steps > 1 and self.device.l1_bytes < size <= self.device.l2_bytes
+
     # ---------------------------------------------------------------- phases
 
     def phases(self) -> list[Phase]:
@@ -263,21 +274,25 @@ class ScanKernel:
         cell = CellStep(self, d, at, b)
         body: list[Stmt] = []
         for k, (p, stage) in enumerate(zip(self.products, cell.stages(), strict=True)):
-            body += self._product(d, p, self.packed[k], self.reset if k else self.states[0], lo, hi)
+            source = self.reset if k else self.states[0]
+            body += self._product(d, p, self.packed[k], source, s, lo, hi)
             body.append(each(cell.running(stage, last=k == len(self.products) - 1)))
         return seq(each(cell.start()), loop(s, body))
 
     # ---------------------------------------------------------------- products
 
     def _product(
-        self, d: int, p: Product, packed: Buffer, source: Buffer, lo: Expr, hi: Expr
+        self, d: int, p: Product, packed: Buffer, source: Buffer, s: Expr, lo: Expr, hi: Expr
     ) -> tuple[Stmt, ...]:
-        """Tiles of a block after one another, so that its weights stay in the cache. The last tile
-        of a chunk may overlap the one before it: it computes the same sums again."""
+        """Step s: tiles of a block after one another, so that its weights stay in the cache. The
+        last tile of a chunk may overlap the one before it: it computes the same sums again.
+
+        Steps that `turn` read the weights backwards every other time.
+        """
         count, chunks = self.config["rows"], self.config["chunks"]
         h, lanes = self.h, self.lanes
         most = -(-self.batch // chunks)
-        tile, block = var("tile", -(-most // count)), var("block", p.blocks)
+        tile, nth = var("tile", -(-most // count)), var("block", p.blocks)
         first = lo + tile * count
         if self.batch % chunks or most % count:
             first = binary("min", first, hi - count)
@@ -305,26 +320,37 @@ class ScanKernel:
         clear = vector(Set(acc, (r, j, q), const(0, self.dtype)))
         whole = h // UNROLL * UNROLL
         u = var("u", UNROLL)
-        rounds = loop(u, step(k + u, u % p.chains), "unroll")
-        rest = loop(k, step(k, (k - whole) % p.chains), "unroll", lo=whole)
         total = acc[r, j, index(0)]
         for n in range(1, p.chains):
             total = total + acc[r, j, index(n)]
         row = d * self.batch + first
-        place = (row + r) * self.row_size + p.at + block * p.width + j * lanes + lane
-        store = loop(j, (vector(Store(self.sums, place, total)),), "unroll")
-        body = (
-            Set(from_state, (), row * h),
-            Set(from_weights, (), (d * p.blocks + block) * (h * p.width)),
-            loop(r, (loop(j, (loop(q, (clear,), "unroll"),), "unroll"),), "unroll"),
-            loop(k, (rounds,), hi=whole, step=UNROLL),
-            *((rest,) if whole < h else ()),
-            loop(r, (store,), "unroll"),
-        )
         tiles = (hi - lo + count - 1) // count
+
+        def walk(backwards: bool) -> Stmt:
+            def at(k: Expr) -> Expr:
+                return (h - 1) - k if backwards else k
+
+            block = (p.blocks - 1) - nth if backwards else nth
+            rounds = loop(u, step(at(k + u), u % p.chains), "unroll")
+            rest = loop(k, step(at(k), (k - whole) % p.chains), "unroll", lo=whole)
+            place = (row + r) * self.row_size + p.at + block * p.width + j * lanes + lane
+            store = loop(j, (vector(Store(self.sums, place, total)),), "unroll")
+            body = (
+                Set(from_state, (), row * h),
+                Set(from_weights, (), (d * p.blocks + block) * (h * p.width)),
+                loop(r, (loop(j, (loop(q, (clear,), "unroll"),), "unroll"),), "unroll"),
+                loop(k, (rounds,), hi=whole, step=UNROLL),
+                *((rest,) if whole < h else ()),
+                loop(r, (store,), "unroll"),
+            )
+            return loop(nth, (loop(tile, body, hi=tiles),))
+
+        once = walk(backwards=False)
+        if self.turn:
+            once = If(compare("eq", s % 2, 0), (once,), (walk(backwards=True),))
         return (
             Declare(acc), Declare(weights), Declare(state), Declare(from_state),
-            Declare(from_weights), loop(block, (loop(tile, body, hi=tiles),)),
+            Declare(from_weights), once,
         )  # fmt: skip
 
 

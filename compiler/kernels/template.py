@@ -82,6 +82,14 @@ class Estimating(Protocol):
 
 
 @runtime_checkable
+class Objecting(Protocol):
+    """A template that says why it leaves a group to others."""
+
+    def objection(self, graph: Graph, ops: Sequence[Op], outputs: Sequence[str]) -> str:
+        """In a few words; "" where it matches."""
+
+
+@runtime_checkable
 class Rival(KernelTemplate, Estimating, Protocol):
     """A template for groups that the others of its family compute as well, none of them always the
     fastest. Which one computes a group without tuning, their estimates say; tuning tries all."""

@@ -1,7 +1,7 @@
 """What attention looks like in a graph: weighted sums of rows, with weights from a softmax.
 
     scores = q @ k, then pointwise ops (a scale, a mask)
-    weights = softmax(scores), decomposed, over the last axis
+    weights = softmax(scores), decomposed, over the last axis; perhaps a cast
     result = weights @ v, then pointwise ops, a transpose, a reshape that joins axes
 
 No intermediate result has other readers.
@@ -10,9 +10,10 @@ No intermediate result has other readers.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Final
 
 from ...ops.operator import Contraction, Elementwise
-from ...ops.types import TensorType
+from ...ops.types import DType, TensorType, f32, f64
 from ..graph.ir import Graph, Op
 
 
@@ -27,12 +28,44 @@ class Softmax:
 
 @dataclass(frozen=True, slots=True)
 class Attention:
-    """The ops between the two products, those included, in order."""
+    """The ops between the two products, those included, in order. cast: of the weights to the type
+    in which the second product is computed, if there is one."""
 
     first: Op
     pointwise: tuple[Op, ...]
     softmax: Softmax
     second: Op
+    cast: Op | None = None
+
+    @property
+    def between(self) -> tuple[Op, ...]:
+        cast = () if self.cast is None else (self.cast,)
+        return (*self.pointwise, *self.softmax.ops, *cast)
+
+
+@dataclass(frozen=True, slots=True)
+class AttentionKernel:
+    """What a target's kernel for whole attentions takes. types: of the operands of both products.
+    least, most: terms of the first product and columns of the second. casts: whether the weights
+    may be cast for the second product, as where softmax alone is computed in float32."""
+
+    types: tuple[DType, ...] = (f32, f64)
+    least: int = 1
+    most: int = 1 << 62
+    casts: bool = False
+
+    def takes(self, graph: Graph, found: Attention) -> bool:
+        q, k = (graph.type(n) for n in found.first.reads)
+        v = graph.type(found.second.reads[1])
+        scores = graph.type(found.softmax.scores).dtype
+        one = q.dtype is k.dtype is v.dtype and q.dtype in self.types
+        one = one and (scores is q.dtype or (self.casts and scores is f32))
+        fits = all(self.least <= width <= self.most for width in (q.dims[-1], v.dims[-1]))
+        return one and fits and (found.cast is None or self.casts)
+
+
+WHOLE: Final = AttentionKernel()
+"""Of a kernel for any attention in one type."""
 
 
 def softmax_of(graph: Graph, scores: str) -> Softmax | None:
@@ -76,10 +109,15 @@ def attention_from(graph: Graph, first: Op) -> Attention | None:
             return None
         pointwise.append(op)
         blob = op.outputs[0]
-    second = _only(graph, found.weights)
-    if second is None or not _is_product(second) or second.reads[0] != found.weights:
+    weights, second = found.weights, _only(graph, found.weights)
+    cast = second if second is not None and second.operator == "cast" else None
+    if cast is not None:
+        weights, second = cast.outputs[0], _only(graph, cast.outputs[0])
+    if second is None or not _is_product(second) or second.reads[0] != weights:
         return None
-    return Attention(first, tuple(pointwise), found, second) if _fit(graph, first, second) else None
+    if second.reads[1] == weights or not _fit(graph, first, second):
+        return None
+    return Attention(first, tuple(pointwise), found, second, cast)
 
 
 def _only(graph: Graph, blob: str, operator: str | None = None) -> Op | None:
@@ -102,7 +140,15 @@ def _fit(graph: Graph, first: Op, second: Op) -> bool:
         return False
     one, two = graph.type(first.outputs[0]), graph.type(second.outputs[0])
     alone = [_matrices(t) == 1 for t in kinds[1::2]]
-    return one.dims[:-1] == two.dims[:-1] and alone[0] == alone[1] and two.dims[-1] > 1
+    return (one.dims[:-1] == two.dims[:-1] and alone[0] == alone[1] and two.dims[-1] > 1
+            and _matched(kinds[1], kinds[3], two))  # fmt: skip
+
+
+def _matched(keys: TensorType, values: TensorType, result: TensorType) -> bool:
+    """Whether what shares a matrix of values shares its keys, too."""
+    rank = result.rank
+    k, v = ((*(1,) * (rank - t.rank), *t.dims)[:-2] for t in (keys, values))
+    return all(b > 1 or a == 1 for a, b in zip(k, v, strict=True))
 
 
 def _matrices(t: TensorType) -> int:

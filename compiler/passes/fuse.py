@@ -27,7 +27,7 @@ from ...ops.operator import (
 )
 from ...ops.types import DType, f32, f64
 from ..graph.ir import Graph, Op
-from .attention import attention_from, moves_result
+from .attention import WHOLE, AttentionKernel, attention_from, moves_result
 from .base import Pass
 from .convolutions import is_channel_choice
 
@@ -40,10 +40,10 @@ MOST_RESULTS = 4
 class Fuse(Pass):
     """Assign `Op.group` and bring the members of each group together in the order of ops.
 
-    attention: whether the target has a kernel for whole attentions. products: the element types of
-    contractions that templates of their own compute."""
+    attention: what the target's kernel for whole attentions takes, if it has one. products: the
+    element types of contractions that templates of their own compute."""
 
-    attention: bool = True
+    attention: AttentionKernel | None = WHOLE
     products: tuple[DType, ...] = (f32, f64)
 
     def run(self, graph: Graph) -> Graph:
@@ -73,9 +73,11 @@ def too_large(best: Sequence[int], members: Sequence[int]) -> str:
 class Fuser:
     """One run of the pass. group: of each op, None as long as it has none."""
 
-    def __init__(self, graph: Graph, attention: bool, products: Sequence[DType]) -> None:
+    def __init__(
+        self, graph: Graph, attention: AttentionKernel | None, products: Sequence[DType]
+    ) -> None:
         self.graph, self.products = graph, products
-        self.takes_attention = attention
+        self.kernel = attention
         self.ops = graph.ops
         self.at = {o: k for k, op in enumerate(self.ops) for o in op.outputs}
         self.ancestors: list[int] = []
@@ -180,12 +182,13 @@ class Fuser:
     def attention(self, k: int) -> list[int]:
         """Both products of an attention that begins with op k, all between them, index maps on
         their operands, and what moves or changes the result element by element; [] for others."""
-        found = attention_from(self.graph, self.ops[k]) if self.takes_attention else None
+        found = attention_from(self.graph, self.ops[k]) if self.kernel else None
         if found is None or not self.multiplies(found.second):
             return []
+        if self.kernel is None or not self.kernel.takes(self.graph, found):
+            return []
         second = self.at[found.second.outputs[0]]
-        inner = (*found.pointwise, *found.softmax.ops)
-        parts = {k, second, *(self.at[op.outputs[0]] for op in inner)}
+        parts = {k, second, *(self.at[op.outputs[0]] for op in found.between)}
         parts.update(self.prologue(k), self.prologue(second))
         members: list[int] = []
         for m in sorted(parts):

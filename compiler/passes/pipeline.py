@@ -10,6 +10,7 @@ from ..errors import OptionError
 from ..graph.ir import Graph
 from ..options import Numerics
 from ..text import nearest
+from .attention import AttentionKernel
 from .base import Pass
 from .canonicalize import Canonicalize
 from .channel_order import ChannelOrder
@@ -27,6 +28,8 @@ from .winograd import ChooseWinograd
 
 WIDEST_ACCESS: Final = 16
 """Bytes that a thread of a GPU reads at once, from a multiple of as many: where parts begin."""
+ATTENTION_WIDTHS: Final = (8, 128)
+"""Of heads, at least and at most, for which GPUs have one kernel for a whole attention."""
 
 
 def cpu_pipeline(channel_block: int, numerics: Numerics = "standard") -> tuple[Pass, ...]:
@@ -51,8 +54,8 @@ def cpu_pipeline(channel_block: int, numerics: Numerics = "standard") -> tuple[P
 
 
 def gpu_pipeline(numerics: Numerics = "standard") -> tuple[Pass, ...]:
-    """Passes for a GPU: row-major but for convolutions on tensor cores, and no kernel takes a whole
-    attention."""
+    """Passes for a GPU: row-major but for convolutions on tensor cores."""
+    attention = AttentionKernel((*HALF, f32), *ATTENTION_WIDTHS, casts=True)
     return (
         Decompose(),
         Canonicalize(),
@@ -62,7 +65,7 @@ def gpu_pipeline(numerics: Numerics = "standard") -> tuple[Pass, ...]:
         CommonSubexpressions(),
         DeadCode(),
         ChannelsLast((*HALF, f32) if numerics == "reduced" else HALF),
-        Fuse(attention=False, products=(f32, f64, *HALF)),
+        Fuse(attention, products=(f32, f64, *HALF)),
         Place(WIDEST_ACCESS),
     )
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import threading
 import weakref
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -53,6 +53,10 @@ access of a thread. Those of allocators start at multiples of 256 or more."""
 
 _CONSTANTS: Final = 256
 
+Watch = tuple[Callable[[int, Sequence[int]], None], Callable[[int, Sequence[int]], None]]
+"""What is called ahead of and behind a launch with its number and the addresses of its
+parameters."""
+
 
 class CudaProgram:
     """Code and constants on a device, and contexts for calls."""
@@ -76,7 +80,7 @@ class CudaProgram:
         ]
         self._donated = frozenset(graph.inputs.index(r.name) for r in memory.regions)
         self._poison = Poison(memory, graph.inputs) if poison else None
-        found = places(graph, self.launches, memory)
+        found = self._places = places(graph, self.launches, memory)
         kernels = [
             k for number, launch in enumerate(self.launches)
             for k in kernel_launches(number, codes.codes[symbol(launch.kernel)].entries,
@@ -93,6 +97,7 @@ class CudaProgram:
             assert place.constant is not None
             return starts[place.constant] + place.offset
 
+        self._constant = constant
         self._bound = Bindings(device, kernels, self._code.functions, constant, memory.arena_bytes,
                                [w.nbytes for w in self._wanted], graphs)  # fmt: skip
         self._state = _State(self._code, self._block)
@@ -104,10 +109,12 @@ class CudaProgram:
     # ---------------------------------------------------------------- calls
 
     def __call__(
-        self, arrays: Sequence[Any], out: Sequence[Any] = (), stream: Any = None
-    ) -> list[Any]:
+        self, arrays: Sequence[Any], out: Sequence[Any] = (), stream: Any = None, *,
+        watch: Watch | None = None,
+    ) -> list[Any]:  # fmt: skip
         """Run once. arrays: one per input, in order. out: one per output, an array or None; by
         default all are new, on the device if an input is. stream: for the call to be put into.
+        watch: what is called around every launch, each of which is waited for.
 
         Raises InputError, DeviceMemoryError, DeviceError, DeviceLostError, ForkedError.
         """
@@ -124,7 +131,7 @@ class CudaProgram:
             results = self._results(out or [None] * len(self.outputs), given, chosen, first)
             context = self._take()
             try:
-                self._put(context, chosen or context.stream, given, results)
+                self._put(context, chosen or context.stream, given, results, watch)
                 host = [k for k, r in enumerate(results) if isinstance(r.into, np.ndarray)]
                 if host:
                     context.wait()
@@ -178,8 +185,9 @@ class CudaProgram:
         return made
 
     def _put(
-        self, c: CudaContext, stream: int, given: Sequence[Given], results: Sequence[_Result]
-    ) -> None:
+        self, c: CudaContext, stream: int, given: Sequence[Given], results: Sequence[_Result],
+        watch: Watch | None = None,
+    ) -> None:  # fmt: skip
         """Put all of a call into a stream."""
         c.begin(stream)
         at = []
@@ -198,10 +206,10 @@ class CudaProgram:
             is_here = isinstance(r.into, np.ndarray) or r.into.address % ALIGNMENT
             at.append(c.staged(k) if is_here else r.into.address)
         c.point(at)
-        if self._poison is None:
+        if self._poison is None and watch is None:
             c.run()
         else:
-            self._stepwise(c, stream, at, self._poison)
+            self._stepwise(c, stream, at, watch)
         for k, r in enumerate(results, len(given)):
             if isinstance(r.into, np.ndarray):
                 c.fetch(k)
@@ -227,19 +235,32 @@ class CudaProgram:
             for j, w in enumerate(given) if j != k and isinstance(w, DeviceView)
         ))  # fmt: skip
 
-    def _stepwise(self, c: CudaContext, stream: int, at: Sequence[int], poison: Poison) -> None:
-        """Launch by launch, each waited for, so that a fault has a name; memory that nobody should
-        read holds NaN."""
-        device = self.device
+    def _stepwise(
+        self, c: CudaContext, stream: int, at: Sequence[int], watch: Watch | None
+    ) -> None:  # fmt: skip
+        """Launch by launch, each waited for, so that a fault has a name; where poison is asked for,
+        memory that nobody should read holds NaN."""
+        device, poison = self.device, self._poison
+
+        def told(hook: int, step: int) -> None:
+            if watch is not None:
+                device.call("cuStreamSynchronize", stream)
+                watch[hook](step, [
+                    self._constant(p) if p.constant is not None
+                    else (c.arena if p.array is None else at[p.array]) + p.offset
+                    for p in self._places[step]
+                ])  # fmt: skip
 
         def fill(start: int, nbytes: int) -> None:
             if nbytes:
                 device.call("cuMemsetD8Async", start, FILL, nbytes, stream)
 
-        fill(c.arena, c.arena_bytes)
-        for k in range(len(self.inputs), len(at)):
-            fill(at[k], self._wanted[k].nbytes)
+        if poison is not None:
+            fill(c.arena, c.arena_bytes)
+            for k in range(len(self.inputs), len(at)):
+                fill(at[k], self._wanted[k].nbytes)
         for step, launch in enumerate(self.launches):
+            told(0, step)
             for bound in c.launches:
                 if bound.launch.step == step:
                     bound.start(device, stream)
@@ -247,7 +268,8 @@ class CudaProgram:
             if code:
                 doing = f" after kernel {symbol(launch.kernel)} ({launch.label})"
                 raise device.failure("cuStreamSynchronize", code, doing)
-            for where, low, high in poison.dying(step):
+            told(1, step)
+            for where, low, high in poison.dying(step) if poison is not None else ():
                 fill((c.arena if where is None else at[where]) + low, high - low)
 
     # ---------------------------------------------------------------- times

@@ -82,22 +82,38 @@ def load(
 
 
 def _ptx(kernel: Kernel, target: CudaTarget, store: Store) -> tuple[tuple[Entry, ...], str, bool]:
-    found = _found(store, lambda by: ptx_key(kernel, target, by))
+    key = _ptx_key(kernel, target)
+    found = _found(store, key)
     if found is not None:
         return tuple(map(entry_of, found["entries"])), found["ptx"], False
+    entries, ptx = _made(kernel, target)
+    listed = [asdict(e) for e in entries]
+    store.put(key(makers()), json.dumps({"entries": listed, "ptx": ptx}).encode())
+    return entries, ptx, True
+
+
+def _made(kernel: Kernel, target: CudaTarget) -> tuple[tuple[Entry, ...], str]:
     source = kernel_source(kernel)
     ptx = "" if not source.entries else kernel_ptx(
         kernel, source.entries, lowered(source, kernel.params, target), target)  # fmt: skip
-    listed = [asdict(e) for e in source.entries]
-    store.put(ptx_key(kernel, target), json.dumps({"entries": listed, "ptx": ptx}).encode())
-    return source.entries, ptx, True
+    return source.entries, ptx
 
 
-def ptx_key(kernel: Kernel, target: CudaTarget, by: Makers | None = None) -> Key:
-    """Under what the PTX of a kernel is stored. by: who makes it (default: what is installed
-    here)."""
-    return _key("PTX of a kernel", target, by or makers(), symbol=symbol(kernel),
-                text=text_digest(kernel))  # fmt: skip
+def differs_from_stored(kernel: Kernel, target: CudaTarget) -> bool:
+    """Whether the user's store has other PTX for a kernel than is made now. Raises as `load`."""
+    found = _found(Store(), _ptx_key(kernel, target))
+    return found is not None and found["ptx"] != _made(kernel, target)[1]
+
+
+def ptx_key(kernel: Kernel, target: CudaTarget) -> Key:
+    """Under what the PTX of a kernel is stored that is made with what is installed here."""
+    return _ptx_key(kernel, target)(makers())
+
+
+def _ptx_key(kernel: Kernel, target: CudaTarget) -> Callable[[Makers], Key]:
+    """The key, by who made it."""
+    return lambda by: _key("PTX of a kernel", target, by, symbol=symbol(kernel),
+                           text=text_digest(kernel))  # fmt: skip
 
 
 def entry_of(fields: dict[str, Any]) -> Entry:

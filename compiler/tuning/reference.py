@@ -45,6 +45,9 @@ root mean squares."""
 TF32: Final = 2.0**-11
 """The unit roundoff of numbers with 10 bits behind the point."""
 
+WINOGRAD: Final = ("winograd", "gpu_winograd")
+"""Templates whose configs say the size of a tile, `m`."""
+
 AS_PLAIN: Final = 4.0
 """How many times as far off as plain arithmetic of the same precision candidates may be."""
 
@@ -104,7 +107,7 @@ class Reference:
         kernel, graph = launch.kernel, self.problem.graph
         results = sum(graph.type(n).size for n in graph.outputs)
         terms = max(1.0, kernel.flops / (2 * max(results, 1)))
-        m = dict(kernel.config).get("m") if kernel.template == "winograd" else None
+        m = dict(kernel.config).get("m") if kernel.template in WINOGRAD else None
         if m is not None:
             return FEW + PEAK * transforms(m).error(max(1, round(terms / 9)))
         return FEW + PEAK * float(np.sqrt(terms / 2))

@@ -54,7 +54,10 @@ OPTIONAL = (
     "torch",
 )
 # What few programs need and takes long to load: tuning, code for GPUs, kernels by themselves.
-LATER = ("crew", "explaining", "gpu", "gpu_devices", "gpu_repro", "repro", "slices", "tuning")
+LATER = (
+    "crew", "explaining", "gpu", "gpu_devices", "gpu_making", "gpu_repro", "making", "repro",
+    "slices", "tuning",
+)  # fmt: skip
 DEFERRED = (
     *(f"tilewright.compiler.api.{name}" for name in LATER), "tilewright.compiler.tuning.gpu_bench",
 )  # fmt: skip

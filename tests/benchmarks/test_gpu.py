@@ -52,8 +52,9 @@ def families(stub: Stub, monkeypatch: pytest.MonkeyPatch) -> Any:  # noqa: F811
 
 QUICK = ("gpu_tiles", "gpu_nest", "arg", "scan", "gpu_mma")
 SIMULATED = [f if f in QUICK else pytest.param(f, marks=pytest.mark.slow) for f in
-             ("gpu_wgmma", "gpu_mma", "gpu_tiles", "gpu_nest", "gpu_recurrent", "gpu_unpool",
-              "recurrent", "arg", "top_k", "scan", "scatter", "unpool")]  # fmt: skip
+             ("gpu_wgmma", "gpu_mma", "gpu_attention_mma", "gpu_attention_tiles", "gpu_tiles",
+              "gpu_nest", "gpu_recurrent", "gpu_unpool", "recurrent", "arg", "top_k",
+              "scan", "scatter", "unpool")]  # fmt: skip
 
 
 @pytest.mark.parametrize("family", SIMULATED)
@@ -80,7 +81,7 @@ def test_every_template_has_cases(families: Any) -> None:
 def test_every_case_is_some_templates(families: Any) -> None:
     device = families.gpu_device((9, 0))
     for family, cases in families.CASES.items():
-        taken = [families.problem(c, family, device, families.Sizes(k, True)) is not None
+        taken = [not isinstance(families.problem(c, family, device, families.Sizes(k, True)), str)
                  for k, c in enumerate(cases)]  # fmt: skip
         assert any(taken), family
 
@@ -274,9 +275,10 @@ def program(tmp_path: Path) -> Iterator[Sequence[str]]:
 
 def ran(program: Sequence[str], tmp_path: Path, what: str, seconds: float) -> tuple[Any, list[str]]:
     check = gpu_script("check")
+    check.LEAST = 0.5
     log = check.Log(tmp_path, {"seed": 1})
     part = check.Part(what, (what,), seconds, "tests")
-    check.everything([], [part], program, time.monotonic() + 60, log, 2)
+    check.everything(check.Work(families=[part]), program, time.monotonic() + 200, log, 2)
     rows = json.loads((tmp_path / "gpu_tests.json").read_text())
     return log, [r["name"] for r in rows if r.get("ok")]
 
@@ -297,8 +299,9 @@ def test_what_there_is_no_time_for_is_said(
 ) -> None:
     check = gpu_script("check")
     part = check.Part("x", ("late",), 9, "tests")
-    check.everything([part], [], program, time.monotonic(), check.Log(tmp_path, {}), 1)
-    assert "late: no time left" in capsys.readouterr().out
+    work = check.Work(beside=[part])
+    check.everything(work, program, time.monotonic(), check.Log(tmp_path, {}), 1)
+    assert "x: no time left" in capsys.readouterr().out
 
 
 def test_parts_are_known(capsys: pytest.CaptureFixture[str]) -> None:

@@ -11,6 +11,7 @@ definitions come from the code generator for CPUs, so that both targets compute 
     shuffle_xor(x, d)               x of the thread of the warp whose lane differs by d
     unknown(x)                      x, of which the compiler forgets what it is: it does not unroll
     near(x, y)                      x / y in f32, with an error of 2 units in the last place
+    near_exp2(x)                    2 to the power of x in f32, with an error of 2 units likewise
     uniform(x)                      x of the first thread of the warp, if it is the same in all
     fma(x, y, z), max(x, y), ...    the operations of `ops.expr`
 
@@ -37,7 +38,7 @@ ARITY: Final[Mapping[str, int]] = {
     **{f"{way}_{t}": 1 for way in ("from", "to") for t in (f16, bf16)},
     **{name: 1 for name in UNARY}, **{name: 2 for name in BINARY},
     "fma": 3, "udiv": 2, "umod": 2, "shuffle_xor": 2, "unknown": 1,
-    "uniform": 1, "near": 2,
+    "uniform": 1, "near": 2, "near_exp2": 1,
 }  # fmt: skip
 """How many arguments each function takes. `not`, `and` and `or` are Python's own words."""
 FUNCTIONS: Final = tuple(n for n in ARITY if n not in ("not", "and", "or"))

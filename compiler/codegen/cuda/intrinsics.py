@@ -9,6 +9,7 @@ from . import (
     async_copy,
     block_memory,
     bulk_copy,
+    fragments,
     mbarriers,
     register_tiles,
     tensor_cores,
@@ -18,7 +19,7 @@ from .intrinsic import Intrinsic, Parameter
 
 INTRINSICS: Final[Mapping[str, Intrinsic]] = {
     **block_memory.TABLE, **async_copy.TABLE, **tensor_cores.TABLE, **register_tiles.TABLE,
-    **mbarriers.TABLE, **bulk_copy.TABLE, **warpgroups.TABLE,
+    **mbarriers.TABLE, **bulk_copy.TABLE, **warpgroups.TABLE, **fragments.TABLE,
 }  # fmt: skip
 
 __all__ = ["INTRINSICS", "Intrinsic", "Parameter"]

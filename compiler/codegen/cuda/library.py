@@ -71,6 +71,8 @@ def _body(f: Function, op: str, args: list[Value]) -> Value:
     if op == "near":
         text = f'call float asm "div.full.f32 $0, $1, $2;", "=f,f,f"({x}, {args[1]})'
         return f.make(text, x.dtype, 0)
+    if op == "near_exp2":
+        return f.make(f'call float asm "ex2.approx.f32 $0, $1;", "=f,f"({x})', x.dtype, 0)
     if op == "uniform":
         word = f.convert("trunc", x, i32)
         zero, every, last = Value("0", i32), Value("-1", i32), Value("31", i32)

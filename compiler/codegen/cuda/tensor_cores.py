@@ -44,28 +44,30 @@ MULTIPLICATIONS: Final = {
 """By the elements of a and b; sums of floats are f32, those of integers i32."""
 
 
-def _multiply(m: Multiplication) -> Callable[[Body], None]:
-    def write(b: Body) -> None:
-        """Row by row of a, columns to and fro, so that neighbours share an operand."""
-        rows, columns = b.literals["rows"], b.literals["columns"]
-        right = [_operand(b, m, "b", k) for k in range(2 * columns)]
-        for i in range(rows):
-            left = [_operand(b, m, "a", 4 * i + k) for k in range(4)]
-            for j in range(columns) if i % 2 == 0 else reversed(range(columns)):
-                at = (i * columns + j) * 4
-                sums = [b.get("c", at + k) for k in range(4)]
-                kinds = "{" + ", ".join([m.total] * 4) + "}"
-                made = b.call(kinds, f"llvm.nvvm.mma.{m.llvm}", *left, *right[2 * j : 2 * j + 2],
-                              *sums, together=True)  # fmt: skip
-                for k in range(4):
-                    b.put("c", at + k, b.make(f"extractvalue {kinds} {made}, {k}"))
-
-    return write
+def multiply(b: Body, m: Multiplication, place: Callable[[int], int | str]) -> None:
+    """Row by row of a, columns to and fro, so that neighbours share an operand. place: where
+    register k of fragment i of a is, from 4 i + k."""
+    rows, columns = b.literals["rows"], b.literals["columns"]
+    right = [_operand(b, m, "b", k) for k in range(2 * columns)]
+    for i in range(rows):
+        left = [_operand(b, m, "a", place(4 * i + k)) for k in range(4)]
+        for j in range(columns) if i % 2 == 0 else reversed(range(columns)):
+            at = (i * columns + j) * 4
+            sums = [b.get("c", at + k) for k in range(4)]
+            kinds = "{" + ", ".join([m.total] * 4) + "}"
+            made = b.call(kinds, f"llvm.nvvm.mma.{m.llvm}", *left, *right[2 * j : 2 * j + 2],
+                          *sums, together=True)  # fmt: skip
+            for k in range(4):
+                b.put("c", at + k, b.make(f"extractvalue {kinds} {made}, {k}"))
 
 
-def _operand(b: Body, m: Multiplication, registers: str, at: int) -> str:
+def _operand(b: Body, m: Multiplication, registers: str, at: int | str) -> str:
     held = b.get(registers, at)
     return held if m.operand == "i32" else f"{m.operand} {b.make(f'bitcast {held} to {m.operand}')}"
+
+
+def _multiply(m: Multiplication) -> Callable[[Body], None]:
+    return lambda b: multiply(b, m, lambda at: at)
 
 
 def _matrices(transposed: str) -> Callable[[Body], None]:

@@ -20,7 +20,7 @@ from tilewright.compiler.graph.ir import Graph
 from tilewright.compiler.kernels import compose
 from tilewright.compiler.kernels.conv import DirectConv
 from tilewright.compiler.kernels.depthwise import Depthwise
-from tilewright.compiler.kernels.ir import For, If, Launch, Phase, Stmt, Store
+from tilewright.compiler.kernels.ir import For, If, Launch, Set, Stmt, Store
 from tilewright.compiler.kernels.matmul import Gemm
 from tilewright.compiler.kernels.nest import Nest
 from tilewright.compiler.kernels.recipe import RECIPES
@@ -70,19 +70,21 @@ def network() -> Graph:
 
 
 def spoil(
-    monkeypatch: pytest.MonkeyPatch, template: type, when: Callable[[Any, dict], bool]
-) -> None:
-    """Let a template's kernels write half as much again, for some groups and configs."""
+    monkeypatch: pytest.MonkeyPatch, template: type, when: Callable[[Any, dict], bool],
+    held: str = "",
+) -> None:  # fmt: skip
+    """Let a template's kernels write half as much again, for some groups and configs. held: the
+    local that results are put into first, where they are not stored one by one."""
     made = template.instantiate
 
     def instantiate(self: Any, graph: Graph, ops: Any, outputs: Any, device: Any, config: dict):
         launch = made(self, graph, ops, outputs, device, config)
-        return spoiled(launch) if when(ops, config) else launch
+        return spoiled(launch, held) if when(ops, config) else launch
 
     monkeypatch.setattr(template, "instantiate", instantiate)
 
 
-def spoiled(launch: Launch) -> Launch:
+def spoiled(launch: Launch, held: str = "") -> Launch:
     outs = [b for b in launch.kernel.params if b.role == "out"]
 
     def body(stmts: Sequence[Stmt]) -> tuple[Stmt, ...]:
@@ -95,9 +97,11 @@ def spoiled(launch: Launch) -> Launch:
             return replace(s, then=body(s.then), otherwise=body(s.otherwise))
         if isinstance(s, Store) and s.buffer in outs and s.value.dtype.is_float:
             return replace(s, value=s.value * const(1.5, s.value.dtype))
+        if isinstance(s, Set) and s.local.name == held:
+            return replace(s, value=s.value * const(1.5, s.value.dtype))
         return s
 
-    phases = tuple(Phase(p.items, p.item, body(p.body)) for p in launch.kernel.phases)
+    phases = tuple(replace(p, body=body(p.body)) for p in launch.kernel.phases)
     return replace(launch, kernel=replace(launch.kernel, phases=phases))
 
 

@@ -83,9 +83,20 @@ def test_an_unknown_target() -> None:
 def test_a_memory_limit() -> None:
     exe = tw.compile(net(), target="cuda:sm_90", memory_limit=exe_bytes())
     assert exe.plan.arena_bytes == exe_bytes()
-    with pytest.raises(MemoryLimitError, match="cannot be met") as e:
+    with pytest.raises(MemoryLimitError, match="conv \\+ relu") as e:
         tw.compile(net(), target="cuda:sm_90", memory_limit=exe_bytes() - 1)
     assert e.value.least_bytes == exe_bytes()
+
+
+def test_a_memory_limit_is_met_by_sums_in_fewer_parts() -> None:
+    g = tw.Graph("long")
+    w = g.constant(np.ones((8192, 64), np.float32))
+    g.output(g.relu(g.matmul(g.input("x", (64, 8192)), w)), "y")
+    (fast,) = tw.compile(g.build(), target="cuda:sm_80").kernels
+    exe = tw.compile(g.build(), target="cuda:sm_80", memory_limit=1 << 16)
+    (kernel,) = exe.kernels
+    assert kernel.config["parts"] < fast.config["parts"] and exe.plan.arena_bytes <= 1 << 16
+    assert any("memory limit" in note for note in kernel.notes)
 
 
 def exe_bytes() -> int:

@@ -202,11 +202,12 @@ WHOLE = {"parts": 1, "shares": 1, "items": "sp", "order": "oc"}  # one item
 
 
 def _asked_for(
-    w_shape: tuple[int, ...], device: Device, strides: int = 1, **config: Any
-) -> list[set[int]]:
+    w_shape: tuple[int, ...], device: Device, strides: int = 1, places: tuple[int, int] = (12, 12),
+    **config: Any,
+) -> list[set[int]]:  # fmt: skip
     """The lines of x (of 12 x 12 places) and of the weights that the default kernel, with some of
     its config replaced, prefetches in a pointwise convolution; those past their end left out."""
-    x_shape = (1, w_shape[1], 12, 12)
+    x_shape = (1, w_shape[1], *places)
     graph, feeds = conv_graph(x_shape, w_shape, device, bias=False, strides=strides)
     op = (graph, graph.ops, graph.outputs, device)
     launch = DIRECT.instantiate(*op, {**DIRECT.default(*op), **config})
@@ -249,3 +250,12 @@ def test_weights_that_serve_few_tiles_are_asked_for() -> None:
     assert not w
     _, w = _asked_for(shape, AVX512, th=1, tw=4, nb=2, **{**WHOLE, "order": "sp"})
     assert w == set(range(32, 96 * 2)), "other panels come in between"
+
+
+def test_weights_that_memory_brings_too_slowly_are_left_to_the_machine() -> None:
+    """Where a line serves fewer multiply-adds than the time it takes to arrive."""
+    shape = (32, 96, 1, 1)
+    _, w = _asked_for(shape, AVX512, th=1, tw=7, nb=2, **WHOLE, places=(1, 7))
+    assert not w
+    _, w = _asked_for(shape, AVX512, th=1, tw=8, nb=2, **WHOLE, places=(1, 8))
+    assert w == set(range(32, 96 * 2))

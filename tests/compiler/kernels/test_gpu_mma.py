@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -223,6 +224,24 @@ def test_few_rows_and_long_sums(graph: Graph, tile: tuple[int, ...]) -> None:
     (config,) = (c for c in space if (c["m"], c["n"], c["wm"], c["wn"]) == tile
                  and (c["stages"], c["parts"]) == (3, 1))  # fmt: skip
     check(graph, config)
+
+
+@pytest.mark.parametrize("m", [1, 3])
+def test_any_number_of_rows_where_all_add_in_one_order(m: int) -> None:
+    """The bits of a row are those that it has among others."""
+    template = GpuMma(one_order=True)
+    small, large = dense(m, 40, 72), dense(20, 40, 72)
+    shared = {n: b for n, b in large.blobs.items() if b.is_constant}
+    small = replace(small, blobs={**small.blobs, **shared})
+    feeds = fed(large)
+    results = []
+    for graph, rows in ((large, 20), (small, m)):
+        given = graph, graph.ops, graph.outputs
+        assert template.matches(*given)
+        launch = template.instantiate(*given, GPU, SMALL)
+        results.append(simulated(graph, launch, {n: x[:rows] for n, x in feeds.items()}))
+    np.testing.assert_array_equal(results[0][:m], results[1])
+    assert not GpuMma().matches(small, small.ops, small.outputs)
 
 
 def test_sums_of_other_types_in_parts() -> None:

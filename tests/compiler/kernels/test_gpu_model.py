@@ -118,4 +118,5 @@ def test_large_products_get_large_tiles_and_small_ones_many() -> None:
 
 def test_contractions_are_estimated() -> None:
     named = {t.name for t in gpu_templates("reduced", (9, 0)) if isinstance(t, Estimating)}
-    assert named == {"gpu_wgmma", "gpu_mma", "gpu_tiles"}
+    assert named == {"gpu_wgmma", "gpu_mma", "gpu_winograd", "gpu_tiles", "gpu_attention_mma",
+                     "gpu_attention_tiles"}  # fmt: skip

@@ -8,6 +8,7 @@ import pytest
 
 from tilewright.compiler.codegen.cuda.source import kernel_source
 from tilewright.compiler.graph.builder import GraphBuilder, Value
+from tilewright.compiler.kernels import gpu_partial
 from tilewright.compiler.kernels.device import GPU
 from tilewright.compiler.kernels.gpu_nest import GpuNest
 from tilewright.compiler.kernels.template import Config
@@ -79,6 +80,45 @@ def test_the_nest(build: Callable[[GraphBuilder], Value]) -> None:
         assert all(launch.kernel.inplace for launch in launches)
 
 
+@pytest.mark.parametrize(
+    "build",
+    [
+        lambda g: g.softmax(g.input("x", (3, 37, 12)), axis=1),
+        lambda g: g.reduce_sum(g.input("x", (37, 10)), axes=(0,)),
+        lambda g: g.softmax(g.input("x", (35, 16), "f16"), axis=0),
+        lambda g: g.reduce_max(g.relu(g.input("x", (2, 3, 33, 8))), axes=(0, 2)),
+        lambda g: g.reduce_mean(g.input("x", (70, 9), "f64"), axes=(0,)),
+    ],
+    ids=["softmax", "sum", "halves", "two axes", "doubles"],
+)  # fmt: skip
+def test_columns(build: Callable[[GraphBuilder], Value]) -> None:
+    """Numbers of columns and of elements that fill neither blocks nor threads."""
+    graph = graph_of(build)
+    space = GpuNest().space(graph, graph.ops, graph.outputs, GPU)
+    found = [c for c in space if c["per"] == "columns"]
+    each = max(c["each"] for c in found)
+    some = [{"per": "columns", "down": d, "across": a, "each": each} for d, a in ((8, 8), (2, 16))]
+    check(GpuNest(), graph, [*some, {**some[0], "each": 1}])
+    assert GpuNest().default(graph, graph.ops, graph.outputs, GPU) in found
+    assert (each == 1) is (graph.type("x").dims[-1] == 9), "rows begin at multiples of 16 bytes"
+
+
+@pytest.mark.parametrize("rows", [1, 3])
+def test_long_reductions_fall_into_parts(rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Parts of a row, and of columns; what is left over is added by the second kernel."""
+    monkeypatch.setattr(gpu_partial, "PART", 100)
+    for build in (
+        lambda g: g.exp(g.reduce_sum(g.sin(g.input("x", (rows, 1003))), axes=(1,)) / 99.0),
+        lambda g: g.reduce_max(g.input("x", (503, 4 * rows)), axes=(0,)) * g.input("z", (1,)),
+    ):  # fmt: skip
+        graph = graph_of(build)
+        config = GpuNest().default(graph, graph.ops, graph.outputs, GPU)
+        assert config["parts"] >= 5
+        (launch,) = check(GpuNest(), graph, [config])
+        assert len(launch.kernel.phases) == 2
+        assert launch.kernel.phases[0].items * launch.kernel.phases[1].items > 1
+
+
 def preferred(build: Callable[[GraphBuilder], Value]) -> Config:
     graph = graph_of(build)
     return GpuNest().default(graph, graph.ops, graph.outputs, GPU)
@@ -100,10 +140,17 @@ def test_who_computes_a_row() -> None:
     assert preferred(pooling) == {"per": "thread", "each": 1}
     long = preferred(lambda g: g.reduce_sum(g.input("x", (8, 8, 4096)), axes=(2,)))
     assert long == block(256, 4)
-    # sums down the columns: threads side by side read side by side
+    # sums down the columns: threads side by side read side by side, several of them a column
     assert preferred(lambda g: g.reduce_sum(g.input("x", (512, 32768)), axes=(0,))) == {
+        "per": "columns", "down": 8, "across": 32, "each": 4
+    }  # fmt: skip
+    assert preferred(lambda g: g.reduce_sum(g.input("x", (512, 1024)), axes=(0,))) == {
+        "per": "columns", "down": 32, "across": 4, "each": 4
+    }  # fmt: skip
+    assert preferred(lambda g: g.reduce_sum(g.input("x", (512, 1 << 20)), axes=(0,))) == {
         "per": "thread", "each": 4
     }  # fmt: skip
+    assert rows(8, 50257) == block(1024, 1)
 
 
 def test_weights_of_a_product_with_a_vector_lie_along_the_sum() -> None:

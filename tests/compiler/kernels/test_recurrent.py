@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
 
 from tilewright.compiler.kernels.ir import Prepared
-from tilewright.compiler.kernels.recurrent import Product, Recurrent, pack
+from tilewright.compiler.kernels.recurrent import Product, Recurrent, ScanKernel, pack
 from tilewright.ops import library as _library  # noqa: F401  registers every operator
 from tilewright.ops.cells import CELLS, DIRECTIONS, Activation, Cell
 from tilewright.ops.operator import REGISTRY
@@ -85,6 +86,55 @@ def test_every_config_gives_the_same_bits(cell: Cell) -> None:
         launch = TEMPLATE.instantiate(graph, graph.ops, graph.outputs, device, config)
         for name, y in Native(graph, launch)(feeds).items():
             assert y.tobytes() == want[name].tobytes(), f"{name} differs under {config}"
+
+
+def _turning(device: Any) -> Any:
+    """A device whose first cache is too small for any weights."""
+    return replace(device, l1_bytes=64)
+
+
+@every_cell
+def test_steps_that_read_weights_in_turn_forwards_and_backwards(cell: Cell) -> None:
+    """Several blocks of columns, with steps that are left over behind whole rounds."""
+    attrs = {cell.switch: 1} if cell.switch else {}
+    for constant in ((1, 2), ()):
+        graph, feeds = layer(
+            cell, 4, 3, 10, direction="bidirectional", kind=np.float64, constant=constant, **attrs
+        )
+        op, device = (graph, graph.ops, graph.outputs), _turning(AVX2)
+        config = {"chunks": 1, "rows": 3}
+        launch = TEMPLATE.instantiate(*op, device, config)
+        assert "s % 2 == 0" in str(launch.kernel)
+        assert "s % 2 == 0" not in str(TEMPLATE.instantiate(*op, AVX2, config).kernel)
+        check_launch(graph, launch, feeds)
+
+
+@every_cell
+def test_turns_do_not_depend_on_the_config(cell: Cell) -> None:
+    attrs = {cell.switch: 1} if cell.switch else {}
+    graph, feeds = layer(cell, 3, 7, 19, **attrs)
+    device = _turning(host_device(threads=3))
+    first, *others = TEMPLATE.space(graph, graph.ops, graph.outputs, device)
+    want = Native(graph, check(TEMPLATE, graph, feeds, config=first, device=device))(feeds)
+    for config in others:
+        launch = TEMPLATE.instantiate(graph, graph.ops, graph.outputs, device, config)
+        for name, y in Native(graph, launch)(feeds).items():
+            assert y.tobytes() == want[name].tobytes(), f"{name} differs under {config}"
+
+
+def test_where_weights_are_read_in_turn() -> None:
+    """Neither where the first cache holds them, nor where they come from beyond the second, nor
+    where a step multiplies twice."""
+
+    def turns(name: str, h: int, **attrs: int) -> bool:
+        graph, _ = layer(BY_NAME[name], 2, 1, h, **attrs)
+        config = {"chunks": 1, "rows": 1}
+        return ScanKernel(graph, graph.ops[0], graph.outputs, device, config).turn
+
+    device = replace(AVX2, l1_bytes=32 << 10, l2_bytes=1 << 20)
+    assert [turns("lstm", h) for h in (45, 46, 256, 257)] == [False, True, True, False]
+    assert turns("gru", 100, linear_before_reset=1)
+    assert not turns("gru", 100, linear_before_reset=0)
 
 
 @pytest.mark.parametrize("size", [(4, 1, 1), (5, 3, 33), (3, 2, 64), (2, 5, 200)], ids=str)

@@ -3,6 +3,8 @@ default, and never more than one where bits must not depend on sizes."""
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -11,8 +13,9 @@ from tilewright.compiler.graph.ir import Graph
 from tilewright.compiler.kernels.alternatives import alternatives
 from tilewright.compiler.kernels.device import Device, gpu_device
 from tilewright.compiler.kernels.gpu_templates import gpu_templates
-from tilewright.compiler.kernels.select import RIVAL_MARGIN, preferred, select
-from tilewright.compiler.kernels.template import Rival
+from tilewright.compiler.kernels.gpu_wgmma import GpuWgmma
+from tilewright.compiler.kernels.select import RIVAL_MARGIN, coded_groups, preferred, select
+from tilewright.compiler.kernels.template import Objecting, Rival
 from tilewright.compiler.options import Numerics
 from tilewright.compiler.passes.base import run_pipeline
 from tilewright.compiler.passes.pipeline import gpu_pipeline
@@ -37,7 +40,7 @@ def problem(graph: Graph, numerics: Numerics, arch: tuple[int, int]) -> Problem:
     [
         ("f16", "standard", HOPPER, {"gpu_wgmma", "gpu_mma", "gpu_tiles"}),
         ("f16", "standard", AMPERE, {"gpu_mma", "gpu_tiles"}),
-        ("f16", "reproducible", HOPPER, {"gpu_wgmma"}),
+        ("f16", "reproducible", HOPPER, {"gpu_mma"}),
         ("f16", "reproducible", AMPERE, {"gpu_mma"}),
         ("f32", "reproducible", HOPPER, {"gpu_tiles"}),
         ("f32", "standard", HOPPER, {"gpu_tiles"}),  # nothing is rounded to tf32
@@ -84,7 +87,7 @@ def test_the_better_estimate_is_the_default(size: tuple[int, int, int], template
     (launch,) = select(graph, device, templates=known)
     assert (launch.kernel.template, launch.note) == (template, why)
     (same,) = select(graph, device, templates=known, numerics="reproducible")
-    assert (same.kernel.template, same.note) == ("gpu_wgmma", "")
+    assert (same.kernel.template, same.note) == ("gpu_wgmma", ""), "the first, whatever it takes"
 
 
 def test_a_program_says_what_its_kernels_were_chosen_by() -> None:
@@ -116,3 +119,48 @@ def test_processors_have_no_rivals() -> None:
     graph = dense(64, 64, 64, "f32")
     space = problem_of(graph, graph.ops, graph.outputs, Device(64, 32, 1), "standard").space()
     assert {c.template for c in space} == {"gemm"}
+
+
+# --------------------------------------------------------------------------- what is left out
+
+
+@pytest.mark.parametrize(
+    ("template", "size", "kind", "why"),
+    [
+        ("gpu_wgmma", (64, 64, 60), "f16", "as matrices: f16[64,60]: steps of 120 bytes are no"),
+        ("gpu_wgmma", (4, 64, 64), "f16", "no sum of products of 8 rows and columns"),
+        ("gpu_wgmma", (64, 64, 64), "f32", "factors of f32"),
+        ("gpu_mma", (4, 64, 64), "f16", "4 rows, 64 columns and 64 terms would leave tiles mostly"),
+        ("gpu_mma", (64, 64, 64), "f32", "rounded under numerics='reduced' only"),
+    ],
+)
+def test_templates_say_why_they_leave_a_product_to_others(
+    template: str, size: tuple[int, int, int], kind: str, why: str
+) -> None:
+    graph = dense(*size, kind)
+    given = graph, graph.ops, graph.outputs
+    known = {t.name: t for t in gpu_templates("standard", HOPPER)}
+    found = known[template]
+    assert isinstance(found, Objecting) and not found.matches(*given)
+    assert why in found.objection(*given)
+    allowed = dense(256, 64, 64, "f16")
+    assert not found.objection(allowed, allowed.ops, allowed.outputs)
+
+
+@pytest.mark.parametrize(
+    ("x", "w", "attributes", "why"),
+    [
+        ((1, 63, 9, 9), (64, 63, 3, 3), {"pads": 1}, "63 channels are no multiple of 16 bytes"),
+        ((1, 64, 9, 9), (64, 16, 3, 3), {"group": 4}, "as windows: it has groups"),
+        ((1, 64, 64, 64), (64, 64, 3, 3), {"strides": 5}, "strides of (5, 5"),
+    ],
+)
+def test_templates_say_why_they_leave_a_convolution_to_others(
+    x: tuple[int, ...], w: tuple[int, ...], attributes: dict[str, Any], why: str
+) -> None:
+    g = tw.Graph("g")
+    g.output(g.conv(g.relu(g.input("x", x, "f16")), g.constant(np.ones(w, np.float16)),
+                    **attributes), "y")  # fmt: skip
+    graph = run_pipeline(gpu_pipeline(), g.build())[0]
+    said = [GpuWgmma().objection(graph, p.ops, p.outputs) for p in coded_groups(graph)]
+    assert any(why in s for s in said), said

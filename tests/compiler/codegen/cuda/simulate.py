@@ -31,6 +31,8 @@ from tilewright.compiler.codegen.cuda.intrinsics import INTRINSICS
 
 from .simulated_arithmetic import DIALECT, SimError
 from .simulated_copies import copies
+from .simulated_fragments import COLLECTIVES as PRODUCTS
+from .simulated_fragments import FRAGMENTS
 from .simulated_hopper import WAITS, Tensor, Units
 from .simulated_memory import Block, Global, LocalArray, Shared, accesses
 from .simulated_tensor_cores import TENSOR_CORES, round_tf32
@@ -40,7 +42,7 @@ from .simulated_warps import WARP, WARPS, Collective
 Stop = tuple[Any, ...]
 Thread = Generator[Stop, Any, None]
 COLLECTIVES: Mapping[str, Collective] = {
-    **WARPS, **TENSOR_CORES, **Units(Block(), np.random.default_rng()).collectives()
+    **WARPS, **TENSOR_CORES, **PRODUCTS, **Units(Block(), np.random.default_rng()).collectives()
 }  # fmt: skip
 BARRIERS = ("cuda.syncthreads", "barrier")
 UNTIL = "until"
@@ -110,7 +112,7 @@ def run_source(
 
 def _names(block: Block, rng: Any) -> dict[str, Any]:
     """The globals of generated source."""
-    return {**DIALECT, **accesses(block), **copies(block, rng), **TILES,
+    return {**DIALECT, **accesses(block), **copies(block, rng), **TILES, **FRAGMENTS,
             "round_tf32": round_tf32, "cuda": _cuda(block), "np": np, "inf": math.inf,
             "nan": math.nan}  # fmt: skip
 

@@ -139,6 +139,7 @@ def _dialect() -> dict[str, Any]:
         "shr": lambda a, b: _integer_shift(a, b, False),
         "isnan": lambda x: bool(np.isnan(x)), "isinf": lambda x: bool(np.isinf(x)),
         "unknown": same, "uniform": same, "near": np.divide,
+        "near_exp2": _wide(np.exp2),
         "udiv": _unsigned("udiv"), "umod": _unsigned("umod"),
         "from_f16": lambda b: np.float32(b.view(np.float16)),
         "to_f16": lambda x: np.float16(x).view(np.uint16),

@@ -27,6 +27,7 @@ from tilewright.compiler.graph.ir import Graph
 from tilewright.compiler.kernels.device import gpu_device
 from tilewright.compiler.kernels.gpu_model import chip_of, occupancy
 from tilewright.compiler.kernels.gpu_templates import gpu_templates
+from tilewright.compiler.kernels.gpu_tiles import TILES
 from tilewright.compiler.kernels.select import coded_groups
 from tilewright.compiler.kernels.template import Config, KernelTemplate
 from tilewright.compiler.options import Numerics
@@ -91,6 +92,22 @@ def depthwise(g: Any) -> Any:
     return g.conv(g.input("x", (1, 32, 56, 56)), w, group=32, pads=1)
 
 
+def attention(kind: str, rows: int = 1024, width: int = 64) -> Callable[[Any], Any]:
+    """With a mask for all heads; whoever reads the result wants it row by row."""
+
+    def build(g: Any) -> Any:
+        q, k, v = (g.input(n, (2, 8, m, width), kind) for n, m in
+                   (("q", rows), ("k", 1024), ("v", 1024)))  # fmt: skip
+        scores = g.matmul(q, g.transpose(k, perm=(0, 1, 3, 2)))
+        scores = scores if kind == "f16" else g.cast(scores, to="f32")
+        mask = g.input("mask", (2, 1, rows, 1024), "f16" if kind == "f16" else "f32")
+        weights = g.cast(g.softmax(scores + mask, axis=-1), to=kind)
+        return g.reshape(g.transpose(g.matmul(weights, v), perm=(0, 2, 1, 3)),
+                         shape=(2, rows, 8 * width))  # fmt: skip
+
+    return build
+
+
 def gru(g: Any) -> Any:
     w, r = (g.constant(_zeros(1, 300, n)) for n in (25, 100))
     return g.gru(g.input("x", (9, 1, 25)), w, r, hidden_size=100, linear_before_reset=1)[0]
@@ -103,6 +120,7 @@ def _zeros(*dims: int) -> Any:
 _WIDE = ("LDG.E.128", "STG.E.128")
 _TILES = ("FFMA", "LDGSTS", "LDS.128", "STG.E.128")
 _MMA = ("LDGSTS", "LDSM", "STG.E.128")
+_ATTEND = ("LDGSTS", "LDSM.16.M88", "LDSM.16.MT88", "MUFU.EX2", "SHFL.BFLY")
 _WGMMA = ("HGMMA", "UTMALDG", "SYNCS")
 KINDS = (
     Kind("pointwise-f32", "gpu_nest", lambda g: g.relu(g.input("x", (64, 1024))), _WIDE),
@@ -114,17 +132,32 @@ KINDS = (
     Kind("depthwise", "gpu_nest", depthwise, ("FFMA", *_WIDE)),
     Kind("dense-f32", "gpu_tiles", dense("f32"), _TILES),
     Kind("conv-f32", "gpu_tiles", conv("f32"), _TILES),
+    Kind("conv-f32", "gpu_winograd", conv("f32"), (*_TILES, "LDG.E.128")),
     Kind("dense-f16", "gpu_mma", dense("f16"), ("HMMA.16816.F32", *_MMA)),
     Kind("dense-bf16", "gpu_mma", stored_bf16, ("HMMA.16816.F32.BF16", *_MMA)),
     Kind("dense-tf32", "gpu_mma", dense("f32"), ("HMMA.1688.F32.TF32", *_MMA), "reduced"),
     Kind("conv-f16", "gpu_mma", conv("f16"), ("HMMA.16816.F32", *_MMA)),
+    Kind("attention-f16", "gpu_attention_mma", attention("f16"), ("HMMA.16816.F32", *_ATTEND)),
+    Kind("attention-bf16", "gpu_attention_mma", attention("bf16", width=128),
+         ("HMMA.16816.F32.BF16", *_ATTEND)),
+    Kind("attention-tf32", "gpu_attention_mma", attention("f32"),
+         ("HMMA.1688.F32.TF32", "LDGSTS", "LDSM", "MUFU.EX2"), "reduced"),
+    Kind("decoding-f16", "gpu_attention_mma", attention("f16", rows=1),
+         ("HMMA.16816.F32", *_ATTEND)),
+    Kind("attention-f32", "gpu_attention_tiles", attention("f32"), ("FFMA", "LDGSTS", "LDS.128")),
+    Kind("attention-f32-wide", "gpu_attention_tiles", attention("f32", width=128),
+         ("FFMA", "LDGSTS", "LDS.128")),
+    Kind("decoding-f32", "gpu_attention_tiles", attention("f32", rows=1), ("FFMA", "LDGSTS")),
     Kind("dense-f16", "gpu_wgmma", dense("f16"), ("UTMASTG", *_WGMMA), arch=("sm_90",)),
     Kind("dense-bf16", "gpu_wgmma", stored_bf16, _WGMMA, arch=("sm_90",)),
     Kind("dense-tf32", "gpu_wgmma", dense("f32"), _WGMMA, "reduced", ("sm_90",)),
     Kind("gru", "gpu_recurrent", gru, ("FFMA", "LDS.128")),
 )  # fmt: skip
 QUICK = {("dense-f16", "gpu_mma", "sm_80"), ("dense-f32", "gpu_tiles", "sm_89"),
+         ("attention-f16", "gpu_attention_mma", "sm_80"),
+         ("attention-f32", "gpu_attention_tiles", "sm_90"),
          ("dense-f16", "gpu_wgmma", "sm_90"), ("softmax", "gpu_nest", "sm_90"),
+         ("conv-f32", "gpu_winograd", "sm_90"),
          ("dense-tf32", "gpu_mma", "sm_89"), ("gru", "gpu_recurrent", "sm_80")}  # fmt: skip
 
 
@@ -191,6 +224,40 @@ def test_other_configs(kind: Kind) -> None:
     space = template.space(p.graph, p.ops, p.outputs, p.device)
     for config in {str(c): c for c in (*space[::9], space[-1])}.values():
         checked(kind, arch, config)
+
+
+def epilogue(sides: str, what: str) -> Kind:
+    """A product of operands that lie along the sum ("n" of the left one, "t" of the right one) or
+    across it, and what follows on it."""
+
+    def build(g: Any) -> Any:
+        x, w = ((512, 2048), (2048, 512)), ((512, 1024), (1024, 512))
+        left, right = (g.input(n, dims[s == along]) for n, dims, s, along in (
+            ("x", x, sides[0], "n"), ("w", w, sides[1], "t")))  # fmt: skip
+        left = left if sides[0] == "n" else g.transpose(left, perm=(1, 0))
+        right = g.transpose(right, perm=(1, 0)) if sides[1] == "t" else right
+        y = g.matmul(left, right) + g.input("b", (1024,))
+        if what != "bias":
+            y = getattr(g, what)(y) + g.input("r", (2048, 1024))
+        return y
+
+    return Kind(f"{sides}-{what}", "gpu_tiles", build, _TILES)
+
+
+@pytest.mark.parametrize(
+    ("kind", "arch"),
+    [
+        pytest.param(kind := epilogue(sides, what), arch, id=f"{kind.name}-{arch}",
+                     marks=() if (sides, what, arch) == ("nn", "relu", "sm_90") else
+                     (pytest.mark.slow,))
+        for sides in ("nn", "nt", "tn", "tt") for what in ("bias", "relu", "gelu")
+        for arch in ("sm_80", "sm_89", "sm_90")
+    ],
+)  # fmt: skip
+def test_what_follows_on_a_product_spills_nothing(kind: Kind, arch: str) -> None:
+    """In the tiles with the most sums of a thread, which are the defaults of large products."""
+    for tile in TILES[:1] if arch != "sm_90" else TILES[:3:2]:
+        checked(kind, arch, tile)
 
 
 def test_every_template_of_its_own_is_here() -> None:

@@ -1,0 +1,110 @@
+"""softmax(q k') v in one kernel on a GPU: what templates for it have in common.
+
+What is computed so stands in `gpu_attention_problem`, how operands lie in shared memory in
+`gpu_attention_lines`, the kernel in `gpu_attention_body`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final
+
+from ...ops.types import DType
+from ..graph.ir import Graph, Op
+from .device import Device
+from .gpu_attention_body import Attend
+from .gpu_attention_problem import Attention, attention_of
+from .ir import Launch
+from .template import Config, required
+
+MOST_SHARED: Final = 99 << 10  # bytes that a block may have on every device from sm_80 on
+FIXED_KEYS: Final = 32
+"""Of a round, where all configs are to give the same bits."""
+WAITING: Final = 0.15  # of the time that copies are waited for with one stage: a guess
+ROUND_STEPS: Final = 16
+"""Instructions of ordinary units for a row and a round, beside scaling its sums: a guess."""
+
+
+class OneAttention:
+    """What templates for attention have in common.
+
+    fixed: whether all configs give the same bits. How often sums are scaled down depends on the
+    keys of a round, which are then the same for all.
+    """
+
+    name = ""
+    version = 1
+
+    def __init__(self, fixed: bool = False) -> None:
+        self.fixed = fixed
+
+    def types(self) -> tuple[DType, ...]:
+        """Of operands."""
+        raise NotImplementedError
+
+    def configs(self, p: Attention) -> list[Config]:
+        """Those that fit into registers and shared memory."""
+        raise NotImplementedError
+
+    def seconds(self, graph: Graph, p: Attention, config: Config, device: Device) -> float:
+        raise NotImplementedError
+
+    def attend(self, graph: Graph, p: Attention, config: Config) -> Attend:
+        raise NotImplementedError
+
+    def _problem(
+        self, graph: Graph, ops: Sequence[Op], outputs: Sequence[str]
+    ) -> Attention | None:  # fmt: skip
+        p = attention_of(graph, ops, outputs)
+        return p if p is not None and p.dtype in self.types() and self._space(p) else None
+
+    def _space(self, p: Attention) -> list[Config]:
+        """No tile is larger than what there is, but for the smallest."""
+        found = self.configs(p)
+        least = min((c["m"] for c in found), default=0)
+        found = [c for c in found if (c["m"] < 2 * p.m or c["m"] == least)
+                 and (c["n"] < 2 * p.n or c["n"] == FIXED_KEYS)]  # fmt: skip
+        same = [c for c in found if c["n"] == FIXED_KEYS and c["ways"] == 1]
+        return same if self.fixed else found
+
+    def matches(self, graph: Graph, ops: Sequence[Op], outputs: Sequence[str]) -> bool:
+        return self._problem(graph, ops, outputs) is not None
+
+    def space(
+        self, graph: Graph, ops: Sequence[Op], outputs: Sequence[str], device: Device
+    ) -> list[Config]:
+        return self._space(required(self._problem(graph, ops, outputs), self.name, ops))
+
+    def default(
+        self, graph: Graph, ops: Sequence[Op], outputs: Sequence[str], device: Device
+    ) -> Config:
+        """The one that should take the least time, the first of equals."""
+        p = required(self._problem(graph, ops, outputs), self.name, ops)
+        return min(self._space(p), key=lambda c: self.seconds(graph, p, c, device))
+
+    def estimate(
+        self, graph: Graph, ops: Sequence[Op], outputs: Sequence[str], device: Device,
+        config: Config,
+    ) -> float:  # fmt: skip
+        """In seconds (see `gpu_model`)."""
+        p = required(self._problem(graph, ops, outputs), self.name, ops)
+        return self.seconds(graph, p, config, device)
+
+    def instantiate(
+        self, graph: Graph, ops: Sequence[Op], outputs: Sequence[str], device: Device,
+        config: Config,
+    ) -> Launch:  # fmt: skip
+        p = required(self._problem(graph, ops, outputs), self.name, ops)
+        return self.attend(graph, p, config).launch(self.name, self.version)
+
+
+def moved(graph: Graph, p: Attention) -> int:
+    """Bytes of the operands and the result, each once."""
+    read = p.batch * (p.m * p.depth + p.n * (p.depth + p.width)) * p.dtype.bytes
+    return read + p.batch * p.m * p.width * graph.type(p.out).dtype.bytes
+
+
+def copied(p: Attention, m: int, n: int) -> int:
+    """Bytes that a block reads: its queries, and all keys and values."""
+    keys = -(-p.n // n) * n
+    return (m * p.depth + keys * (p.depth + p.width)) * p.dtype.bytes
