@@ -305,6 +305,20 @@ def boxes(at: tuple[int, int], swizzle: int = 128) -> Trial:
     return Trial(kernel([x, y], body, 32), {"x": v}, {"y": wanted.ravel()})
 
 
+def little() -> Trial:
+    """A box that is larger than its tensor, of 5 rows and 24 columns."""
+    x, y = given(u16, 120), out(u16, 1024)
+    a = Local("a", u16, (1024,), shared=True, align=1024)
+    tensor = TensorMap("tensor", x, (24, 5), (48,), (64, 16))
+    load = Call("tma_load_2d", (a, index(0), tensor, BARS, index(0), index(0), index(0)))
+    k = var("k", 32)
+    body = [*_loaded(a, BARS, 2048, [load]), loop(k, (Store(y, T * 32 + k, a[T * 32 + k]),))]
+    v = np.arange(1, 121, dtype=np.uint16)
+    box = np.zeros((16, 64), np.uint16)
+    box[:5, :24] = v.reshape(5, 24)
+    return Trial(kernel([x, y], body, 32), {"x": v}, {"y": swizzled(box).ravel()})
+
+
 def steps() -> Trial:
     """Every second place along two axes, from one before the first, of 3 images; the order of the
     axes is not that of their strides."""
@@ -491,6 +505,7 @@ RUNGS: Final = (
     Rung("TMA load, swizzled", partial(boxes, (64, 16)), 90),
     Rung("TMA load beyond the end", partial(boxes, (72, 32)), 90),
     Rung("TMA load ahead of the beginning", partial(boxes, (-8, -3)), 90),
+    Rung("TMA load of more than there is", little, 90),
     Rung("TMA load in steps", steps, 90),
     Rung("TMA load rounding to tf32", rounded, 90),
     Rung("TMA store", stored_boxes, 90),

@@ -74,12 +74,11 @@ def _allow(device: Device, function: int, launch: KernelLaunch) -> None:
 
 def _loaded(device: Device, target: CudaTarget, code: GpuCode) -> tuple[Handle, bool]:
     """A module, and whether it is PTX that the driver translated: also where machine code is here
-    in which products of warp groups wait for each other (see `codegen.cuda.assemble`)."""
+    that lost something by being made without a view of the whole (see `codegen.cuda.assemble`)."""
     name, has = code.entries[0].name, device.facts.capability
     said = _TARGET.search(code.ptx)
     arch = said[1] if said else target.arch  # a kernel may use what one architecture alone has
-    stalls = code.machine is not None and any("serialized" in x for x in code.machine.losses)
-    if code.machine is not None and runs_on(arch, has) and not stalls:
+    if code.machine is not None and runs_on(arch, has) and not code.machine.losses:
         answer, module, _ = _load(device, code.machine.cubin)
         if not answer:
             return Handle(device, module, "cuModuleUnload"), False

@@ -70,7 +70,9 @@ def test_a_rung_as_machine_code(rung: Any) -> None:
     ptx = kernel_ptx(kernel, source.entries, lowered(source, kernel.params, target), target)
     assert not undivided(ptx)
     if can_assemble():
-        assert all(u.local_bytes == 0 for u in assembled(ptx, target).usage.values())
+        made = assembled(ptx, target)
+        assert all(u.local_bytes == 0 for u in made.usage.values())
+        assert not made.losses
 
 
 @pytest.fixture

@@ -89,8 +89,9 @@ def _entry(
     grid = f'"nvvm.reqntid"="{entry.threads}"'
     if entry.cluster > 1:
         grid += f' "nvvm.cluster_dim"="{entry.cluster}"'
-    if entry.resident:
-        grid += f' "nvvm.minctasm"="{entry.resident}"'
+    resident = entry.resident or int(any("_registers." in name for name in function.calls))
+    if resident:  # threads hand registers on: ptxas has to know how many there are at first
+        grid += f' "nvvm.minctasm"="{resident}"'
     return (
         f'declare i32 @"{function.name}"({kinds})\n'
         f'define ptx_kernel void @"{entry.name}"({taken}) {grid} {{\n'

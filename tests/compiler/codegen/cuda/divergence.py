@@ -26,7 +26,10 @@ _REGISTER = re.compile(r"%(?!tid|ctaid|ntid|nctaid|laneid|clock)[a-z]+\d+\b")
 _BRANCH = re.compile(r"(?:@(!?)(%p\d+)\s+)?bra(?:\.uni)?\s+(\$\w+)\Z")
 _ENDS = re.compile(r"(ret|exit|trap)\b")
 _OF_THE_LANE = ("atom", "ldmatrix", "mma", "shfl.sync.bfly", "ld.local")
-_WRITES_NOTHING = ("st.", "red.", "bar", "bra", "ret", "cp.", "membar", "fence")
+_WRITES_NOTHING = (
+    "st.", "red.", "bar", "bra", "ret", "cp.", "membar", "fence", "mbarrier", "prefetch", "mapa",
+    "setmaxnreg", "stmatrix", "wgmma.fence", "wgmma.commit", "wgmma.wait", "{", ".reg", "again",
+)  # fmt: skip
 
 
 @dataclass
@@ -109,37 +112,51 @@ def _instructions(body: str) -> Iterator[tuple[str, str]]:
 def _values(blocks: Mapping[str, Block]) -> dict[str, int]:
     """What every register may hold, as far as it is not the same everywhere."""
     held: dict[str, int] = {}
-    code = [(b.name, *_assigned(x), x) for b in blocks.values() for x in b.code]
-    count: dict[str, int] = {}
-    for _, written, _, _ in code:
-        for r in written:
-            count[r] = count.get(r, 0) + 1
+    code = {b.name: [(*_assigned(x), x) for x in b.code] for b in blocks.values()}
+    meet, needed = _meeting(blocks), _needed(blocks, code)
     while True:
         before = dict(held)
-        for _, written, read, text in code:
+        for written, read, text in (x for block in code.values() for x in block):
             value = _value(text, read, held)
             for r in written:
                 held[r] = max(held.get(r, SAME), value)
-        inside, rounds = set[str](), set[str]()
         for k, region in _divided(blocks, held):
-            inside |= region
-            rounds |= region if k in region else set()
-        outside = {r for block, _, read, _ in code if block not in rounds for r in read}
-        for block, written, _, _ in code:
             # Whoever comes from elsewhere, or leaves a loop later, finds another value.
-            if block in inside:
-                held |= {r: ANY for r in written
-                         if count[r] > 1 or (block in rounds and r in outside)}  # fmt: skip
+            changed = {r for b in region for written, _, _ in code[b] for r in written}
+            held |= dict.fromkeys(changed & needed[meet[k]], ANY)
         if held == before:
             return held
 
 
+def _needed(
+    blocks: Mapping[str, Block], code: Mapping[str, Sequence[tuple[list[str], list[str], str]]]
+) -> dict[str, set[str]]:
+    """The registers that are read at the beginning of every block or later, before they are set."""
+    needed: dict[str, set[str]] = {}
+    fixed: dict[str, set[str]] = {}
+    for name, b in blocks.items():
+        now, fixed[name] = {b.predicate} - {""}, set()
+        for written, read, _ in reversed(code[name]):
+            now = (now - set(written)) | set(read)
+            fixed[name] |= set(written)
+        needed[name] = now
+    changed = True
+    while changed:
+        changed = False
+        for name, b in reversed(blocks.items()):
+            more = {r for x in b.after for r in needed[x]} - fixed[name] - needed[name]
+            needed[name] |= more
+            changed |= bool(more)
+    return needed
+
+
 def _assigned(text: str) -> tuple[list[str], list[str]]:
-    """(registers that are written, registers that are read). Of inline PTX all are both."""
+    """(registers that are written, registers that are read)."""
+    if ";" in text:
+        parts = [_assigned(x.strip()) for x in text.split(";")]
+        return [r for w, _ in parts for r in w], [r for _, read in parts for r in read]
     registers = _REGISTER.findall(text)
     plain = text.split(None, 1)[1] if text.startswith("@") else text
-    if ";" in text:
-        return registers, registers
     if plain.startswith(_WRITES_NOTHING):
         return [], registers
     head = re.match(r"(?:@\S+\s+)?\S+\s+(\{[^}]*\}|[^,]*)", text)

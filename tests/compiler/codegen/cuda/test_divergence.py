@@ -81,5 +81,17 @@ def test_inline_ptx_is_one_instruction() -> None:
             "{ again: mbarrier.try_wait.parity.b64 p, [%r1], 0; @!p bra again; }\n"
             "// end inline asm\n")  # fmt: skip
     assert not undivided(kernel(f"mov.u32 \t%r1, %tid.x;\n{wait}{MEETING}\nret;"))
+    number = "// begin inline asm\nbar.sync %r2, 64;\n// end inline asm"
+    text = around("shr.u32 \t%r2, %r1, 6;\nsetp.eq.b32 \t%p1, %r2, 0;", number, number)
+    assert not undivided(text), "a barrier's number is read"
     inside = "// begin inline asm\nwgmma.fence.sync.aligned;\n// end inline asm"
     assert len(undivided(around(NUMBER, inside))) == 1
+
+
+def test_a_register_that_others_use_for_something_else() -> None:
+    """%r5 is set in the arm of one thread; whole warps set it anew before they read it."""
+    anew = "mov.b32 \t%r5, 3;"
+    met = f"setp.eq.b32 \t%p2, %r5, 0;\n@%p2 bra \t$L4;\n{MEETING}\n$L4:"
+    text = around("mov.b32 \t%r5, 0;\n" + NUMBER, "mov.b32 \t%r5, 1;", f"{anew}\n{met}")
+    assert not undivided(text)
+    assert undivided(text.replace(anew, ""))

@@ -4,7 +4,9 @@ the code could avoid, descriptors of tensors and of shared memory as the hardwar
 from __future__ import annotations
 
 import re
+from typing import Any
 
+import numpy as np
 import pytest
 
 import tilewright as tw
@@ -23,12 +25,15 @@ from tilewright.compiler.codegen.cuda.tensor_maps import described, encoding
 from tilewright.compiler.codegen.cuda.toolkit import part
 from tilewright.compiler.errors import LoweringError
 from tilewright.compiler.graph.ir import Graph
-from tilewright.compiler.kernels.device import GPU
+from tilewright.compiler.kernels.device import GPU, gpu_device
 from tilewright.compiler.kernels.gpu_wgmma import GpuWgmma
+from tilewright.compiler.kernels.gpu_wgmma_body import KEPT, TAKEN
 from tilewright.compiler.kernels.ir import Buffer, TensorMap
+from tilewright.compiler.kernels.select import coded_groups
 from tilewright.compiler.kernels.template import Config
 from tilewright.compiler.passes.base import run_pipeline
 from tilewright.compiler.passes.pipeline import gpu_pipeline
+from tilewright.compiler.tuning.problem import problem_of
 from tilewright.ops.types import bf16, f16, f32, u16
 
 TARGET = CudaTarget("sm_90")
@@ -46,8 +51,12 @@ def dense(m: int, n: int, k: int, transposed: bool = True, activation: str = "re
 
 
 def made(graph: Graph, config: Config | None = None) -> str:
+    return made_of(graph, graph.ops, graph.outputs, config=config)
+
+
+def made_of(graph: Graph, ops: Any, outputs: Any, *, config: Config | None) -> str:
     pytest.importorskip("numba.cuda", reason="numba-cuda is not there")
-    given = graph, graph.ops, graph.outputs, GPU
+    given = graph, ops, outputs, GPU
     launch = GpuWgmma().instantiate(*given, config or GpuWgmma().default(*given))
     source = kernel_source(launch.kernel)
     return kernel_ptx(launch.kernel, source.entries,
@@ -88,6 +97,32 @@ def test_the_default_for_large_matrices() -> None:
         assert_back_to_back(machine, 4)
 
 
+_LINE = re.compile(r"^\s*(?:/\*[0-9a-f]+\*/\s+(.*?) ?;|(\.L_\w+):)", re.MULTILINE)
+
+
+def registers_behind(machine: str, instruction: str) -> int:
+    """How many registers are used by what may follow on an instruction. Instructions of a branch
+    that is not taken count as well."""
+    code = [code or label for code, label in _LINE.findall(machine)]
+    labels = {x: k for k, x in enumerate(code) if x.startswith(".L_")}
+    seen, most = set[int](), 0
+    waiting = [k for k, x in enumerate(code) if x.startswith(instruction)]
+    assert waiting
+    while waiting:
+        k = waiting.pop()
+        while k not in seen:
+            seen.add(k)
+            most = max([most, *(int(r) + 1 for r in re.findall(r"\bR(\d+)\b", code[k]))])
+            to = re.search(r"BRA.*\((\.L_\w+)\)", code[k])
+            if to is not None:
+                waiting.append(labels[to[1]])
+            if (to is not None and code[k].startswith("BRA")) or code[k].startswith("EXIT"):
+                break
+            k += 1
+    assert any("EXIT" in code[k] for k in seen) and len(seen) > 50
+    return most
+
+
 def assert_back_to_back(machine: str, count: int) -> None:
     """Products come `count` at a time; between them only descriptors are computed, by the unit for
     what all threads have in common."""
@@ -103,6 +138,17 @@ def assert_back_to_back(machine: str, count: int) -> None:
     assert run and run % count == 0
 
 
+def test_registers_change_hands() -> None:
+    """The producer needs no more than it keeps, in code that is for as many threads."""
+    ptx = made(dense(2000, 2040, 1000), CONFIGS[0])
+    assert ".reqntid 384\n.minnctapersm 1" in ptx, "else ptxas may ignore it, and says so"
+    if can_assemble() and part("nvdisasm"):
+        machine = disassembly(checked(ptx).cubin)
+        assert f"USETMAXREG.TRY_ALLOC.CTAPOOL UP0, {TAKEN:#x}" in machine
+        assert registers_behind(machine, f"USETMAXREG.DEALLOC.CTAPOOL {KEPT:#x}") <= KEPT
+        assert 128 * KEPT + 256 * TAKEN <= 384 * 168 <= 1 << 16
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("transposed", [True, False])
 @pytest.mark.parametrize("config", CONFIGS, ids=lambda c: f"{c['m']}x{c['n']}")
@@ -111,7 +157,34 @@ def test_configs(config: Config, transposed: bool) -> None:
     if can_assemble():
         code = checked(ptx)
         if part("nvdisasm"):
-            assert_back_to_back(disassembly(code.cubin), 4 * max(1, config["m"] // 128))
+            machine = disassembly(code.cubin)
+            assert_back_to_back(machine, 4 * max(1, config["m"] // 128))
+            if "USETMAXREG" in machine:
+                assert registers_behind(machine, "USETMAXREG.DEALLOC") <= KEPT
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("channels", "size", "stride"), [(128, 28, 2), (72, 14, 1)])
+def test_the_producer_of_a_convolution_keeps_to_its_registers(
+    channels: int, size: int, stride: int
+) -> None:
+    """Those that it has left once it handed the others over. It works out boxes of windows there,
+    with divisions by what is no power of two."""
+    if not can_assemble() or part("nvdisasm") is None:
+        pytest.skip("ptxas, nvJitLink or nvdisasm is not there")
+    g = tw.Graph("conv")
+    x = g.relu(g.input("x", (8, channels, size, size), "f16"))
+    w = g.constant(np.zeros((256, channels, 3, 3), np.float16))
+    g.output(g.relu(g.conv(x, w, pads=1, strides=stride)), "y")
+    graph = run_pipeline(gpu_pipeline(), g.build())[0]
+    for group in coded_groups(graph):
+        p = problem_of(graph, group.ops, group.outputs, gpu_device((9, 0)), "standard")
+        if GpuWgmma().matches(p.graph, p.ops, p.outputs):
+            ptx = made_of(p.graph, p.ops, p.outputs, config=CONFIGS[0] | {"cluster": 1})
+            machine = disassembly(checked(ptx).cubin)
+            assert registers_behind(machine, "USETMAXREG.DEALLOC") <= KEPT
+            return
+    raise AssertionError("no group is a convolution of wgmma's")
 
 
 # --------------------------------------------------------------------------- descriptors

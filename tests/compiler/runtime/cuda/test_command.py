@@ -130,6 +130,22 @@ def test_what_needs_a_device_says_so(
     assert "the devices here are Stub 8.0 (sm_80)" in capsys.readouterr().err
 
 
+def test_the_cache_explains(
+    model: Path, stub: Stub, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("TILEWRIGHT_CACHE", "cache")
+    given = ("cache", "explain", model, "--target", "cuda:sm_90")
+    assert said(capsys, *given)["hits"] == 0
+    stub.compile(convnet(), "cuda:sm_90")
+    found = said(capsys, *given)
+    assert found["hits"] == len(found["kernels"]) == 4
+    assert {k["config"]["verdict"] for k in found["kernels"] if k["config"]} == {"none"}
+    assert {e["gpu"] for e in said(capsys, "cache", "ls")["entries"]} == {"sm_90"}
+    stub.start("8.0")
+    assert main.main([*map(str, given)]) == 0
+    assert "default config: records are of devices" in capsys.readouterr().out
+
+
 def test_it_is_explained_where_a_config_comes_from(
     stub: Stub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -157,6 +173,4 @@ def test_it_is_explained_where_a_config_comes_from(
     assert after["config"]["verdict"] == "record" and after["hit"]
     assert after["config"]["record"]["config"] == dict(task.space[1].config)
     assert after["config"]["kernel"] != before["config"]["kernel"]
-    # For a GPU that is not here, no record decides; the nearest is of the one that is.
-    other = explained("cuda:sm_80")["config"]
-    assert other["verdict"] == "none" and other["record"] is None
+    assert explained("cuda:sm_80")["config"] is None  # records are of devices, and none here is one

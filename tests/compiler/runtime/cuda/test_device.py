@@ -1,7 +1,8 @@
 """The same runtime on a real GPU, where there is one: what a simulated driver cannot show.
 
-In the order in which to look when something is wrong: the doctor, results, launching, memory,
-arrays of PyTorch, times, faults, tuning.
+In the order in which to look when something is wrong: the doctor, results, launching, products by
+every unit, memory, arrays of PyTorch, times, saved programs, single kernels, faults, tuning. Where
+kernels are wrong or hang, `benchmarks/gpu/check.py --only ladder` says by what (docs/gpu.md).
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import subprocess
 import sys
 import threading
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,6 +22,7 @@ from tilewright.compiler.errors import TargetError
 from tilewright.compiler.graph.evaluate import evaluate
 from tilewright.compiler.runtime.cuda_device import all_facts, device
 
+from .devlib import PackArray
 from .nets import A, X, convnet, rows, softmax, two
 
 
@@ -55,6 +58,32 @@ def test_results(variable: str, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_the_driver_translates_ptx(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tilewright.compiler.runtime.gpu_code.can_assemble", lambda: False)
     close(tw.compile(rows(), target="cuda")(A), A)
+
+
+UNITS = {"float32": ("f32", "standard", 1e-4), "tf32": ("f32", "reduced", 2e-3),
+         "f16": ("f16", "standard", 2e-3)}  # fmt: skip
+
+
+@pytest.mark.parametrize("unit", UNITS)
+@pytest.mark.parametrize("sizes", [(64, 64, 64), (500, 136, 200), (31, 65, 127)], ids=str)
+def test_products(unit: str, sizes: tuple[int, int, int]) -> None:
+    """In a graph, whose arrays lie elsewhere in every call: descriptors are made anew."""
+    kind, numerics, relative = UNITS[unit]
+    m, n, k = sizes
+    g = tw.Graph("product")
+    a, b = g.input("a", (m, k), kind), g.input("b", (k, n), kind)
+    g.output(g.relu(g.matmul(a, b)), "y")
+    exe = tw.compile(g.build(), target="cuda", numerics=numerics)
+    rng = np.random.default_rng(1)
+    x, y = (rng.standard_normal(s).astype(np.float16 if kind == "f16" else np.float32)
+            for s in ((m, k), (k, n)))  # fmt: skip
+    kept = []
+    for sign in (1, -1):
+        got = exe(PackArray(device(0), sign * x), PackArray(device(0), y))
+        kept.append(got)
+        want = np.maximum(sign * x.astype(np.float64) @ y, 0)
+        np.testing.assert_allclose(got.numpy(), want, 0, relative * np.abs(want).max())
+    assert exe.launching == "one graph"
 
 
 def test_memory_comes_back() -> None:
@@ -115,6 +144,21 @@ def test_arrays_of_pytorch() -> None:
 def test_times() -> None:
     found = tw.compile(convnet(), target="cuda").profile(X)
     assert all(0 < r.seconds < 1e-3 for r in found.rows), str(found)
+
+
+def test_saved_programs(tmp_path: Path) -> None:
+    exe = tw.compile(convnet(), target="cuda")
+    exe.save(tmp_path / "net.tw")
+    for target in (None, "cuda:0"):
+        got = tw.load(tmp_path / "net.tw", target=target)
+        assert got.stats.built == 0 and got(X).tobytes() == exe(X).tobytes()
+
+
+def test_nothing_is_wrong_launch_by_launch(tmp_path: Path) -> None:
+    assert not tw.bisect(convnet(), {"x": X}, target="cuda").is_wrong
+    script = tmp_path / "kernel.py"
+    script.write_text(tw.compile(convnet(), target="cuda").repro("k0"))
+    assert subprocess.run([sys.executable, str(script)]).returncode == 0
 
 
 FAULT = '''

@@ -202,6 +202,18 @@ def test_machine_code_where_it_runs_else_ptx(
     assert f"cuModuleLoadDataEx {loaded}" in stub.log
 
 
+def test_machine_code_that_lost_something(stub: Stub, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The driver makes better code of the PTX."""
+    loss = "(C7504) Potential Performance Loss: 'setmaxnreg' ignored"
+    monkeypatch.setattr(gpu_code, "can_assemble", lambda: True)
+    monkeypatch.setattr(gpu_code, "assembler", lambda: "fake loss")
+    monkeypatch.setattr(gpu_code, "assembled",
+                        lambda ptx, target: Assembled(b"\x7fELF", {}, (loss,)))  # fmt: skip
+    exe = stub.compile(rows())
+    np.testing.assert_allclose(exe(A), softmax(A), 1e-5, 1e-7)
+    assert "cuModuleLoadDataEx ptx" in stub.log
+
+
 def test_machine_code_that_the_driver_does_not_know(
     stub: Stub, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
