@@ -19,7 +19,7 @@ from tilewright.autotune.records import Records
 from tilewright.autotune.session import Session, open_jobs
 from tilewright.autotune.task import Task
 from tilewright.compiler.api import crew
-from tilewright.compiler.api.gpu import analyse_gpu
+from tilewright.compiler.api.gpu import analysed
 from tilewright.compiler.api.gpu_devices import place_of
 from tilewright.compiler.codegen.cuda.target import CudaTarget
 from tilewright.compiler.errors import OptionError
@@ -202,13 +202,13 @@ def test_a_machine_without_a_gpu_has_a_farm_tune(
 
 
 def test_shares_are_guessed_by_work_and_traffic() -> None:
-    c = analyse_gpu(convnet(), CudaTarget("sm_90"), options(), 0.0)
+    c = analysed(convnet(), CudaTarget("sm_90"), options(), 0.0)
     guessed = guessed_seconds(c, DEVICE)
     assert len(guessed) == len(c.launches) and all(LAUNCH < s < 2 * LAUNCH for s in guessed)
     g = tw.Graph("products")
     x = g.input("x", (2048, 2048))
     g.output(g.relu(g.matmul(x, x)), "large")
     g.output(g.softmax(g.input("a", (4, 40)), axis=1), "small")
-    c = analyse_gpu(g.build(), CudaTarget("sm_90"), options(), 0.0)
+    c = analysed(g.build(), CudaTarget("sm_90"), options(), 0.0)
     by_label = {x.label: s for x, s in zip(c.launches, guessed_seconds(c, DEVICE), strict=True)}
     assert max(by_label.values()) > 10 * min(by_label.values()), by_label
