@@ -48,7 +48,8 @@ def commit() -> str:
 
 def _git(*words: str) -> subprocess.CompletedProcess[str]:
     try:
-        return subprocess.run(["git", *words], cwd=HERE, text=True, capture_output=True, check=False)
+        return subprocess.run(["git", *words], cwd=HERE, text=True, capture_output=True,
+                              check=False)  # fmt: skip
     except FileNotFoundError:  # there is no git here
         return subprocess.CompletedProcess(words, 1, "", "")
 
