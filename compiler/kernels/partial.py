@@ -50,7 +50,7 @@ def in_parts(piece: Piece, name: str) -> tuple[Piece, Piece, Buffer] | None:
     found = load(scratch, (flat,), node.dtype)
     total = _pairwise(combine, [substitute(found, {part: index(k)}) for k in range(count)])
     return (
-        Piece((part, *piece.loops), (Assignment(scratch, flat, partial),)),
+        Piece((*piece.loops, part), (Assignment(scratch, flat, partial),)),
         Piece(piece.loops, (
             Assignment(target.buffer, target.offset, substitute(target.value, {node: total})),
         )),
