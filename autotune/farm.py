@@ -14,8 +14,9 @@ import json
 import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import CancelledError
+from contextlib import suppress
 from dataclasses import replace
-from threading import Event
+from threading import Event, Thread
 from typing import Any, Final
 
 from .errors import RunnerLost, TunerError
@@ -27,10 +28,16 @@ from .task import Candidate, Key, Task
 POLL_SECONDS: Final = 0.25
 """How often a runner looks whether its worker is still there."""
 
+FETCH_SECONDS: Final = 5.0
+"""For an answer that is there to come here; then it looks again whether its worker still is."""
+
 LATE_SECONDS: Final = 0.5
 """How long after its deadline an answer may be on its way."""
 
 CONNECT_SECONDS: Final = 10.0
+
+DESCRIBE_SECONDS: Final = 20.0
+"""For workers to say what they are: they may have to load what they need for that."""
 
 Work = Callable[[str], str]
 
@@ -53,9 +60,25 @@ class Farm:
         self._measure, self._describe = measure, describe
 
     def members(self) -> Mapping[str, Mapping[str, Any] | str]:
-        """What every worker says of itself, by its address; text where it could not."""
-        told = self._client.run(self._describe, "", on_error="return")
-        return {address: _object(told[address]) for address in sorted(told)}
+        """What every worker says of itself, by its address; text where it could not, or has not
+        done so in time."""
+        told: dict[str, object] = {}
+
+        def ask(address: str) -> None:
+            with suppress(OSError, CancelledError, RuntimeError):  # it is left, or leaves
+                told.update(self._client.run(self._describe, "", workers=[address],
+                                             on_error="return"))  # fmt: skip
+
+        # Each by a thread of its own, as nothing else ends the wait for one that hangs.
+        every = sorted(self._client.nthreads())
+        asking = [Thread(target=ask, args=(a,), daemon=True) for a in every]
+        for thread in asking:
+            thread.start()
+        until = time.monotonic() + DESCRIBE_SECONDS
+        for thread in asking:
+            thread.join(max(0.0, until - time.monotonic()))
+        late = f"no answer within {DESCRIBE_SECONDS:g} s"
+        return {a: _object(told[a]) if a in told else late for a in every}
 
     def runner(self, address: str, device: str | None) -> FarmRunner:
         """A runner that has one worker do its work. device: what tasks it gets."""
@@ -98,12 +121,12 @@ class FarmRunner:
             while not self._stopped.is_set() and time.monotonic() < deadline + LATE_SECONDS:
                 try:
                     error = future.exception(timeout=POLL_SECONDS)
+                    if error is None:  # the answer is still with the worker, who may leave now
+                        return str(future.result(timeout=FETCH_SECONDS))
                 except TimeoutError:
                     if self._is_gone():
                         raise RunnerLost(f"{self.origin} left") from None
                     continue
-                if error is None:
-                    return str(future.result())
                 if isinstance(error, TunerError) or not self._is_gone():
                     raise TunerError(f"{self.origin}: {error}") from error
                 raise RunnerLost(f"{self.origin} left") from error

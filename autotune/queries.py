@@ -308,6 +308,8 @@ def _read(found: Iterable[tuple[Any, ...]]) -> Iterator[Row]:
             outcome = Measurement(seconds, low, high, rounds, bool(contaminated))
         features, date, versions, origin = about
         try:
+            if seconds is not None and not _is_time(seconds, low, high, rounds):
+                raise ValueError(f"{seconds!r} is no time")
             candidate = Candidate(template, version, dict(json.loads(config)))
             row = Row(key, candidate, outcome, bool(is_default), parsed(features), date,
                       parsed(versions), origin)  # fmt: skip
@@ -315,3 +317,9 @@ def _read(found: Iterable[tuple[Any, ...]]) -> Iterator[Row]:
             _log.warning("a row of the records cannot be read and is left out: %s", e)
             continue
         yield row
+
+
+def _is_time(seconds: Any, low: Any, high: Any, rounds: Any) -> bool:
+    """Whether the numbers of a measurement are such: a column of SQLite may hold anything."""
+    numbers = type(seconds) is type(low) is type(high) is float and type(rounds) is int
+    return numbers and 0 < low <= seconds <= high

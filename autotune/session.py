@@ -3,7 +3,9 @@
 The caller's thread owns the searches and the records. Every runner has a thread of its own that
 hands it requests and passes on what it hears, so that a signal, the end of the budget or a runner
 that does not answer are noticed at once. Every outcome is recorded before anything else happens, if
-nobody keeps the file locked: whatever ends a session, what it heard of is not measured again.
+nobody keeps the file locked: whatever ends a session, what it heard of is not measured again. Only
+where a runner has told of nothing but failures for a while, these wait until it measures something:
+the machine may be at fault, and what is on record as a failure is not tried again.
 """
 
 from __future__ import annotations
@@ -32,6 +34,9 @@ SETTLE: Final = 0.15
 
 GRACE: Final = 1.0
 """Seconds after the deadline for a runner to come back, and for one that is stopped to end."""
+
+FEW: Final = 3
+"""Failures in a row that are recorded at once."""
 
 NEAR: Final = 2
 """Winners of that many near problems are where a search begins, and as many candidates that looked
@@ -100,7 +105,8 @@ _Message = _Heard | _Done | None
 
 @dataclass(eq=False, slots=True)
 class _Hand:
-    """A runner and the thread that works with it."""
+    """A runner and the thread that works with it. in_a_row: failures since it measured something;
+    failures: those of them that are not recorded yet."""
 
     runner: Runner
     device: str | None
@@ -110,6 +116,8 @@ class _Hand:
     job: Job | None = None
     began: float = 0.0
     heard: list[tuple[int, Outcome]] = field(default_factory=list)
+    in_a_row: int = 0
+    failures: list[Row] = field(default_factory=list)
     thread: threading.Thread | None = None
 
     def start(self) -> None:
@@ -173,6 +181,10 @@ class Session:
             self.stop.wake = None
             self._dismiss()
             lost = self._keeper.close()
+        unsure = sum(len(hand.failures) for hand in self._hands)
+        if unsure and self._records.path is not None:
+            self._report(Warned(f"{unsure} failures are not recorded, as nothing could be measured"
+                                " after them: the machine may be at fault"))  # fmt: skip
         if lost:
             self._report(Warned(f"{lost} outcomes could not be kept in {self._records.path}, and "
                                 "will be measured again"))  # fmt: skip
@@ -237,6 +249,8 @@ class Session:
                 self._keep(hand, hand.job, place, outcome)
             case _Done(hand, error) if hand.job is not None:
                 job, hand.job = hand.job, None
+                if any(isinstance(o, Measurement) for _, o in hand.heard):
+                    self._believe(hand)
                 if error is None:
                     self.schedule.finished(job, hand.heard, self._clock() - hand.began)
                 elif isinstance(error, (RunnerLost, TunerError)):
@@ -253,7 +267,7 @@ class Session:
         late = isinstance(outcome, Failure) and outcome.kind == "timeout" \
             and self._clock() >= self._deadline  # fmt: skip
         if not late:  # it might have come in time with more of it
-            self._keeper.add(self._records.row(
+            self._keep_row(hand, self._records.row(
                 task.key, task.space[place], outcome, is_default=place == 0,
                 features=task.features, origin=hand.origin,
             ))  # fmt: skip
@@ -264,6 +278,23 @@ class Session:
             job.default, job.best_seconds, "" if best is None else str(task.space[best]),
             len(job.outcomes), job.search.remaining_gain(), self.state(),
         ))  # fmt: skip
+
+    def _keep_row(self, hand: _Hand, row: Row) -> None:
+        if isinstance(row.outcome, Failure):
+            hand.in_a_row += 1
+            if hand.in_a_row > FEW:
+                hand.failures.append(row)
+                return
+        self._keeper.add(row)
+        if isinstance(row.outcome, Measurement):
+            self._believe(hand)
+
+    def _believe(self, hand: _Hand) -> None:
+        """Record the failures that a runner told of: it measures others."""
+        for row in hand.failures:
+            self._keeper.add(row)
+        hand.failures.clear()
+        hand.in_a_row = 0
 
     def _drain(self, crew: list[_Hand]) -> None:
         """What came in before the wish to stop still counts."""
@@ -278,6 +309,7 @@ class Session:
         for hand in self._hands:
             hand.runner.stop()
             hand.orders.put(None)
+        until = time.monotonic() + GRACE
         for hand in self._hands:
             if hand.thread is not None:
-                hand.thread.join(GRACE)
+                hand.thread.join(max(0.0, until - time.monotonic()))

@@ -9,6 +9,7 @@ have started ends with it.
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import resource
@@ -16,15 +17,15 @@ import selectors
 import signal
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from itertools import chain
 from math import isfinite
 from typing import Any, Final
 
-from .board import NOBODY, Board, Post, Step
+from .board import NOBODY, Board, Post, Step, shared_page
 from .outcome import FAILURE_KINDS, Failure
 from .statistics import Sample
 from .task import Candidate
@@ -134,26 +135,25 @@ class Worker:
         self._mute = False  # it has closed what it prints to
         # A process starts out with the most that its parent ever had, as far as the system says.
         self._inherited = _resident(resource.getrusage(resource.RUSAGE_SELF))
-        theirs: list[int] = []
+        pipes: list[tuple[int, int]] = []
         try:
-            requests, self._requests = os.pipe()
-            theirs.append(requests)
-            self._answers, answers = os.pipe()
-            theirs.append(answers)
-            self._output, printed = os.pipe()
-            theirs.append(printed)
-            with tempfile.TemporaryFile() as page:
-                page.truncate(Board.SIZE)
-                self._board = Board(page.fileno())
-                numbers = (requests, answers, page.fileno(), limits.memory)
+            pipes += [os.pipe() for _ in range(3)]
+            (requests, self._requests), (self._answers, answers), (self._output, printed) = pipes
+            _widen(self._requests)
+            with shared_page() as page:
+                self._board = Board(page)
+                numbers = (requests, answers, page, limits.memory)
                 self._process = subprocess.Popen(
                     [*argv, *map(str, numbers)], stdin=subprocess.DEVNULL, stdout=printed,
                     stderr=printed, env=None if environment is None else dict(environment),
-                    pass_fds=(requests, answers, page.fileno()), start_new_session=True,
+                    pass_fds=(requests, answers, page), start_new_session=True,
                 )  # fmt: skip
-        finally:
-            for descriptor in theirs:
+        except BaseException:
+            for descriptor in chain.from_iterable(pipes):
                 os.close(descriptor)
+            raise
+        for descriptor in (requests, answers, printed):
+            os.close(descriptor)
         for descriptor in (self._answers, self._output):
             os.set_blocking(descriptor, False)
 
@@ -343,6 +343,14 @@ def listen(
                     selector.register(descriptor, selectors.EVENT_READ)
             until = min(deadline, now + LOOK_SECONDS, *(w.expires() for w in workers))
             selector.select(max(until - now, 0.001))
+
+
+def _widen(pipe: int) -> None:
+    """Give a pipe room for any request, so that nobody has to read it for it to be sent: who hangs
+    must not hang whoever asks."""
+    if hasattr(fcntl, "F_SETPIPE_SZ"):
+        with suppress(OSError):  # more than the system gives to one user
+            fcntl.fcntl(pipe, fcntl.F_SETPIPE_SZ, LINE)
 
 
 def wanted(place: int, candidate: Candidate) -> list[Any]:

@@ -7,7 +7,7 @@ import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final, Literal
+from typing import Final, Literal, TypedDict
 
 from .errors import OptionError
 
@@ -55,6 +55,18 @@ class Options:
     donate: tuple[str, ...] = ()
     records: bool = True
     cuda_graph: bool = True
+
+
+class Asked(TypedDict, total=False):
+    """The arguments of `options` that are a compilation's and change nothing about its source or
+    target, for those who only pass them on."""
+
+    numerics: str
+    memory_limit: int | str | None
+    threads: int | None
+    reorder: bool
+    inplace: bool
+    donate: Sequence[str]
 
 
 def options(

@@ -246,17 +246,9 @@ class Gelu:
             yield s.case(special_values(s), approximate=approximate)
 
 
-def _swish_samples(s: Sampler) -> Iterator[Case]:
-    yield from _SMOOTH(s)
-    yield s.case(s.floats(3, 13, lo=-9, hi=9), alpha=0.5)
-    yield s.case(s.floats(3, 13, lo=-9, hi=9), alpha=-1.5)
-
-
 @operator("swish", attrs={"alpha": 1.0}, traits=IN_PLACE)
 class Swish:
     """x * sigmoid(alpha * x). ONNX: Swish."""
-
-    samples = _swish_samples
 
     def infer(x: TensorType, *, alpha: float) -> TensorType:
         return like_floats(x)
@@ -266,22 +258,19 @@ class Swish:
 
     def reference(x: Array, *, alpha: float) -> Array:
         return np.asarray(x * _sigmoid_of(alpha * x))
+
+    def samples(s: Sampler) -> Iterator[Case]:
+        yield from _SMOOTH(s)
+        yield s.case(s.floats(3, 13, lo=-9, hi=9), alpha=0.5)
+        yield s.case(s.floats(3, 13, lo=-9, hi=9), alpha=-1.5)
 
 
 @operator("quick_gelu", attrs={"alpha": 1.702}, traits=IN_PLACE)
 class QuickGelu:
     """x * sigmoid(1.702 * x), which is close to gelu. com.microsoft: QuickGelu."""
 
-    samples = _swish_samples
-
-    def infer(x: TensorType, *, alpha: float) -> TensorType:
-        return like_floats(x)
-
-    def compute(x: Expr, *, alpha: float) -> Expr:
-        return x / (1 + exp(-alpha * x))
-
-    def reference(x: Array, *, alpha: float) -> Array:
-        return np.asarray(x * _sigmoid_of(alpha * x))
+    samples, infer, compute = Swish.samples, Swish.infer, Swish.compute
+    reference = Swish.reference
 
 
 @operator("hard_sigmoid", attrs={"alpha": 0.2, "beta": 0.5}, traits=IN_PLACE)

@@ -32,10 +32,6 @@ from tilewright.compiler.tuning.gpu_bench import GpuBench
 from tilewright.compiler.tuning.problem import Problem, candidate, problem_of
 
 Row = dict[str, Any]
-FAMILIES: Final = ("gpu_wgmma", "gpu_mma", "gpu_attention_mma", "gpu_attention_tiles",
-                   "gpu_winograd", "gpu_tiles", "gpu_nest", "gpu_recurrent", "gpu_unpool",
-                   "recurrent", "arg", "top_k", "scan", "scatter", "unpool")  # fmt: skip
-"""Templates by name, those that may go wrong in the most ways first."""
 FLOATS: Final = ("f32", "f16", "bf16")
 
 

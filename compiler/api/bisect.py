@@ -5,12 +5,12 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Unpack
 
 import numpy.typing as npt
 
 from ..codegen.cuda.target import cuda_target, is_cuda
-from ..options import Options, check_donated, options
+from ..options import Asked, Options, check_donated, options
 from ..runtime.cuda_device import capability
 from .deferred import Shapes
 from .finding import Finding
@@ -27,15 +27,10 @@ def bisect(
     inputs: Mapping[str, Array] | Sequence[Array] | None = None,
     *,
     target: str = "cpu",
-    numerics: str = "standard",
-    memory_limit: int | str | None = None,
     shapes: Shapes | None = None,
     outputs: Sequence[str] | None = None,
-    threads: int | None = None,
-    reorder: bool = True,
-    inplace: bool = True,
-    donate: Sequence[str] = (),
     folder: str | os.PathLike[str] | None = None,
+    **asked: Unpack[Asked],
 ) -> Finding:
     """Compare a compiled model with the float64 reference, and find out what is to blame where they
     differ.
@@ -46,8 +41,8 @@ def bisect(
     rewrite, or the memory plan, or the kernel's code, config, template or fusion is named, by the
     first change that mends the result.
 
-    source, target, numerics, ..., donate: as for `tw.compile`. A program for a GPU is run on the
-        device of its target.
+    source, target, shapes, outputs; numerics, memory_limit, threads, reorder, inplace, donate: as
+        for `tw.compile`. A program for a GPU is run on the device of its target.
     inputs: arrays by name or in order, made up where none is given.
     folder: where a reproduction is written if something is wrong: the smallest part of the model
         found that shows it, its inputs, and a script; and a script of the kernel alone.
@@ -57,8 +52,7 @@ def bisect(
     """
     from .slices import Task, bisected
 
-    chosen = options(numerics=numerics, memory_limit=memory_limit, threads=threads,
-                     reorder=reorder, inplace=inplace, donate=donate)  # fmt: skip
+    chosen = options(**asked)
     maker = _maker(target, chosen)
     graph = read_closed(source, shapes, outputs)
     check_donated(chosen.donate, graph.inputs)

@@ -128,15 +128,19 @@ def analyse(
     outputs: Sequence[str] | None = None,
     threads: int | None = None,
     tune: Literal[False] | None = None,
-) -> Compilation:
+) -> Compilation[Any]:
     """Everything that `compile` does but native code: passes, kernels and the memory plan.
 
     Raises as `compile` does, and OptionError when the model leaves shapes open.
     """
     chosen = options(numerics=numerics, memory_limit=memory_limit, threads=threads, tune=tune)
-    machine = cpu_target(target)
+    machine = cuda_target(target, capability) if is_cuda(target) else cpu_target(target)
     start = time.perf_counter()
     graph = read_closed(source, shapes, outputs)
+    if isinstance(machine, CudaTarget):
+        from .gpu import analysed
+
+        return analysed(graph, machine, chosen, time.perf_counter() - start)
     stages = optimise(graph, machine, chosen, time.perf_counter() - start)
     return choose(stages, machine, chosen,
                   choices=recorded_choices(stages[-1].graph, machine, chosen))  # fmt: skip

@@ -22,12 +22,13 @@ from .gpu_devices import place_of
 @dataclass(frozen=True, slots=True)
 class Crew:
     """Runners, and the devices that they are: tasks are tuned for each of them. warnings: such as
-    who does not take part, and why."""
+    who does not take part, and why. builds_here: what they build is in this machine's store."""
 
     runners: Sequence[Runner]
     devices: tuple[str, ...]
     warnings: tuple[str, ...] = ()
     close: Callable[[], None] = lambda: None
+    builds_here: bool = True
 
 
 def local_crew(target: CpuTarget | CudaTarget, device: Device, *, all_gpus: bool = False) -> Crew:
@@ -81,17 +82,17 @@ def farm_crew(address: str, target: CpuTarget | CudaTarget, device: Device) -> C
         warnings.append(f"GPUs without a worker: {len(idle)}, which {idle[0]} sees; a worker uses"
                         " the first that it sees, so start one for each of them")  # fmt: skip
     here = _place(target)
-    if not any(same_model(other, here) for other in devices):
+    if here and not any(same_model(other, here) for other in devices):
         warnings.append(f"no worker is of this machine's model, {label(here)}: what is found is "
                         "for machines like theirs, and defaults serve here")  # fmt: skip
-    return Crew(runners, tuple(devices), tuple(warnings), farm.close)
+    return Crew(runners, tuple(devices), tuple(warnings), farm.close, builds_here=False)
 
 
 def _place(target: CpuTarget | CudaTarget) -> str:
-    """The fingerprint of what a program for `target` runs on here."""
+    """The fingerprint of what a program for `target` runs on here; "" where it has no device."""
     if not isinstance(target, CudaTarget):
         return fingerprint(target)
-    return place_of(target.device or 0)
+    return "" if target.device is None else place_of(target.device)
 
 
 def _arch(capability: tuple[int, int]) -> str | None:

@@ -3,20 +3,14 @@
 from __future__ import annotations
 
 import os
-import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
 from ..codegen.cpu.target import CpuTarget
-from ..inspect.machine import call_seconds, limits
-from ..inspect.moving import Movers, can_move
-from ..inspect.profile import Profile, profile
-from ..inspect.trace import launch_named
 from ..inspect.views import Compilation, kernel_name, view
 from ..kernels.access import element_by_element
 from ..kernels.ir import Launch
@@ -27,12 +21,12 @@ from ..runtime.program import Program
 from ..tuning.fingerprint import kernel_device
 from .artifact import write as write_artifact
 from .inspectable import CompileStats, Inspectable
-from .page import cpu_page, write_text
+
+if TYPE_CHECKING:
+    from ..inspect.profile import Profile
+    from .timing import Timing
 
 Array = npt.NDArray[Any]
-
-CLOCK_STEP: Final = 1e-8
-"""Seconds that no launch is said to be faster than."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,7 +121,7 @@ class Executable(Inspectable[CpuTarget]):
         from .repro import script_of
 
         device = kernel_device(self._compilation.target, self.threads)
-        return script_of(self._compilation, launch_named(self._compilation, kernel), device)
+        return script_of(self._compilation, kernel, device)
 
     def profile(self, *arrays: Any, rounds: int = 20, moved: bool = False) -> Profile:
         """Median time of every launch over `rounds` runs, beside the machine's measured limits;
@@ -141,57 +135,29 @@ class Executable(Inspectable[CpuTarget]):
         twice as long as its traffic, a kernel that only moves the same bytes: `moved_seconds` of
         the rows. On one thread only.
         """
-        c = self._compilation
-        made = partial(profile, c.graph, c.launches, c.plan.arena_bytes, limits(self.threads),
-                       target=c.target.arithmetic)  # fmt: skip
-        clock = self._clock
-        movers = None
-        if moved and self.threads == 1:
-            rows = made([1.0] * len(c.launches)).rows
-            some = {k: x for k, (x, r) in enumerate(zip(c.launches, rows, strict=True))
-                    if 2 * r.memory_seconds > r.compute_seconds and can_move(x)}  # fmt: skip
-            movers = Movers(some, c.target, clock)
-        runs = self._runs(arrays, rounds, movers)
-        of_movers = {} if movers is None else {k: _net(t, clock) for k, t in movers.times().items()}
-        return made(np.median(runs, axis=0).tolist(), of_movers, runs)
+        return self._timing.profile(self._feeds(arrays), rounds, moved)
 
     def samples(self, *arrays: Any, rounds: int = 20) -> tuple[tuple[float, ...], ...]:
         """Time of every launch in each of `rounds` runs, as in `profile`, in the order of
         `kernels`."""
-        return tuple(map(tuple, self._runs(arrays, rounds)))
+        return tuple(map(tuple, self._timing.runs(self._feeds(arrays), rounds)))
 
     def profile_of(self, samples: Sequence[Sequence[float]]) -> Profile:
         """The profile that these `samples` make, one run at least."""
-        c = self._compilation
-        return profile(c.graph, c.launches, c.plan.arena_bytes, limits(self.threads),
-                       np.median(samples, axis=0).tolist(), samples=samples,
-                       target=c.target.arithmetic)  # fmt: skip
+        return self._timing.profile_of(samples)
 
     def launch_seconds(self, *arrays: Any, rounds: int = 20) -> tuple[float, ...]:
         """Median time of every launch, as in `profile`, in the order of `kernels`."""
-        return tuple(np.median(self._runs(arrays, rounds), axis=0).tolist())
+        return tuple(np.median(self.samples(*arrays, rounds=rounds), axis=0).tolist())
 
     @property
-    def _clock(self) -> Callable[[], int]:
-        return time.thread_time_ns if self.threads == 1 else time.perf_counter_ns
+    def _timing(self) -> Timing:
+        from .timing import Timing
 
-    def _runs(
-        self, arrays: Sequence[Any], rounds: int, movers: Movers | None = None
-    ) -> list[list[float]]:  # fmt: skip
-        """The seconds of every launch in each of so many runs."""
-        clock = self._clock
-        feeds = arrays or tuple(random_input(s) for s in self.inputs)
+        return Timing(self._compilation, self._program)
 
-        def given() -> Sequence[Array]:  # programs with donated inputs destroy them
-            return [np.array(a) for a in feeds] if self.plan.regions else feeds
-
-        runs = []
-        for _ in range(max(1, rounds)):
-            runs.append([_net(t, clock) for t in self._program.timed(given(), clock)[1]])
-            if movers is not None:
-                self._program.timed(given(), clock, movers.before)
-                movers.turn += 1
-        return runs
+    def _feeds(self, arrays: Sequence[Any]) -> Sequence[Any]:
+        return arrays or tuple(random_input(s) for s in self.inputs)
 
     def report(
         self, path: str | os.PathLike[str], *, name: str = "", profile: Profile | None = None
@@ -202,6 +168,8 @@ class Executable(Inspectable[CpuTarget]):
         name: of the model, for the title. profile: what to show times of; `exe.profile()` where
         none is given. Raises OSError when the file cannot be written.
         """
+        from .page import cpu_page, write_text
+
         shown = self.profile() if profile is None else profile
         write_text(path, cpu_page(self._compilation, name or self.graph.name, self.threads,
                                   self.stats.stations, shown))  # fmt: skip
@@ -224,11 +192,6 @@ class Executable(Inspectable[CpuTarget]):
         outs = ", ".join(map(str, self.outputs))
         n = len(self._compilation.launches)
         return f"<tilewright.Executable ({ins}) -> ({outs}), {n} kernels>"
-
-
-def _net(nanoseconds: float, clock: Callable[[], int]) -> float:
-    """Seconds without what timing itself costs."""
-    return max(nanoseconds / 1e9 - call_seconds(clock), CLOCK_STEP)
 
 
 def random_input(spec: TensorSpec, seed: int = 0) -> Array:

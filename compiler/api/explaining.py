@@ -1,4 +1,4 @@
-"""What `explain` and `ir(op=, kernel=)` of a program do; loaded when somebody asks."""
+"""What `explain`, `trace` and `ir(op=, kernel=)` of a program do; loaded when somebody asks."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from ..errors import OptionError
+from ..inspect.chrome import trace
 from ..inspect.dossier import KernelPage, NodePage
 from ..inspect.part import part_of
 from ..inspect.trace import launch_named, launches_of, model_nodes, node_named
@@ -39,3 +40,6 @@ def part(
     if kernel is not None and op is None:
         return part_of(c, (launch_named(c, kernel),), level, whole)
     raise OptionError("ir() takes either op='the name of a model node' or kernel='k12'")
+
+
+__all__ = ["Page", "nodes", "page", "part", "trace"]

@@ -12,9 +12,10 @@ from ..inspect.dump import write_dump
 from ..inspect.gpu_views import GPU_DUMPED, gpu_view
 from ..inspect.views import Compilation
 from ..kernels.device import gpu_device
-from ..kernels.gpu_templates import gpu_templates
+from ..kernels.gpu_templates import HOPPER, gpu_templates
 from ..kernels.ir import Kernel, Launch
 from ..kernels.select import select
+from ..kernels.template import KernelTemplate
 from ..memory.plan import MemoryPlan
 from ..options import Options
 from ..passes.base import Fuel, Stage, run_pipeline
@@ -48,6 +49,11 @@ def compile_gpu(
     passes = watch.lap()
     choices = recorded_choices(stages[-1].graph, target, chosen)
     return built(stages, target, chosen, choices, watch, (read, passes), progress)
+
+
+def every_template() -> tuple[KernelTemplate, ...]:
+    """The templates that make kernels for one GPU or another."""
+    return gpu_templates("standard", HOPPER)
 
 
 def recorded_choices(graph: Graph, target: CudaTarget, chosen: Options) -> Choices:
@@ -101,13 +107,29 @@ def built(
     """From the graph after all passes to a program. spent: the seconds before: reading, passes.
     saved: the file that it comes from, with code and constants. store: of code, the user's where
     none is given. Raises as `compile_gpu` does, and ArtifactError."""
+    c = planned(stages, target, chosen, choices)
+    kernels = watch.lap()
+
+    def report(done: int, total: int) -> None:
+        if progress is not None:
+            progress("kernels", done, total)
+
+    all_kernels = [x.kernel for x in c.launches]
+    given = _given(all_kernels, target, saved) if saved else {}
+    codes = load(all_kernels, target, store or Store(), report, given)
+    objects = watch.lap()
+    if chosen.dump:
+        write_dump(c, chosen.dump, GPU_DUMPED, lambda level: gpu_view(c, codes, level))
+    exe = GpuExecutable(c, codes, saved.ready if saved else None)
+    exe.stats = CompileStats(*spent, kernels, objects, watch.lap(), codes.built, len(codes.codes))
+    return exe
+
+
+def planned(
+    stages: Sequence[Stage], target: CudaTarget, chosen: Options, choices: Choices
+) -> Compilation[CudaTarget]:
+    """Kernels and memory for the last of the stages. Raises LoweringError, MemoryLimitError."""
     final, seen = stages[-1].graph, gpu_device(target.capability)
-    other = special(final, seen, chosen.numerics, choices)
-    templates = gpu_templates(chosen.numerics, target.capability)
-    launches: Sequence[Launch] = select(
-        final, seen, special=other, templates=templates, numerics=chosen.numerics
-    )
-    launches = with_origins(final, launches, choices)
 
     def planned(
         launches: Sequence[Launch], reorder: bool, capacity: int | None = None
@@ -115,28 +137,27 @@ def built(
         return plan_memory(final, launches, reorder=reorder, inplace=chosen.inplace,
                            donate=chosen.donate, capacity=capacity)  # fmt: skip
 
-    plan = planned(launches, chosen.reorder)
+    other = special(final, seen, chosen.numerics, choices)
+    templates = gpu_templates(chosen.numerics, target.capability)
+    launches: Sequence[Launch] = select(
+        final, seen, special=other, templates=templates, numerics=chosen.numerics
+    )
+    launches = with_origins(final, launches, choices)
+    plan, limit = planned(launches, chosen.reorder), chosen.memory_limit
     launches = tuple(launches[k] for k in plan.order)
-    limit = chosen.memory_limit
     if limit is not None and plan.arena_bytes > limit:
         launches, plan = fit(final, launches, plan, planned, seen, chosen, limit)
     plan = replace(plan, alternatives=alternatives(final, launches, chosen))
-    kernels = watch.lap()
+    return Compilation(final, stages, launches, plan, target, chosen, None,
+                       to_data(choices, seen))  # fmt: skip
 
-    def report(done: int, total: int) -> None:
-        if progress is not None:
-            progress("kernels", done, total)
 
-    all_kernels = [x.kernel for x in launches]
-    given = _given(all_kernels, target, saved) if saved else {}
-    codes = load(all_kernels, target, store or Store(), report, given)
-    objects = watch.lap()
-    c = Compilation(final, stages, launches, plan, target, chosen, None, to_data(choices, seen))
-    if chosen.dump:
-        write_dump(c, chosen.dump, GPU_DUMPED, lambda level: gpu_view(c, codes, level))
-    exe = GpuExecutable(c, codes, saved.ready if saved else None)
-    exe.stats = CompileStats(*spent, kernels, objects, watch.lap(), codes.built, len(codes.codes))
-    return exe
+def analysed(
+    graph: Graph, target: CudaTarget, chosen: Options, read: float
+) -> Compilation[CudaTarget]:
+    """Everything that `compile_gpu` does but code. Raises as `planned`."""
+    stages = _optimised(graph, chosen, read)
+    return planned(stages, target, chosen, recorded_choices(stages[-1].graph, target, chosen))
 
 
 def _given(kernels: Sequence[Kernel], target: CudaTarget, saved: Saved) -> Mapping[str, GpuCode]:

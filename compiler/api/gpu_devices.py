@@ -28,7 +28,7 @@ def opened_for(target: CudaTarget) -> Device:
         if number is not None:
             return device(number)
         listed = ", ".join(f"{f.name} ({f.arch})" for f in all_facts())
-        why = f"the devices here are {listed}; target='cuda' compiles for the first"
+        why = f"the devices here are {listed}; target='cuda' is the first of them"
     except NoDeviceError as e:
         why = str(e)
     raise NoDeviceError(f"the program for {target} does not run: {why}. target='cpu' runs here;"

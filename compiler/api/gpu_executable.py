@@ -13,10 +13,7 @@ import numpy.typing as npt
 from ..codegen.cuda.target import CudaTarget
 from ..inspect.gpu_limits import gpu_limits
 from ..inspect.gpu_views import Gpu, gpu_code, gpu_view
-from ..inspect.page.assemble import page
-from ..inspect.page.facts import Report
 from ..inspect.profile import Profile, profile
-from ..inspect.trace import launch_named
 from ..kernels.printer import symbol
 from ..runtime.arrays import TensorSpec, by_name, in_order, results_by_name, results_in_order
 from ..runtime.constants import Constant, Ready, prepare
@@ -25,11 +22,11 @@ from ..runtime.gpu_code import GpuCodes
 from ..runtime.gpu_saved import members
 from ..runtime.threads import default_threads
 from .artifact import write as write_artifact
-from .executable import CLOCK_STEP, random_input
+from .executable import random_input
 from .gpu_devices import device_for, opened_for
 from .gpu_kernels import GpuKernelInfo, kernel_info
 from .inspectable import Inspectable
-from .page import write_text
+from .timing import CLOCK_STEP
 
 Array = npt.NDArray[Any]
 
@@ -180,7 +177,7 @@ class GpuExecutable(Inspectable[CudaTarget]):
         """
         from .gpu_repro import gpu_script
 
-        return gpu_script(self._compilation, launch_named(self._compilation, kernel))
+        return gpu_script(self._compilation, kernel)
 
     def _view(self, c: Gpu, level: str) -> str:
         return gpu_view(c, self._codes, level)
@@ -191,10 +188,10 @@ class GpuExecutable(Inspectable[CudaTarget]):
         """Write one HTML page about the program: its graph, kernels with their code, memory and
         passes. name: of the model, for the title. profile: what to show times of, none without it.
         Raises OSError."""
-        c = self._compilation
-        shown = Report(name or self.graph.name, str(c.target), c, gpu_code(self._codes),
-                       self.stats.stations, profile)  # fmt: skip
-        write_text(path, page(shown))
+        from .page import gpu_page, write_text
+
+        write_text(path, gpu_page(self._compilation, gpu_code(self._codes), name or self.graph.name,
+                                  self.stats.stations, profile))  # fmt: skip
 
     def __repr__(self) -> str:
         ins, outs = (", ".join(map(str, s)) for s in (self.inputs, self.outputs))

@@ -83,4 +83,4 @@ class GpuMaker:
         return differs_from_stored(kernel, self.target)
 
     def script(self, c: Compilation[Any], number: int, data: str) -> str:
-        return gpu_script(c, number, data)
+        return gpu_script(c, f"k{number}", data)

@@ -13,6 +13,7 @@ from ..codegen.cuda.source import kernel_source
 from ..codegen.cuda.target import CudaTarget
 from ..errors import LoweringError, TextError
 from ..inspect.gpu_views import Gpu
+from ..inspect.trace import launch_named
 from ..kernels.device import GpuDevice, gpu_device
 from ..kernels.ir import Launch
 from ..runtime.gpu_code import GpuCode
@@ -22,10 +23,10 @@ from .gpu_devices import opened_for
 from .repro import script_of
 
 
-def gpu_script(c: Gpu, number: int, data: str = "") -> str:
-    """The script for a launch. Raises as `repro.script_of`."""
-    source = kernel_source(c.launches[number].kernel).text
-    return script_of(c, number, gpu_device(c.target.capability), data, source=source,
+def gpu_script(c: Gpu, kernel: str, data: str = "") -> str:
+    """The script for a kernel. Raises as `repro.script_of`."""
+    source = kernel_source(c.launches[launch_named(c, kernel)].kernel).text
+    return script_of(c, kernel, gpu_device(c.target.capability), data, source=source,
                      module=__name__)  # fmt: skip
 
 

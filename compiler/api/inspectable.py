@@ -7,15 +7,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Generic
 
 from ..graph.ir import Graph
-from ..inspect.chrome import trace
 from ..inspect.memory import MemoryUse, memory_use
-from ..inspect.profile import Profile
 from ..inspect.views import Compilation, TargetT
 from ..kernels.ir import Launch
 from ..memory.plan import MemoryPlan
 from ..passes.base import Stage
 
 if TYPE_CHECKING:
+    from ..inspect.profile import Profile
     from .explaining import Page
 
 
@@ -111,6 +110,8 @@ class Inspectable(Generic[TargetT]):
     def trace(self, profile: Profile, name: str = "") -> dict[str, Any]:
         """A profile as a trace for chrome://tracing or Perfetto, as JSON values; with it how long
         the parts of compiling took, and the bytes alive. name: of the model."""
+        from .explaining import trace
+
         return trace(profile, self.plan, self.stages, self.stats.stations,
                      name or self.graph.name)  # fmt: skip
 

@@ -142,4 +142,4 @@ class CpuMaker:
         )
 
     def script(self, c: Compilation[Any], number: int, data: str) -> str:
-        return script_of(c, number, self.device, data)
+        return script_of(c, f"k{number}", self.device, data)

@@ -154,6 +154,8 @@ class TuningReport:
             before, after = human_time(c.default_seconds), human_time(c.tuned_seconds)
             lines.append(f"model {before} -> {after}: {c.speedup:.3f}x +-{c.spread:.1%}, "
                          f"{c.rounds} rounds alternating")  # fmt: skip
+        elif tuned:
+            lines.append("model: not compared, as what was found is for other machines")
         else:
             lines.append("model: the kernels are the default ones")
         return [*lines, *(f"warning: {printable(w)}" for w in self.warnings)]

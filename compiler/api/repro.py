@@ -6,7 +6,7 @@ from typing import Any
 
 from ...autotune.task import Candidate
 from ..errors import OptionError
-from ..inspect.trace import nodes_in
+from ..inspect.trace import launch_named, nodes_in
 from ..inspect.views import Compilation
 from ..kernels.device import Device
 from ..kernels.ir import Launch
@@ -29,13 +29,14 @@ def candidate_of(launch: Launch) -> Candidate:
 
 
 def script_of(
-    c: Compilation[Any], number: int, device: Device, data: str = "", **more: str
+    c: Compilation[Any], kernel: str, device: Device, data: str = "", **more: str
 ) -> str:  # fmt: skip
-    """The script for a launch. data: the file beside it that has its arrays, "" for made-up ones.
-    more: as `script` takes it.
+    """The script for a kernel ("k12", or its name). data: the file beside it that has its arrays,
+    "" for made-up ones. more: as `script` takes it.
 
-    Raises OptionError for a kernel whose operators a script cannot name.
+    Raises OptionError for an unknown kernel, and for one whose operators a script cannot name.
     """
+    number = launch_named(c, kernel)
     launch, nodes = c.launches[number], nodes_in(c, number)
     ops = group_of(c.graph, launch).ops
     if not is_built_in(ops):

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from ..codegen.cuda.target import cuda_target, is_cuda
+from ..codegen.cuda.target import CudaTarget, cuda_target, is_cuda
 from ..options import options, parse_seconds
 from ..records import make_file, open_records
 from ..runtime.cuda_device import capability
@@ -51,7 +51,8 @@ def tune(
         alone: `tilewright records export --records FILE` and `import` bring rows there.
     farm: the address of a dask.distributed scheduler, such as "tcp://10.0.0.1:8786": its workers
         run the candidates, each for the device that it is (with a GPU target, the first GPU that it
-        sees), and this process keeps the records.
+        sees), and this process keeps the records. "cuda:sm_90" needs no GPU here: then records are
+        for the workers' devices, and no programs are compared.
     progress: called with every event (`tilewright.autotune.events`), in this thread.
     began: of `time.monotonic()`, when the budget began, if some of it has been spent already.
 
@@ -68,7 +69,7 @@ def tune(
     machine = cuda_target(target, capability) if is_cuda(target) else cpu_target(target)
     graph = read_closed(source, shapes, outputs)
     from .crew import farm_crew, local_crew
-    from .tuning import Budget, Means, tuned
+    from .tuning import Budget, Means, tuned, tuned_abroad
 
     kept = open_records(writing=True) if records is None else make_file(records)
     crew = partial(local_crew, all_gpus=target == "cuda")
@@ -76,4 +77,7 @@ def tune(
         crew = partial(farm_crew, farm)
     with kept:
         means = Means(kept, crew) if progress is None else Means(kept, crew, progress)
-        return tuned(graph, machine, chosen, Budget(seconds, began), means)[0]
+        kept_to = Budget(seconds, began)
+        if farm is not None and isinstance(machine, CudaTarget) and machine.device is None:
+            return tuned_abroad(graph, machine, chosen, kept_to, means)
+        return tuned(graph, machine, chosen, kept_to, means)[0]

@@ -38,6 +38,7 @@ from ..text import printable
 from ..tuning.choices import NO_CHOICES, Choice, Choices
 from ..tuning.faults import VARIABLE, are_asked_for
 from ..tuning.fingerprint import fingerprint, label, same_model
+from ..tuning.guess import guessed_seconds
 from ..tuning.tasks import Use, tasks_of
 from .build import Progress, Stopwatch, choose, device_of, dump, link, optimise
 from .collector import paused_collector
@@ -72,6 +73,8 @@ it, the programs have HURRIED_ROUNDS, and launches none."""
 HURRIED_ROUNDS: Final = 2
 OBJECT_SECONDS: Final = 0.06
 """To build the code of one kernel, where this process has built none yet."""
+GPU_OBJECT_SECONDS: Final = 1.0
+"""The same for a GPU, where workers of a farm have built the winners in stores of their own."""
 CLOSE_SECONDS: Final = 0.5
 """For worker processes to leave."""
 
@@ -149,19 +152,9 @@ def tuned(
     OptionError where nobody can run candidates.
     """
     device, place, build = _setting(graph, target, chosen)
-    warnings: list[str] = []
-
-    def tell(event: Event) -> None:
-        if isinstance(event, Warned):
-            warnings.append(event.text)
-        means.listener(event)
-
-    def reach(station: str) -> None:
-        tell(Reached(station, budget.elapsed))
-
-    if are_asked_for():
-        tell(Warned(f"{VARIABLE} is set: nothing is recorded"))
-        means = replace(means, records=Records(None))
+    teller = _Teller(means.listener, budget)
+    tell, reach, warnings = teller.tell, teller.reach, teller.warnings
+    means = _without_records(means, tell)
     with stopped_by_signals(budget.stop):
         reach("compile")
         default = build(NO_CHOICES)
@@ -169,7 +162,6 @@ def tuned(
         feeds = tuple(random_input(s, k) for k, s in enumerate(default.inputs))
         once, seconds = _profiled(default, feeds, budget)
         uses = tasks_of(default._compilation, device, place)
-        deadline = budget.end - _reserve(default, once, len(uses), budget)
         reach("search")
         ended = "searched"
         found: list[_Found] = []
@@ -178,6 +170,9 @@ def tuned(
             try:
                 for text in crew.warnings:
                     tell(Warned(text))
+                abroad = isinstance(target, CudaTarget) and not crew.builds_here
+                least = GPU_OBJECT_SECONDS if abroad else 0.0
+                deadline = budget.end - _reserve(default, once, len(uses), budget, least)
                 ended, found = _searched(uses, seconds, crew, deadline, budget, means, tell, place)
             finally:
                 crew.close()
@@ -202,6 +197,74 @@ def tuned(
         dump(default._compilation)  # that of the program that is used comes last
         program = default
     return report, program
+
+
+def tuned_abroad(
+    graph: Graph, target: CudaTarget, chosen: Options, budget: Budget, means: Means
+) -> TuningReport:
+    """The report on tuning a graph for GPUs that are elsewhere, with none here: no code is made,
+    shares of the run time are those of a model, and nothing is compared in the end. Otherwise as
+    `tuned`."""
+    from .gpu import analysed
+
+    device = gpu_device(target.capability)
+    teller = _Teller(means.listener, budget)
+    means = _without_records(means, teller.tell)
+    with stopped_by_signals(budget.stop):
+        teller.reach("compile")
+        c = analysed(graph, target, chosen, 0.0)
+        uses = tasks_of(c, device, "")
+        teller.reach("search")
+        ended, found, where = "searched", list[_Found](), ""
+        if uses:
+            crew = means.crew(target, device)
+            where = crew.devices[0]
+            try:
+                for text in crew.warnings:
+                    teller.tell(Warned(text))
+                teller.tell(Warned(f"there is no GPU of this kind here: what is found is on record "
+                                   f"for {label(where)}, and shares are guessed"))  # fmt: skip
+                ended, found = _searched(
+                    uses, guessed_seconds(c, device), crew, budget.end - CLOSE_SECONDS, budget,
+                    means, teller.tell, where,
+                )  # fmt: skip
+            finally:
+                crew.close()
+            if ended == "runners" and not any(f.job.tried for f in found):
+                raise OptionError(f"no candidate could be run: {teller.warnings[-1]}")
+        tasks = tuple(_reported(f, ()) for f in found)
+        for text in warnings_of(tasks, None):
+            teller.tell(Warned(text))
+    return TuningReport(
+        label(where), chosen.numerics, 1, budget.seconds, budget.elapsed, ended, tasks, None,
+        tuple(teller.warnings),
+    )  # fmt: skip
+
+
+class _Teller:
+    """Tells a listener what happens, and keeps the warnings."""
+
+    def __init__(self, listener: Listener, budget: Budget) -> None:
+        self._listener, self._budget = listener, budget
+        self.warnings: list[str] = []
+
+    def tell(self, event: Event) -> None:
+        """Pass an event on."""
+        if isinstance(event, Warned):
+            self.warnings.append(event.text)
+        self._listener(event)
+
+    def reach(self, station: str) -> None:
+        """Tell of a new station."""
+        self.tell(Reached(station, self._budget.elapsed))
+
+
+def _without_records(means: Means, tell: Listener) -> Means:
+    """The means, with no records where candidates are to fail on purpose."""
+    if not are_asked_for():
+        return means
+    tell(Warned(f"{VARIABLE} is set: nothing is recorded"))
+    return replace(means, records=Records(None))
 
 
 @dataclass(frozen=True, slots=True)
@@ -244,7 +307,8 @@ def _setting(graph: Graph, target: Target, chosen: Options) -> tuple[Device, str
     from .gpu_devices import place_of
 
     if target.device is None:
-        raise OptionError(f"tune: kernels for {target} are measured on a device: target='cuda'")
+        raise OptionError(f"tune: kernels for {target} are measured on a device: target='cuda' is"
+                          " that of this machine, farm= has others")  # fmt: skip
     build = gpu_builder(graph, target, chosen)
     return gpu_device(target.capability), place_of(target.device), build
 
@@ -282,11 +346,11 @@ def _profiled(
     return once, exe.launch_seconds(*feeds, rounds=rounds)
 
 
-def _reserve(exe: Executable, once: float, tasks: int, budget: Budget) -> float:
-    """Seconds to lay by: to compile again, with all the tasks' kernels to be built, and to compare;
-    at most half of what is left."""
+def _reserve(exe: Program, once: float, tasks: int, budget: Budget, least: float) -> float:
+    """Seconds to lay by: to compile again, with all the tasks' kernels to be built, each in `least`
+    seconds or more, and to compare; at most half of what is left."""
     s = exe.stats
-    each = s.objects / s.built if s.built else OBJECT_SECONDS
+    each = max(s.objects / s.built if s.built else OBJECT_SECONDS, least)
     building = s.kernels + s.link + each * tasks
     return min(CLOSE_SECONDS + building + _comparing(once, budget), budget.left / 2)
 

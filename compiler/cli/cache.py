@@ -10,10 +10,14 @@ from typing import Any
 from ...autotune.row import to_data
 from ..api.build import device_of
 from ..api.compile import analyse
+from ..api.gpu_devices import device_for, place_of
+from ..codegen.cuda.target import CudaTarget
 from ..errors import OptionError
 from ..inspect.views import Compilation, kernel_name
+from ..kernels.device import gpu_device
 from ..kernels.printer import symbol
 from ..records import open_records
+from ..runtime.gpu_code import ptx_key
 from ..runtime.objects import object_key
 from ..store import Entry, Store
 from ..store import Explanation as StoreExplanation
@@ -54,14 +58,14 @@ def list_entries(args: argparse.Namespace) -> int:
             "directory": _where(store),
             "bytes": store.size,
             "entries": [{"name": e.name, "bytes": e.size, "symbol": _what(e),
-                         "cpu": _field(e, "cpu")} for e in entries],
+                         "cpu": _field(e, "cpu"), "gpu": _field(e, "arch")} for e in entries],
         })  # fmt: skip
         return 0
     if store.directory is None:
         show("the cache is switched off (TILEWRIGHT_CACHE)")
         return 0
     if entries:
-        rows = [(_what(e), _field(e, "cpu"), human_bytes(e.size), e.name[:12])
+        rows = [(_what(e), _field(e, "cpu", "arch"), human_bytes(e.size), e.name[:12])
                 for e in entries]  # fmt: skip
         show_table(sorted(rows), ("what", "built for", "size", "entry"), "llrl")
     show(f"{len(entries)} entries, {human_bytes(store.size)} in {store.directory}")
@@ -85,11 +89,13 @@ def clear_entries(args: argparse.Namespace) -> int:
 
 @dataclass(frozen=True, slots=True)
 class _Kernel:
-    """What is known of one distinct kernel. choice: of its config; None if there is but one."""
+    """What is known of one distinct kernel. choice: of its config; None where there is nothing to
+    say but `otherwise`."""
 
     name: str
     stored: StoreExplanation
     choice: ConfigExplanation | None
+    otherwise: str
 
 
 def explain_model(args: argparse.Namespace) -> int:
@@ -117,7 +123,7 @@ def explain_model(args: argparse.Namespace) -> int:
     for k in found.values():
         show(k.name)
         if k.choice is None:
-            show("  the only config there is")
+            show(f"  {k.otherwise}")
         else:
             show(f"  {k.choice.said}")
             for line in str(k.choice).splitlines()[1:]:
@@ -131,19 +137,28 @@ def explain_model(args: argparse.Namespace) -> int:
     return 0
 
 
-def _kernels(c: Compilation, store: Store) -> dict[str, _Kernel]:
+def _kernels(c: Compilation[Any], store: Store) -> dict[str, _Kernel]:
     """The distinct kernels of a compilation by symbol."""
-    with open_records() as records:
-        choices = {n: e for e in explain(c, device_of(c.target, c.options), records)
-                   for n in e.use.launches}  # fmt: skip
-    found: dict[str, _Kernel] = {}
-    for number, launch in enumerate(c.launches):
+    number = device_for(c.target) if isinstance(c.target, CudaTarget) else None
+    choices: dict[int, ConfigExplanation] = {}
+    otherwise = "the only config there is"
+    if isinstance(c.target, CudaTarget) and number is None:
+        otherwise = "default config: records are of devices, and none here runs this"
+    else:
+        device = device_of(c.target, c.options) if number is None else gpu_device(
+            c.target.capability)  # fmt: skip
+        with open_records() as records:
+            found = explain(c, device, records, None if number is None else place_of(number))
+        choices = {n: e for e in found for n in e.use.launches}
+    key = ptx_key if isinstance(c.target, CudaTarget) else object_key
+    kernels: dict[str, _Kernel] = {}
+    for k, launch in enumerate(c.launches):
         name = symbol(launch.kernel)
-        if name not in found:
-            stored = store.explain(object_key(launch.kernel, c.target))
+        if name not in kernels:
+            stored = store.explain(key(launch.kernel, c.target))
             what = f"{kernel_name(launch)} ({launch.label})"
-            found[name] = _Kernel(what, stored, choices.get(number))
-    return found
+            kernels[name] = _Kernel(what, stored, choices.get(k), otherwise)
+    return kernels
 
 
 def _config(e: ConfigExplanation | None) -> dict[str, Any] | None:
@@ -168,5 +183,7 @@ def _what(entry: Entry) -> str:
     return str(next((fields[f] for f in ("symbol", "what", "kind") if f in fields), "-"))
 
 
-def _field(entry: Entry, field: str) -> str:
-    return str(dict(entry.key).get(field, "-"))
+def _field(entry: Entry, *names: str) -> str:
+    """The first of these fields that an entry's key has."""
+    fields = dict(entry.key)
+    return str(next((fields[n] for n in names if n in fields), "-"))

@@ -7,9 +7,10 @@ import os
 import re
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from itertools import groupby
 from pathlib import Path
 from typing import Any, Final
@@ -28,8 +29,6 @@ from ..tuning import fingerprint, problem
 from .console import emit_json, show, show_table
 from .models import add_json_argument
 
-CURRENT: Final = {t.name: t.version for t in TEMPLATES}
-"""The version of every template that there is now."""
 _AGE: Final = re.compile(r"(\d{1,6})([hdw])")
 _SECONDS: Final = {"h": 3600, "d": 86_400, "w": 604_800}
 
@@ -114,9 +113,17 @@ def summaries(rows: Sequence[Row]) -> list[Summary]:
     return found
 
 
+@cache
+def current() -> Mapping[str, int]:
+    """The templates of today with their versions, those for GPUs among them."""
+    from ..api.gpu import every_template
+
+    return {t.name: t.version for t in (*every_template(), *TEMPLATES)}
+
+
 def outdated(row: Row) -> bool:
     """Whether the row's template has another version now."""
-    return CURRENT.get(row.candidate.template) != row.candidate.version
+    return current().get(row.candidate.template) != row.candidate.version
 
 
 def list_problems(args: argparse.Namespace) -> int:
@@ -317,7 +324,7 @@ def prune_rows(args: argparse.Namespace) -> int:
             names = {r.device for r in records.rows()}
             devices = sorted(n for n in names if _on(n, args.device))
         gone = records.prune(
-            before=before, outdated=CURRENT if args.outdated else None, devices=devices,
+            before=before, outdated=current() if args.outdated else None, devices=devices,
             failures=args.failures, dry=args.dry_run,
         )  # fmt: skip
     if args.json:

@@ -10,7 +10,7 @@ from ..options import Numerics
 from .device import Device
 from .ir import Launch
 from .select import group_of, templates_for
-from .template import Frugal
+from .template import Frugal, KernelTemplate, Rival
 
 
 def alternatives(
@@ -19,7 +19,8 @@ def alternatives(
     """Launches that compute the same ops, the fastest first, made as they are asked for.
 
     First come the default of the launch's own template, unless it is that, and its lean configs,
-    then the templates behind it in the order of preference, as long as none was free of scratch.
+    then its rivals and the templates behind it in the order of preference, as long as none was free
+    of scratch.
     Templates may differ in the order in which they add, so that numerics "reproducible" keeps to
     one.
     """
@@ -27,10 +28,12 @@ def alternatives(
     ops, outputs = group.ops, group.outputs
     templates = templates_for(device, numerics)
     own = next(k for k, t in enumerate(templates) if t.name == launch.kernel.template)
-    last = len(templates) if numerics != "reproducible" else own + 1
+    order = [templates[own]]
+    if numerics != "reproducible":
+        order += [t for t in templates[:own] if _are_rivals(t, order[0])] + [*templates[own + 1 :]]
     free = not _scratch(launch)
-    for template in templates[own:last]:
-        first = template is templates[own]
+    for template in order:
+        first = template is order[0]
         if not first and (free or not template.matches(graph, ops, outputs)):
             continue
         default = template.default(graph, ops, outputs, device)
@@ -41,6 +44,10 @@ def alternatives(
             made = template.instantiate(graph, ops, outputs, device, config)
             free = free or not _scratch(made)
             yield replace(made, ops=launch.ops, label=launch.label)
+
+
+def _are_rivals(t: KernelTemplate, other: KernelTemplate) -> bool:
+    return isinstance(t, Rival) and isinstance(other, Rival) and t.family == other.family
 
 
 def _scratch(launch: Launch) -> int:

@@ -28,15 +28,15 @@ ROUND_STEPS: Final = 16
 class OneAttention:
     """What templates for attention have in common.
 
-    fixed: whether all configs give the same bits. How often sums are scaled down depends on the
+    one_order: whether all configs give the same bits. How often sums are scaled down depends on the
     keys of a round, which are then the same for all.
     """
 
     name = ""
     version = 1
 
-    def __init__(self, fixed: bool = False) -> None:
-        self.fixed = fixed
+    def __init__(self, one_order: bool = False) -> None:
+        self.one_order = one_order
 
     def types(self) -> tuple[DType, ...]:
         """Of operands."""
@@ -65,7 +65,7 @@ class OneAttention:
         found = [c for c in found if (c["m"] < 2 * p.m or c["m"] == least)
                  and (c["n"] < 2 * p.n or c["n"] == FIXED_KEYS)]  # fmt: skip
         same = [c for c in found if c["n"] == FIXED_KEYS and c["ways"] == 1]
-        return same if self.fixed else found
+        return same if self.one_order else found
 
     def matches(self, graph: Graph, ops: Sequence[Op], outputs: Sequence[str]) -> bool:
         return self._problem(graph, ops, outputs) is not None

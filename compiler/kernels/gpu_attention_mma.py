@@ -39,8 +39,8 @@ class GpuAttentionMma(OneAttention):
 
     name = "gpu_attention_mma"
 
-    def __init__(self, tf32: bool = False, fixed: bool = False) -> None:
-        super().__init__(fixed)
+    def __init__(self, tf32: bool = False, one_order: bool = False) -> None:
+        super().__init__(one_order)
         self.tf32 = tf32
 
     def types(self) -> tuple[DType, ...]:

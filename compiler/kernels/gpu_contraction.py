@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from math import prod
 from typing import Final
 
-from ...ops.expr import Expr, var
+from ...ops.expr import Expr, reduce, var
 from ...ops.operator import Contraction as Product
 from ...ops.traverse import substitute, walk
 from ...ops.types import DType, f32, f64
@@ -100,6 +100,8 @@ def contraction_of(
     if len(found) != 1 or found[0].payload[0] != "sum" or found[0].args[0].op != "mul":
         return None
     (node,) = found
+    walks = _in_walks(node)
+    node, value = walks, substitute(value, {node: walks})
     if node.dtype not in sums or node.free - set(loops):
         return None
     left, right = node.args[0].args
@@ -128,9 +130,7 @@ def grouped(
     """Index v as a group and a place in it, where something in the value depends on the group only:
     the channels that a convolution with groups reads."""
     n = trip_count(v)
-    sizes = {int(e.args[1].payload) for e in walk(value)
-             if e.op == "floordiv" and e.args[0] is v and e.args[1].is_const}  # fmt: skip
-    size = max((s for s in sizes if 1 < s < n and n % s == 0), default=0)
+    size = _part(v, value)
     if not size:
         return loops, at, value
     name = v.payload[0]
@@ -138,6 +138,32 @@ def grouped(
     parts = {v: group * size + place}
     apart = tuple(x for w in loops for x in ((group, place) if w is v else (w,)))
     return apart, tuple(substitute(i, parts) for i in at), substitute(value, parts)
+
+
+def _part(v: Expr, value: Expr) -> int:
+    """The largest part in which a value counts an index v, 0 where it does not."""
+    n = trip_count(v)
+    sizes = {int(e.args[1].payload) for e in walk(value)
+             if e.op == "floordiv" and e.args[0] is v and e.args[1].is_const}  # fmt: skip
+    return max((s for s in sizes if 1 < s < n and n % s == 0), default=0)
+
+
+def _in_walks(node: Expr) -> Expr:
+    """A sum whose indices are in parts where an operand lies so: terms of a reshaped blob, say,
+    which are those of one head after the other. They stay in their order."""
+    combine, over = node.payload
+    inner = node.args[0]
+    parts: list[Expr] = []
+    for v in over:
+        size = 0 if v.payload[1] else _part(v, inner)
+        if not size:
+            parts.append(v)
+            continue
+        name = v.payload[0]
+        group, place = var(f"{name}_group", trip_count(v) // size), var(f"{name}_place", size)
+        inner = substitute(inner, {v: group * size + place})
+        parts += [group, place]
+    return node if tuple(parts) == over else reduce(combine, tuple(parts), inner)
 
 
 def moved_bytes(graph: Graph, out: str, value: Expr) -> int:

@@ -3,7 +3,8 @@ and the tensor cores of Hopper GPUs need them.
 
 Rows, columns and terms each have to be one walk through memory, in one step, for every operand that
 they move. Loops that are no part of such a walk (the samples of a batch whose channels are rows)
-count batches, which an operand may walk or stay where it is.
+count batches, which an operand may walk or stay where it is. Terms may be several such walks, as
+those of one head after the other are, if each fills whole boxes.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from .gpu_contraction import Contraction, Unfit
 from .gpu_mma_operands import TILES
 from .gpu_sharing import unflattened
 from .gpu_tap_boxes import Window, window_of
+from .gpu_wgmma_shape import TILE
 from .ir import Buffer
 from .pieces import Buffers, stride, trip_count
 from .recipe import prepared
@@ -34,12 +36,14 @@ ACROSS: Final = 2  # bytes of elements of which rows may lie side by side
 @dataclass(frozen=True, slots=True)
 class Matrix:
     """An operand: elements from one row (or column, of the right one) to the next, from one term
-    to the next, and of every loop over batches; one of the first two is 1."""
+    to the next, and of every loop over batches; one of the first two is 1. parts: where terms are
+    no walk, the loops around those that are, with the elements from one to the next."""
 
     buffer: Buffer
     row: int
     term: int
     batches: tuple[int, ...]
+    parts: tuple[tuple[Expr, int], ...] = ()
 
     @property
     def across(self) -> bool:
@@ -79,7 +83,10 @@ class Product:
         if self.window is None:
             return self
         window = self.window.tiled(m)
-        return replace(self, m=window.tiles * m, window=window)
+        most = len(window.batches)
+        left, right = (replace(x, batches=x.batches[:most]) for x in (self.left, self.right))
+        return replace(self, m=window.tiles * m, window=window, left=left, right=right,
+                       batches=window.batches, rows=window.rows)  # fmt: skip
 
     @property
     def dtype(self) -> DType:
@@ -96,10 +103,7 @@ class Product:
         side by side, or others not in fixed steps."""
         parts = [(self.rows, self.m, rows)]
         if self.window is not None:
-            down, across = self.window.rows
-            side = min(self.window.side, rows)
-            high = rows // side
-            parts = [((across,), trip_count(across), side), ((down,), trip_count(down), high)]
+            parts = [((v,), trip_count(v), n) for v, n in self.window.result_box(rows)]
         parts += [((v,), trip_count(v), 1) for v in self.batches]
         steps = [_walk(self.at, loops) for loops, _, _ in parts]
         found = tuple(s for s in steps if s is not None)
@@ -135,19 +139,31 @@ class Product:
 def product_of(
     graph: Graph, c: Contraction, buffers: Buffers, types: Sequence[DType]
 ) -> Product:  # fmt: skip
-    """The contraction as a product of what can be copied in boxes. Raises Unfit, saying why it is
-    none of matrices, nor of a convolution's input."""
-    said = []
+    """The contraction as a product of what can be copied in boxes; where it is one of matrices and
+    one of a convolution's input, the one with fewer tiles to multiply, as rows of places in larger
+    steps are matrices, too, of one row of the image each. Raises Unfit, saying why it is neither.
+    """
+    said: list[str] = []
+    best: tuple[Product, Buffers] | None = None
     for name, find in (("matrices", _of_matrices), ("windows", _of_windows)):
         found = Buffers(graph)
         try:
             made = find(graph, c, found, types)
         except Unfit as e:
             said += [f"as {name}: {e}"] if str(e) else []
-        else:
-            buffers.reads.update(found.reads)
-            return made
-    raise Unfit("; ".join(said))
+            continue
+        if best is None or _tiles(made) < _tiles(best[0]):
+            best = made, found
+    if best is None:
+        raise Unfit("; ".join(said))
+    buffers.reads.update(best[1].reads)
+    return best[0]
+
+
+def _tiles(p: Product) -> int:
+    """Of rows, times rounds."""
+    p = p.tiled(TILE)
+    return p.batch * -(-p.m // TILE) * -(-p.k * p.dtype.bytes // ROW)
 
 
 def _of_windows(
@@ -181,10 +197,13 @@ def _of_matrices(
     outer_rows, rows = _split(c.rows, (at, *_fixed(graph, left)))
     outer_columns, columns = _split(c.columns, (at, *_fixed(graph, right)))
     batches = (*c.batches, *outer_rows, *outer_columns)
+    parts, inner = _split(over, (*_fixed(graph, left), *_fixed(graph, right)))
+    if prod(map(trip_count, inner)) * left.dtype.bytes % ROW:
+        parts = ()  # a box would reach into the next one
     if not rows or not columns:
         raise Unfit("its rows or columns do not lie in fixed steps")
-    a = _matrix(graph, buffers, left, rows, over, batches)
-    b = _matrix(graph, buffers, right, columns, over, batches)
+    a = _matrix(graph, buffers, left, rows, over, batches, len(parts))
+    b = _matrix(graph, buffers, right, columns, over, batches, len(parts))
     m, n, k = (prod(map(trip_count, loops)) for loops in (rows, columns, over))
     return Product(c.out, m, n, k, batches, rows, columns, a, b, c.value, c.node, at,
                    _work(c))  # fmt: skip
@@ -217,11 +236,13 @@ def _fixed(graph: Graph, x: Expr) -> tuple[Expr, ...]:
 
 def _matrix(
     graph: Graph, buffers: Buffers, x: Expr, rows: Sequence[Expr], terms: Sequence[Expr],
-    batches: Sequence[Expr],
+    batches: Sequence[Expr], parts: int,
 ) -> Matrix:  # fmt: skip
+    """parts: how many of the terms' loops lie around those that are one walk."""
     at = _at(graph, x)
-    row, term = _walk(at, rows), _walk(at, terms)
-    each = [stride(at, v) for v in batches]
+    around, inner = terms[:parts], terms[parts:]
+    row, term = _walk(at, rows), _walk(at, inner)
+    each = [stride(at, v) for v in (*around, *batches)]
     steps = tuple(s for s in each if s is not None)
     why = ""
     if row is None or term is None or len(steps) < len(each):
@@ -233,6 +254,8 @@ def _matrix(
         start = substitute(at, {v: v * 0 for v in (*rows, *terms, *batches)})
         if odd := [s for s in apart if s <= 0 or s * x.dtype.bytes % WORD]:
             why = f"steps of {odd[0] * x.dtype.bytes} bytes are no multiples of {WORD}"
+        elif 0 in steps[:parts]:
+            why = "it has the same terms more than once"
         elif len(apart) >= MOST_AXES:
             why = f"{len(apart) + 1} axes; boxes have {MOST_AXES}"
         elif not _is_zero(start):
@@ -241,7 +264,8 @@ def _matrix(
             why = f"terms of {x.dtype} do not lie side by side"
     if not why:
         assert row is not None and term is not None
-        return Matrix(buffers.read(x.payload), row, term, steps)
+        of_parts = tuple(zip(around, steps[:parts], strict=True))
+        return Matrix(buffers.read(x.payload), row, term, steps[parts:], of_parts)
     if not graph.blobs[x.payload].is_constant:
         raise Unfit(f"{graph.type(x.payload)}: {why}")
     return _packed(graph, buffers, x, rows, terms, batches)

@@ -13,6 +13,7 @@ from ..graph.ir import Graph, Op
 from .device import Device
 from .gpu_contraction import FAMILY, moved_bytes, objection
 from .gpu_mma_body import Mma
+from .gpu_mma_operands import filled
 from .gpu_mma_product import Product, product_of
 from .gpu_model import LAUNCH, WARP, Work, chip_of, seconds
 from .ir import Launch
@@ -72,7 +73,7 @@ class GpuMma:
 
     def _product(self, graph: Graph, ops: Sequence[Op], outputs: Sequence[str]) -> Product:
         """Raises Unfit."""
-        return product_of(graph, ops, outputs, self.tf32, self.one_order)
+        return filled(graph, product_of(graph, ops, outputs, self.tf32, self.one_order))
 
     def space(
         self, graph: Graph, ops: Sequence[Op], outputs: Sequence[str], device: Device

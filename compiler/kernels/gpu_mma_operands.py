@@ -13,7 +13,7 @@ computed on the way) each thread loads element by element and stores 16 bytes.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
 from typing import Any, Final, Literal
 
@@ -34,6 +34,8 @@ from .recipe import prepared, recipe
 STEP: Final = 32  # bytes of terms that a matrix instruction takes
 LINE: Final = 8  # pieces of 16 bytes that all banks hold
 _WORDS: Final = {True: "a_word", False: "b_word"}  # what a thread copies element by element
+LEAST_LINE: Final = 64  # bytes of terms in a round
+MOST_MORE: Final = 1.5  # times as many rounds, for terms that are found faster
 TILES: Final = "tiles"  # the recipe of constants that are packed for tensor cores
 Way = Literal["terms", "across", "elements"]
 
@@ -79,6 +81,41 @@ def operand(
     if two and _in_pieces(lowered, loops[-1], product.chunk):
         return Operand(left, loops, lowered, "across")
     return Operand(left, loops, lowered, "elements")
+
+
+def filled(graph: Graph, product: Product) -> Product:
+    """The product with more terms, zeros, where those of a constant can be put behind short walks
+    of what is copied element by element: the taps of a window's row, 7 of them, become 8. Then 16
+    bytes of a tile are one place and what lies behind it, found once, and not eight places."""
+    last, chunk = product.over[-1], product.chunk
+    there = trip_count(last)
+    constant = [constant_load(graph, f) is not None for f in (product.left, product.right)]
+    if sum(constant) != 1 or last.payload[1] or there % chunk == 0 or len(product.over) < 2:
+        return product
+    factor, loops = ((product.right, product.p.columns) if constant[0]
+                     else (product.left, product.p.rows))  # fmt: skip
+    lowered = Buffers(graph).lower(factor, None)
+    loads = [n.args[0] for n in buffer_loads(lowered)]
+    if not loads or any(stride(at, last) != 1 for at in loads):
+        return product
+    if lowered.dtype.bytes == 2 and _in_pieces(lowered, loops[-1], chunk):
+        return product
+    more = var(last.payload[0], -(-there // chunk) * chunk)
+    made = replace(product, over=(*product.over[:-1], more), last=there)
+    terms = LEAST_LINE // lowered.dtype.bytes
+    if -(-made.k // terms) > MOST_MORE * -(-product.k // terms):
+        return product
+    is_there = more < there
+    left, right = (substitute(f, {last: more}) for f in (product.left, product.right))
+    left, right = (f if c else _zero_unless(is_there, f)
+                   for f, c in zip((left, right), constant, strict=True))  # fmt: skip
+    return replace(made, left=left, right=right)
+
+
+def _zero_unless(condition: Expr, value: Expr) -> Expr:
+    if value.op == "select" and value.args[2].is_const and value.args[2].payload == 0:
+        condition, value = logical_and(condition, value.args[0]), value.args[1]
+    return select(condition, value, const(0, value.dtype))
 
 
 def _read(factor: Expr) -> Expr | None:
@@ -128,10 +165,12 @@ def _packed(
         return None
     rows, terms = (-(-prod(map(trip_count, part)) // to) * to
                    for part, to in ((loops, tile), (product.over, depth)))  # fmt: skip
+    sizes = tuple(map(trip_count, axes))
+    more = {} if not product.last else {"last": sizes[-1]}
     arg = prepared(
-        (read.payload,), TILES, sizes=tuple(map(trip_count, axes)),
+        (read.payload,), TILES, sizes=(*sizes[:-1], product.last or sizes[-1]),
         steps=tuple(steps.get(v, 0) for v in axes),
-        batches=len(batches), rows=len(loops), to=(rows, terms),
+        batches=len(batches), rows=len(loops), to=(rows, terms), **more,
     )  # fmt: skip
     count = prod(map(trip_count, batches))
     made = Buffer(f"x{len(buffers.reads)}", read.dtype, count * rows * terms, "const")
@@ -171,14 +210,19 @@ def flat(loops: Sequence[Expr]) -> Expr:
 @recipe(TILES)
 def _tiles(
     value: npt.NDArray[Any], sizes: tuple[int, ...], steps: tuple[int, ...], batches: int,
-    rows: int, to: tuple[int, int],
+    rows: int, to: tuple[int, int], last: int = 0,
 ) -> npt.NDArray[Any]:  # fmt: skip
     """A constant as matrices: element steps . i of its flat form at index i, the indices being
-    batches, rows and terms, with zeros behind the last row and term."""
+    batches, rows and terms, with zeros behind the last row and term. last: how many there are to be
+    of the last index, with zeros for those that are no terms."""
     dense = np.ascontiguousarray(value).reshape(-1)
     seen = np.lib.stride_tricks.as_strided(
         dense, sizes, tuple(s * dense.itemsize for s in steps), writeable=False
     )
+    if last:
+        more = ((0, 0),) * (len(sizes) - 1)
+        seen = np.pad(seen, (*more, (0, last - sizes[-1])))
+        sizes = (*sizes[:-1], last)
     n, k = prod(sizes[batches : batches + rows]), prod(sizes[batches + rows :])
     out = np.zeros((prod(sizes[:batches]), *to), dense.dtype)
     out[:, :n, :k] = seen.reshape(-1, n, k)
@@ -270,6 +314,8 @@ class Tile:
     ) -> tuple[Stmt, ...]:
         e = self._var("e", self.chunk)
         value, inside = self._element(row, round_, term + e, where)
+        if self.product.k % self.chunk == 0:  # all of them are there, or none
+            inside = substitute(inside, {e: index(0)})
         zero = const(0, self.of.dtype)
         taken = value if inside.is_const else select(inside, value, zero)
         return (

@@ -22,16 +22,17 @@ from .pieces import Buffers, buffer_loads, stride, trip_count
 
 BYTES: Final = (i8, u8)
 FEW: Final = 2
-"""Rows and columns with which a long sum is worth tiles that are mostly empty: what is multiplied
-costs nothing beside reading it, which happens once."""
 LONG: Final = 256
+"""Terms with which a few rows or columns are worth tiles that are mostly empty: what is multiplied
+costs nothing beside reading it, which happens once."""
 
 
 @dataclass(frozen=True, slots=True)
 class Product:
     """p: the contraction. kind: of the intrinsic `mma_<kind>`. left, right: its factors, without
     what widens them, whose elements are equal in size; total: the type of the sum. over: the
-    indices of the sum, the one along which an operand lies in memory last."""
+    indices of the sum, the one along which an operand lies in memory last. last: how many of the
+    last one's are terms, where it counts more of them; 0 where all are."""
 
     p: Contraction
     kind: str
@@ -39,6 +40,7 @@ class Product:
     right: Expr
     total: DType
     over: tuple[Expr, ...]
+    last: int = 0
 
     @property
     def chunk(self) -> int:
@@ -56,12 +58,12 @@ def product_of(
     """The product that a group computes, if tensor cores can. tf32: also of sums in float32.
     any_size: however few rows and columns an operator has that multiplies matrices. Raises Unfit,
     saying why not."""
-    any_size = any_size and is_product(graph, ops)
-    p = contraction_of(graph, ops, outputs, (*HALF, f32, i32), 1 if any_size else FEW)
+    matrices = is_product(graph, ops)
+    p = contraction_of(graph, ops, outputs, (*HALF, f32, i32), 1 if matrices else FEW)
     if p is None:
-        raise Unfit(f"it is no sum of products of {FEW} rows and columns or more")
-    if min(p.m, p.n) < LEAST and p.k < LONG and not any_size:
-        raise Unfit(f"{p.m} rows, {p.n} columns and {p.k} terms would leave tiles mostly empty")
+        raise Unfit("it is no sum of products of rows and columns")
+    if min(p.m, p.n) < LEAST and not (any_size and matrices):
+        _worth_a_tile(graph, p)
     left, right = _narrow(p.left), _narrow(p.right)
     kind = _kind(left.dtype, right.dtype)
     total = i32 if left.dtype in BYTES else f32
@@ -74,6 +76,15 @@ def product_of(
     one = tuple((var(f"one_{x}", 1),) for x in ("row", "column"))
     p = replace(p, rows=p.rows or one[0], columns=p.columns or one[1])
     return Product(p, kind, left, right, total, _ordered(graph, p))
+
+
+def _worth_a_tile(graph: Graph, p: Contraction) -> None:
+    """Raises Unfit unless a product of few rows or columns is as fast in tiles as elsewhere."""
+    if p.k < LONG or max(p.m, p.n) < LEAST:
+        raise Unfit(f"{p.m} rows, {p.n} columns and {p.k} terms would leave tiles mostly empty")
+    larger = p.right if p.m < p.n else p.left
+    if min(p.m, p.n) < FEW and constant_load(graph, _narrow(larger)) is not None:
+        raise Unfit("a constant times one vector is read once by the general template, too")
 
 
 def _narrow(factor: Expr) -> Expr:

@@ -4,7 +4,8 @@ A pointwise operator, a window or a plain contraction is a phase with one item p
 and its reductions are loops of that thread. Where elements share a reduction (a softmax, a
 normalisation), or where few long ones have to be computed, threads share it, as memory lies: a
 block takes a row whose elements are neighbours (`gpu_rows`), or some columns that are neighbours
-themselves (`gpu_columns`). Very long ones to few results fall into parts (`gpu_partial`).
+themselves (`gpu_columns`). Very long ones to few results fall into parts (`gpu_partial`). What is
+transposed goes through shared memory (`gpu_squares`).
 
 A contraction that `gpu_tiles` has no tiles for, a product with a vector, say, comes out right, and
 most below what the device could do: operands are read from the caches for every multiply-add.
@@ -14,11 +15,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from math import prod
+from typing import Final
 
 from ...ops.expr import Expr
 from ..graph.ir import Graph, Op
 from .device import Device
 from .gpu_columns import Columns
+from .gpu_model import chip_of
 from .gpu_partial import in_steps, parts_of
 from .gpu_rows import Rows
 from .gpu_sharing import (
@@ -31,6 +34,8 @@ from .gpu_sharing import (
     shared_each,
     side,
 )
+from .gpu_squares import squares, transposed
+from .gpu_traffic import nest_seconds
 from .inplace import overwritable
 from .ir import Kernel, Launch, Phase
 from .pieces import Buffers, Piece, collapse, operations, pieces, trip_count
@@ -41,7 +46,8 @@ VERSION = 3
 THREADS = (32, 64, 128, 256, 512, 1024)  # of a block that computes a row
 DOWN, ACROSS = (2, 8, 32), (8, 32)  # of one that computes columns
 COLUMN_THREADS = 256
-LEAST_LINE = 64  # bytes that threads side by side read at least
+LEAST_LINE = 32  # bytes that threads side by side read at least
+LEAST_DOWN, MOST_DOWN = 4, 64  # elements of a column of a thread; threads of a column
 BLOCKS = 128  # that leave no multiprocessor idle
 SHORT = 32  # rows up to which a thread does as well as a block
 CHAIN = 128  # elements that a thread adds up one by one, however few threads there are
@@ -50,11 +56,14 @@ LONG = 8  # elements of a thread from which a row is worth a larger block
 WARP = 32
 MANY_THREADS = 1 << 16  # that keep a GPU busy with long chains
 
+SQUARE: Final[Config] = {"per": "square", "each": 1}
+
 
 class GpuNest:
-    """Configs: `per`, what computes an item: a "thread"; a "block" of `threads`; or a block for
-    "columns", with threads `down` and `across` them. `each`, elements of an item side by side;
-    `wide`, neighbours that a thread of a row's block takes at once; `parts` of a long reduction.
+    """Configs: `per`, what computes an item: a "thread"; a "block" of `threads`; a block for
+    "columns", with threads `down` and `across` them; or one for a "square". `each`, elements of an
+    item side by side; `wide`, neighbours that a thread of a row's block takes at once; `parts` of a
+    long reduction.
 
     one_order: all configs add in the same order, which follows from one element's reduction and
     not from how many elements there are. They differ in who computes which elements.
@@ -96,11 +105,19 @@ class GpuNest:
             found = [c for c in found if _order(c) == _order(default)]
         return each_once(found)
 
+    def estimate(
+        self, graph: Graph, ops: Sequence[Op], outputs: Sequence[str], device: Device,
+        config: Config,
+    ) -> float:  # fmt: skip
+        """In seconds (see `gpu_traffic`)."""
+        found = _pieces(graph, ops, outputs, _buffers(graph, config))
+        return nest_seconds(chip_of(device), in_steps(found, config.get("parts", 1))[0], config)
+
     def instantiate(
         self, graph: Graph, ops: Sequence[Op], outputs: Sequence[str], device: Device,
         config: Config,
     ) -> Launch:  # fmt: skip
-        buffers = Buffers(graph) if config["per"] != "block" else _AlongSums(graph)
+        buffers = _buffers(graph, config)
         found = _pieces(graph, ops, outputs, buffers)
         steps, scratch = in_steps(found, config.get("parts", 1))
         phases = tuple(_phase(p, config) for p in steps if prod(map(trip_count, p.loops)))
@@ -121,6 +138,10 @@ class _AlongSums(Buffers):
         return super().lower(value, found[-1].payload[1][-1] if found else lane)
 
 
+def _buffers(graph: Graph, config: Config) -> Buffers:
+    return _AlongSums(graph) if config["per"] == "block" else Buffers(graph)
+
+
 def _pieces(
     graph: Graph, ops: Sequence[Op], outputs: Sequence[str], buffers: Buffers
 ) -> list[Piece]:  # fmt: skip
@@ -130,6 +151,8 @@ def _pieces(
 def _phase(piece: Piece, config: Config) -> Phase:
     if config["per"] == "columns" and _outer(piece):
         return Columns(piece, config).phase()
+    if config["per"] == "square" and transposed(piece):
+        return squares(piece)
     return Rows(piece, config).phase()
 
 
@@ -160,6 +183,7 @@ def _configs(found: Sequence[Piece], best: Config) -> list[Config]:
     """Whatever may be worth a try."""
     most = max(map(most_each, found), default=1)
     out: list[Config] = [{"per": "thread", "each": n} for n in sorted({1, 2, most}) if n <= most]
+    out += [SQUARE] if any(map(transposed, found)) else []
     shared = [p for p in found if _outer(p)]
     if not shared:
         return out
@@ -185,16 +209,19 @@ def _preferred(piece: Piece, one_order: bool) -> Config:
     outer = _outer(piece)
     alone = {"per": "thread", "each": good_each(piece)}
     if not outer:
-        return alone
+        return SQUARE if transposed(piece) else alone
     count = prod(map(trip_count, item_loops(piece)))
     inside = prod(map(trip_count, piece.loops)) // max(count, 1)
-    length, lies = _length(piece), side(piece, outer)
+    length, lies = _length(piece), side(piece, outer, one_order)
     if one_order:
         enough = length <= CHAIN
     else:
         length = max(length, inside)
         enough = inside == 1 and count >= (FEW_THREADS if length <= CHAIN else MANY_THREADS)
-    if length <= SHORT or (enough and lies <= 0):
+    short = length <= SHORT
+    if short and lies < 0 and inside > 1 and columns_each(piece) > 1:
+        short = one_order  # whether columns are neighbours depends on how many there are
+    if short or (enough and lies <= 0):
         return alone
     if lies < 0:
         return _columns(piece, length, count, one_order)
@@ -209,8 +236,8 @@ def _columns(piece: Piece, length: int, count: int, one_order: bool) -> Config:
     each = columns_each(piece)
     while each > 1 and count // each * DOWN[-1] < FEW_THREADS:
         each //= 2
-    wanted = DOWN[-1] if one_order else MANY_THREADS * each // max(count, 1)
-    down = _power(max(2, min(wanted, length // 16, DOWN[-1])))
+    wanted = DOWN[-1] if one_order else min(MANY_THREADS * each // max(count, 1), MOST_DOWN)
+    down = _power(max(2, min(wanted, length // LEAST_DOWN)))
     size = each * piece.assignments[0].buffer.dtype.bytes
     least = max(WARP // down, LEAST_LINE // size)  # threads, of a warp or side by side
     across = min(_power(count // each // BLOCKS), COLUMN_THREADS // down)

@@ -87,9 +87,10 @@ def good_each(piece: Piece) -> int:
     return most
 
 
-def side(piece: Piece, outer: Sequence[Expr]) -> int:
-    """Positive where more loads are contiguous along long reductions than along the output,
-    negative where it is the other way round."""
+def side(piece: Piece, outer: Sequence[Expr], one_order: bool = False) -> int:
+    """Positive where more of what is read is contiguous along long reductions than along the
+    output, negative where it is the other way round. one_order: whatever its size, which may be
+    that of a batch."""
     rows = item_loops(piece)
     last = rows[-1] if rows else None
     score = 0
@@ -97,18 +98,21 @@ def side(piece: Piece, outer: Sequence[Expr]) -> int:
         for n in buffer_loads(r.args[0]):
             if n.payload.role == "const":  # is stored as suits
                 continue
-            score += _run(n.args[0], r.payload[1]) >= RUN
-            score -= last is not None and stride(n.args[0], last) == 1
+            run = prod(map(trip_count, run_of(n.args[0], r.payload[1])))
+            across = last is not None and stride(n.args[0], last) == 1
+            score += (1 if one_order else n.payload.elements) * ((run >= RUN) - across)
     return score
 
 
-def _run(at: Expr, over: Sequence[Expr]) -> int:
-    """Elements that follow each other in memory along the innermost loops."""
-    run = 1
+def run_of(at: Expr, over: Sequence[Expr]) -> list[Expr]:
+    """The innermost loops along which elements follow each other in memory."""
+    run: list[Expr] = []
+    length = 1
     for v in reversed(over):
-        if stride(at, v) != run:
+        if stride(at, v) != length:
             break
-        run *= trip_count(v)
+        run.append(v)
+        length *= trip_count(v)
     return run
 
 

@@ -1,10 +1,11 @@
 """The left operand of a convolution as boxes, one for every tap of the window: what tiles of
 `gpu_wgmma` multiply is then never laid out in memory (an implicit matrix product).
 
-Places of the result are the rows. A tile of them is a rectangle, and for one tap the channels that
-it reads are that rectangle of the input, moved by the tap. What of it lies outside of the input is
-filled with zeros, which is what padding means. Terms are channels, tap after tap. Channels have to
-lie side by side (channels last). Windows that move in larger steps read every second place or so.
+Places of the result are the rows. A tile of them is a rectangle, or the same one of several
+images, and for one tap the channels that it reads are that rectangle of the input, moved by the
+tap. What of it lies outside of the input is filled with zeros, which is what padding means. Terms
+are channels, tap after tap. Channels have to lie side by side (channels last). Windows that move in
+larger steps read every second place or so.
 """
 
 from __future__ import annotations
@@ -26,6 +27,8 @@ from .tensor_map import MOST_AXES, MOST_BOX, MOST_STEP, WORD
 
 SIDES: Final = (8, 16, 32, 64, 4)
 """Places side by side in a tile, those that are tried first win ties."""
+IMAGES: Final = (2, 4, 8)
+"""Images whose places a tile takes, where one has too few."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,13 +37,14 @@ class Window:
     then those along which the last row loop, the one before, and all others go; at: indices along
     all but the channels. taps: loops over the window; chunks: boxes for the channels of one tap.
     moves: places of the input from one place of the result to the next, along the axes. tile: rows
-    of a tile, `side` of them side by side."""
+    of a tile, `side` of them side by side, of `images` neighbours along the last of all others:
+    that is a row loop where there are several."""
 
     blob: str
     dims: tuple[int, ...]
     steps: tuple[int, ...]
     at: tuple[Expr, ...]
-    rows: tuple[Expr, Expr]
+    rows: tuple[Expr, ...]
     batches: tuple[Expr, ...]
     taps: tuple[Expr, ...]
     channel: Expr
@@ -48,25 +52,35 @@ class Window:
     moves: tuple[int, ...]
     tile: int = 0
     side: int = 1
+    images: int = 1
 
     @property
-    def extents(self) -> tuple[int, int]:
-        """Rows and columns of places of the result."""
-        down, across = map(trip_count, self.rows)
-        return down, across
+    def high(self) -> int:
+        """Places one below the other in a tile."""
+        return self.tile // self.side // self.images
 
     def tiled(self, m: int) -> Window:
-        """With tiles of m rows, in the rectangle that leaves the fewest places unused."""
+        """With tiles of m rows, in the box that leaves the fewest places unused."""
         across, down = self.moves[1:3]
-        found = [replace(self, tile=m, side=s) for s in SIDES
-                 if s * across <= MOST_BOX and m // s * down <= MOST_BOX]  # fmt: skip
-        return min(found, key=lambda w: w.tiles)
+        found = []
+        for images in (1, *(IMAGES if self.batches else ())):
+            many = self
+            if images > 1:
+                many = replace(self, rows=(self.batches[-1], *self.rows), batches=self.batches[:-1])
+            found += [replace(many, tile=m, side=s, images=images) for s in SIDES
+                      if s * across <= MOST_BOX and m % (s * images) == 0
+                      and m // (s * images) * down <= MOST_BOX]  # fmt: skip
+        return min(found, key=lambda w: w.tiles * prod(map(trip_count, w.batches)))
 
     @property
-    def grid(self) -> tuple[int, int]:
-        """Tiles one below the other, and side by side."""
-        down, across = self.extents
-        return -(-down // (self.tile // self.side)), -(-across // self.side)
+    def shape(self) -> tuple[int, ...]:
+        """Of a tile, along the row loops."""
+        return ((self.images,) if self.images > 1 else ()) + (self.high, self.side)
+
+    @property
+    def grid(self) -> tuple[int, ...]:
+        """Tiles along the row loops."""
+        return tuple(-(-trip_count(v) // n) for v, n in zip(self.rows, self.shape, strict=True))
 
     @property
     def tiles(self) -> int:
@@ -75,27 +89,39 @@ class Window:
     @property
     def is_ragged(self) -> bool:
         """Whether tiles go beyond the result."""
-        down, across = self.extents
-        return bool(down % (self.tile // self.side) or across % self.side)
+        return any(trip_count(v) % n for v, n in zip(self.rows, self.shape, strict=True))
 
     def place(self, row: Expr) -> dict[Expr, Expr]:
         """The row loops, where rows are numbered tile after tile."""
         tile, inside = row // self.tile, row % self.tile
-        down, across = self.rows
-        over = self.grid[1]
-        return {
-            down: tile // over * (self.tile // self.side) + inside // self.side,
-            across: tile % over * self.side + inside % self.side,
-        }
+        found = {}
+        for k, (v, n, count) in enumerate(zip(self.rows, self.shape, self.grid, strict=True)):
+            first = tile // prod(self.grid[k + 1 :])
+            at = inside // prod(self.shape[k + 1 :])
+            if k:
+                first, at = first % count, at % n
+            found[v] = first * n + at
+        return found
 
     def tensor(self, name: str, buffer: Buffer, terms: int, tf32: bool) -> TensorMap:
         """Whose boxes are tiles."""
         size = buffer.dtype.bytes
-        ones = (1,) * (len(self.dims) - 3)
-        box = (terms, self.side, self.tile // self.side, *ones)
+        others = [1] * (len(self.dims) - 3)
+        if self.images > 1:
+            others[-1] = self.images
+        box = (terms, self.side, self.high, *others)
         steps = self.moves if set(self.moves) != {1} else ()
         apart = tuple(s * size for s in self.steps)
         return TensorMap(name, buffer, self.dims, apart, box, steps=steps, tf32=tf32)
+
+    def result_box(self, rows: int) -> tuple[tuple[Expr, int], ...]:
+        """So many rows of a tile, from the first of such: the row loops, the last one first, with
+        the places along each."""
+        found = []
+        for v, n in zip(reversed(self.rows), reversed(self.shape), strict=True):
+            found.append((v, min(n, rows)))
+            rows //= min(n, rows)
+        return tuple(found)
 
     def coordinates(self, k: Expr, row: Expr, batch: dict[Expr, Expr], terms: int) -> list[Expr]:
         """Of the box for round k and the tile that begins with a row."""

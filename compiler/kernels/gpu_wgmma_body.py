@@ -14,6 +14,7 @@ half of it copied to both.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import prod
 from typing import Final
 
 from ...ops.expr import Expr, apply, compare, const, index, minimum, var
@@ -74,13 +75,15 @@ class Body:
 
     def _map(self, name: str, x: Matrix, rows: int, tile: int) -> TensorMap:
         size = x.buffer.dtype.bytes
-        extents = [trip_count(self.p.batches[k]) for k in x.moving]
-        steps = [x.batches[k] * size for k in x.moving]
+        parts = [trip_count(v) for v, _ in x.parts]
+        extents = [*parts, *(trip_count(self.p.batches[k]) for k in x.moving)]
+        steps = [s * size for s in (*(s for _, s in x.parts), *(x.batches[k] for k in x.moving))]
+        terms = self.p.k // prod(parts)
         ones = (1,) * len(steps)
         if x.across:
-            dims, first, box = (rows, self.p.k), x.term, (self.terms, self.terms)
+            dims, first, box = (rows, terms), x.term, (self.terms, self.terms)
         else:
-            dims, first, box = (self.p.k, rows), x.row, (self.terms, tile)
+            dims, first, box = (terms, rows), x.row, (self.terms, tile)
         return TensorMap(name, x.buffer, (*dims, *extents), (first * size, *steps), (*box, *ones),
                          tf32=self._tf32)  # fmt: skip
 
@@ -172,6 +175,11 @@ class Body:
         of them, to all blocks."""
         over = unflattened(batch, self.p.batches)
         rest = [over[self.p.batches[j]] for j in x.moving]
+        if x.parts:
+            loops = [v for v, _ in x.parts]
+            chunks = self.rounds // prod(map(trip_count, loops))
+            where = unflattened(k // chunks, loops)
+            rest, k = [*(where[v] for v in loops), *rest], k % chunks
         rank = len(tensor.dims)
         shares = self.s.cluster if halved else 1
         mine = self.item % shares if shares > 1 else index(0)

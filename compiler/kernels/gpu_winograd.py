@@ -25,7 +25,7 @@ from .gpu_tiles import GpuTiles
 from .gpu_winograd_phases import THREADS, Extents, GpuConv, Writer, formal, found_results
 from .inplace import overwritable
 from .ir import Kernel, Launch
-from .template import Config, required
+from .template import Config, falling, required
 
 SIZES: Final = (4, 2)
 """Results of a tile per axis, the better one first."""
@@ -62,6 +62,14 @@ class GpuWinograd:
         self, graph: Graph, ops: Sequence[Op], outputs: Sequence[str], device: Device
     ) -> Config:
         return _default(_require(graph, ops, outputs), device)
+
+    def lean(
+        self, graph: Graph, ops: Sequence[Op], outputs: Sequence[str], device: Device
+    ) -> list[Config]:
+        """The other size of tiles, if it leaves less between the kernels."""
+        p = _require(graph, ops, outputs)
+        return falling((_seconds(p, device, c), _scratch(Extents.of(p, c["m"])), c)
+                       for c in _configs(p, device))  # fmt: skip
 
     def estimate(
         self, graph: Graph, ops: Sequence[Op], outputs: Sequence[str], device: Device,

@@ -32,7 +32,7 @@ def wide_loads(
     them: statements, and the value that uses what they read."""
     out: list[Stmt] = []
     known: dict[Expr, Expr] = {}
-    for n in _unguarded(value):
+    for n in unguarded(value):
         fits = trip_count(u) * n.dtype.bytes <= WIDEST
         if n not in known and fits and aligned(n.args[0], u):
             held = local(n.payload)
@@ -43,12 +43,12 @@ def wide_loads(
     return out, substitute(value, known)
 
 
-def _unguarded(e: Expr) -> list[Expr]:
+def unguarded(e: Expr) -> list[Expr]:
     """Loads of buffers that are made whatever conditions say."""
     if e.op == "load":
         return [e] if isinstance(e.payload, Buffer) else []
     args = e.args[:1] if e.op == "select" else e.args
-    return [n for a in args for n in _unguarded(a)]
+    return [n for a in args for n in unguarded(a)]
 
 
 def spelled_out(body: Iterable[Stmt]) -> tuple[Stmt, ...]:

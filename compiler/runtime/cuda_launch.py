@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Final
 
-from ..codegen.cuda.entry import Entry, TensorMap
+from ..codegen.cuda.entry import DescribedTensor, Entry
 from ..codegen.cuda.tensor_maps import DESCRIPTOR_ALIGNMENT, DESCRIPTOR_BYTES, encoding
 from .cuda_device import Device
 from .cuda_driver import Driver, KernelNodeParams, LaunchAttribute, LaunchConfig
@@ -138,7 +138,7 @@ def kernel_launches(
     return made
 
 
-def descriptor(library: Driver, tensor: TensorMap, address: int) -> bytes:
+def descriptor(library: Driver, tensor: DescribedTensor, address: int) -> bytes:
     """What a kernel gets of a tensor that begins there. Raises DeviceError."""
     e = encoding(tensor)
     memory = ctypes.create_string_buffer(DESCRIPTOR_BYTES + DESCRIPTOR_ALIGNMENT)

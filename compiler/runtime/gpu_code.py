@@ -21,7 +21,7 @@ from typing import Any, Final
 from ...ops import expr
 from ..codegen import cpu, cuda
 from ..codegen.cuda.assemble import Assembled, Usage, assembled, assembler, can_assemble
-from ..codegen.cuda.entry import Entry, TensorMap
+from ..codegen.cuda.entry import DescribedTensor, Entry
 from ..codegen.cuda.frontend import lowered
 from ..codegen.cuda.ptx import kernel_ptx
 from ..codegen.cuda.source import kernel_source
@@ -105,6 +105,11 @@ def differs_from_stored(kernel: Kernel, target: CudaTarget) -> bool:
     return found is not None and found["ptx"] != _made(kernel, target)[1]
 
 
+def ptx_key(kernel: Kernel, target: CudaTarget) -> Key:
+    """The key of a kernel's PTX in the store, where it was made by what is installed here."""
+    return _ptx_key(kernel, target)(makers())
+
+
 def _ptx_key(kernel: Kernel, target: CudaTarget) -> Callable[[Makers], Key]:
     """The key, by who made it."""
     return lambda by: _key("PTX of a kernel", target, by, symbol=symbol(kernel),
@@ -118,7 +123,7 @@ def entry_of(fields: dict[str, Any]) -> Entry:
     def whole(m: dict[str, Any]) -> dict[str, Any]:
         return {k: tuple(v) if isinstance(v, list) else v for k, v in m.items()}
 
-    maps = tuple(TensorMap(**whole(m)) for m in fields["tensor_maps"])
+    maps = tuple(DescribedTensor(**whole(m)) for m in fields["tensor_maps"])
     return Entry(**{**fields, "tensor_maps": maps})
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
-from typing import Final, Literal
+from typing import Any, Final, Literal
 
 from ...autotune.choice import MARGIN
 from ...autotune.outcome import Failure
@@ -17,7 +17,7 @@ from ..options import NUMERICS
 from . import fingerprint
 from .choices import is_of
 from .tasks import Use, tasks_of
-from .tuned import VERSIONS, choice_of, default_of, from_elsewhere
+from .tuned import choice_of, default_of, from_elsewhere, versions_for
 
 Verdict = Literal["record", "default", "refused", "failed", "none"]
 
@@ -66,21 +66,26 @@ class Explanation:
         return "\n".join(lines)
 
 
-def explain(c: Compilation, device: Device, records: Records) -> list[Explanation]:
+def explain(
+    c: Compilation[Any], device: Device, records: Records, place: str | None = None
+) -> list[Explanation]:
     """An explanation for every problem of a compilation that has more than one candidate.
 
-    device: what the compilation was for, as templates see it.
+    device: what the compilation was for, as templates see it. place: its fingerprint, "" for one
+    that is not here (default: this CPU's).
     """
-    return [_explained(c, use, records) for use in tasks_of(c, device)]
+    where = fingerprint.fingerprint(c.target) if place is None else place
+    return [_explained(c, use, records) for use in tasks_of(c, device, where)]
 
 
-def _explained(c: Compilation, use: Use, records: Records) -> Explanation:
+def _explained(c: Compilation[Any], use: Use, records: Records) -> Explanation:
     task, place = use.task, use.task.key.device
     launch = c.launches[use.launches[0]]
     kernel = str(Candidate(launch.kernel.template, launch.kernel.version,
                            dict(launch.kernel.config)))  # fmt: skip
-    mine = records.of_many([task.key], VERSIONS, 1 + MARGIN)[task.key.digest]  # as `recorded` does
-    rows = mine or from_elsewhere(task.key, records)
+    versions = _versions(use)
+    mine = records.of_many([task.key], versions, 1 + MARGIN)[task.key.digest]  # as `recorded` does
+    rows = mine or from_elsewhere(task.key, records, versions)
     timed = {row.candidate: row for row in rows if row.seconds is not None}
     if timed:
         problem = use.problem
@@ -91,7 +96,7 @@ def _explained(c: Compilation, use: Use, records: Records) -> Explanation:
             return Explanation(use, "default", kernel, row)
         verdict: Verdict = "record" if is_of(launch, wanted) else "refused"
         return Explanation(use, verdict, kernel, row)
-    failed = records.of(task.key, VERSIONS) or rows
+    failed = records.of(task.key, versions) or rows
     if failed:
         return Explanation(use, "failed", kernel, max(failed, key=lambda row: row.date))
     nearest = next(_nearest(use, records), None)
@@ -106,12 +111,13 @@ def _nearest(use: Use, records: Records) -> Iterator[Row]:
     mine = use.task.key
     texts = {n: replace(use.problem, numerics=n).text for n in NUMERICS}
     keys = [mine, *(Key(t, mine.device, n) for n, t in texts.items() if n != mine.numerics)]
-    for templates in (VERSIONS, None):
+    known = _versions(use)
+    for templates in (known, None):
         for key in keys:
             rows = [*records.of(key, templates), *records.elsewhere(key, templates)]
             timed = [row for row in rows if row.seconds is not None]
             yield from sorted(timed, key=lambda row: row.seconds or 0.0)
-    for templates in (VERSIONS, None):
+    for templates in (known, None):
         for key in keys:
             yield from records.near(key, use.task.features, 1, templates)
 
@@ -120,9 +126,9 @@ def differences(use: Use, row: Row) -> tuple[str, ...]:
     """What of a record is different from a task, field by field, in words."""
     mine, other, made = use.task.key, row.key, row.candidate
     found = []
-    if VERSIONS.get(made.template) != made.version:
-        found.append(f"{made.template}: version {VERSIONS.get(made.template, 'none')} here, "
-                     f"{made.version} there")  # fmt: skip
+    version = _versions(use).get(made.template)
+    if version != made.version:
+        found.append(f"{made.template}: version {version or 'none'} here, {made.version} there")
     if mine.device != other.device:
         found.append(f"device: {fingerprint.label(mine.device)} here, "
                      f"{fingerprint.label(other.device)} there")  # fmt: skip
@@ -136,6 +142,10 @@ def differences(use: Use, row: Row) -> tuple[str, ...]:
             found.append(f"operators: {' + '.join(_operators(mine))} here, "
                          f"{' + '.join(_operators(other))} there")  # fmt: skip
     return tuple(found)
+
+
+def _versions(use: Use) -> Mapping[str, int]:
+    return versions_for(use.problem.device, use.problem.numerics)
 
 
 def _numbers(mine: Mapping[str, float], other: Mapping[str, float]) -> list[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from ...autotune.task import Key, Task
 from ..inspect.views import Compilation
@@ -28,7 +29,7 @@ class Use:
         return sum(seconds[k] for k in self.launches) / max(sum(seconds), 1e-12)
 
 
-def tasks_of(c: Compilation, device: Device, place: str = "") -> list[Use]:
+def tasks_of(c: Compilation[Any], device: Device, place: str | None = None) -> list[Use]:
     """The distinct tasks of a compilation, in the order of their first launches: problems with more
     than one candidate. Equal ones are one. Groups with operators that users declared are left out,
     as text does not say what those mean.
@@ -40,7 +41,7 @@ def tasks_of(c: Compilation, device: Device, place: str = "") -> list[Use]:
         group = group_of(c.graph, launch)
         if is_built_in(group.ops):
             found.setdefault(group.shape, (group, launch.kernel, []))[2].append(number)
-    place = place or fingerprint(c.target)
+    place = fingerprint(c.target) if place is None else place
     uses: dict[str, Use] = {}
     for group, kernel, numbers in found.values():
         problem = problem_of(c.graph, group.ops, group.outputs, device, c.options.numerics)

@@ -31,6 +31,11 @@ VERSIONS: Final[Mapping[str, int]] = {t.name: t.version for t in TEMPLATES}
 for."""
 
 
+def versions_for(device: Device, numerics: Numerics) -> dict[str, int]:
+    """The templates that records of a device can be of, with the versions that they have now."""
+    return {t.name: t.version for t in templates_for(device, numerics)}
+
+
 def recorded(
     graph: Graph, device: Device, numerics: Numerics, place: str, records: Records
 ) -> dict[str, Choice]:
@@ -45,7 +50,7 @@ def recorded(
         for digest, group in distinct_groups(graph).items()
     }
     keys = {digest: Key(p.text, place, numerics) for digest, p in problems.items()}
-    versions = {t.name: t.version for t in templates_for(device, numerics)}
+    versions = versions_for(device, numerics)
     rows = records.of_many(list(keys.values()), versions, 1 + MARGIN)
     found = {}
     for digest, key in keys.items():

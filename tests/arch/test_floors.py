@@ -53,10 +53,10 @@ OPTIONAL = (
     "tokenizers",
     "torch",
 )
-# What few programs need and takes long to load: tuning, code for GPUs, kernels by themselves.
+# What few programs need and takes long to load: tuning, code for GPUs, times, single kernels.
 LATER = (
-    "crew", "explaining", "gpu", "gpu_devices", "gpu_making", "gpu_repro", "making", "repro",
-    "slices", "tuning",
+    "crew", "explaining", "gpu", "gpu_devices", "gpu_making", "gpu_repro", "making", "page",
+    "repro", "slices", "timing", "tuning",
 )  # fmt: skip
 DEFERRED = (
     *(f"tilewright.compiler.api.{name}" for name in LATER), "tilewright.compiler.tuning.gpu_bench",

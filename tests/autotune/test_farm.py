@@ -91,13 +91,29 @@ class GivenUp:
     def exception(self, timeout: float) -> None: ...
     def cancel(self) -> None: ...
 
-    def result(self) -> None:
+    def result(self, timeout: float) -> None:
         raise CancelledError("scheduler-connection-lost")
+
+
+class Leaving(GivenUp):
+    """A worker that is gone before its answer has been fetched."""
+
+    def nthreads(self) -> dict[str, int]:
+        return {}
+
+    def result(self, timeout: float) -> None:
+        raise TimeoutError
 
 
 def test_what_the_client_gives_up_is_a_loss() -> None:
     runner = farm.FarmRunner(GivenUp(), "tcp://x:1", str, "cpu")
     with pytest.raises(RunnerLost, match="tcp://x:1: scheduler-connection-lost"):
+        list(runner.run(task("a"), Request((0,), 3), time.monotonic() + 30))
+
+
+def test_an_answer_that_left_with_its_worker_is_a_loss() -> None:
+    runner = farm.FarmRunner(Leaving(), "tcp://x:1", str, "cpu")
+    with pytest.raises(RunnerLost, match="left"):
         list(runner.run(task("a"), Request((0,), 3), time.monotonic() + 30))
 
 
@@ -223,6 +239,22 @@ def test_a_killed_worker_loses_nothing_and_nothing_is_measured_twice(
     # What the victim had answered nobody did again; the rest the other one did, once.
     assert of[survivor] == everything - answered
     assert len(of[victim] - answered) <= 2  # of the one request that it was killed in
+
+
+def test_a_worker_that_hangs_is_not_waited_for(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(farm, "DESCRIBE_SECONDS", 3.0)
+    joined = cluster.farm()
+    frozen, *others = joined.members()  # of those that a test before has left alive
+    os.kill(cluster.pids[frozen], signal.SIGSTOP)
+    try:
+        told = joined.members()
+        assert told[frozen] == "no answer within 3 s"
+        assert all(isinstance(told[a], dict) for a in others)
+    finally:
+        os.kill(cluster.pids[frozen], signal.SIGCONT)
+        joined.close()
 
 
 def test_with_its_scheduler_a_farm_is_lost(tmp_path: Path) -> None:

@@ -15,12 +15,13 @@ from typing import Any
 import pytest
 
 from tilewright.autotune import workers
+from tilewright.autotune.board import Board, shared_page
 from tilewright.autotune.errors import TunerError
 from tilewright.autotune.isolation import IsolatedRunner
 from tilewright.autotune.outcome import Failure, Measurement, Outcome
 from tilewright.autotune.runner import Request
 from tilewright.autotune.task import Candidate, Key, Task
-from tilewright.autotune.workers import Limits
+from tilewright.autotune.workers import Limits, Worker
 
 WORKER = (sys.executable, str(Path(__file__).with_name("bad_worker.py")))
 LIMITS = Limits(start=20, prepare=1, build=1.2, run=1.2, memory=128 << 20)
@@ -251,3 +252,19 @@ def _runs(pid: int) -> bool:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except OSError:
         return False
+
+
+def test_a_worker_that_reads_nothing_does_not_hang_whoever_asks() -> None:
+    worker = Worker([sys.executable, "-c", "import time; time.sleep(60)"], Limits())
+    try:
+        worker.ask("measure", "t", "x" * 500_000)  # as large as requests come
+    finally:
+        worker.close()
+
+
+def test_a_board_needs_no_room_on_a_disk() -> None:
+    with shared_page() as page:
+        assert os.fstat(page).st_blocks * 512 >= Board.SIZE  # none of it is only promised
+        Board(page).post("run", 3)
+        found = Board(page).read()
+    assert found is not None and (found.step, found.place) == ("run", 3)

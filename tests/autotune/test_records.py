@@ -361,6 +361,20 @@ def test_a_row_that_cannot_be_read_is_left_out_and_replaced(
     assert [r.seconds for r in records.of(KEY)] == [3.0, 2.0]
 
 
+@pytest.mark.parametrize("change", ["seconds = 'soon'", "low = 9e9", "high = NULL", "rounds = 'x'",
+                                    "seconds = -1, low = -1"])  # fmt: skip
+def test_a_time_that_is_none_is_left_out(path: Path, change: str) -> None:
+    records = Records(path, strict=True)
+    records.add(KEY, candidate(1), time(1))
+    records.add(KEY, candidate(2), time(2))
+    with sqlite3.connect(path) as connection:
+        connection.execute(f"UPDATE rows SET {change} WHERE seconds = 1")
+    connection.close()
+    assert [r.candidate for r in records.of(KEY)] == [candidate(2)]
+    assert records.add(KEY, candidate(1), time(3))
+    assert [r.seconds for r in records.of(KEY)] == [3.0, 2.0]
+
+
 def test_damage_under_an_open_connection(path: Path, caplog: pytest.LogCaptureFixture) -> None:
     fill(path)
     one, other = Records(path, own=True), Records(path, own=True)

@@ -20,7 +20,7 @@ from tilewright.autotune.records import Records
 from tilewright.autotune.row import Row
 from tilewright.autotune.runner import Request, Runner
 from tilewright.autotune.schedule import Job, Schedule
-from tilewright.autotune.session import Session, open_jobs
+from tilewright.autotune.session import FEW, Session, open_jobs
 from tilewright.autotune.strategies.halving import Halving
 from tilewright.autotune.task import Task
 
@@ -206,6 +206,21 @@ def test_a_second_session_repeats_nothing(records: Records) -> None:
     third = Bench(clock, first.times)
     assert session([(task("a"), 1.0)], [third], clock, 50, records)[0] == "searched"
     assert third.ran == []
+
+
+def test_where_all_fails_the_machine_may_be_at_fault(records: Records) -> None:
+    """And the candidates are tried again."""
+    clock, crash = Clock(), Failure("crash")
+    bench = Bench(clock, {"a": [crash] * 6, "b": FLAT})
+    _, _, events = session([(task("a", 6), 1.0)], [bench], clock, 50, records)
+    assert kept(records) == {k: crash for k in range(FEW)}
+    (text,) = warned(events)
+    assert "3 failures are not recorded" in text
+    # With something that can be measured, they are failures of their own.
+    tasks = [(task("a", 6), 1.0), (task("b"), 0.1)]
+    _, _, events = session(tasks, [bench], clock, 50, records)
+    rows = [r for r in records.rows() if r.key.problem == "a"]
+    assert len(rows) == 6 and not warned(events)
 
 
 def test_a_timeout_at_the_end_of_the_budget_is_not_kept(records: Records) -> None:

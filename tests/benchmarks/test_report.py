@@ -187,3 +187,18 @@ def test_three_digits(seconds: float, text: str) -> None:
 def test_no_ratio() -> None:
     assert report.ratio(math.nan) == "-"
     assert math.isnan(report.mean([]))
+
+
+@pytest.mark.parametrize("key", ["cached", "read"])
+def test_reading_counts_from_the_page_cache_where_that_was_measured(key: str) -> None:
+    def spent(seconds: float) -> dict[str, Any]:
+        return {"wall": seconds, "cpu": seconds}
+
+    times = {"ready": spent(0.25), "read": spent(0.75), "kernels": {"distinct": 3}}
+    if key == "cached":
+        times["cached"] = spent(0.125)
+    found = {"name": "a", "about": ABOUT, **dict.fromkeys(("cold", "warm", "load"), times)}
+    text = report.compile_section([found, {"name": "b", "about": ABOUT, "error": "broke"}])
+    shown = {"cached": "0.125", "read": "0.750"}[key]
+    assert row(text, "a") == ["a", "3", "0.25", "0.250", shown, "0.250", shown]
+    assert ("when it is in the page cache" in text) is (key == "cached")

@@ -54,4 +54,7 @@ def test_every_model(name: str, arch: str) -> None:
         path = models().path(name)
     except ModuleNotFoundError as e:
         pytest.skip(str(e))
-    check(tw.compile(str(path), target=f"cuda:{arch}"))
+    exe = tw.compile(str(path), target=f"cuda:{arch}")
+    check(exe)
+    attends = sum(k.template == "gpu_attention_tiles" for k in exe.kernels)
+    assert attends == (4 if name == "transformer" else 0)

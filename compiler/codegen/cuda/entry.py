@@ -11,9 +11,9 @@ MOST_BLOCKS: Final = (1 << 31) - 1
 
 
 @dataclass(frozen=True, slots=True)
-class TensorMap:
-    """A descriptor of 128 bytes by which TMA reads or writes boxes of a buffer, an argument behind
-    the buffers.
+class DescribedTensor:
+    """A `TensorMap` of the Kernel IR as plain data: a descriptor of 128 bytes by which TMA reads or
+    writes boxes of a buffer, an argument behind the buffers.
 
     buffer: its position among the kernel's parameters. dims, box: elements, the fastest axis first;
     strides: bytes between elements of all axes but that one. swizzle: 0, 32, 64 or 128 bytes, the
@@ -47,5 +47,5 @@ class Entry:
     threads: int
     shared_bytes: int = 0
     cluster: int = 1
-    tensor_maps: tuple[TensorMap, ...] = ()
+    tensor_maps: tuple[DescribedTensor, ...] = ()
     resident: int = 0

@@ -11,7 +11,7 @@ from ....ops.types import f32
 from ...errors import LoweringError
 from ...kernels import ir
 from ...kernels.tensor_map import objection
-from .entry import TensorMap
+from .entry import DescribedTensor
 
 DESCRIPTOR_BYTES: Final = 128
 DESCRIPTOR_ALIGNMENT: Final = 64  # of the descriptor itself, in bytes
@@ -45,7 +45,7 @@ class Encoding:
     fill: int
 
 
-def described(t: ir.TensorMap, params: Sequence[ir.Buffer]) -> TensorMap:
+def described(t: ir.TensorMap, params: Sequence[ir.Buffer]) -> DescribedTensor:
     """What a launch has to know of a tensor. Raises LoweringError where no descriptor holds it, or
     it lies in no parameter."""
     wrong = objection(t)
@@ -55,11 +55,11 @@ def described(t: ir.TensorMap, params: Sequence[ir.Buffer]) -> TensorMap:
         wrong = f"elements of {t.buffer.dtype}"
     if wrong:
         raise LoweringError(f"tensor map {t.name} of {t.buffer.name}: {wrong}")
-    return TensorMap(t.name, params.index(t.buffer), t.buffer.dtype.name, t.dims, t.strides, t.box,
-                     t.swizzle, t.steps, t.tf32)  # fmt: skip
+    return DescribedTensor(t.name, params.index(t.buffer), t.buffer.dtype.name, t.dims, t.strides,
+                           t.box, t.swizzle, t.steps, t.tf32)  # fmt: skip
 
 
-def encoding(t: TensorMap) -> Encoding:
+def encoding(t: DescribedTensor) -> Encoding:
     """The arguments for a tensor that `described` made; the address must be a multiple of 16."""
     steps = t.steps or (1,) * len(t.dims)
     reach = tuple(b * s for b, s in zip(t.box, steps, strict=True))

@@ -103,6 +103,19 @@ def exe_bytes() -> int:
     return tw.compile(net(), target="cuda:sm_90").plan.arena_bytes
 
 
+def test_a_memory_limit_chooses_kernels() -> None:
+    """What lies between the kernels of Winograd's algorithm is several times its operands."""
+    g = tw.Graph("net")
+    w = g.constant(np.ones((64, 64, 3, 3), np.float32))
+    g.output(g.relu(g.conv(g.input("x", (1, 64, 112, 112)), w, pads=1)), "y")
+    (kernel,) = tw.compile(g, target="cuda:sm_90", memory_limit=0).kernels
+    assert kernel.template == "gpu_tiles"
+    saved = 36 * 28 * 28 * (64 + 64) * 4
+    assert kernel.notes[0] == (
+        f"memory limit: gpu_tiles instead of gpu_winograd saves {saved} bytes"
+    )
+
+
 AGAIN = """
 import sys
 import tilewright as tw

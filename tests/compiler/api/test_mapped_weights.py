@@ -20,7 +20,7 @@ from tilewright.compiler.graph.mapped import file_of
 from tilewright.compiler.kernels.ir import Prepared
 from tilewright.compiler.runtime import constants
 
-from .test_artifact import members, signed
+from .archives import members, signed
 
 pytestmark = pytest.mark.skipif(
     not hasattr(mmap, "MADV_DONTNEED"), reason="files are read, not mapped"

@@ -506,11 +506,7 @@ def test_a_saved_program_is_not_shown_as_something_else(
         assert "has been through all passes" in refused(capsys, *command)
 
 
-def test_commands_for_cpus_do_not_name_gpus_as_known(
-    model: str, tmp_path: Path, capsys: Capture
-) -> None:
-    error = refused(capsys, "cache", "explain", model, "--target", "cuda:sm_90")
-    assert "CPUs" in error and "known" not in error
+def test_what_needs_a_gpu_says_so(model: str, tmp_path: Path, capsys: Capture) -> None:
     error = refused(capsys, "bisect", model, "--target", "cuda:sm_90")
     assert "for cuda:sm_90 does not run" in error and "NVIDIA driver" in error
     assert "--shapes" in refused(capsys, "bisect", str(write_open(tmp_path / "open.onnx")))

@@ -16,7 +16,7 @@ from tilewright.autotune.outcome import Failure, Measurement, Outcome
 from tilewright.autotune.row import Row
 from tilewright.autotune.task import Candidate, Key
 from tilewright.compiler.cli import main
-from tilewright.compiler.cli.records import CURRENT
+from tilewright.compiler.cli.records import current
 from tilewright.compiler.errors import RecordsError
 from tilewright.compiler.records import make_file, open_records
 
@@ -24,7 +24,7 @@ Capture = pytest.CaptureFixture[str]
 
 HERE = json.dumps({"kind": "cpu", "name": "Quick One", "vendor": "V", "cpu": "q"})
 THERE = json.dumps({"kind": "cpu", "name": "Slow Two", "vendor": "V", "cpu": "s"})
-NOW = CURRENT["direct_conv"]
+NOW = current()["direct_conv"]
 CONV = Key("tilewright problem 1\nof which \x1b[31m nothing parses", HERE, "standard")
 GEMM = Key("gemm", THERE, "reproducible")
 SECRET = "a secret that is long enough"
@@ -198,6 +198,17 @@ def test_a_bad_file_adds_nothing_not_even_with_a_good_one(
 
 
 # --------------------------------------------------------------------------- removing
+
+
+def test_rows_of_gpus_are_not_outdated(capsys: Capture) -> None:
+    versions = {name: version for name, version in current().items() if name.startswith("gpu_")}
+    assert {"gpu_nest", "gpu_tiles", "gpu_mma", "gpu_wgmma"} <= set(versions)
+    with open_records(writing=True) as records:
+        for name, version in versions.items():
+            records.add(CONV, Candidate(name, version, {}), Measurement(1.0, 1.0, 1.0, 5))
+            records.add(CONV, Candidate(name, version + 1, {}), Measurement(1.0, 1.0, 1.0, 5))
+    assert answer(capsys, "prune", "--outdated")["removed"] == len(versions)
+    assert len(kept()) == len(versions)
 
 
 def test_pruning(filled: Path, capsys: Capture) -> None:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import tilewright as tw
-from tilewright.compiler.errors import OptionError, TargetError
+from tilewright.compiler.errors import OptionError
 
 
 @pytest.fixture(scope="module")
@@ -38,6 +38,8 @@ def test_levels_of_one_node(exe) -> None:
         exe.ir("asm", op="prob")
 
 
-def test_a_script_would_have_to_run_it(exe) -> None:
-    with pytest.raises(TargetError, match="repro"):
-        exe.repro("k0")
+def test_a_script_has_the_source(exe) -> None:
+    for k, kernel in enumerate(exe.kernels):
+        text = exe.repro(f"k{k}")
+        compile(text, "script", "exec")
+        assert kernel.source in text and exe.repro(kernel.name) == text

@@ -38,10 +38,10 @@ def numerics_of(kind: str) -> Numerics:
     return "reduced" if kind == "tf32" else "standard"
 
 
-def template_of(kind: str, fixed: bool = False) -> OneAttention:
+def template_of(kind: str, one_order: bool = False) -> OneAttention:
     if kind == "f32":
-        return GpuAttentionTiles(fixed)
-    return GpuAttentionMma(kind == "tf32", fixed)
+        return GpuAttentionTiles(one_order)
+    return GpuAttentionMma(kind == "tf32", one_order)
 
 
 def graph_of(build: Build, kind: str, numerics: Numerics | None = None) -> tuple[Graph, Maker]:
@@ -177,7 +177,7 @@ def test_defaults(kind: str) -> None:
 def test_configs_give_the_same_bits_where_results_are_to_be_reproducible(kind: str) -> None:
     graph, t = graph_of(CASES["large"], kind, "reproducible")
     given = graph, graph.ops, graph.outputs
-    space = template_of(kind, fixed=True).space(*given, GPU)
+    space = template_of(kind, one_order=True).space(*given, GPU)
     assert len({c["m"] for c in space}) > 1 and len({c["stages"] for c in space}) > 1
     assert len(space) < len(template_of(kind).space(*given, GPU))
     results = [simulated(graph, launched(graph, c, kind), t.feeds).tobytes()

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -19,6 +21,7 @@ from tilewright.compiler.kernels.gpu_model import (
     seconds,
     waves,
 )
+from tilewright.compiler.kernels.gpu_nest import GpuNest
 from tilewright.compiler.kernels.gpu_templates import gpu_templates
 from tilewright.compiler.kernels.template import Estimating
 from tilewright.compiler.tuning.problem import problem_of
@@ -116,7 +119,49 @@ def test_large_products_get_large_tiles_and_small_ones_many() -> None:
     assert chosen(16, 4096)[0] == 32
 
 
-def test_contractions_are_estimated() -> None:
+NESTS: dict[str, Callable[[Any], Any]] = {
+    "pointwise": lambda g: g.relu(g.input("x", (64, 256, 56, 56))),
+    "sum": lambda g: g.reduce_sum(g.input("x", (1, 1_000_000)), axes=(1,)),
+    "sums": lambda g: g.reduce_sum(g.input("x", (64, 1_000_000)), axes=(1,)),
+    "long softmax": lambda g: g.softmax(g.input("x", (8, 50257)), axis=1),
+    "softmax": lambda g: g.softmax(g.input("x", (64, 1024)), axis=1),
+    "classes": lambda g: g.softmax(g.input("x", (8, 21, 64, 64)), axis=1),
+    "columns": lambda g: g.reduce_sum(g.input("x", (512, 1024)), axes=(0,)),
+    "long columns": lambda g: g.reduce_sum(g.input("x", (100_000, 64)), axes=(0,)),
+    "transposed": lambda g: g.transpose(g.input("x", (8, 64, 56, 56)), perm=(0, 2, 3, 1)),
+    "pool": lambda g: g.global_average_pool(g.input("x", (8, 2048, 7, 7))),
+    "statistics": lambda g: g.reduce_mean(g.input("x", (32, 256, 14, 14)), axes=(0, 2, 3)),
+    "vector": lambda g: g.matmul(g.input("x", (1, 4096)), g.input("w", (4096, 4096))),
+}
+
+
+@pytest.mark.parametrize("name", NESTS)
+def test_defaults_of_nests_are_among_the_best_of_the_model(name: str) -> None:
+    """And nothing is faster than memory."""
+    g = tw.Graph("g")
+    g.output(NESTS[name](g), "y")
+    graph, _ = gpu_launches(g.build())
+    problem = problem_of(graph, graph.ops, graph.outputs, gpu_device((9, 0)), "standard")
+    _, estimates = problem.candidates()
+    moved = sum(graph.type(n).nbytes for n in (*graph.inputs, *graph.outputs))
+    assert estimates[0] <= 1.3 * min(estimates)
+    assert LAUNCH + moved / H100.memory < min(estimates) < 60e-6 + 3 * moved / H100.memory
+
+
+def test_who_reads_far_apart_waits_longer() -> None:
+    """Rows by threads, columns by lanes."""
+    g = tw.Graph("g")
+    g.output(g.reduce_sum(g.input("x", (64, 4096)), axes=(1,)), "y")
+    graph, _ = gpu_launches(g.build())
+    given = graph, graph.ops, graph.outputs, gpu_device((9, 0))
+    nest = GpuNest()
+    row = nest.estimate(*given, {"per": "block", "threads": 128, "each": 1, "wide": 4})
+    narrow = nest.estimate(*given, {"per": "block", "threads": 32, "each": 1, "wide": 1})
+    thread = nest.estimate(*given, {"per": "thread", "each": 1})
+    assert row < narrow < thread / 2
+
+
+def test_templates_with_many_configs_are_estimated() -> None:
     named = {t.name for t in gpu_templates("reduced", (9, 0)) if isinstance(t, Estimating)}
     assert named == {"gpu_wgmma", "gpu_mma", "gpu_winograd", "gpu_tiles", "gpu_attention_mma",
-                     "gpu_attention_tiles"}  # fmt: skip
+                     "gpu_attention_tiles", "gpu_nest"}  # fmt: skip

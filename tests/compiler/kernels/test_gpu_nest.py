@@ -104,19 +104,62 @@ def test_columns(build: Callable[[GraphBuilder], Value]) -> None:
 
 
 @pytest.mark.parametrize("rows", [1, 3])
-def test_long_reductions_fall_into_parts(rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Parts of a row, and of columns; what is left over is added by the second kernel."""
-    monkeypatch.setattr(gpu_partial, "PART", 100)
+@pytest.mark.parametrize(
+    ("build", "phases"),
+    [
+        (lambda g, n: g.exp(g.reduce_sum(g.sin(g.input("x", (n, 1003))), axes=(1,)) / 99.0), 2),
+        (lambda g, n: g.reduce_max(g.input("x", (503, 4 * n)), axes=(0,)) * g.input("z", (1,)), 2),
+        (lambda g, n: g.softmax(g.input("x", (n, 421)), axis=1), 4),
+        (lambda g, n: g.softmax(g.input("x", (417, 2 * n)), axis=0), 4),
+    ],
+    ids=["sum", "columns", "softmax", "softmax of columns"],
+)  # fmt: skip
+def test_long_reductions_fall_into_parts(
+    build: Callable[[GraphBuilder, int], Value], phases: int, rows: int,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    """Of rows and of columns; what is left over is added by the kernel that needs the result."""
+    monkeypatch.setattr(gpu_partial, "PART", 50)
+    graph = graph_of(lambda g: build(g, rows))
+    config = GpuNest().default(graph, graph.ops, graph.outputs, GPU)
+    assert config["parts"] >= 5
+    (launch,) = check(GpuNest(), graph, [config])
+    assert len(launch.kernel.phases) == phases
+    assert max(launch.kernel.items) > 1
+
+
+def test_reductions_that_stay_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of many rows, short ones, and where one of them is over something else."""
+    monkeypatch.setattr(gpu_partial, "PART", 50)
     for build in (
-        lambda g: g.exp(g.reduce_sum(g.sin(g.input("x", (rows, 1003))), axes=(1,)) / 99.0),
-        lambda g: g.reduce_max(g.input("x", (503, 4 * rows)), axes=(0,)) * g.input("z", (1,)),
-    ):  # fmt: skip
-        graph = graph_of(build)
-        config = GpuNest().default(graph, graph.ops, graph.outputs, GPU)
-        assert config["parts"] >= 5
-        (launch,) = check(GpuNest(), graph, [config])
-        assert len(launch.kernel.phases) == 2
-        assert launch.kernel.phases[0].items * launch.kernel.phases[1].items > 1
+        lambda g: g.reduce_sum(g.input("x", (600, 500)), axes=(1,)),
+        lambda g: g.reduce_sum(g.input("x", (3, 99)), axes=(1,)),
+        lambda g: g.softmax(g.softmax(g.input("x", (300, 301)), axis=0), axis=1),
+    ):
+        assert "parts" not in preferred(build)
+
+
+@pytest.mark.parametrize(
+    "build",
+    [
+        lambda g: g.transpose(g.input("x", (2, 33, 47), "f16"), perm=(0, 2, 1)),
+        lambda g: g.transpose(g.input("x", (64, 64)), perm=(1, 0)),
+        lambda g: g.transpose(g.input("x", (3, 32, 32)), perm=(0, 2, 1)) + 1.0,
+        lambda g: (g.transpose(g.input("x", (2, 35, 42)), perm=(0, 2, 1)) + g.input("b", (35,)))
+        * g.input("s", (42, 1)) + g.input("r", (2, 42, 35)),
+    ],
+    ids=["halves", "squares", "square", "others"],
+)  # fmt: skip
+def test_what_is_transposed_goes_through_shared_memory(
+    build: Callable[[GraphBuilder], Value],
+) -> None:
+    """Also where a block reads all that it overwrites, and where it does not."""
+    graph = graph_of(build)
+    config = GpuNest().default(graph, graph.ops, graph.outputs, GPU)
+    assert config == {"per": "square", "each": 1}
+    (launch,) = check(GpuNest(), graph, [config])
+    source = kernel_source(launch.kernel)
+    assert source.entries[0].shared_bytes >= 33 * 32 * 2
 
 
 def preferred(build: Callable[[GraphBuilder], Value]) -> Config:
@@ -145,12 +188,17 @@ def test_who_computes_a_row() -> None:
         "per": "columns", "down": 8, "across": 32, "each": 4
     }  # fmt: skip
     assert preferred(lambda g: g.reduce_sum(g.input("x", (512, 1024)), axes=(0,))) == {
-        "per": "columns", "down": 32, "across": 4, "each": 4
+        "per": "columns", "down": 64, "across": 2, "each": 4
     }  # fmt: skip
     assert preferred(lambda g: g.reduce_sum(g.input("x", (512, 1 << 20)), axes=(0,))) == {
         "per": "thread", "each": 4
     }  # fmt: skip
-    assert rows(8, 50257) == block(1024, 1)
+    # a softmax of a few very long rows in parts, of many in blocks
+    assert rows(8, 50257) == {**block(512, 1), "parts": 12}
+    assert rows(800, 50257) == block(1024, 1)
+    assert preferred(lambda g: g.softmax(g.input("x", (8, 21, 64, 64)), axis=1)) == {
+        "per": "columns", "down": 4, "across": 64, "each": 4
+    }  # fmt: skip
 
 
 def test_weights_of_a_product_with_a_vector_lie_along_the_sum() -> None:
@@ -176,7 +224,7 @@ def test_neighbours_are_computed_together() -> None:
     assert each(lambda g: g.relu(g.input("x", (64, 999)) + g.input("z", (64, 1)))) == 4
     assert each(lambda g: g.relu(g.input("x", (63, 999)))) == 1
     assert each(lambda g: g.relu(g.input("x", (64, 100)))) == 1, "threads are few"
-    assert each(lambda g: g.transpose(g.input("x", (256, 256)), perm=(1, 0))) == 4
+    assert each(lambda g: g.transpose(g.input("x", (64, 8, 64)), perm=(1, 0, 2))) == 4
 
     def pooled(width: int, step: int) -> int:
         return each(lambda g: g.max_pool(g.input("x", (1, 64, 64, width)), kernel_shape=3,

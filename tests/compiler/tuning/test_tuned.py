@@ -32,7 +32,7 @@ from tilewright.compiler.tuning.fingerprint import fingerprint
 from tilewright.compiler.tuning.problem import Problem
 from tilewright.compiler.tuning.tasks import Use, tasks_of
 
-from ..api.test_artifact import members, reseal
+from ..api.archives import members, reseal
 from .nets import NETS, analysed, device, net
 
 Array = np.ndarray[Any, Any]

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from tilewright.compiler.codegen.cuda.entry import TensorMap
+from tilewright.compiler.codegen.cuda.entry import DescribedTensor
 
 ROW = 128  # bytes that a swizzle works on
 ATOM = 1024  # bytes after which its pattern repeats
@@ -20,7 +20,7 @@ def swizzled(at: Any, swizzle: int) -> Any:
     return at ^ (at >> 7 & 7) << 4 if swizzle else at
 
 
-def box_places(tensor: TensorMap, size: int, at: Sequence[int]) -> tuple[Any, Any]:
+def box_places(tensor: DescribedTensor, size: int, at: Sequence[int]) -> tuple[Any, Any]:
     """(offsets in the tensor in bytes, whether inside of it) of all elements of the box whose first
     one has the coordinates `at`, innermost first; both flat, as the box lies in shared memory."""
     pitches = (size, *tensor.strides)

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from tilewright.compiler.codegen.cuda.entry import TensorMap
+from tilewright.compiler.codegen.cuda.entry import DescribedTensor
 
 from .hopper_model import (
     ATOM,
@@ -38,7 +38,7 @@ Test = Callable[[], bool]
 class Tensor:
     """A kernel's descriptor of a buffer."""
 
-    map: TensorMap
+    map: DescribedTensor
     buffer: Global
 
     def elements(self, at: Sequence[int]) -> tuple[Any, Any]:

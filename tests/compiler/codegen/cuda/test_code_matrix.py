@@ -74,6 +74,21 @@ def dense(kind: str, n: int = 1024, k: int = 512) -> Callable[[Any], Any]:
     return build
 
 
+def product(m: int, n: int, k: int) -> Callable[[Any], Any]:
+    """relu(x w) with constant weights, in half floats."""
+
+    def build(g: Any) -> Any:
+        w = g.constant(_zeros(k, n).astype(np.float16))
+        return g.relu(g.matmul(g.input("x", (m, k), "f16"), w))
+
+    return build
+
+
+def small_images(g: Any) -> Any:
+    w = g.constant(_zeros(256, 64, 3, 3).astype(np.float16))
+    return g.relu(g.conv(g.input("x", (32, 64, 7, 7), "f16"), w, pads=1))
+
+
 def stored_bf16(g: Any) -> Any:
     w = g.transpose(g.input("w", (1024, 512), "bf16"), perm=(1, 0))
     return g.matmul(g.input("x", (2048, 512), "bf16"), w)
@@ -132,7 +147,7 @@ KINDS = (
     Kind("depthwise", "gpu_nest", depthwise, ("FFMA", *_WIDE)),
     Kind("dense-f32", "gpu_tiles", dense("f32"), _TILES),
     Kind("conv-f32", "gpu_tiles", conv("f32"), _TILES),
-    Kind("conv-f32", "gpu_winograd", conv("f32"), (*_TILES, "LDG.E.128")),
+    Kind("conv-f32", "gpu_winograd", conv("f32"), _TILES),
     Kind("dense-f16", "gpu_mma", dense("f16"), ("HMMA.16816.F32", *_MMA)),
     Kind("dense-bf16", "gpu_mma", stored_bf16, ("HMMA.16816.F32.BF16", *_MMA)),
     Kind("dense-tf32", "gpu_mma", dense("f32"), ("HMMA.1688.F32.TF32", *_MMA), "reduced"),
@@ -148,12 +163,16 @@ KINDS = (
     Kind("attention-f32-wide", "gpu_attention_tiles", attention("f32", width=128),
          ("FFMA", "LDGSTS", "LDS.128")),
     Kind("decoding-f32", "gpu_attention_tiles", attention("f32", rows=1), ("FFMA", "LDGSTS")),
+    Kind("long-f16", "gpu_mma", product(64, 64, 8192), ("HMMA.16816.F32", *_MMA)),
+    Kind("rows-f16", "gpu_mma", product(3, 4096, 4096), ("HMMA.16816.F32", *_MMA)),
+    Kind("images-f16", "gpu_wgmma", small_images, ("UTMASTG", *_WGMMA), arch=("sm_90",)),
     Kind("dense-f16", "gpu_wgmma", dense("f16"), ("UTMASTG", *_WGMMA), arch=("sm_90",)),
     Kind("dense-bf16", "gpu_wgmma", stored_bf16, _WGMMA, arch=("sm_90",)),
     Kind("dense-tf32", "gpu_wgmma", dense("f32"), _WGMMA, "reduced", ("sm_90",)),
     Kind("gru", "gpu_recurrent", gru, ("FFMA", "LDS.128")),
 )  # fmt: skip
-QUICK = {("dense-f16", "gpu_mma", "sm_80"), ("dense-f32", "gpu_tiles", "sm_89"),
+QUICK = {("dense-f16", "gpu_mma", "sm_80"), ("long-f16", "gpu_mma", "sm_90"),
+         ("dense-f32", "gpu_tiles", "sm_89"),
          ("attention-f16", "gpu_attention_mma", "sm_80"),
          ("attention-f32", "gpu_attention_tiles", "sm_90"),
          ("dense-f16", "gpu_wgmma", "sm_90"), ("softmax", "gpu_nest", "sm_90"),

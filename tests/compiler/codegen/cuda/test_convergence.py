@@ -39,6 +39,8 @@ declare i32 @llvm.nvvm.read.ptx.sreg.tid.x()
     ("mma_bf16.f32.u32.u32.1.1", 'call void @"{}"(ptr %c, ptr %a, ptr %b)', "mma.sync"),
     ("mma_f16.f32.u32.u32.1.1", 'call void @"{}"(ptr %c, ptr %a, ptr %b)', "mma.sync"),
     ("mma_i8.i32.u32.u32.1.1", 'call void @"{}"(ptr %c, ptr %a, ptr %b)', "mma.sync"),
+    ("mma_tf32_at.f32.u32.8.u32.1.1",
+     'call void @"{}"(ptr %c, ptr %a, i64 0, ptr %b)', "mma.sync"),
     ("ldmatrix.u32.0.u16.1.0", 'call void @"{}"(ptr %c, ptr %shared, i64 0)', "ldmatrix"),
     ("barrier", 'call void @"{}"()', "bar"),
     ("barrier_of.64", 'call void @"{}"(i64 1)', "bar.sync"),

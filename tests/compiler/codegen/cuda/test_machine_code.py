@@ -63,6 +63,23 @@ def test_rows_are_read_16_bytes_at_once() -> None:
     assert usage.local_bytes == 0
 
 
+def test_columns_are_read_16_bytes_at_once() -> None:
+    """By threads side by side, which add up what they found in shared memory."""
+    found, usage = machine_code(lambda g: g.reduce_sum(g.input("x", (512, 1024)), axes=(0,)))
+    assert count(found, "LDG") == found["LDG.E.128.CONSTANT"] >= 4, "several are on their way"
+    assert count(found, "STG") == found["STG.E.128"] == 1
+    assert count(found, "LDS") == found["LDS.128"] > 0 and count(found, "STS") == 1
+    assert usage.local_bytes == 0
+
+
+def test_what_is_transposed_goes_through_shared_memory() -> None:
+    found, usage = machine_code(
+        lambda g: g.transpose(g.input("x", (2, 64, 56, 56)), perm=(0, 2, 3, 1))
+    )
+    assert [count(found, what) for what in ("LDG", "STS", "LDS", "STG")] == [4, 4, 4, 4]
+    assert usage.local_bytes == 0 and sum(found.values()) < 100
+
+
 def test_a_product_with_a_vector_reads_16_bytes_at_once() -> None:
     w = np.zeros((1024, 4096), np.float32)
     found, _ = machine_code(lambda g: g.matmul(g.input("x", (1, 1024)), g.constant(w, name="w")))

@@ -21,11 +21,14 @@ from tilewright.compiler.kernels.device import GPU
 from tilewright.compiler.kernels.gpu_templates import GPU_TEMPLATES
 from tilewright.compiler.kernels.gpu_wgmma import GpuWgmma
 from tilewright.compiler.kernels.ir import Launch
+from tilewright.compiler.kernels.pieces import Buffers
+from tilewright.compiler.kernels.select import coded_groups
 from tilewright.compiler.kernels.template import Config, Rival
 from tilewright.compiler.passes.base import run_pipeline
 from tilewright.compiler.passes.pipeline import gpu_pipeline
-from tilewright.ops.types import DType, bf16, f16
+from tilewright.ops.types import DType, Layout, bf16, f16
 
+from ...kernels.support import with_layouts
 from .hopper_model import nearest_tf32
 from .programs import gpu_launches, run_graph, simulated
 from .simulate import SimError
@@ -159,6 +162,30 @@ def test_constants_are_stored_as_they_are_copied() -> None:
     np.testing.assert_allclose(simulated(graph, launched(graph), {"a": a}), expected, 1e-3, 1e-2)
 
 
+@pytest.mark.parametrize("constant", [True, False], ids=["constant", "input"])
+def test_terms_of_one_head_after_the_other(constant: bool) -> None:
+    """Which are boxes of an operand that no transposition puts side by side."""
+    rng = np.random.default_rng(9)
+    x, w = (rng.standard_normal(s).astype(np.float16) for s in ((1, 3, 70, 64), (192, 72)))
+    g = tw.Graph("heads")
+    heads = g.transpose(g.input("x", x.shape, "f16"), perm=(0, 2, 1, 3))
+    right = g.constant(w) if constant else g.input("w", w.shape, "f16")
+    g.output(g.matmul(g.reshape(heads, shape=(1, 70, 192)), right), "y")
+    graph = run_pipeline(gpu_pipeline(), g.build())[0]
+    launch = launched(graph)
+    (tensor, *_) = kernel_source(launch.kernel).entries[0].tensor_maps
+    assert tensor.dims[:3] == (64, 70, 3)
+    feeds = {n: v for n, v in {"x": x, "w": w}.items() if n in graph.inputs}
+    expected = np.moveaxis(x.astype(np.float64), 1, 2).reshape(1, 70, 192) @ w
+    np.testing.assert_allclose(simulated(graph, launch, feeds), expected, 1e-3, 2e-2)
+    few = tw.Graph("few")
+    heads = few.transpose(few.input("x", (1, 3, 70, 40), "f16"), perm=(0, 2, 1, 3))
+    few.output(few.matmul(few.reshape(heads, shape=(1, 70, 120)), few.constant(w[:120])), "y")
+    graph = run_pipeline(gpu_pipeline(), few.build())[0]
+    said = GpuWgmma().objection(graph, graph.ops, graph.outputs)
+    assert "do not lie in fixed steps" in said, "a box would reach into the next head"
+
+
 @pytest.mark.parametrize("dtype", [np.int8, np.uint8])
 def test_bytes(dtype: type) -> None:
     rng, info = np.random.default_rng(3), np.iinfo(dtype)
@@ -208,6 +235,9 @@ class Convolutions(GpuWgmma):
         ((3, 64, 6, 6), (64, 64, 1, 1), tile(64, 64, 2), {}),
         ((2, 64, 11, 14), (64, 64, 3, 3), tile(64, 64, 2), {"pads": 1, "strides": [2, 3]}),
         ((1, 64, 12, 12), (64, 64, 1, 1), tile(64, 64, 2), {"strides": 2}),
+        ((5, 64, 4, 3), (64, 64, 3, 3), tile(64, 64, 2), {"pads": 1}),
+        ((3, 16, 7, 7), (128, 16, 3, 3), tile(64, 128, 2, 2), {"pads": 1, "strides": 2}),
+        ((3, 8, 7, 7), (36, 8, 3, 3), tile(128, 64, 2), {"pads": 1}),
     ],
     ids=[
         "padded",
@@ -217,6 +247,9 @@ class Convolutions(GpuWgmma):
         "one tap",
         "in steps",
         "one tap in steps",
+        "several images in a tile",
+        "several images, in steps and clusters",
+        "several images, results without boxes",
     ],
 )
 def test_convolutions(
@@ -237,6 +270,32 @@ def test_convolutions(
     assert "gpu_wgmma" in [x.kernel.template for x in launches]
     expected = evaluate(source, feeds)["y"]
     np.testing.assert_allclose(found, expected, 0, 2e-3 * np.abs(expected).max())
+
+
+def test_small_images_share_tiles() -> None:
+    """Where one of them would leave most of a tile empty."""
+
+    def tiles(
+        batch: int, size: int, m: int, window: int = 3, step: int = 1
+    ) -> tuple[int, tuple[int, ...]]:
+        g = tw.Graph("conv")
+        w = g.constant(np.zeros((64, 64, window, window), np.float16))
+        x = g.relu(g.input("x", (batch, 64, size, size), "f16"))
+        g.output(g.conv(x, w, pads=window // 2, strides=step), "y")
+        graph = run_pipeline(gpu_pipeline(), g.build())[0]
+        buffers = Buffers(graph)
+        (p,) = (GpuWgmma()._product(graph, x.ops, x.outputs, buffers) for x in coded_groups(graph)
+                if GpuWgmma().matches(graph, x.ops, x.outputs))  # fmt: skip
+        p = p.tiled(m)
+        assert p.window is not None
+        return p.batch * p.window.tiles, p.window.shape
+
+    assert tiles(1, 7, 128) == (1, (16, 8))
+    assert tiles(4, 14, 128, 1, 2) == (2, (2, 8, 8)), "and not a tile for each row of an image"
+    assert tiles(2, 7, 128) == (1, (2, 8, 8))
+    assert tiles(32, 7, 64) == (28, (8, 1, 8))
+    assert tiles(32, 4, 128) == (4, (8, 4, 4))
+    assert tiles(8, 64, 128) == (8 * 32, (16, 8)), "nothing is left empty already"
 
 
 @pytest.mark.parametrize(
@@ -313,6 +372,17 @@ OF_CLUSTERS: Mistakes = (
 )
 
 
+OF_IMAGES: Mistakes = (
+    (r"\* 2 < 3\)", "* 2 < 4)"),  # an image that there is not
+    (r" < 5\)", " < 6)"),
+    (r"udiv\(row, 128\) \* 2\)", "udiv(row, 128))"),  # an image twice
+    (r"(umod\(k_2, 3\) \+ .*) - 1, udiv", r"\1, udiv"),
+    (r"udiv\(k_2, 3\)", "umod(k_2, 3)"),
+    (r"udiv\((v_\d+), 64\) \* 900", r"udiv(\1, 64) * 180"),
+    (r"umod\(udiv\((v_\d+), 8\), 8\) \* 180", r"udiv(\1, 8) * 180"),
+)
+
+
 def mutants(source: Source, mistakes: Mistakes) -> Iterator[tuple[str, Source]]:
     """The source with one mistake, at every place where one of the list fits; and descriptors that
     say something else."""
@@ -363,4 +433,35 @@ def test_seeded_mistakes_are_caught(
     with capsys.disabled():
         print(f" {count - len(survivors)} of {count} mistakes caught", end="")
     assert count > 6
+    assert not survivors
+
+
+def test_seeded_mistakes_of_images_are_caught(capsys: pytest.CaptureFixture[str]) -> None:
+    g = tw.Graph("images")
+    rng = np.random.default_rng(8)
+    w = rng.standard_normal((36, 8, 3, 3)).astype(np.float16)
+    g.output(g.conv(g.input("x", (3, 8, 5, 5), "f16"), g.constant(w), pads=1), "y")
+    graph = with_layouts(g.build(), {"x": Layout(1, 8), "y": Layout(1, 36)})
+    feeds = {"x": rng.standard_normal((3, 8, 5, 5)).astype(np.float16)}
+    expected = np.moveaxis(evaluate(graph, feeds)["y"], 1, -1).reshape(-1)
+    stored = {"x": np.moveaxis(feeds["x"], 1, -1)}
+    launch = GpuWgmma().instantiate(graph, graph.ops, graph.outputs, GPU, tile(128, 64, 2))
+    right = kernel_source(launch.kernel)
+
+    def found(made: Source) -> bool:
+        try:
+            got = simulated(graph, launch, stored, source=made).reshape(-1)
+        except SimError:
+            return False
+        return bool(np.allclose(got, expected, 0, 2e-3 * np.abs(expected).max()))
+
+    assert found(right)
+    (entry,) = right.entries
+    fewer = replace(entry.tensor_maps[0], box=(64, 8, 8, 1))
+    entries = (replace(entry, tensor_maps=(fewer, *entry.tensor_maps[1:])),)
+    tried = [*mutants(right, OF_IMAGES), ("one image", replace(right, entries=entries))]
+    survivors = [what for what, made in tried if found(made)]
+    with capsys.disabled():
+        print(f" {len(tried) - len(survivors)} of {len(tried)} mistakes caught", end="")
+    assert len(tried) > 8
     assert not survivors

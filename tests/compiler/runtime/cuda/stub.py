@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 import tilewright as tw
-from tilewright.compiler.codegen.cuda.entry import Entry, TensorMap
+from tilewright.compiler.codegen.cuda.entry import DescribedTensor, Entry
 from tilewright.compiler.codegen.cuda.operations import stored_as
 from tilewright.compiler.codegen.cuda.source import kernel_source
 from tilewright.compiler.codegen.cuda.tensor_maps import encoding
@@ -165,7 +165,7 @@ class Stub:
         assert self.depth == 0
 
 
-def _check_descriptor(tensor: TensorMap, at: int, pointer: int) -> None:
+def _check_descriptor(tensor: DescribedTensor, at: int, pointer: int) -> None:
     """What the kernel gets says of the buffer what the simulator takes it to be."""
     words = (ctypes.c_uint64 * 16).from_address(at)
     e = encoding(tensor)

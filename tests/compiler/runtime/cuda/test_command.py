@@ -9,10 +9,20 @@ from typing import Any
 import numpy as np
 import pytest
 
+import tilewright as tw
+from tilewright.autotune.outcome import Measurement
+from tilewright.compiler.api.gpu_devices import place_of
 from tilewright.compiler.cli import main
 from tilewright.compiler.graph import textfile
 from tilewright.compiler.graph.evaluate import evaluate
 from tilewright.compiler.graph.text import to_text
+from tilewright.compiler.kernels.device import gpu_device
+from tilewright.compiler.kernels.select import coded_groups
+from tilewright.compiler.passes.base import run_pipeline
+from tilewright.compiler.passes.pipeline import gpu_pipeline
+from tilewright.compiler.records import open_records
+from tilewright.compiler.tuning.problem import problem_of
+from tilewright.compiler.tuning.tasks import task_of
 
 from .nets import A, X, convnet, rows, softmax
 from .stub import Stub
@@ -118,3 +128,49 @@ def test_what_needs_a_device_says_so(
     stub.start("8.0")
     assert main.main([command, str(model), "--target", "cuda:sm_90"]) == 2
     assert "the devices here are Stub 8.0 (sm_80)" in capsys.readouterr().err
+
+
+def test_the_cache_explains(
+    model: Path, stub: Stub, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("TILEWRIGHT_CACHE", "cache")
+    given = ("cache", "explain", model, "--target", "cuda:sm_90")
+    assert said(capsys, *given)["hits"] == 0
+    stub.compile(convnet(), "cuda:sm_90")
+    found = said(capsys, *given)
+    assert found["hits"] == len(found["kernels"]) == 4
+    assert {k["config"]["verdict"] for k in found["kernels"] if k["config"]} == {"none"}
+    assert {e["gpu"] for e in said(capsys, "cache", "ls")["entries"]} == {"sm_90"}
+    stub.start("8.0")
+    assert main.main([*map(str, given)]) == 0
+    assert "default config: records are of devices" in capsys.readouterr().out
+
+
+def test_it_is_explained_where_a_config_comes_from(
+    stub: Stub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("TILEWRIGHT_CACHE", str(tmp_path / "cache"))
+    model = tmp_path / "rows.txt"
+    model.write_text(to_text(rows()))
+
+    def explained(target: str) -> dict[str, Any]:
+        assert main.main(["cache", "explain", str(model), "--target", target, "--json"]) == 0
+        (only,) = json.loads(capsys.readouterr().out)["kernels"]
+        return dict(only)
+
+    before = explained("cuda")
+    assert before["config"]["verdict"] == "none" and not before["hit"]
+    graph, _ = run_pipeline(gpu_pipeline(), rows())
+    (group,) = coded_groups(graph)
+    problem = problem_of(graph, group.ops, group.outputs, gpu_device((9, 0)), "standard")
+    task = task_of(problem, place_of(0))
+    with open_records(writing=True) as records:
+        for k, seconds in enumerate((2e-6, 1e-6)):
+            found = Measurement(seconds, seconds, seconds, 9)
+            records.add(task.key, task.space[k], found, is_default=k == 0)
+    tw.compile(rows(), target="cuda")
+    after = explained("cuda")
+    assert after["config"]["verdict"] == "record" and after["hit"]
+    assert after["config"]["record"]["config"] == dict(task.space[1].config)
+    assert after["config"]["kernel"] != before["config"]["kernel"]
+    assert explained("cuda:sm_80")["config"] is None  # records are of devices, and none here is one

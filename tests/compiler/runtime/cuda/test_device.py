@@ -1,8 +1,8 @@
 """The same runtime on a real GPU, where there is one: what a simulated driver cannot show.
 
 In the order in which to look when something is wrong: the doctor, results, launching, products by
-every unit, memory, arrays of PyTorch, times, faults, tuning. Where kernels are wrong or hang,
-`benchmarks/gpu/check.py --only ladder` says by what (docs/gpu.md).
+every unit, memory, arrays of PyTorch, times, saved programs, single kernels, faults, tuning. Where
+kernels are wrong or hang, `benchmarks/gpu/check.py --only ladder` says by what (docs/gpu.md).
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import subprocess
 import sys
 import threading
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -143,6 +144,21 @@ def test_arrays_of_pytorch() -> None:
 def test_times() -> None:
     found = tw.compile(convnet(), target="cuda").profile(X)
     assert all(0 < r.seconds < 1e-3 for r in found.rows), str(found)
+
+
+def test_saved_programs(tmp_path: Path) -> None:
+    exe = tw.compile(convnet(), target="cuda")
+    exe.save(tmp_path / "net.tw")
+    for target in (None, "cuda:0"):
+        got = tw.load(tmp_path / "net.tw", target=target)
+        assert got.stats.built == 0 and got(X).tobytes() == exe(X).tobytes()
+
+
+def test_nothing_is_wrong_launch_by_launch(tmp_path: Path) -> None:
+    assert not tw.bisect(convnet(), {"x": X}, target="cuda").is_wrong
+    script = tmp_path / "kernel.py"
+    script.write_text(tw.compile(convnet(), target="cuda").repro("k0"))
+    assert subprocess.run([sys.executable, str(script)]).returncode == 0
 
 
 FAULT = '''

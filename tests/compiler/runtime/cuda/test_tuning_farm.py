@@ -12,25 +12,31 @@ from pathlib import Path
 
 import pytest
 
+import tilewright as tw
 from tilewright.autotune.events import Event, Tried, Warned
 from tilewright.autotune.outcome import Measurement
 from tilewright.autotune.records import Records
 from tilewright.autotune.session import Session, open_jobs
 from tilewright.autotune.task import Task
 from tilewright.compiler.api import crew
+from tilewright.compiler.api.gpu import analyse_gpu
+from tilewright.compiler.api.gpu_devices import place_of
 from tilewright.compiler.codegen.cuda.target import CudaTarget
 from tilewright.compiler.errors import OptionError
 from tilewright.compiler.kernels.device import gpu_device
+from tilewright.compiler.kernels.gpu_model import LAUNCH
 from tilewright.compiler.kernels.select import coded_groups
+from tilewright.compiler.options import options
 from tilewright.compiler.passes.base import run_pipeline
 from tilewright.compiler.passes.pipeline import gpu_pipeline
 from tilewright.compiler.tuning import farmhand
+from tilewright.compiler.tuning.guess import guessed_seconds
 from tilewright.compiler.tuning.problem import problem_of
 from tilewright.compiler.tuning.tasks import task_of
 
 from ....autotune.session_fakes import InOrder
 from ...tuning.clusters import cluster
-from .nets import convnet
+from .nets import convnet, rows
 from .stub import Stub
 
 TARGET = CudaTarget("sm_90", 0)
@@ -170,3 +176,39 @@ def test_a_killed_gpu_worker_of_a_farm_loses_nothing_and_nothing_is_measured_twi
     by_candidate = Counter((problem, candidate) for _, problem, candidate in ran(log))
     assert set(ran(log).values()) == {1}
     assert sum(n - 1 for n in by_candidate.values()) <= 2
+
+
+@pytest.mark.slow
+def test_a_machine_without_a_gpu_has_a_farm_tune(
+    stub: Stub, cache: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("STUB_CUDA_PROCESS", PROCESS)
+    stub.start("")
+    here = tmp_path / "here"
+    monkeypatch.setenv("TILEWRIGHT_CACHE", str(here))
+    given = {"STUB_CUDA_DEVICES": "9.0", "TILEWRIGHT_CACHE": cache}
+    with cluster(tmp_path, [given]) as (address, _):
+        report = tw.tune(rows(), target="cuda:sm_90", budget="40s", farm=address)
+        with pytest.raises(OptionError, match="no worker can run candidates"):
+            tw.tune(rows(), target="cuda:sm_80", budget="40s", farm=address)
+    assert report.tried > 1 and report.failed == 0 and report.comparison is None
+    assert "Stub 9.0 (sm_90, 1 GiB, CUDA 12)" in report.device
+    (warning,) = report.warnings
+    assert "there is no GPU of this kind here" in warning
+    assert len(list(here.iterdir())) == 1, "records, and no code"
+    stub.start("9.0")
+    kept = Records(here / "records.sqlite").rows()
+    assert {r.device for r in kept} == {place_of(0)} and len(kept) == report.tried
+
+
+def test_shares_are_guessed_by_work_and_traffic() -> None:
+    c = analyse_gpu(convnet(), CudaTarget("sm_90"), options(), 0.0)
+    guessed = guessed_seconds(c, DEVICE)
+    assert len(guessed) == len(c.launches) and all(LAUNCH < s < 2 * LAUNCH for s in guessed)
+    g = tw.Graph("products")
+    x = g.input("x", (2048, 2048))
+    g.output(g.relu(g.matmul(x, x)), "large")
+    g.output(g.softmax(g.input("a", (4, 40)), axis=1), "small")
+    c = analyse_gpu(g.build(), CudaTarget("sm_90"), options(), 0.0)
+    by_label = {x.label: s for x, s in zip(c.launches, guessed_seconds(c, DEVICE), strict=True)}
+    assert max(by_label.values()) > 10 * min(by_label.values()), by_label

@@ -30,7 +30,7 @@ from .test_tuning import task
 KINDS: Mapping[str, tuple[str, str] | None] = {
     "segv": ("crash", "a kernel faulted"), "abort": ("crash", "SIGABRT"),
     "exit": ("crash", "status 0 in the middle"), "memory": ("memory", "takes all there is"),
-    "hang": ("timeout", "running took more than 4 s"), "wrong": ("wrong", "off by"),
+    "hang": ("timeout", "running took more than 6 s"), "wrong": ("wrong", "off by"),
     "wrong50": ("wrong", "another run"), "nan": ("wrong", ""), "garbage": None,
     "hang-build": ("timeout", "building took more than"), "segv-build": ("crash", "SIGSEGV"),
 }  # fmt: skip
@@ -38,7 +38,8 @@ KINDS: Mapping[str, tuple[str, str] | None] = {
 
 @pytest.fixture(autouse=True)
 def workers(stub: Stub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Worker processes begin with the stub as well."""
+    """Worker processes begin with the stub as well, and a device that is full soon."""
+    stub.start("9.0:33554432")
     monkeypatch.setenv("STUB_CUDA_PROCESS", str(Path(__file__).with_name("stub_process.py")))
     monkeypatch.setenv("TILEWRIGHT_CACHE", str(tmp_path))
 
@@ -53,7 +54,7 @@ def built(t: Task, places: Iterable[int]) -> None:
 def found(t: Task, places: Iterable[int]) -> dict[int, Outcome]:
     wanted = tuple(places)
     built(t, wanted)
-    with gpu_runner(0, limits=Limits(build=15, run=4, memory=0)) as runner:
+    with gpu_runner(0, limits=Limits(build=15, run=6, memory=0)) as runner:
         return dict(runner.run(t, Request(wanted, 1), time.monotonic() + 200))
 
 
