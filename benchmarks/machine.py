@@ -47,9 +47,9 @@ def commit() -> str:
 
 
 def _git(*words: str) -> subprocess.CompletedProcess[str]:
+    told = ["git", *words]
     try:
-        return subprocess.run(["git", *words], cwd=HERE, text=True, capture_output=True,
-                              check=False)  # fmt: skip
+        return subprocess.run(told, cwd=HERE, text=True, capture_output=True, check=False)
     except FileNotFoundError:  # there is no git here
         return subprocess.CompletedProcess(words, 1, "", "")
 
