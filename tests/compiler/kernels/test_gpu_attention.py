@@ -24,7 +24,7 @@ from ..codegen.cuda.programs import gpu_launches, simulated
 from ..codegen.cuda.simulate import SimError
 from .attentions import CASES, Build, Maker, expected, heads, made
 from .support import remembered
-from .test_gpu_mma import mutants
+from .test_gpu_mma_code import mutants
 
 SMALL: Config = {"m": 16, "n": 32, "wm": 16, "ways": 1, "stages": 2, "held": 1}
 TALL: Config = {"m": 64, "n": 32, "wm": 32, "ways": 1, "stages": 3, "held": 0}
