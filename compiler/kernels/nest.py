@@ -61,7 +61,7 @@ from .sliding import MOST_TAPS, Sliding, separated, sliding, taps
 from .template import Config, traffic
 from .tiles import Tiling, square, tiling
 
-VERSION = 3
+VERSION = 4
 SERIAL_WORK = 24_000  # element operations below which a phase is not worth sharing between threads
 LEAST_WORK = 12_000  # what one item of a few holds at least
 ITEM_WORK = 96_000  # and one of many: taking one costs little beside it
@@ -69,6 +69,7 @@ FEW_ITEMS, MAX_ITEMS = 4, 32
 FAR = 4  # second caches' bytes from which an input comes from memory
 ROWS_AHEAD = 2  # rows of results between those that are computed and those whose input is asked for
 LINE = 64  # bytes that one prefetch brings
+LONG = 8  # terms of a reduction that is worth lanes of its own
 CHAINS = 4  # accumulators of a long reduction in lanes: an addition takes up to 4 cycles
 BORDER = 4  # rounds at either end of a loop that may be split off to free the middle of guards
 LIGHT = {
@@ -102,16 +103,18 @@ def _is_heavy(e: Expr) -> bool:
 
 def _prefers_output_lanes(v: Expr, reduces: Sequence[Expr]) -> bool:
     """Whether lanes along output axis v suit the loads inside reductions better than lanes along
-    the reductions' own axes."""
-    score = 0
+    the reductions' own axes. How long v is does not matter: it may be a batch, and sums along lanes
+    are added in another order."""
+    score, long, along = 0, False, False
     for r in reduces:
-        over = r.payload[1]
+        over = [k for k in r.payload[1] if trip_count(k) >= LONG]
+        long = long or bool(over)
         for n in buffer_loads(r.args[0]):
             if stride(n.args[0], v) == 1:
-                score += 1
-            if any(stride(n.args[0], k) == 1 and trip_count(k) >= 8 for k in over):
+                score, along = score + 1, True
+            if any(stride(n.args[0], k) == 1 for k in over):
                 score -= 1
-    return score > 0 or (score == 0 and trip_count(v) >= 8)
+    return score > 0 or (score == 0 and (along or not long))
 
 
 # --------------------------------------------------------------------------- emission
@@ -242,7 +245,7 @@ class _Emitter:
         """The reduction variable to run in lanes: the one most loads follow, if it is long."""
         best, votes = None, -1
         for v in over:
-            if trip_count(v) < 4:
+            if trip_count(v) < LONG:
                 continue
             n = sum(1 for x in buffer_loads(body) if stride(x.args[0], v) == 1)
             if n >= votes:

@@ -134,3 +134,20 @@ def test_every_batch_position_gives_the_same_bits(name: str) -> None:
     for k in range(5):
         alone = _run(net(1), np.ascontiguousarray(x.take([k], into)))
         np.testing.assert_array_equal(together.take([k], out), alone, f"member {k}")
+
+
+def short_sums(batch: int, terms: int, apart: int) -> Any:
+    """Sums over few elements, `apart` places from each other."""
+    g = tw.Graph("short")
+    x = g.slice(g.input("x", (batch, terms, apart)), starts=(0,), ends=(1,), axes=(2,))
+    g.output(g.reduce_sum(g.reshape(x, shape=(batch, terms)), axes=(1,)), name="y")
+    return g.build()
+
+
+@pytest.mark.parametrize("apart", [1, 2])
+@pytest.mark.parametrize("terms", [3, 5, 7, 8, 13, 17])
+def test_sums_of_a_few_do_not_depend_on_the_size_of_the_batch(terms: int, apart: int) -> None:
+    """Lanes are those of the sum's own axis, or of the batch if that changes no order."""
+    x = np.random.default_rng(6).standard_normal((19, terms, apart)).astype(np.float32)
+    alone = [_run(short_sums(1, terms, apart), x[k : k + 1]) for k in range(19)]
+    np.testing.assert_array_equal(_run(short_sums(19, terms, apart), x), np.concatenate(alone))
