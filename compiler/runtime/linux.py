@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import signal
 import sys
 import time
 from contextlib import suppress
@@ -123,11 +124,14 @@ def _quota(group: Path) -> list[float]:
 
 
 def end_with_parent(number: int) -> None:
-    """Have a signal sent to this process when the thread that started it ends, on Linux.
+    """Have this process ended by a signal when the thread that started it ends, on Linux. Called by
+    its main thread.
 
-    What reads a pipe learns of that everywhere, but not in the middle of other work.
+    What reads a pipe learns of that everywhere, but not in the middle of other work. `nohup` has
+    processes ignore SIGHUP, and those that they start, too.
     """
     if sys.platform.startswith("linux"):
+        signal.signal(number, signal.SIG_DFL)
         with suppress(OSError, AttributeError):
             ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, number, 0, 0, 0)
 

@@ -32,6 +32,7 @@ def misbehave(what: str) -> None:
     elif what == "kill":
         os.kill(os.getpid(), signal.SIGKILL)
     elif what == "hangup":
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)  # which `nohup` has us ignore
         os.kill(os.getpid(), signal.SIGHUP)
     elif what == "abort":
         os.abort()

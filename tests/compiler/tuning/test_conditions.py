@@ -61,6 +61,7 @@ ORPHAN = """
 import os, signal, sys, time
 from tilewright.compiler.runtime.linux import end_with_parent
 child = os.fork()
+signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as under nohup
 if not child:
     end_with_parent(signal.SIGHUP)
     os.write(1, b"%d\\n" % os.getpid())
