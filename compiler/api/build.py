@@ -5,33 +5,29 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 from functools import partial
 
 from ..codegen.cpu.target import CpuTarget
 from ..codegen.cuda.target import is_cuda
 from ..graph.ir import Graph
-from ..inspect.alternatives import alternatives
 from ..inspect.dump import write_dump
 from ..inspect.views import DUMPED, Compilation, view
 from ..kernels.device import Device
-from ..kernels.ir import Launch
 from ..kernels.select import select
-from ..memory.plan import MemoryPlan
 from ..options import Options
 from ..passes.base import Fuel, Pass, Stage, run_pipeline
 from ..passes.pipeline import cpu_pipeline, gpu_pipeline, remaining
 from ..records import open_records
 from ..runtime.constants import Ready, prepare
 from ..runtime.objects import load as load_objects
-from ..runtime.program import Program, plan_memory
+from ..runtime.program import Program
 from ..runtime.threads import default_threads
 from ..store import Store
 from ..tuning.choices import NO_CHOICES, Choices, choices_digest, special, to_data, with_origins
 from ..tuning.fingerprint import fingerprint, kernel_device
 from ..tuning.tuned import recorded
 from .executable import Executable
-from .fit import fit
+from .fit import with_memory
 from .inspectable import CompileStats
 from .recall import recalled
 from .source import cpu_target
@@ -93,23 +89,11 @@ def choose(
     Raises LoweringError, MemoryLimitError.
     """
     final, device = final or stages[-1].graph, device_of(target, chosen)
-
-    def planned(
-        launches: Sequence[Launch], reorder: bool, capacity: int | None = None
-    ) -> MemoryPlan:  # fmt: skip
-        return plan_memory(final, launches, reorder=reorder, inplace=chosen.inplace,
-                           donate=chosen.donate, capacity=capacity)  # fmt: skip
-
     other = special(final, device, chosen.numerics, choices)
     launches, kept = (select(final, device, special=other), None) if store is None else recalled(
         final, device, store, other, choices_digest(choices, chosen.numerics))  # fmt: skip
     launches = with_origins(final, launches, choices)
-    limit = chosen.memory_limit
-    plan = planned(launches, chosen.reorder)
-    launches = tuple(launches[k] for k in plan.order)
-    if limit is not None and plan.arena_bytes > limit:
-        launches, plan = fit(final, launches, plan, planned, device, chosen, limit)
-    plan = replace(plan, alternatives=alternatives(final, launches, chosen))
+    launches, plan = with_memory(final, launches, device, chosen)
     return Compilation(final, stages, launches, plan, target, chosen, kept,
                        to_data(choices, device))  # fmt: skip
 

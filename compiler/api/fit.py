@@ -16,6 +16,7 @@ from dataclasses import dataclass, replace
 from itertools import count, islice
 
 from ..graph.ir import Graph
+from ..inspect.alternatives import alternatives as without_decisions
 from ..kernels.alternatives import alternatives
 from ..kernels.device import Device
 from ..kernels.ir import Launch
@@ -24,7 +25,7 @@ from ..memory.buffers import BufferSpec, Step
 from ..memory.limit import least_bound, lowered, refusal
 from ..memory.plan import MemoryPlan
 from ..options import Options
-from ..runtime.program import memory_step, scratch_bytes
+from ..runtime.program import memory_step, plan_memory, scratch_bytes
 from ..text import printable
 
 logger = logging.getLogger("tilewright")
@@ -33,6 +34,25 @@ Program = tuple[tuple[Launch, ...], MemoryPlan]
 Planner = Callable[[Sequence[Launch], bool, int | None], MemoryPlan]
 """The plan for launches; whether they may be put into another order; bytes of arena that will do,
 None for as few as can be."""
+
+
+def with_memory(
+    graph: Graph, launches: Sequence[Launch], device: Device, options: Options
+) -> Program:  # fmt: skip
+    """The launches in the order of their plan, and the plan. Where a memory limit asks for it,
+    other kernels take the place of some. Raises MemoryLimitError."""
+
+    def planned(
+        launches: Sequence[Launch], reorder: bool, capacity: int | None = None
+    ) -> MemoryPlan:  # fmt: skip
+        return plan_memory(graph, launches, reorder=reorder, inplace=options.inplace,
+                           donate=options.donate, capacity=capacity)  # fmt: skip
+
+    plan, limit = planned(launches, options.reorder), options.memory_limit
+    ordered = tuple(launches[k] for k in plan.order)
+    if limit is not None and plan.arena_bytes > limit:
+        ordered, plan = fit(graph, ordered, plan, planned, device, options, limit)
+    return ordered, replace(plan, alternatives=without_decisions(graph, ordered, options))
 
 
 def fit(

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 
 from ..codegen.cuda.target import CudaTarget
 from ..graph.ir import Graph
-from ..inspect.alternatives import alternatives
 from ..inspect.dump import write_dump
 from ..inspect.gpu_views import GPU_DUMPED, gpu_view
 from ..inspect.views import Compilation
@@ -16,20 +14,18 @@ from ..kernels.gpu_templates import HOPPER, gpu_templates
 from ..kernels.ir import Kernel, Launch
 from ..kernels.select import select
 from ..kernels.template import KernelTemplate
-from ..memory.plan import MemoryPlan
 from ..options import Options
 from ..passes.base import Fuel, Stage, run_pipeline
 from ..passes.pipeline import gpu_pipeline, remaining
 from ..records import open_records
 from ..runtime.gpu_code import GpuCode, load
 from ..runtime.gpu_saved import found
-from ..runtime.program import plan_memory
 from ..store import Store
 from ..tuning.choices import NO_CHOICES, Choices, special, to_data, with_origins
 from ..tuning.tuned import recorded
 from .artifact import Saved
 from .build import Stopwatch
-from .fit import fit
+from .fit import with_memory
 from .gpu_devices import device_for, place_of
 from .gpu_executable import GpuExecutable
 from .gpu_kernels import GpuKernelInfo, GpuPhase
@@ -130,24 +126,13 @@ def planned(
 ) -> Compilation[CudaTarget]:
     """Kernels and memory for the last of the stages. Raises LoweringError, MemoryLimitError."""
     final, seen = stages[-1].graph, gpu_device(target.capability)
-
-    def planned(
-        launches: Sequence[Launch], reorder: bool, capacity: int | None = None
-    ) -> MemoryPlan:  # fmt: skip
-        return plan_memory(final, launches, reorder=reorder, inplace=chosen.inplace,
-                           donate=chosen.donate, capacity=capacity)  # fmt: skip
-
     other = special(final, seen, chosen.numerics, choices)
     templates = gpu_templates(chosen.numerics, target.capability)
     launches: Sequence[Launch] = select(
         final, seen, special=other, templates=templates, numerics=chosen.numerics
     )
     launches = with_origins(final, launches, choices)
-    plan, limit = planned(launches, chosen.reorder), chosen.memory_limit
-    launches = tuple(launches[k] for k in plan.order)
-    if limit is not None and plan.arena_bytes > limit:
-        launches, plan = fit(final, launches, plan, planned, seen, chosen, limit)
-    plan = replace(plan, alternatives=alternatives(final, launches, chosen))
+    launches, plan = with_memory(final, launches, seen, chosen)
     return Compilation(final, stages, launches, plan, target, chosen, None,
                        to_data(choices, seen))  # fmt: skip
 
