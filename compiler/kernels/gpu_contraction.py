@@ -85,7 +85,19 @@ def contraction_of(
     sums: Sequence[DType] = (f32, f64), least: int = LEAST,
 ) -> Contraction | None:  # fmt: skip
     """The sum of products that a group computes, if it is one, in one of the types `sums`, and
-    large enough for tiles. least: rows and columns from which it is."""
+    large enough for tiles. least: rows and columns from which it is.
+
+    Found once for a group of a graph: every estimate of every config asks."""
+    key = contraction_of, tuple(map(id, ops)), tuple(outputs), tuple(sums), least
+    if key not in graph.derived:  # with the ops, whose ids are nobody else's then
+        graph.derived[key] = tuple(ops), _contraction_of(graph, ops, outputs, sums, least)
+    found: Contraction | None = graph.derived[key][1]
+    return found
+
+
+def _contraction_of(
+    graph: Graph, ops: Sequence[Op], outputs: Sequence[str], sums: Sequence[DType], least: int
+) -> Contraction | None:  # fmt: skip
     if len(outputs) != 1 or any(op.definition.compute is None for op in ops):
         return None
     kind = graph.type(outputs[0])
