@@ -36,7 +36,7 @@ from .gpu_attention_lines import Lines
 from .gpu_attention_problem import Attention
 from .gpu_mma_operands import numbered
 from .gpu_mma_product import kept_wide
-from .gpu_model import REGISTERS
+from .gpu_model import REGISTERS, WARP
 from .gpu_sharing import unflattened
 from .ir import (
     Call,
@@ -57,7 +57,6 @@ from .pieces import Buffers, buffer_loads, trip_count
 from .template import Config, traffic
 from .vectors import aligned
 
-WARP: Final = 32
 LOWEST: Final = float("-inf")
 
 

@@ -14,9 +14,10 @@ from typing import Final
 from ...ops.expr import Expr, var
 from ...ops.types import f32
 from ..graph.ir import Graph
-from .gpu_attention_body import WARP, Attend, Held
+from .gpu_attention_body import Attend, Held
 from .gpu_attention_lines import pitch_of
 from .gpu_attention_problem import Attention
+from .gpu_model import WARP
 from .ir import Call, Let, Local, Set, Stmt, loop
 from .template import Config
 

@@ -13,9 +13,10 @@ from typing import Final
 from ...ops.expr import Expr, apply, index, var
 from ...ops.types import f32, u32
 from ..graph.ir import Graph
-from .gpu_attention_body import WARP, Attend, Held
+from .gpu_attention_body import Attend, Held
 from .gpu_attention_lines import STEP
 from .gpu_attention_problem import Attention
+from .gpu_model import WARP
 from .ir import Call, Let, Local, Stmt, loop
 from .template import Config
 

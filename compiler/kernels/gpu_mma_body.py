@@ -23,6 +23,7 @@ from ..graph.ir import Graph
 from .gpu_mma_operands import STEP, Fragments, Tile, operand
 from .gpu_mma_product import Product
 from .gpu_mma_results import Parts, Results
+from .gpu_model import WARP
 from .gpu_sharing import unflattened
 from .ir import (
     Buffer,
@@ -43,7 +44,6 @@ from .ir import (
 from .pieces import Buffers
 from .template import Config, traffic
 
-WARP: Final = 32
 EIGHT: Final = 8  # columns that a thread stores at once
 SIDE: Final = (
     8  # neighbouring tiles of rows that run together, so that they share columns in the cache

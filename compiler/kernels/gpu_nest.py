@@ -21,7 +21,7 @@ from ...ops.expr import Expr
 from ..graph.ir import Graph, Op
 from .device import Device
 from .gpu_columns import Columns
-from .gpu_model import chip_of
+from .gpu_model import WARP, chip_of
 from .gpu_partial import in_steps, parts_of
 from .gpu_rows import Rows
 from .gpu_sharing import (
@@ -53,7 +53,6 @@ SHORT = 32  # rows up to which a thread does as well as a block
 CHAIN = 128  # elements that a thread adds up one by one, however few threads there are
 USUAL = 256  # threads of a row's block
 LONG = 8  # elements of a thread from which a row is worth a larger block
-WARP = 32
 MANY_THREADS = 1 << 16  # that keep a GPU busy with long chains
 
 SQUARE: Final[Config] = {"per": "square", "each": 1}

@@ -15,6 +15,7 @@ from ...ops.expr import Expr, apply, const, index, var
 from ...ops.types import f32
 from ..graph.ir import Graph, Op
 from .device import Device
+from .gpu_model import REGISTERS, WARP
 from .ir import Buffer, Declare, Launch, Local, Set, Stmt, Store, loop, seq
 from .recurrent import CellStep, Product, Recurrent, ScanKernel, columns_of
 from .template import Config
@@ -22,8 +23,6 @@ from .template import Config
 CHAINS: Final = 4  # partial sums of a column
 MOST_SHARED: Final = 40 << 10  # bytes for states and sums
 MOST_THREADS: Final = 1024
-WARP: Final = 32
-REGISTERS: Final = 1 << 16  # of a multiprocessor
 MOST_KEPT: Final = 200  # weights that a thread keeps in registers
 OTHERS: Final = 32  # registers beside them
 

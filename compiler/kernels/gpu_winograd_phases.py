@@ -20,7 +20,7 @@ from dataclasses import dataclass, replace
 from functools import cache
 from typing import Final
 
-from ...ops.expr import Expr, apply, const, index, load, logical_and, select, var
+from ...ops.expr import Expr, apply, const, index, load, select, var
 from ...ops.traverse import substitute, transform, walk
 from ...ops.types import TensorType, boolean, f32
 from ...ops.windows import Window
@@ -35,7 +35,7 @@ from .ir import Buffer, Call, Comment, Declare, For, If, Let, Local, Phase, Set,
 from .recipe import prepared
 from .template import Config
 from .vectors import WIDEST, aligned, wide_loads
-from .winograd import Held
+from .winograd import Held, all_of
 from .winograd_configs import Tiles
 from .winograd_transforms import Matrix, applied, transforms
 
@@ -186,7 +186,7 @@ class Writer:
         out: list[Stmt] = []
         for first, n in self._pieces(corner, r):
             held, u = Local(f"x{first}", f32, (n,)), var("u", n) if n > 1 else index(0)
-            inside = _all(row >= 0, row < height, column + first >= 0, column + first < width)
+            inside = all_of(row >= 0, row < height, column + first >= 0, column + first < width)
             if not inside.is_const:
                 there = Local(f"inside{first}", boolean)
                 out += [Declare(there), Set(there, (), inside)]
@@ -275,7 +275,7 @@ class Writer:
             made += [Declare(out), _each(u, Set(out, (u,), value))]
             y, at = self.params.write(result.blob), offset(kind, (image, channel, row, column))
             stores.append(Call("store_vector", (y, at, out, index(0), n)))
-        inside = _all(row < height, column < width)
+        inside = all_of(row < height, column < width)
         both = (*made, *stores)
         body = both if inside.is_const else (If(inside, both),)
         return [loop(q, body, "unroll")] if n < self.m else list(body)
@@ -339,13 +339,6 @@ def _each(v: Expr, s: Stmt) -> Stmt:
     return loop(v, (s,), "unroll") if v.op == "var" else s
 
 
-def _all(*conditions: Expr) -> Expr:
-    found = const(True, boolean)
-    for c in conditions:
-        found = logical_and(found, c)
-    return found
-
-
 def _or(condition: Expr, yes: Expr, no: Expr) -> Expr:
     if condition.is_const:
         return yes if condition.payload else no
@@ -364,13 +357,13 @@ def _rebound(s: Stmt, to: dict[Buffer, Buffer]) -> Stmt:
     def there(e: Expr) -> Expr:
         return transform(e, visit)
 
-    def all_of(body: Sequence[Stmt]) -> tuple[Stmt, ...]:
+    def each_of(body: Sequence[Stmt]) -> tuple[Stmt, ...]:
         return tuple(_rebound(x, to) for x in body)
 
     if isinstance(s, For):
-        return replace(s, lo=there(s.lo), hi=there(s.hi), body=all_of(s.body))
+        return replace(s, lo=there(s.lo), hi=there(s.hi), body=each_of(s.body))
     if isinstance(s, If):
-        return If(there(s.condition), all_of(s.then), all_of(s.otherwise))
+        return If(there(s.condition), each_of(s.then), each_of(s.otherwise))
     if isinstance(s, Set):
         return Set(s.local, tuple(map(there, s.where)), there(s.value))
     if isinstance(s, Store):

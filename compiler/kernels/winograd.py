@@ -26,7 +26,7 @@ import numpy.typing as npt
 
 from ...ops.expr import Expr, compare, const, index, load, logical_and, minimum, var
 from ...ops.traverse import substitute
-from ...ops.types import f32
+from ...ops.types import boolean, f32
 from ..graph.ir import Graph, Op
 from .compose import Indices
 from .conv_group import ConvGroup, Operands, conv_group, conv_results, formal
@@ -126,7 +126,7 @@ class _Writer:
         lane = var("l", self.in_block)
         line = Local("d", self.p.dtype, (a,), lanes)
         half = Local("h", self.p.dtype, (a, a), lanes)
-        rows_inside = _all(compare("le", 0, row), compare("le", row, height - a))
+        rows_inside = all_of(compare("le", 0, row), compare("le", row, height - a))
         to = v_base + block * self.v_block + into * self.in_block
         body: list[Stmt] = [Declare(half), Declare(line)]
         for part in self.data_parts():
@@ -162,10 +162,10 @@ class _Writer:
         here = [Set(line, (index(r),), self.x[base + r * row_step + lane]) for r in range(self.a)]
         none = [Set(line, (index(r),), zero) for r in range(self.a)]
         some = [
-            If(_all(compare("le", 0, row + r), compare("lt", row + r, height)), (s,), (z,))
+            If(all_of(compare("le", 0, row + r), compare("lt", row + r, height)), (s,), (z,))
             for r, (s, z) in enumerate(zip(here, none, strict=True))
         ]
-        inside = _all(compare("le", 0, column), compare("lt", column, width))
+        inside = all_of(compare("le", 0, column), compare("lt", column, width))
         return If(inside, (If(rows_inside, tuple(here), tuple(some)),), tuple(none))
 
     # ---------------------------------------------------------------- V and U to M
@@ -241,7 +241,7 @@ class _Writer:
                 value = value + self.bias[channel]
             return [place(s, {**swap, self.acc: value}) for s in self.stores]
 
-        whole = _all(compare("le", row, height - m), compare("le", column, width - m))
+        whole = all_of(compare("le", row, height - m), compare("le", column, width - m))
         each = [x for r in range(m) for c in range(m)
                 for x in stores(index(r), index(c), out[r, c])]  # fmt: skip
         i, j = var("i", m), var("j", m)
@@ -406,9 +406,10 @@ class Held:
         return local.value
 
 
-def _all(*conditions: Expr) -> Expr:
-    found = conditions[0]
-    for c in conditions[1:]:
+def all_of(*conditions: Expr) -> Expr:
+    """Whether all hold; true of none."""
+    found = const(True, boolean)
+    for c in conditions:
         found = logical_and(found, c)
     return found
 
