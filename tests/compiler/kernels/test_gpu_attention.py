@@ -23,8 +23,8 @@ from tilewright.ops.operator import Contraction
 from ..codegen.cuda.programs import gpu_launches, simulated
 from ..codegen.cuda.simulate import SimError
 from .attentions import CASES, Build, Maker, expected, heads, made
+from .mistakes import assert_caught
 from .support import remembered
-from .test_gpu_mma_code import mutants
 
 SMALL: Config = {"m": 16, "n": 32, "wm": 16, "ways": 1, "stages": 2, "held": 1}
 TALL: Config = {"m": 64, "n": 32, "wm": 32, "ways": 1, "stages": 3, "held": 0}
@@ -361,10 +361,4 @@ def test_seeded_mistakes_are_caught(
             return False
         return bool(np.allclose(got, want, 0, KINDS[kind] * np.abs(want).max()))
 
-    assert right(source)
-    tried = mutants(source, mistakes)
-    survivors = [what for what, m in tried if right(m)]
-    with capsys.disabled():
-        print(f" {len(tried) - len(survivors)} of {len(tried)} mistakes caught", end="")
-    assert len(tried) >= least
-    assert not survivors, "\n".join(survivors)
+    assert_caught(source, mistakes, right, least, capsys)

@@ -34,6 +34,7 @@ from .gpu_products import (
     product,
     window,
 )
+from .mistakes import assert_caught
 
 # --------------------------------------------------------------------------- machine code
 
@@ -154,17 +155,6 @@ PARTS_MISTAKES = (
 )  # fmt: skip
 
 
-def mutants(source: Source, mistakes: Sequence[tuple[str, str]]) -> list[tuple[str, Source]]:
-    """The source with one mistake, at every place where one fits."""
-    found = []
-    for pattern, replacement in mistakes:
-        for m in re.finditer(pattern, source.text):
-            text = source.text[: m.start()] + m.expand(replacement) + source.text[m.end() :]
-            if text != source.text:
-                found.append((f"{pattern} at {m.start()}: {m[0]!r}", Source(text, source.entries)))
-    return found
-
-
 @pytest.mark.parametrize(
     ("graph", "config", "mistakes", "least"),
     [(product("mk,kn->mn", (27, 136), (136, 24)), TINY, MISTAKES, 40),
@@ -193,10 +183,4 @@ def test_seeded_mistakes_are_caught(
         limit = 2.0**-9 * np.abs(expected).max()
         return bool(np.allclose(got.reshape(-1), expected.reshape(-1), 0, limit))
 
-    assert right(source)
-    tried = mutants(source, mistakes)
-    survivors = [what for what, m in tried if right(m)]
-    with capsys.disabled():
-        print(f" {len(tried) - len(survivors)} of {len(tried)} mistakes caught", end="")
-    assert len(tried) >= least
-    assert not survivors
+    assert_caught(source, mistakes, right, least, capsys)

@@ -6,6 +6,7 @@ import ctypes
 import gc
 import shutil
 import subprocess
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -92,6 +93,19 @@ class Stub:
         source = kernel_source(kernel)
         for e in source.entries:
             self.kernels[e.name] = kernel, source.text, e
+
+    def knows_what_is_loaded(self, *modules: str) -> None:
+        """Run every kernel whose code one of these modules of `compiler.api` asks for."""
+        load = gpu_code.load
+
+        def noted(kernels: Iterable[Kernel], *more: Any) -> Any:
+            kernels = list(kernels)
+            for k in kernels:
+                self.knows_kernel(k)
+            return load(kernels, *more)
+
+        for module in modules:
+            self._patch.setattr(f"tilewright.compiler.api.{module}.load", noted)
 
     def _called(self, *args: Any) -> int:
         during, self.during = self.during, None

@@ -61,16 +61,7 @@ def told(stub: Stub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The stub can run whatever is made. It runs sources: their PTX says how they are called."""
     monkeypatch.setenv("TILEWRIGHT_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(gpu_code, "_made", called)
-    load = gpu_code.load
-
-    def noted(kernels: Any, *more: Any) -> Any:
-        kernels = list(kernels)
-        for k in kernels:
-            stub.knows_kernel(k)
-        return load(kernels, *more)
-
-    for module in ("gpu", "gpu_making"):
-        monkeypatch.setattr(f"tilewright.compiler.api.{module}.load", noted)
+    stub.knows_what_is_loaded("gpu", "gpu_making")
 
 
 def called(kernel: Any, target: Any) -> tuple[Any, str]:

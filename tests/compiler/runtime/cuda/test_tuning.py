@@ -23,7 +23,6 @@ from tilewright.compiler.kernels.device import GpuDevice, gpu_device
 from tilewright.compiler.kernels.select import coded_groups
 from tilewright.compiler.passes.base import run_pipeline
 from tilewright.compiler.passes.pipeline import gpu_pipeline
-from tilewright.compiler.runtime import gpu_code
 from tilewright.compiler.runtime.cuda_device import all_facts
 from tilewright.compiler.tuning import gpu_bench
 from tilewright.compiler.tuning.fingerprint import gpu_fingerprint, label, same_model
@@ -251,15 +250,7 @@ def test_a_model_is_tuned_and_the_next_compilation_knows(
 ) -> None:
     """On a device where kernels are the faster, the more threads a block has."""
     monkeypatch.setattr("tilewright.compiler.api.crew.gpu_runner", lambda *_: Here(stub))
-    load = gpu_code.load
-
-    def noted(kernels: Any, *more: Any) -> Any:
-        kernels = list(kernels)
-        for k in kernels:
-            stub.knows_kernel(k)
-        return load(kernels, *more)
-
-    monkeypatch.setattr("tilewright.compiler.api.gpu.load", noted)
+    stub.knows_what_is_loaded("gpu")
     stub.library.stub_cost_by_threads(1)
     before = tw.compile(rows(), target="cuda")
     report = tw.tune(rows(), target="cuda", budget="30s")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -96,15 +95,7 @@ def test_what_is_wrong_once_in_a_while_is_found(monkeypatch: pytest.MonkeyPatch)
 def test_where_all_candidates_fail_the_default_serves(
     stub: Stub, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    load = gpu_code.load
-
-    def noted(kernels: Any, *more: Any) -> Any:
-        kernels = list(kernels)
-        for k in kernels:
-            stub.knows_kernel(k)
-        return load(kernels, *more)
-
-    monkeypatch.setattr("tilewright.compiler.api.gpu.load", noted)
+    stub.knows_what_is_loaded("gpu")
     monkeypatch.setenv(VARIABLE, "segv@100%")
     report = tw.tune(rows(), target="cuda", budget="25s")
     (only,) = report.tasks
