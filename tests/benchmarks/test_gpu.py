@@ -13,6 +13,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+import tilewright as tw
+from tilewright.compiler.graph.bfloat16 import bits_of, values_of
 from tilewright.compiler.tuning import gpu_bench
 from tilewright.compiler.tuning.problem import Problem
 
@@ -212,12 +214,46 @@ def test_models_and_rivals_that_fail(stub: Stub, tmp_path: Path, monkeypatch: An
     assert "differ from fake's" in wrong["error"]
 
 
-def test_bf16_is_rounded_to_even() -> None:
+def test_halves_are_rounded_to_even() -> None:
     onnx = pytest.importorskip("onnx")
+    networks = gpu_script("networks")
     x = np.array([1.0, 1 + 2**-8, 1 + 3 * 2**-8, -np.pi], np.float32)
-    made = gpu_script("networks")._rounded(onnx.numpy_helper.from_array(x, "x"))
+    made = networks.rounded(onnx.numpy_helper.from_array(x, "x"), networks.HALVES["bf16"])
     words = np.frombuffer(made.raw_data, np.uint16).astype(np.uint32) << 16
     assert words.view(np.float32).tolist() == [1.0, 1.0, 1 + 2**-6, -3.140625]
+    x = np.array([1 + 2**-11, 1 + 3 * 2**-11, -np.pi], np.float32)
+    made = networks.rounded(onnx.numpy_helper.from_array(x, "x"), networks.HALVES["f16"])
+    assert np.frombuffer(made.raw_data, np.float16).tolist() == [1.0, 1 + 2**-9, -3.140625]
+
+
+@pytest.mark.parametrize("kind", ["f16", "bf16"])
+def test_what_is_float32_in_any_model_stays(kind: str) -> None:
+    """And all else is halved: initializers, constants, casts, inputs, outputs."""
+    onnx = pytest.importorskip("onnx")
+    networks = gpu_script("networks")
+    h = onnx.helper
+    single, half = onnx.TensorProto.FLOAT, networks.HALVES[kind]
+    scales = onnx.numpy_helper.from_array(np.array([1, 1, 2, 2], np.float32), "scales")
+    weight = onnx.numpy_helper.from_array(np.array([3], np.float32), "w")
+    nodes = [
+        h.make_node("Resize", ["x", "", "scales"], ["r"], mode="nearest"),
+        h.make_node("Constant", [], ["c"], value_float=0.5),
+        h.make_node("Constant", [], ["d"], value=onnx.numpy_helper.from_array(np.float32([2]))),
+        h.make_node("Mul", ["r", "w"], ["m"]), h.make_node("Mul", ["m", "c"], ["n"]),
+        h.make_node("Mul", ["n", "d"], ["o"]), h.make_node("Cast", ["o"], ["y"], to=single),
+    ]  # fmt: skip
+    ends = [h.make_tensor_value_info(n, single, d)
+            for n, d in (("x", (1, 1, 2, 2)), ("y", (1, 1, 4, 4)))]  # fmt: skip
+    model = networks.in_half(h.make_model(
+        h.make_graph(nodes, "g", ends[:1], ends[1:], [scales, weight]),
+        opset_imports=[h.make_opsetid("", 17)], ir_version=9), half)  # fmt: skip
+    assert [t.data_type for t in model.graph.initializer] == [single, half]
+    exe = tw.compile(model)
+    x = np.arange(4, dtype=np.float32).reshape(1, 1, 2, 2)
+    bits = bits_of(x) if kind == "bf16" else x.astype(np.float16)
+    y = np.asarray(exe(bits))
+    got = values_of(y) if kind == "bf16" else y
+    assert y.dtype == bits.dtype and (got[0, 0, 2] == [6, 6, 9, 9]).all()
 
 
 def test_a_network_as_a_torch_module(tmp_path: Path) -> None:
@@ -314,4 +350,4 @@ def test_parts_are_known(capsys: pytest.CaptureFixture[str]) -> None:
         if what == "kernels":
             assert more[0] in beside_.SETS
         if what == "model":
-            assert more[0] in networks.NAMES and more[4] in networks.PRECISIONS
+            assert more[0] in networks.NAMES and more[4] in networks.COMPARED
