@@ -2,8 +2,8 @@
 
 Precisions: "f32" is exact float32 on both sides, "tf32" lets both round factors of products,
 "bf16" and "f16" are the same model stored in half floats. Of PyTorch: eager, eager as a CUDA graph,
-`torch.compile`, and its "max-autotune". A time is of one call after another, with inputs and outputs
-on the device, so that whatever the host takes longer than the device counts.
+`torch.compile`, and its "max-autotune". Calls follow each other, and inputs and outputs are on the
+device, so that whatever the host takes longer than the device counts.
 """
 
 from __future__ import annotations
