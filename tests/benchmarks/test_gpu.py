@@ -256,6 +256,52 @@ def test_what_is_float32_in_any_model_stays(kind: str) -> None:
     assert y.dtype == bits.dtype and (got[0, 0, 2] == [6, 6, 9, 9]).all()
 
 
+@pytest.mark.parametrize("kind", ["f16", "bf16"])
+def test_a_residual_network_of_halves(kind: str, stub: Stub) -> None:  # noqa: F811
+    """Batch norms are in the weights, and kernels write and read half floats only."""
+    onnx = pytest.importorskip("onnx")
+    networks = gpu_script("networks")
+    h, r = onnx.helper, np.random.default_rng(2)
+    nodes: list[Any] = []
+    weights: list[Any] = []
+
+    def node(what: str, *inputs: Any, out: str = "", **attrs: Any) -> str:
+        names = []
+        for x in inputs:
+            if not isinstance(x, str):
+                name = f"c{len(weights)}"
+                held = np.asarray(x, np.float32)
+                weights.append(onnx.numpy_helper.from_array(held, name))
+                x = name
+            names.append(x)
+        out = out or f"v{len(nodes)}"
+        nodes.append(h.make_node(what, names, [out], **attrs))
+        return out
+
+    def layer(x: str, channels: int) -> str:
+        y = node("Conv", x, r.standard_normal((16, channels, 3, 3)) / 9, pads=[1, 1, 1, 1])
+        return node("BatchNormalization", y, *(r.random((4, 16)) + 0.5))
+
+    x = node("Relu", layer("x", 8))
+    x = node("Relu", node("Add", layer(x, 16), x))
+    x = node("MaxPool", x, kernel_shape=[2, 2], strides=[2, 2])
+    node("Softmax", node("Flatten", node("GlobalAveragePool", x)), out="y")
+    ends = [h.make_tensor_value_info(n, 1, d) for n, d in (("x", (1, 8, 6, 6)), ("y", (1, 16)))]
+    single = h.make_model(h.make_graph(nodes, "g", ends[:1], ends[1:], weights),
+                          opset_imports=[h.make_opsetid("", 17)], ir_version=9)  # fmt: skip
+    given = r.standard_normal((1, 8, 6, 6)).astype(np.float32)
+    want = tw.compile(single)(given)
+    exe = stub.compile(networks.in_half(single, networks.HALVES[kind]), target="cuda")
+    assert len(exe.kernels) == 6  # channels last, two convolutions, two pools, softmax
+    inner = [b for n, b in exe.graph.blobs.items() if any(
+        n in op.outputs and any(u.group != op.group for u in exe.graph.consumers[n])
+        for op in exe.graph.ops)]  # fmt: skip
+    assert inner and {str(b.type.dtype) for b in inner} == {kind}
+    y = np.asarray(exe(bits_of(given) if kind == "bf16" else given.astype(np.float16)))
+    got = values_of(y) if kind == "bf16" else y
+    assert np.abs(got - want).max() <= (0.05 if kind == "bf16" else 0.01) * np.abs(want).max()
+
+
 def test_a_network_as_a_torch_module(tmp_path: Path) -> None:
     torch = pytest.importorskip("torch")
     onnx = pytest.importorskip("onnx")
