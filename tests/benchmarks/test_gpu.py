@@ -15,6 +15,7 @@ import pytest
 
 import tilewright as tw
 from tilewright.compiler.graph.bfloat16 import bits_of, values_of
+from tilewright.compiler.runtime import gpu_code
 from tilewright.compiler.tuning import gpu_bench
 from tilewright.compiler.tuning.problem import Problem
 
@@ -397,3 +398,98 @@ def test_parts_are_known(capsys: pytest.CaptureFixture[str]) -> None:
             assert more[0] in beside_.SETS
         if what == "model":
             assert more[0] in networks.NAMES and more[4] in networks.COMPARED
+
+
+# --------------------------------------------------------------------------- before the day
+
+
+@pytest.fixture
+def parts_of(tmp_path: Path) -> Any:
+    """`prepare` of parts by name, over what they say; and the parts that were run."""
+    preparing = gpu_script("preparing")
+    wanted = preparing.Prepared("sm_90", 3, "numba=1", "source")
+
+    def prepared(rows: Mapping[str, Any], seconds: float = 100, wanted: Any = wanted) -> Any:
+        ran: list[str] = []
+
+        def run(name: str, limit: float) -> Iterator[Row]:
+            ran.append(name)
+            assert limit <= seconds
+            for row in rows[name]:
+                if isinstance(row, Exception):
+                    raise row
+                yield row
+
+        until = time.monotonic() + seconds
+        found = preparing.prepare(list(rows), wanted, tmp_path, run, until, 2)
+        return (*found, sorted(ran))
+
+    prepared.script = preparing  # type: ignore[attr-defined]
+    return prepared
+
+
+def test_a_preparation_goes_on(parts_of: Any, tmp_path: Path) -> None:
+    """What is done is not done again; what failed or was cut off is, and the file says which."""
+    lost = parts_of.script.Lost("killed")
+    rows = {"a": [{"at": "x"}], "b": [{"at": "x"}, lost], "c": [{"name": "y", "error": "wrong"}]}
+    failed, left, ran = parts_of(rows)
+    assert sorted(failed) == ["b at x: killed", "y: wrong"] and not left and ran == ["a", "b", "c"]
+    failed, left, ran = parts_of({"a": [], "b": [], "c": []})
+    assert not failed and not left and ran == ["b", "c"]
+    found = parts_of.script.read(tmp_path, "sm_90")
+    assert set(found.parts) == {"a", "b", "c"} and not found.begun
+    assert parts_of.script.read(tmp_path, "sm_80") is None
+
+
+def test_a_preparation_without_time_leaves_parts(parts_of: Any) -> None:
+    assert parts_of({"a": []}, 1.0) == ([], ["a"], [])
+
+
+def test_what_was_prepared_of_other_source_is_done_again(parts_of: Any) -> None:
+    other = parts_of.script.Prepared("sm_90", 3, "numba=1", "other source")
+    assert parts_of({"a": []}) == parts_of({"a": []}, wanted=other) == ([], [], ["a"])
+    assert parts_of({"a": []}, wanted=other) == ([], [], [])
+
+
+def test_prepared_code_is_what_a_device_asks_for(
+    families: Any, stub: Stub, tmp_path: Path, monkeypatch: Any  # noqa: F811
+) -> None:  # fmt: skip
+    """The store that was filled without a device answers all that runs there, though nothing here
+    could make it: neither Numba nor an assembler."""
+    ladder, calibration, beside = (gpu_script(n) for n in ("ladder", "calibration", "beside"))
+    few = calibration.all_of(calibration.chip_of(families.gpu_device((9, 0))))[:1]
+    monkeypatch.setattr(calibration, "all_of", lambda chip, share=1.0: few)
+    monkeypatch.setattr(ladder, "RUNGS", ladder.RUNGS[:2])
+    monkeypatch.setenv("TILEWRIGHT_CACHE", str(tmp_path))
+    moved = beside.MOVING[-1].graph()
+    for rows in (families.prepare("scan", 3, "sm_90"), ladder.prepare("sm_90"),
+                 calibration.prepare("sm_90")):  # fmt: skip
+        assert not [r for r in rows if "error" in r]
+    tw.compile(moved, target="cuda:sm_90")
+
+    monkeypatch.setenv(gpu_code.VARIABLE, gpu_script("preparing").now("sm_90", 3).made_by)
+    monkeypatch.setattr(gpu_code, "_versions", lambda: dict.fromkeys(gpu_code._PACKAGES, "none"))
+    monkeypatch.setattr(gpu_code, "_made", lambda *_: pytest.fail("the store has no such code"))
+    asked: list[str] = []
+
+    class Asked(gpu_bench.GpuBench):
+        """Everything of a bench but the kernels' runs."""
+
+        def prepare(self) -> None:
+            pass
+
+        def measure(self, wanted: Any, rounds: Any, deadline: float) -> Any:
+            for place, c in wanted:
+                self.build(place, c)
+                asked.append(c.template)
+            return iter(())
+
+    monkeypatch.setattr(families, "GpuBench", Asked)
+    assert {r["error"] for r in families.check("scan", 3) if "error" in r} == {"no outcome"}
+    assert asked
+    noted = ladder.load
+    monkeypatch.setattr(ladder, "load", lambda kernels, *more: (
+        [stub.knows_kernel(k) for k in kernels], noted(kernels, *more))[1])  # fmt: skip
+    assert [r["ok"] for k in (1, 2) for r in ladder.climb(k) if "name" in r] == [True, True]
+    calibration.load([few[0].kernel], calibration.CudaTarget("sm_90", 0), calibration.Code())
+    stub.compile(moved)
