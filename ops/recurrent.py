@@ -1,7 +1,7 @@
 """Recurrent layers as ONNX has them: RNN, GRU and LSTM.
 
 Each decomposes into one matrix product that projects the inputs of all time steps, and the scan
-operator of its cell (`scans.py`), which is the loop over time.
+operator of its cell (`scans.py`), which is the loop over time; in f32 where elements are f16.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from .cells import CELLS, Cell, resolve_activations
 from .operator import Builder, Value, operator, require, require_float, require_same_dtype
 from .samples import Case, Sampler
 from .scans import check_clip, check_state, directions_of, run_scan, with_absent
-from .types import TensorType
+from .types import TensorType, f16
 
 Array = npt.NDArray[Any]
 
@@ -83,7 +83,11 @@ def _declare(cell: Cell) -> None:
         (d, width, size), (t, many, _) = w.type.dims, x.type.dims
         rows = b.op("reshape", x, shape=(t * many, size), allowzero=1)
         gates = b.op("matmul", rows, b.op("transpose", w, perm=(0, 2, 1)))
-        rb = None
+        rb, half = None, x.type.dtype is f16
+        if half:  # states stay in float32 from step to step
+            gates, r, bias, *states = (
+                None if v is None else b.op("cast", v, to="f32") for v in (gates, r, bias, *states)
+            )
         if bias is not None:
             wb = b.op("slice", bias, starts=(0,), ends=(width,), axes=(1,), steps=(1,))
             rb = b.op("slice", bias, starts=(width,), ends=(2 * width,), axes=(1,), steps=(1,))
@@ -91,6 +95,8 @@ def _declare(cell: Cell) -> None:
         gates = b.op("reshape", gates, shape=(d, t, many, width), allowzero=1)
         y, *last = b.op(f"{cell.name}_scan", gates, r, rb, lens, *states,
                         **_scan_attrs(cell, attrs))  # fmt: skip
+        if half:
+            y, *last = (b.op("cast", v, to="f16") for v in (y, *last))
         if attrs["layout"]:
             y = b.op("transpose", y, perm=(2, 0, 1, 3))
             last = [b.op("transpose", s, perm=(1, 0, 2)) for s in last]

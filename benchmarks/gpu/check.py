@@ -5,6 +5,7 @@
     python benchmarks/gpu/check.py --only ladder calibration
     python benchmarks/gpu/check.py --only families products resnet50
     python benchmarks/gpu/check.py --prepare sm_90       no device: fills the store beforehand
+    python benchmarks/gpu/check.py --prepare sm_90 --budget 400     some of it; the next run goes on
 
 First the ladder, the smallest kernels for every thing that others consist of; then what the device
 does at most, which is what `kernels/gpu_model.py` has to know; whether the kernels of all templates
@@ -39,10 +40,12 @@ from typing import Any, Final
 
 sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[1])]
 
+import preparing  # noqa: E402
 from machine import about  # noqa: E402
+from preparing import Lost  # noqa: E402
 from sheet import RESULTS, Sheet  # noqa: E402
 
-from tilewright.compiler.runtime.gpu_code import VARIABLE, makers  # noqa: E402
+from tilewright.compiler.runtime.gpu_code import VARIABLE  # noqa: E402
 from tilewright.compiler.store import cache_directory  # noqa: E402
 
 Row = dict[str, Any]
@@ -55,8 +58,6 @@ MODELS: Final = ("transformer", "mobilenet", "vgg_cifar", "squeezenet", "mlp", "
                  "gru_sent", "segnet", "densenet121")  # fmt: skip
 SHARES: Final = {"ladder": 0.2, "calibration": 0.1, "families": 0.35}
 """Of the time, at most; what they leave is for all others."""
-PREPARED: Final = "prepared.json"
-"""In the store: which problems it has code for, and what made that."""
 LEAST: Final = 5.0
 """Seconds without which no process is started."""
 RESTARTS: Final = 3
@@ -177,10 +178,6 @@ def stop(*_: object) -> None:
     os._exit(128 + signal.SIGTERM)
 
 
-class Lost(Exception):
-    """A process was stopped, or ended by itself with a failure."""
-
-
 def run(program: Sequence[str], seconds: float) -> Iterator[Row]:
     """The rows of a process as they come. Raises Lost, also when its time is over."""
     with tempfile.TemporaryFile("w+") as errors:
@@ -293,35 +290,33 @@ def _told(name: str, chosen: Sequence[Part], log: Log) -> None:
     sys.stdout.flush()
 
 
-def prepare(arch: str, names: Sequence[str], seed: int, side_by_side: int) -> None:
-    """Make the code of all parts, without a device, and say in the store what is there."""
-    log = Log(Path(tempfile.mkdtemp()), {})
-    made = [Part(n, ("prepare", n, "--arch", arch, "--seed", str(seed)), 36000, "prepared")
-            for n in names]  # fmt: skip
-    with ThreadPoolExecutor(side_by_side) as pool:
-        list(pool.map(lambda p: run_part(p, PROGRAM, float("inf"), log), made))
+def prepare(arch: str, names: Sequence[str], seed: int, budget: float, side_by_side: int) -> int:
+    """Make the code of parts, without a device; the exit status: 0 for all of it, 1 where something
+    failed, 3 where time was over."""
     folder = cache_directory()
-    if folder is not None and folder.exists():
-        by = ",".join(f"{k}={v}" for k, v in makers().items())
-        said = {"arch": arch, "seed": seed, "made_by": by}
-        (folder / PREPARED).write_text(json.dumps(said, indent=1) + "\n", encoding="utf-8")
-        print(f"{folder} has the code for {arch}, seed {seed}, made by {by}")
-    print(f"{len(names)} parts, failed: {log.failed or 'none'}")
+    if folder is None:
+        raise SystemExit("TILEWRIGHT_CACHE switches the store off: there is no place for code")
 
+    def of(name: str, seconds: float) -> Iterator[Row]:
+        return run((*PROGRAM, "prepare", name, "--arch", arch, "--seed", str(seed)), seconds)
 
-def prepared(arch: str) -> dict[str, Any]:
-    """What the store has been filled with for an architecture, {} for nothing."""
-    folder = cache_directory()
-    file = folder / PREPARED if folder is not None else None
-    if file is None or not file.exists():
-        return {}
-    said: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
-    return said if said.get("arch") == arch else {}
+    wanted = preparing.now(arch, seed)
+    until = time.monotonic() + budget
+    failed, left = preparing.prepare(names, wanted, folder, of, until, side_by_side)
+    done = preparing.read(folder, arch) or wanted
+    print(f"{folder} has {len(done.parts)} parts for {arch}, seed {seed}, made by {done.made_by}, "
+          f"in {sum(done.parts.values()):.0f} s")  # fmt: skip
+    print(f"no time left for: {' '.join(left) or 'none'}\nfailed: {len(failed)}")
+    for text in failed:
+        print(f"  {text}")
+    return 1 if failed else 3 if left else 0
 
 
 def main() -> None:
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    p.add_argument("--budget", type=float, default=450, help="seconds, for everything")
+    p.add_argument(
+        "--budget", type=float, help="seconds, for everything (default 450, no limit for --prepare)"
+    )
     p.add_argument("--seed", type=int, help="of the problems (default: the store's, or any)")
     p.add_argument("--only", nargs="*", default=[], help="stages, families, sets, models by name")
     p.add_argument("--jobs", type=int, default=max((os.cpu_count() or 2) - 2, 1))
@@ -329,27 +324,31 @@ def main() -> None:
     p.add_argument("--prepare", metavar="ARCH", default="")
     args = p.parse_args()
     signal.signal(signal.SIGTERM, stop)
+    signal.signal(signal.SIGINT, stop)
     if args.prepare:
         names = ("ladder", "calibration", *FAMILIES, "products", "resnet50", "moving",
                  "convolutions", "attention", "launching", *MODELS)  # fmt: skip
         chosen = [n for n in names if is_wanted(n, args.only)]
-        prepare(args.prepare, chosen, 1 if args.seed is None else args.seed, args.jobs)
-        return
-    until = time.monotonic() + args.budget
+        seed, budget = args.seed or 1, args.budget or float("inf")
+        raise SystemExit(prepare(args.prepare, chosen, seed, budget, args.jobs))
+    budget = args.budget or 450
+    until = time.monotonic() + budget
     try:
         (found,) = run((*PROGRAM, "about"), 60)
     except Lost as e:
         raise SystemExit(f"no device to look at: {e}") from None
-    known = prepared(found["arch"])
+    known = preparing.read(cache_directory(), found["arch"])
     if known:
-        os.environ.setdefault(VARIABLE, known["made_by"])
-    seed = args.seed if args.seed is not None else known.get("seed", int(time.time()) % 1000)
+        os.environ.setdefault(VARIABLE, known.made_by)
+    seed = args.seed if args.seed is not None else known.seed if known else int(time.time()) % 1000
     print(f"{found['device']} ({found['arch']}), driver {found['driver']}, seed {seed}")
     missing = [n for n, v in found["installed"].items() if v == "missing"]
     print(f"missing: {', '.join(missing) or 'nothing'}")
-    print(f"code made before: {known.get('made_by', 'none')}", flush=True)
+    print(f"code made before: {known.made_by if known else 'none'}", flush=True)
+    if known and known.source != preparing.source():
+        print("that code is of other source: what differs is made again, which takes its time")
     del found["at"]
-    log = Log(args.output, about(seed=seed, budget=args.budget, **found))
+    log = Log(args.output, about(seed=seed, budget=budget, **found))
     everything(work_of(args.only, found["rungs"], seed), PROGRAM, until, log, min(args.jobs, 6))
     print(f"\n{len(log.failed)} failed")
     for text in log.failed:

@@ -355,7 +355,9 @@ def prepare(family: str, seed: int, arch: str, configs: int = 3) -> Iterator[Row
         yield {"at": f"{family}: {case.name}", "number": number}
         sizes = Sizes(seed * 1000 + number, False)
         p = problem(case, family, device, sizes)
-        for place, c in enumerate(candidates(p, sizes, configs) if p is not None else ()):
+        if isinstance(p, str):
+            continue
+        for place, c in enumerate(candidates(p, sizes, configs)):
             try:
                 _bench(p).build(place, c)
             except Exception as e:

@@ -1,15 +1,16 @@
 """Whole models beside PyTorch and ONNX Runtime on the same device, and what a launch costs.
 
-Precisions: "f32" is exact float32 on both sides, "tf32" lets both round factors of products, "bf16"
-is the same model stored in bf16. Of PyTorch: eager, eager as a CUDA graph, `torch.compile`, and its
-"max-autotune". A time is of one call after another, with inputs and outputs on the device, so that
-whatever the host takes longer than the device counts.
+Precisions: "f32" is exact float32 on both sides, "tf32" lets both round factors of products,
+"bf16" and "f16" are the same model stored in half floats. Of PyTorch: eager, eager as a CUDA graph,
+`torch.compile`, and its "max-autotune". Calls follow each other, and inputs and outputs are on the
+device, so that whatever the host takes longer than the device counts.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Final, Protocol
 
@@ -20,13 +21,17 @@ from lab import Call, spread
 from onnx import TensorProto, numpy_helper
 
 import tilewright as tw
+from tilewright.compiler.graph.bfloat16 import bits_of
 from tilewright.compiler.graph.ir import Graph
 
 Row = dict[str, Any]
-PRECISIONS: Final = {"f32": "standard", "tf32": "reduced", "bf16": "standard"}
+PRECISIONS: Final = {"f32": "standard", "tf32": "reduced", "bf16": "standard", "f16": "standard"}
+COMPARED: Final = ("f32", "bf16", "tf32")
+"""Those that `check.py` compares; f16 is as fast as bf16."""
+HALVES: Final = {"f16": TensorProto.FLOAT16, "bf16": TensorProto.BFLOAT16}
 NAMES: Final = ("resnet50", "transformer", "mobilenet", "vgg_cifar", "squeezenet", "mlp",
                 "digitnet", "gru_sent", "segnet", "densenet121")  # fmt: skip
-LIMITS: Final = {"f32": 1e-3, "tf32": 3e-2, "bf16": 1e-1}
+LIMITS: Final = {"f32": 1e-3, "tf32": 3e-2, "bf16": 1e-1, "f16": 3e-2}
 CHAINS: Final = (1, 10, 100)
 SAMPLES: Final = 15
 SAMPLE_SECONDS: Final = 0.02
@@ -54,35 +59,60 @@ class ModelLab(Protocol):
 
 
 def of_precision(name: str, batch: int, precision: str) -> Path:
-    """The model's file; in bf16, a file of its own."""
+    """The model's file; in f16 and bf16, a file of its own."""
     file = models.path(name, batch)
-    return models.variant(file, "bf16", in_bf16) if precision == "bf16" else file
+    kind = HALVES.get(precision)
+    return file if kind is None else models.variant(file, precision, partial(in_half, kind=kind))
 
 
-def in_bf16(model: onnx.ModelProto) -> onnx.ModelProto:
-    """All float32 of a model as bf16, in place."""
+def in_half(model: onnx.ModelProto, kind: int) -> onnx.ModelProto:
+    """All float32 of a model as halves, in place; but what an operator takes in float32 only, the
+    scales of Resize for example, stays. kind: TensorProto.FLOAT16 or BFLOAT16."""
     g = model.graph
+    kept = _always_single(model)
     for t in g.initializer:
-        if t.data_type == TensorProto.FLOAT:
-            t.CopyFrom(_rounded(t))
+        if t.data_type == TensorProto.FLOAT and t.name not in kept:
+            t.CopyFrom(rounded(t, kind))
     for v in (*g.input, *g.output):
-        if v.type.tensor_type.elem_type == TensorProto.FLOAT:
-            v.type.tensor_type.elem_type = TensorProto.BFLOAT16
+        if v.type.tensor_type.elem_type == TensorProto.FLOAT and v.name not in kept:
+            v.type.tensor_type.elem_type = kind
     del g.value_info[:]
     for n in g.node:
-        for a in n.attribute:
-            if a.type == onnx.AttributeProto.TENSOR and a.t.data_type == TensorProto.FLOAT:
-                a.t.CopyFrom(_rounded(a.t))
-            elif n.op_type == "Cast" and a.name == "to" and a.i == TensorProto.FLOAT:
-                a.i = TensorProto.BFLOAT16
+        if kept.isdisjoint(n.output):
+            _halve_attributes(n, kind)
     return model
 
 
-def _rounded(t: TensorProto) -> TensorProto:
-    """The upper halves of the words, rounded to nearest, ties to even."""
-    words = numpy_helper.to_array(t).astype(np.float32).view(np.uint32).astype(np.uint64)
-    upper = ((words + 0x7FFF + (words >> 16 & 1)) >> 16).astype(np.uint16)
-    return onnx.helper.make_tensor(t.name, TensorProto.BFLOAT16, t.dims, upper.tobytes(), raw=True)
+def _halve_attributes(n: onnx.NodeProto, kind: int) -> None:
+    """What says that a node makes float32."""
+    for a in n.attribute:
+        if a.type == onnx.AttributeProto.TENSOR and a.t.data_type == TensorProto.FLOAT:
+            a.t.CopyFrom(rounded(a.t, kind))
+        elif n.op_type == "Cast" and a.name == "to" and a.i == TensorProto.FLOAT:
+            a.i = kind
+        elif n.op_type == "Constant" and a.name in ("value_float", "value_floats"):
+            value = np.asarray(onnx.helper.get_attribute_value(a), np.float32)
+            t = rounded(numpy_helper.from_array(value), kind)
+            a.CopyFrom(onnx.helper.make_attribute("value", t))
+
+
+def _always_single(model: onnx.ModelProto) -> set[str]:
+    """Names of values that some operator takes as float32 and as nothing else."""
+    version = {o.domain: o.version for o in model.opset_import}
+    found = set()
+    for n in model.graph.node:
+        takes = onnx.defs.get_schema(n.op_type, version[n.domain], n.domain).inputs
+        found |= {x for x, formal in zip(n.input, takes, strict=False)
+                  if formal.type_str == "tensor(float)"}  # fmt: skip
+    return found
+
+
+def rounded(t: TensorProto, kind: int) -> TensorProto:
+    """The nearest halves, ties to even."""
+    values = numpy_helper.to_array(t).astype(np.float32)
+    half = bits_of(values) if kind == TensorProto.BFLOAT16 else values.astype(np.float16)
+    raw = half.astype(half.dtype.newbyteorder("<")).tobytes()
+    return onnx.helper.make_tensor(t.name, kind, t.dims, raw, raw=True)
 
 
 def compared(
@@ -168,8 +198,8 @@ class TorchModels:
 
     def feeds(self, arrays: Mapping[str, Any], precision: str) -> list[Any]:
         found = [self.torch.from_numpy(a).cuda() for a in arrays.values()]
-        half = precision == "bf16"
-        return [x.bfloat16() if half and x.is_floating_point() else x for x in found]
+        kind = self.lab.kinds[precision] if precision in HALVES else None
+        return [x.to(kind) if kind and x.is_floating_point() else x for x in found]
 
     def empty(self, specs: Any) -> list[Any]:
         # numpy has no bf16: its bits are uint16 there.
@@ -200,7 +230,7 @@ class TorchModels:
 
                 made = module(models.path(name))
             made = made.cuda().eval()
-            return made.bfloat16() if precision == "bf16" else made
+            return made.to(self.lab.kinds[precision]) if precision in HALVES else made
 
         def call_of(f: Any) -> Call:
             def call() -> Any:
@@ -254,7 +284,8 @@ class TorchModels:
         how = {"use_tf32": int(self.tf32), "cudnn_conv_algo_search": "EXHAUSTIVE"}
         session = ort.InferenceSession(str(file), providers=[("CUDAExecutionProvider", how)])
         binding = session.io_binding()
-        kinds = {self.torch.float32: np.float32, self.torch.int64: np.int64}
+        kinds = {self.torch.float32: np.float32, self.torch.float16: np.float16,
+                 self.torch.int64: np.int64}  # fmt: skip
         for i, x in zip(session.get_inputs(), feeds, strict=True):
             binding.bind_input(i.name, "cuda", 0, kinds[x.dtype], tuple(x.shape), x.data_ptr())
         for o in session.get_outputs():

@@ -132,16 +132,19 @@ class GraphBuilder:
         self.inputs.append(name)
         return value
 
-    def constant(self, value: npt.ArrayLike | Deferred, name: str = "") -> Value:
+    def constant(
+        self, value: npt.ArrayLike | Deferred, name: str = "", dtype: DType | None = None
+    ) -> Value:
         """A constant array; float64 Python numbers become float32 unless given as a numpy array.
-        Arrays that may still be written to are copied."""
+        Arrays that may still be written to are copied. dtype: of the elements, where numpy's own
+        type does not say it: bf16, of which arrays hold the bits."""
         if isinstance(value, Deferred):
-            kind = TensorType(dtype_of(value.dtype), value.shape)
+            kind = TensorType(dtype or dtype_of(value.dtype), value.shape)
             return self.add_blob(Blob(self.fresh(name or "c"), kind, Role.CONSTANT, value))
         array = np.asarray(value)
         if not isinstance(value, (np.ndarray, np.generic)) and array.dtype == np.float64:
             array = array.astype(np.float32)
-        kind = TensorType(dtype_of(array.dtype), array.shape)
+        kind = TensorType(dtype or dtype_of(array.dtype), array.shape)
         return self.add_blob(
             Blob(self.fresh(name or "c"), kind, Role.CONSTANT, self._frozen(array))
         )

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from ...ops.types import bf16
+from .bfloat16 import bits_of, values_of
 from .ir import Array, Blob, Deferred
 
 Vector = npt.NDArray[np.float64]
@@ -24,10 +26,14 @@ class Scaled:
     def __call__(self, out: Array, where: tuple[slice, ...]) -> None:
         w = self.weights.value
         assert w is not None
+        kind = self.weights.type.dtype
         factor = self.factor.reshape(*(1,) * self.axis, -1, *(1,) * (w.ndim - 1 - self.axis))
         # along the other axes the factor has one element, which any slice has to keep
         mine = tuple(s if k == self.axis else slice(None) for k, s in enumerate(where))
         with np.errstate(all="ignore"):
+            if kind is bf16:
+                out[...] = bits_of(values_of(w[where]) * factor[mine])
+                return
             # a float64 copy of all would take longer to write than the products to compute
             np.multiply(w[where], factor[mine], out=out, dtype=np.float64, casting="same_kind")
 

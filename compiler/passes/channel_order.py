@@ -19,7 +19,7 @@ from ...ops.expr import Expr, index, load, var
 from ...ops.operator import ChannelLocal, Contraction, Elementwise, Reduction, TensorArg
 from ...ops.traverse import transform
 from ..graph.builder import Value
-from ..graph.ir import Graph, Op
+from ..graph.ir import Array, Graph, Op
 from .base import UNLIMITED, Fuel, OptionalPass
 from .convolutions import is_channel_choice, is_depthwise
 from .dce import DeadCode
@@ -149,11 +149,12 @@ class _Sinker(SourceRewriter):
             return None
         x, back = found[0], np.argsort(found[1])
         if op.attr("group") == 1:
-            return lambda: self.again(op, x, self.constant(w[:, back]), *inputs[2:])
+            return lambda: self.again(op, x, self.moved(inputs[1], w[:, back]), *inputs[2:])
         if not is_depthwise(self.old, op) or w.shape[0] != len(back):
             return None
-        bias = () if b is None else (self.constant(b[back]),)
-        return lambda: self.pick(self.again(op, x, self.constant(w[back]), *bias), found[1])
+        bias = () if b is None else (self.moved(inputs[2], b[back]),)
+        weights = w[back]
+        return lambda: self.pick(self.again(op, x, self.moved(inputs[1], weights), *bias), found[1])
 
     def through_pointwise(
         self, op: Op, inputs: Sequence[Value | None]
@@ -182,7 +183,7 @@ class _Sinker(SourceRewriter):
             axis = 0 if held is None else held.ndim - len(dims) + 1
             if held is None or axis < 0 or held.shape[axis] == 1:
                 return v
-            return self.constant(np.take(held, back, axis))
+            return self.moved(v, np.take(held, back, axis))
 
         return lambda: self.pick(self.again(op, *map(constant, sources)), sunk)
 
@@ -195,6 +196,11 @@ class _Sinker(SourceRewriter):
         if not _keeps_channels_apart(self.old, op):
             return None
         return lambda: self.pick(self.again(op, x), order)
+
+    def moved(self, old: Value | None, array: Array) -> Value:
+        """A constant of the elements of another one."""
+        assert old is not None
+        return self.constant(array, dtype=old.type.dtype)
 
     def again(self, op: Op, *inputs: Value | None) -> Value:
         """The op over other inputs."""

@@ -106,5 +106,5 @@ def _constant(rewriter: SourceRewriter, graph: Graph, name: str, value: Array) -
     value = value.view()
     value.flags.writeable = False
     if name in graph.outputs:
-        return rewriter.constant(value, name)
+        return rewriter.constant(value, name, graph.type(name).dtype)
     return rewriter.add_blob(Blob(name, graph.type(name), Role.CONSTANT, value))

@@ -9,8 +9,9 @@ from typing import Any, Final
 import numpy as np
 
 from ...ops.operator import Contraction
-from ...ops.types import f32, f64
+from ...ops.types import HALF, DType, bf16, f16, f32, f64
 from ..graph.builder import Value
+from ..graph.evaluate import floats, narrow
 from ..graph.ir import Array, Blob, Deferred, Graph, Op, Role
 from ..graph.scaled import Vector, scaled
 from .base import UNLIMITED, Fuel, OptionalPass
@@ -21,6 +22,10 @@ _PART: Final = 1 << 16
 """Weights looked at in one go, few enough to stay in the second cache."""
 
 
+_RANGE: Final = {f16: (2.0**-14, 65504.0), bf16: (2.0**-126, (2 - 2.0**-7) * 2.0**127)}
+"""The smallest normal and the largest number of a half float."""
+
+
 @dataclass(frozen=True)
 class FoldScales(OptionalPass):
     """Batch normalisation, and + - * / by constants per channel, after a convolution or matrix
@@ -29,27 +34,30 @@ class FoldScales(OptionalPass):
     The whole chain is worked out in float64 and rounded once. Links of a chain are results that one
     op reads and that are no outputs of the graph. A convolution gains a bias where it had none; a
     matrix product keeps one addition behind it. Batch normalisation behind anything else becomes
-    one multiplication and one addition.
+    one multiplication and one addition, in float32 where its elements are half floats. Behind a
+    contraction of half floats, casts to float32 and back are links as well.
     """
 
     def run(self, graph: Graph, fuel: Fuel = UNLIMITED) -> Graph:
         heads: dict[str, _Chain] = {}
-        place: dict[str, int] = {}  # result of a link -> which of its inputs is the chain
+        taken: set[str] = set()  # results of links
         for op in graph.ops:
             # a batch normalisation that is a link starts no chain of its own
-            c = None if op.outputs[0] in place else _chain(graph, op)
+            c = None if op.outputs[0] in taken else _chain(graph, op)
             if c is not None and fuel.take(f"fold_scales: {op.operator} {op.outputs[0]!r}"):
                 heads[op.outputs[0]] = c
-                place |= {link.outputs[0]: k for link, k in zip(c.links, c.data, strict=True)}
+                taken |= {link.outputs[0] for link in c.links}
         if not heads:
             return graph
         rewriter = SourceRewriter(graph)
+        whole: dict[str, Value] = {}
 
         def rewrite(op: Op, inputs: tuple[Value | None, ...]) -> Any:
-            n = op.outputs[0]
-            if n in heads and inputs[0] is not None:
-                return _emit(rewriter, heads[n], inputs[0])
-            return inputs[place[n]] if n in place else None
+            c = heads.get(op.outputs[0])
+            if c is not None and inputs[0] is not None:
+                whole[c.result] = _emit(rewriter, c, inputs[0])
+                return whole[c.result]
+            return whole.get(op.outputs[0])  # what is between the two nobody reads any more
 
         return DeadCode().run(rewriter.run(rewrite))
 
@@ -73,14 +81,13 @@ class _Head:
 class _Chain:
     """An op and the ops behind it that scale and shift its channels.
 
-    data: which input of each link is the link before. scale, shift: of the whole chain, in the
-    element type of the graph. weights: scaled.
+    scale, shift: of the whole chain, in the
+    element type of constants, of which bf16 is bits. weights: scaled.
     """
 
     kind: str
     op: Op
     links: tuple[Op, ...]
-    data: tuple[int, ...]
     scale: Array
     shift: Array
     weights: Deferred | None
@@ -98,48 +105,68 @@ class _Chain:
 
 
 def _array(graph: Graph, blob: str | None) -> Array | None:
-    """The array of a constant or parameter."""
+    """The numbers of a constant or parameter."""
     b = graph.blobs[blob] if blob is not None else None
-    return b.value if b is not None and b.role in (Role.CONSTANT, Role.PARAMETER) else None
+    if b is None or b.role not in (Role.CONSTANT, Role.PARAMETER):
+        return None
+    return floats(b.value, b.type.dtype)
 
 
 def _chain(graph: Graph, op: Op) -> _Chain | None:
     """The chain that starts with an op, if there is one and rewriting it saves something."""
     t = graph.type(op.outputs[0])
-    if t.dtype not in (f32, f64) or t.layout.is_blocked or op.group is not None:
+    if t.dtype not in (f32, f64, *HALF) or t.layout.is_blocked or op.group is not None:
         return None
     head = _head(graph, op)
     if head is None:
         return None
-    scale, shift = head.scale, head.shift
-    links: list[Op] = []
-    data: list[int] = []
-    at = op.outputs[0]
-    while at not in graph.outputs and len(graph.consumers[at]) == 1:
-        link = graph.consumers[at][0]
-        affine = _affine(graph, link, at, head.axis)
-        if affine is None or graph.output_types(link) != (t,) or link.group is not None:
-            break
-        with np.errstate(all="ignore"):
-            scale, shift = scale * affine[0], shift * affine[0] + affine[1]
-        links.append(link)
-        data.append(link.inputs.index(at))
-        at = link.outputs[0]
+    scale, shift, links = _followed(graph, op, head)
     # a matrix product keeps an addition
     needed = int(head.kind == "matmul" and bool(shift.any()))
-    if head.kind != "norm" and len(links) <= needed:
+    if head.kind != "norm" and sum(link.operator != "cast" for link in links) <= needed:
         return None
+    constants = f32 if head.kind == "norm" and t.dtype in HALF else t.dtype
     with np.errstate(all="ignore"):
-        rounded = [x.astype(t.dtype.numpy) for x in (scale, shift)]
-    if not all(np.isfinite(x).all() for x in rounded):
+        rounded = [narrow(x, constants) for x in (scale, shift)]
+    if not all(np.isfinite(floats(x, constants)).all() for x in rounded):
         return None
     weights = None
     if head.weights is not None:
         axis = 0 if head.kind == "conv" else head.weights.type.rank - 1
-        if not _stays_finite(head.weights, scale):
+        if not _keeps_digits(head.weights, scale, axis):
             return None
         weights = scaled(head.weights, scale, axis)
-    return _Chain(head.kind, op, tuple(links), tuple(data), rounded[0], rounded[1], weights)
+    return _Chain(head.kind, op, links, rounded[0], rounded[1], weights)
+
+
+def _followed(graph: Graph, op: Op, head: _Head) -> tuple[Vector, Vector, tuple[Op, ...]]:
+    """Scale, shift and links of the longest chain whose result has the type that it began with."""
+    t = graph.type(op.outputs[0])
+    kinds, n = (t.dtype, f32) if t.dtype in HALF else (t.dtype,), t.dims[head.axis]
+    scale, shift = head.scale, head.shift
+    links: list[Op] = []
+    longest = scale, shift, 0
+    at = op.outputs[0]
+    while at not in graph.outputs and len(graph.consumers[at]) == 1:
+        link = graph.consumers[at][0]
+        out = graph.output_types(link)[0]
+        same = (out.shape, out.layout) == (t.shape, t.layout) and len(link.outputs) == 1
+        if not same or out.dtype not in kinds or link.group is not None:
+            break
+        if link.operator == "cast":
+            affine: tuple[Vector, Vector] | None = np.ones(n), np.zeros(n)
+        else:
+            affine = _affine(graph, link, at, head.axis)
+        if affine is None:
+            break
+        with np.errstate(all="ignore"):
+            scale, shift = scale * affine[0], shift * affine[0] + affine[1]
+        links.append(link)
+        at = link.outputs[0]
+        if out.dtype is t.dtype:
+            longest = scale, shift, len(links)
+    scale, shift, count = longest
+    return scale, shift, tuple(links[:count])
 
 
 def _head(graph: Graph, op: Op) -> _Head | None:
@@ -212,6 +239,19 @@ def _per_channel(x: Array | None, rank: int, axis: int, n: int) -> Vector | None
     return np.broadcast_to(x.reshape(-1).astype(np.float64), (n,))
 
 
+def _keeps_digits(weights: Blob, scale: Vector, axis: int) -> bool:
+    """Whether weights times scale can be written. In half floats, the largest of every channel has
+    to be a normal number as well, so that no weight is off by more than half a unit in the last
+    place of it."""
+    kind = weights.type.dtype
+    if kind not in HALF:
+        return _stays_finite(weights, scale)
+    w = np.abs(floats(weights.value, kind))
+    most = w.max(tuple(k for k in range(w.ndim) if k != axis), initial=0) * np.abs(scale)
+    normal, largest = _RANGE[kind]
+    return bool(((most == 0) | (normal <= most) & (most <= largest)).all())
+
+
 def _stays_finite(weights: Blob, scale: Vector) -> bool:
     """Whether no product can overflow. Factors up to 1 make none, whatever the weights are."""
     factor = np.abs(scale).max(initial=0)
@@ -245,15 +285,14 @@ def _emit(b: SourceRewriter, c: _Chain, x: Value) -> Value:
     last: dict[str, Any] = {**named, "out": (c.result,)}
     operator, attrs = c.op.operator, c.op.attributes
 
-    def constant(value: Array | Deferred, name: str) -> Value:
-        return b.constant(value, f"{c.result}.{name}")
+    kind = x.type.dtype
+
+    def constant(value: Array | Deferred, name: str, dtype: DType = kind) -> Value:
+        return b.constant(value, f"{c.result}.{name}", dtype)
 
     out: Value
     if c.kind == "norm":
-        column = (-1, *(1,) * (x.type.rank - 2))
-        y = b.op("mul", x, constant(c.scale.reshape(column), "scale"), **named)
-        out = b.op("add", y, constant(c.shift.reshape(column), "shift"), **last)
-        return out
+        return _normalized(b, c, x)
     assert c.weights is not None
     w = constant(c.weights, "weights")
     if c.kind == "conv":
@@ -263,4 +302,20 @@ def _emit(b: SourceRewriter, c: _Chain, x: Value) -> Value:
         out = b.op("add", y, constant(c.shift, "shift"), **last)
     else:
         out = b.op(operator, x, w, **last, **attrs)
+    return out
+
+
+def _normalized(b: SourceRewriter, c: _Chain, x: Value) -> Value:
+    """x scale + shift; half floats in float32 meanwhile."""
+    named: dict[str, Any] = {"name": c.op.name, "source": c.source}
+    last: dict[str, Any] = {**named, "out": (c.result,)}
+    kind, column = x.type.dtype, (-1, *(1,) * (x.type.rank - 2))
+    scale, shift = (
+        b.constant(v.reshape(column), f"{c.result}.{n}")
+        for v, n in ((c.scale, "scale"), (c.shift, "shift"))
+    )
+    half = kind in HALF
+    y = b.op("mul", b.op("cast", x, to="f32", **named) if half else x, scale, **named)
+    y = b.op("add", y, shift, **(named if half else last))
+    out: Value = b.op("cast", y, to=kind.name, **last) if half else y
     return out

@@ -24,6 +24,7 @@ from .fold_scales import FoldScales
 from .fuse import Fuse
 from .layout import AssignLayout
 from .place import Place
+from .widen import Widen
 from .winograd import ChooseWinograd
 
 WIDEST_ACCESS: Final = 16
@@ -66,6 +67,7 @@ def gpu_pipeline(numerics: Numerics = "standard") -> tuple[Pass, ...]:
         DeadCode(),
         ChannelsLast((*HALF, f32) if numerics == "reduced" else HALF),
         Fuse(attention, products=(f32, f64, *HALF)),
+        Widen(),
         Place(WIDEST_ACCESS),
     )
 

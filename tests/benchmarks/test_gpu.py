@@ -13,6 +13,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+import tilewright as tw
+from tilewright.compiler.graph.bfloat16 import bits_of, values_of
+from tilewright.compiler.runtime import gpu_code
 from tilewright.compiler.tuning import gpu_bench
 from tilewright.compiler.tuning.problem import Problem
 
@@ -212,12 +215,92 @@ def test_models_and_rivals_that_fail(stub: Stub, tmp_path: Path, monkeypatch: An
     assert "differ from fake's" in wrong["error"]
 
 
-def test_bf16_is_rounded_to_even() -> None:
+def test_halves_are_rounded_to_even() -> None:
     onnx = pytest.importorskip("onnx")
+    networks = gpu_script("networks")
     x = np.array([1.0, 1 + 2**-8, 1 + 3 * 2**-8, -np.pi], np.float32)
-    made = gpu_script("networks")._rounded(onnx.numpy_helper.from_array(x, "x"))
+    made = networks.rounded(onnx.numpy_helper.from_array(x, "x"), networks.HALVES["bf16"])
     words = np.frombuffer(made.raw_data, np.uint16).astype(np.uint32) << 16
     assert words.view(np.float32).tolist() == [1.0, 1.0, 1 + 2**-6, -3.140625]
+    x = np.array([1 + 2**-11, 1 + 3 * 2**-11, -np.pi], np.float32)
+    made = networks.rounded(onnx.numpy_helper.from_array(x, "x"), networks.HALVES["f16"])
+    assert np.frombuffer(made.raw_data, np.float16).tolist() == [1.0, 1 + 2**-9, -3.140625]
+
+
+@pytest.mark.parametrize("kind", ["f16", "bf16"])
+def test_what_is_float32_in_any_model_stays(kind: str) -> None:
+    """And all else is halved: initializers, constants, casts, inputs, outputs."""
+    onnx = pytest.importorskip("onnx")
+    networks = gpu_script("networks")
+    h = onnx.helper
+    single, half = onnx.TensorProto.FLOAT, networks.HALVES[kind]
+    scales = onnx.numpy_helper.from_array(np.array([1, 1, 2, 2], np.float32), "scales")
+    weight = onnx.numpy_helper.from_array(np.array([3], np.float32), "w")
+    nodes = [
+        h.make_node("Resize", ["x", "", "scales"], ["r"], mode="nearest"),
+        h.make_node("Constant", [], ["c"], value_float=0.5),
+        h.make_node("Constant", [], ["d"], value=onnx.numpy_helper.from_array(np.float32([2]))),
+        h.make_node("Mul", ["r", "w"], ["m"]), h.make_node("Mul", ["m", "c"], ["n"]),
+        h.make_node("Mul", ["n", "d"], ["o"]), h.make_node("Cast", ["o"], ["y"], to=single),
+    ]  # fmt: skip
+    ends = [h.make_tensor_value_info(n, single, d)
+            for n, d in (("x", (1, 1, 2, 2)), ("y", (1, 1, 4, 4)))]  # fmt: skip
+    model = networks.in_half(h.make_model(
+        h.make_graph(nodes, "g", ends[:1], ends[1:], [scales, weight]),
+        opset_imports=[h.make_opsetid("", 17)], ir_version=9), half)  # fmt: skip
+    assert [t.data_type for t in model.graph.initializer] == [single, half]
+    exe = tw.compile(model)
+    x = np.arange(4, dtype=np.float32).reshape(1, 1, 2, 2)
+    bits = bits_of(x) if kind == "bf16" else x.astype(np.float16)
+    y = np.asarray(exe(bits))
+    got = values_of(y) if kind == "bf16" else y
+    assert y.dtype == bits.dtype and (got[0, 0, 2] == [6, 6, 9, 9]).all()
+
+
+@pytest.mark.parametrize("kind", ["f16", "bf16"])
+def test_a_residual_network_of_halves(kind: str, stub: Stub) -> None:  # noqa: F811
+    """Batch norms are in the weights, and kernels write and read half floats only."""
+    onnx = pytest.importorskip("onnx")
+    networks = gpu_script("networks")
+    h, r = onnx.helper, np.random.default_rng(2)
+    nodes: list[Any] = []
+    weights: list[Any] = []
+
+    def node(what: str, *inputs: Any, out: str = "", **attrs: Any) -> str:
+        names = []
+        for x in inputs:
+            if not isinstance(x, str):
+                name = f"c{len(weights)}"
+                held = np.asarray(x, np.float32)
+                weights.append(onnx.numpy_helper.from_array(held, name))
+                x = name
+            names.append(x)
+        out = out or f"v{len(nodes)}"
+        nodes.append(h.make_node(what, names, [out], **attrs))
+        return out
+
+    def layer(x: str, channels: int) -> str:
+        y = node("Conv", x, r.standard_normal((16, channels, 3, 3)) / 9, pads=[1, 1, 1, 1])
+        return node("BatchNormalization", y, *(r.random((4, 16)) + 0.5))
+
+    x = node("Relu", layer("x", 8))
+    x = node("Relu", node("Add", layer(x, 16), x))
+    x = node("MaxPool", x, kernel_shape=[2, 2], strides=[2, 2])
+    node("Softmax", node("Flatten", node("GlobalAveragePool", x)), out="y")
+    ends = [h.make_tensor_value_info(n, 1, d) for n, d in (("x", (1, 8, 6, 6)), ("y", (1, 16)))]
+    single = h.make_model(h.make_graph(nodes, "g", ends[:1], ends[1:], weights),
+                          opset_imports=[h.make_opsetid("", 17)], ir_version=9)  # fmt: skip
+    given = r.standard_normal((1, 8, 6, 6)).astype(np.float32)
+    want = tw.compile(single)(given)
+    exe = stub.compile(networks.in_half(single, networks.HALVES[kind]), target="cuda")
+    assert len(exe.kernels) == 6  # channels last, two convolutions, two pools, softmax
+    inner = [b for n, b in exe.graph.blobs.items() if any(
+        n in op.outputs and any(u.group != op.group for u in exe.graph.consumers[n])
+        for op in exe.graph.ops)]  # fmt: skip
+    assert inner and {str(b.type.dtype) for b in inner} == {kind}
+    y = np.asarray(exe(bits_of(given) if kind == "bf16" else given.astype(np.float16)))
+    got = values_of(y) if kind == "bf16" else y
+    assert np.abs(got - want).max() <= (0.05 if kind == "bf16" else 0.01) * np.abs(want).max()
 
 
 def test_a_network_as_a_torch_module(tmp_path: Path) -> None:
@@ -314,4 +397,99 @@ def test_parts_are_known(capsys: pytest.CaptureFixture[str]) -> None:
         if what == "kernels":
             assert more[0] in beside_.SETS
         if what == "model":
-            assert more[0] in networks.NAMES and more[4] in networks.PRECISIONS
+            assert more[0] in networks.NAMES and more[4] in networks.COMPARED
+
+
+# --------------------------------------------------------------------------- before the day
+
+
+@pytest.fixture
+def parts_of(tmp_path: Path) -> Any:
+    """`prepare` of parts by name, over what they say; and the parts that were run."""
+    preparing = gpu_script("preparing")
+    wanted = preparing.Prepared("sm_90", 3, "numba=1", "source")
+
+    def prepared(rows: Mapping[str, Any], seconds: float = 100, wanted: Any = wanted) -> Any:
+        ran: list[str] = []
+
+        def run(name: str, limit: float) -> Iterator[Row]:
+            ran.append(name)
+            assert limit <= seconds
+            for row in rows[name]:
+                if isinstance(row, Exception):
+                    raise row
+                yield row
+
+        until = time.monotonic() + seconds
+        found = preparing.prepare(list(rows), wanted, tmp_path, run, until, 2)
+        return (*found, sorted(ran))
+
+    prepared.script = preparing  # type: ignore[attr-defined]
+    return prepared
+
+
+def test_a_preparation_goes_on(parts_of: Any, tmp_path: Path) -> None:
+    """What is done is not done again; what failed or was cut off is, and the file says which."""
+    lost = parts_of.script.Lost("killed")
+    rows = {"a": [{"at": "x"}], "b": [{"at": "x"}, lost], "c": [{"name": "y", "error": "wrong"}]}
+    failed, left, ran = parts_of(rows)
+    assert sorted(failed) == ["b at x: killed", "y: wrong"] and not left and ran == ["a", "b", "c"]
+    failed, left, ran = parts_of({"a": [], "b": [], "c": []})
+    assert not failed and not left and ran == ["b", "c"]
+    found = parts_of.script.read(tmp_path, "sm_90")
+    assert set(found.parts) == {"a", "b", "c"} and not found.begun
+    assert parts_of.script.read(tmp_path, "sm_80") is None
+
+
+def test_a_preparation_without_time_leaves_parts(parts_of: Any) -> None:
+    assert parts_of({"a": []}, 1.0) == ([], ["a"], [])
+
+
+def test_what_was_prepared_of_other_source_is_done_again(parts_of: Any) -> None:
+    other = parts_of.script.Prepared("sm_90", 3, "numba=1", "other source")
+    assert parts_of({"a": []}) == parts_of({"a": []}, wanted=other) == ([], [], ["a"])
+    assert parts_of({"a": []}, wanted=other) == ([], [], [])
+
+
+def test_prepared_code_is_what_a_device_asks_for(
+    families: Any, stub: Stub, tmp_path: Path, monkeypatch: Any  # noqa: F811
+) -> None:  # fmt: skip
+    """The store that was filled without a device answers all that runs there, though nothing here
+    could make it: neither Numba nor an assembler."""
+    ladder, calibration, beside = (gpu_script(n) for n in ("ladder", "calibration", "beside"))
+    few = calibration.all_of(calibration.chip_of(families.gpu_device((9, 0))))[:1]
+    monkeypatch.setattr(calibration, "all_of", lambda chip, share=1.0: few)
+    monkeypatch.setattr(ladder, "RUNGS", ladder.RUNGS[:2])
+    monkeypatch.setenv("TILEWRIGHT_CACHE", str(tmp_path))
+    moved = beside.MOVING[-1].graph()
+    for rows in (families.prepare("scan", 3, "sm_90"), ladder.prepare("sm_90"),
+                 calibration.prepare("sm_90")):  # fmt: skip
+        assert not [r for r in rows if "error" in r]
+    tw.compile(moved, target="cuda:sm_90")
+
+    monkeypatch.setenv(gpu_code.VARIABLE, gpu_script("preparing").now("sm_90", 3).made_by)
+    monkeypatch.setattr(gpu_code, "_versions", lambda: dict.fromkeys(gpu_code._PACKAGES, "none"))
+    monkeypatch.setattr(gpu_code, "_made", lambda *_: pytest.fail("the store has no such code"))
+    asked: list[str] = []
+
+    class Asked(gpu_bench.GpuBench):
+        """Everything of a bench but the kernels' runs."""
+
+        def prepare(self) -> None:
+            pass
+
+        def measure(self, wanted: Any, rounds: Any, deadline: float) -> Any:
+            for place, c in wanted:
+                self.build(place, c)
+                asked.append(c.template)
+            return iter(())
+
+    monkeypatch.setattr(families, "GpuBench", Asked)
+    assert {r["error"] for r in families.check("scan", 3) if "error" in r} == {"no outcome"}
+    assert asked
+    noted = ladder.load
+    monkeypatch.setattr(ladder, "load", lambda kernels, *more: (
+        [stub.knows_kernel(k) for k in kernels], noted(kernels, *more))[1])  # fmt: skip
+    assert [r["ok"] for k in (1, 2) for r in ladder.climb(k) if "name" in r] == [True, True]
+    calibration.load([few[0].kernel], calibration.CudaTarget("sm_90", 0), calibration.Code())
+    stub.compile(moved)

@@ -138,7 +138,8 @@ def test_the_whole_script(
     chosen = [p for p in check.parts() if p.name in names or p.args[:6] == network]
     few = [replace(p, seconds=300) for p in chosen]
     monkeypatch.setattr(check, "parts", lambda: few)
-    said = {"arch": "sm_90", "seed": 5, "made_by": "numba=1,numba-cuda=1,llvmlite=1,assembler=x"}
+    said = {"arch": "sm_90", "seed": 5, "source": "an older one",
+            "made_by": "numba=1,numba-cuda=1,llvmlite=1,assembler=x"}  # fmt: skip
     (tmp_path / "store" / "prepared.json").write_text(json.dumps(said))
     monkeypatch.setattr(sys, "argv", [
         "check.py", "--budget", "1000", "--jobs", "2", "--output", str(tmp_path), "--only",
@@ -148,7 +149,7 @@ def test_the_whole_script(
         check.main()
     out = capsys.readouterr().out
     assert end.value.code == 0, out
-    assert "seed 5" in out and "code made before: numba=1" in out
+    assert "seed 5" in out and "code made before: numba=1" in out and "of other source" in out
     assert "ladder: 3 of 3 rungs are right, none is wrong" in out
     assert "scan           1 candidates are right" in out
     files = {f.name: json.loads(f.read_text()) for f in tmp_path.glob("gpu_*.json")}

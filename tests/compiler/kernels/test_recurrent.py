@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+import tilewright as tw
+from tilewright.compiler.graph.evaluate import evaluate
 from tilewright.compiler.kernels.ir import Prepared
 from tilewright.compiler.kernels.recurrent import Product, Recurrent, ScanKernel, pack
 from tilewright.ops import library as _library  # noqa: F401  registers every operator
@@ -55,6 +57,26 @@ def test_samples(cell: Cell, dtype: Any) -> None:
     for case in cases(REGISTRY[f"{cell.name}_scan"], dtype):
         graph, feeds = graph_of(f"{cell.name}_scan", case.inputs, case.constant, **case.attrs)
         check(TEMPLATE, graph, feeds, tolerance=case.tolerance if dtype is f32 else 1e-12)
+
+
+@every_cell
+def test_half_floats_are_computed_in_float32(cell: Cell) -> None:
+    """A layer of f16, bidirectional, with states."""
+    rng = np.random.default_rng(3)
+
+    def f(*dims: int) -> Any:
+        return (rng.standard_normal(dims) / 3).astype(np.float16)
+
+    g, n, (t, many, size, h) = tw.Graph("g"), cell.gates, (5, 2, 4, 6)
+    feeds = {"x": f(t, many, size), **{f"s{k}": f(2, many, h) for k in range(cell.states)}}
+    x, *states = (g.input(k, v.shape, "f16") for k, v in feeds.items())
+    w, r, b = (g.constant(f(2, *d)) for d in ((n * h, size), (n * h, h), (2 * n * h,)))
+    for k, y in enumerate(g.op(cell.name, x, w, r, b, None, *states, direction="bidirectional")):
+        g.output(y, f"y{k}")
+    graph = g.build()
+    got = tw.compile(graph)(*feeds.values())
+    for y, want in zip(got, evaluate(graph, feeds).values(), strict=True):
+        assert y.dtype == np.float16 and np.abs(y - want).max() <= 2**-9 * np.abs(want).max()
 
 
 @every_cell

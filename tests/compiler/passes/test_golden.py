@@ -15,12 +15,13 @@ from tilewright.compiler.graph.ir import Graph
 from tilewright.compiler.passes.base import run_pipeline
 from tilewright.compiler.passes.channels_last import ChannelsLast
 from tilewright.compiler.passes.pipeline import cpu_pipeline, named
+from tilewright.compiler.passes.widen import Widen
 from tilewright.ops.types import f32
 
 from ...fuzz.graphs import random_feeds
 from .conftest import GOLDEN
 
-PASSES = (*cpu_pipeline(16), ChannelsLast((f32,)))
+PASSES = (*cpu_pipeline(16), ChannelsLast((f32,)), Widen())
 
 
 @pytest.mark.parametrize("name", sorted(p.stem for p in GOLDEN.glob("*.txt")))
