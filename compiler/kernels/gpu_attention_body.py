@@ -206,7 +206,8 @@ class Attend:
         resident = max(REGISTERS // (self.threads * registers), 1)
         phase = Phase(self.item.payload[2], self.item, self._body(), self.threads, self.thread,
                       resident=resident)  # fmt: skip
-        phases, scratch = [phase], ()
+        phases = [phase]
+        scratch: tuple[Buffer, ...] = ()
         if self.split is not None:
             phases.append(self.split.added(*self._target, self._result, self.raised))
             scratch = self.split.scratch
@@ -224,7 +225,7 @@ class Attend:
         share = (self.share,) if self.ways > 1 else ()
         local = (*share, *self.declared(), self.scores.register, *self._kept, self.high, self.base,
                  self.scale, self.part)  # fmt: skip
-        rounds = ()
+        rounds: tuple[Stmt, ...] = ()
         if self.split is not None:
             last = minimum(self.start + self.each, index(self.rounds))
             rounds = Let(self.start, self.split.part * self.each), Let(self.end, last)
