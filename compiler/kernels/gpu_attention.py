@@ -14,9 +14,10 @@ from ...ops.types import DType
 from ..graph.ir import Graph, Op
 from .device import Device
 from .gpu_attention_body import Attend
-from .gpu_attention_parts import COUNTS, at_once, rounds_of, scratch_bytes
+from .gpu_attention_parts import COUNTS, at_once, scratch_bytes
 from .gpu_attention_problem import Attention, attention_of
 from .gpu_model import LATENCY, LAUNCH, Chip, chip_of
+from .gpu_parts import rounds_of
 from .ir import Launch
 from .template import Config, falling, required
 

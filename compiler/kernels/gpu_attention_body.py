@@ -48,11 +48,12 @@ from ...ops.types import HALF, DType, boolean, f32
 from ..graph.ir import Graph
 from .address import offset
 from .gpu_attention_lines import Lines
-from .gpu_attention_parts import LOWEST, Parts, rounds_of
+from .gpu_attention_parts import LOWEST, Parts
 from .gpu_attention_problem import Attention
 from .gpu_mma_operands import numbered
 from .gpu_mma_product import kept_wide
 from .gpu_model import REGISTERS, WARP
+from .gpu_parts import rounds_of
 from .gpu_sharing import unflattened
 from .ir import (
     Buffer,

@@ -32,12 +32,6 @@ Results = Callable[[dict[Expr, Expr], Expr, Expr, Expr], tuple[Expr, Expr]]
 """From a batch (its loops), row, column and what a sum is there to the result and its place."""
 
 
-def rounds_of(rounds: int, parts: int) -> tuple[int, int]:
-    """(rounds of a part, how many parts that takes): the last one may have fewer."""
-    each = -(-rounds // parts)
-    return each, -(-rounds // each)
-
-
 def at_once(parts: int) -> int:
     return next(k for k in AT_ONCE if parts % k == 0)
 
