@@ -269,6 +269,7 @@ _TENSOR_CORES: Final = [
 CASES: Final[dict[str, list[Case]]] = {
     "gpu_wgmma": _TENSOR_CORES,
     "gpu_mma": _TENSOR_CORES,
+    "gpu_attention_wgmma": _each(attention, _HALF),
     "gpu_attention_mma": [*_each(attention, _HALF), *_each(attention, ("f32",), "reduced")],
     "gpu_attention_tiles": _each(attention, ("f32",)),
     "gpu_winograd": _each(window, ("f32",)),

@@ -17,6 +17,8 @@ from .gpu_attention_problem import Attention, attention_of
 from .ir import Launch
 from .template import Config, required
 
+FAMILY: Final = "attention"
+"""Of the templates for it, which are rivals."""
 MOST_SHARED: Final = 99 << 10  # bytes that a block may have on every device from sm_80 on
 FIXED_KEYS: Final = 32
 """Of a round, where all configs are to give the same bits."""
@@ -36,6 +38,7 @@ class OneAttention:
 
     name = ""
     version = 1
+    family = FAMILY
 
     def __init__(self, one_order: bool = False) -> None:
         self.one_order = one_order
