@@ -126,7 +126,8 @@ class Units:
         self.begin()
 
     def begin(self) -> None:
-        """Other blocks run."""
+        """Other blocks run, beside units that are fast or slow."""
+        self.pace = self.rng.choice((0.3, 0.01))
         self.barriers: dict[tuple[int, int], Mbarrier] = {}
         self.fenced = False
         self.loads: list[_Load] = []
@@ -138,7 +139,7 @@ class Units:
     def step(self, hurry: bool) -> bool:
         """Some copies land; one at least, if any is there and nothing else goes on."""
         landed = False
-        while self.loads and (self.rng.random() < 0.3 or (hurry and not landed)):
+        while self.loads and (self.rng.random() < self.pace or (hurry and not landed)):
             self._land(self.loads.pop(int(self.rng.integers(len(self.loads)))))
             landed = True
         return landed
