@@ -277,6 +277,7 @@ _TENSOR_CORES: Final = [
 CASES: Final[dict[str, list[Case]]] = {
     "gpu_wgmma": _TENSOR_CORES,
     "gpu_mma": _TENSOR_CORES,
+    "gpu_attention_wgmma": _each(attention, _HALF),
     "gpu_attention_mma": [
         c for b in (attention, decoding)
         for c in (*_each(b, _HALF), *_each(b, ("f32",), "reduced"))

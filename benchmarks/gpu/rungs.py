@@ -17,7 +17,9 @@ import numpy as np
 
 import tilewright as tw
 from tilewright.compiler.graph.evaluate import evaluate
+from tilewright.compiler.graph.ir import Graph
 from tilewright.compiler.kernels.device import GPU
+from tilewright.compiler.kernels.gpu_attention_wgmma import GpuAttentionWgmma
 from tilewright.compiler.kernels.gpu_wgmma import GpuWgmma
 from tilewright.compiler.kernels.ir import (
     Argument,
@@ -26,6 +28,7 @@ from tilewright.compiler.kernels.ir import (
     Declare,
     If,
     Kernel,
+    Launch,
     Local,
     Phase,
     Set,
@@ -34,6 +37,8 @@ from tilewright.compiler.kernels.ir import (
     TensorMap,
     loop,
 )
+from tilewright.compiler.passes.base import run_pipeline
+from tilewright.compiler.passes.pipeline import gpu_pipeline
 from tilewright.ops.expr import Expr, apply, cast, compare, const, index, var
 from tilewright.ops.types import DType, f32, i8, i32, i64, u8, u16, u32, u64
 
@@ -472,18 +477,34 @@ def whole(
     g.output(g.relu(g.matmul(a, b) + g.input("r", (m, n), "f16")), "y")
     graph = g.build()
     launch = GpuWgmma().instantiate(graph, graph.ops, graph.outputs, GPU, dict(config))
+    return _template(graph, launch, 1e-3)
+
+
+def attended(m: int, n: int, width: int, config: Mapping[str, int]) -> Trial:
+    """An attention as the template for Hopper GPUs writes it."""
+    g = tw.Graph("attended")
+    q, k, v = (g.input(x, (rows, width), "f16") for x, rows in (("q", m), ("k", n), ("v", n)))
+    scores = g.matmul(q, g.transpose(k, perm=(1, 0))) * np.float16(0.125)
+    g.output(g.matmul(g.softmax(scores, axis=-1), v), "y")
+    graph = run_pipeline(gpu_pipeline(), g.build())[0]
+    launch = GpuAttentionWgmma().instantiate(graph, graph.ops, graph.outputs, GPU, dict(config))
+    return _template(graph, launch, 2e-3)
+
+
+def _template(graph: Graph, launch: Launch, relative: float) -> Trial:
     feeds = {i: small(e, graph.type(i).dims, np.float16, 2) for e, i in enumerate(graph.inputs)}
     arrays = {**feeds, **{n: v.astype(np.float16) for n, v in evaluate(graph, feeds).items()}}
     names = {p.name: arg for p, arg in zip(launch.kernel.params, launch.args, strict=True)}
     held = {p: arrays[n].ravel() for p, n in names.items() if isinstance(n, str)}
     return Trial(launch.kernel, {p: v for p, v in held.items() if names[p] in feeds},
-                 {p: v for p, v in held.items() if names[p] not in feeds}, 1e-3)  # fmt: skip
+                 {p: v for p, v in held.items() if names[p] not in feeds}, relative)  # fmt: skip
 
 
 def _config(m: int, n: int, stages: int, cluster: int = 1) -> dict[str, int]:
     return {"m": m, "n": n, "stages": stages, "cluster": cluster, "parts": 1}
 
 
+_TILE: Final = {"m": 64, "n": 32, "stages": 2}
 RUNGS: Final = (
     Rung("a store", numbers),
     Rung("16 bytes at once", vectors),
@@ -524,6 +545,10 @@ RUNGS: Final = (
     Rung("a product: two groups", partial(whole, 256, 256, 192, _config(128, 128, 3)), 90),
     Rung("a product: registers move", partial(whole, 256, 512, 192, _config(128, 256, 3)), 90),
     Rung("a product: clusters", partial(whole, 512, 256, 192, _config(128, 128, 3, 2)), 90),
+    Rung("attention: one group", partial(attended, 64, 64, 64, _TILE), 90),
+    Rung("attention: ragged, lines of two boxes", partial(attended, 50, 100, 80, _TILE), 90),
+    Rung("attention: two groups, many rounds",
+         partial(attended, 100, 140, 64, _TILE | {"m": 128}), 90),
     Rung("a product: all of it", partial(whole, 1000, 1032, 520, _config(128, 256, 4, 2), False),
          90),
 )  # fmt: skip

@@ -21,6 +21,8 @@ from .gpu_parts import rounds_of
 from .ir import Launch
 from .template import Config, falling, required
 
+FAMILY: Final = "attention"
+"""Of the templates for it, which are rivals."""
 MOST_SHARED: Final = 99 << 10  # bytes that a block may have on every device from sm_80 on
 FIXED_KEYS: Final = 32
 """Of a round, where all configs are to give the same bits."""
@@ -43,6 +45,7 @@ class OneAttention:
 
     name = ""
     version = 2
+    family = FAMILY
     splits = False
 
     def __init__(self, one_order: bool = False) -> None:

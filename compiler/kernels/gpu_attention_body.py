@@ -339,8 +339,12 @@ class Attend:
                 self.scores.set(self.raised(less)), Set(part, (), part.value + score)
             ),
             Set(self.total, (r,), self.total[r] * scale.value + part.value),
-            *(x.each(x.set(x.value * scale.value)) for x in self.results),
+            *self.scaled(),
         ), "unroll")  # fmt: skip
+
+    def scaled(self) -> tuple[Stmt, ...]:
+        """What was added up so far in a row, by what its greatest score has grown."""
+        return tuple(x.each(x.set(x.value * self.scale.value)) for x in self.results)
 
     # ---------------------------------------------------------------- the result
 

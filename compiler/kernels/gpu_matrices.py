@@ -170,7 +170,7 @@ def _of_windows(
     graph: Graph, c: Contraction, buffers: Buffers, types: Sequence[DType]
 ) -> Product:  # fmt: skip
     w = window_of(graph, c, types, ROW)
-    right = _load(c.right, types, "right")
+    right = load_of(c.right, types, "right")
     _same(graph.type(w.blob).dtype, right.dtype)
     left = Matrix(buffers.read(w.blob), 0, 1, (1,) * len(w.batches))
     if len(left.batches) + 3 > MOST_AXES:
@@ -190,7 +190,7 @@ def _work(c: Contraction) -> int:
 def _of_matrices(
     graph: Graph, c: Contraction, buffers: Buffers, types: Sequence[DType]
 ) -> Product:  # fmt: skip
-    left, right = _load(c.left, types, "left"), _load(c.right, types, "right")
+    left, right = load_of(c.left, types, "left"), load_of(c.right, types, "right")
     _same(left.dtype, right.dtype)
     at = offset(graph.type(c.out), c.at)
     over = c.node.payload[1]
@@ -202,8 +202,8 @@ def _of_matrices(
         parts = ()  # a box would reach into the next one
     if not rows or not columns:
         raise Unfit("its rows or columns do not lie in fixed steps")
-    a = _matrix(graph, buffers, left, rows, over, batches, len(parts))
-    b = _matrix(graph, buffers, right, columns, over, batches, len(parts))
+    a = matrix_of(graph, buffers, left, rows, over, batches, len(parts))
+    b = matrix_of(graph, buffers, right, columns, over, batches, len(parts))
     m, n, k = (prod(map(trip_count, loops)) for loops in (rows, columns, over))
     return Product(c.out, m, n, k, batches, rows, columns, a, b, c.value, c.node, at,
                    _work(c))  # fmt: skip
@@ -214,7 +214,7 @@ def _same(left: DType, right: DType) -> None:
         raise Unfit(f"factors of {left} and {right}")
 
 
-def _load(factor: Expr, types: Sequence[DType], which: str) -> Expr:
+def load_of(factor: Expr, types: Sequence[DType], which: str) -> Expr:
     """The load of a factor that is read as it is, or only widened."""
     plain = factor.args[0] if factor.op == "cast" else factor
     if plain.op != "load":
@@ -234,7 +234,7 @@ def _fixed(graph: Graph, x: Expr) -> tuple[Expr, ...]:
     return () if graph.blobs[x.payload].is_constant else (_at(graph, x),)
 
 
-def _matrix(
+def matrix_of(
     graph: Graph, buffers: Buffers, x: Expr, rows: Sequence[Expr], terms: Sequence[Expr],
     batches: Sequence[Expr], parts: int,
 ) -> Matrix:  # fmt: skip

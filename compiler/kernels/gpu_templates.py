@@ -8,6 +8,7 @@ from ..options import Numerics
 from .device import GpuDevice
 from .gpu_attention_mma import GpuAttentionMma
 from .gpu_attention_tiles import GpuAttentionTiles
+from .gpu_attention_wgmma import GpuAttentionWgmma
 from .gpu_mma import GpuMma
 from .gpu_nest import GpuNest
 from .gpu_recurrent import GpuRecurrent
@@ -52,7 +53,7 @@ def gpu_templates(
     found = tuple(special.get(type(t), t) for t in GPU_TEMPLATES)
     if same:
         return tuple(t for t in found if not isinstance(t, GpuWinograd))
-    return (GpuWgmma(reduced), *found) if capability == HOPPER else found
+    return (GpuWgmma(reduced), GpuAttentionWgmma(), *found) if capability == HOPPER else found
 
 
 register(GpuDevice, lambda device, numerics: gpu_templates(numerics, device.capability))

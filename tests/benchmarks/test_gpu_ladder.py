@@ -57,7 +57,8 @@ def test_every_thing_of_the_dialect_is_on_the_ladder() -> None:
     """All that only some GPUs have, and every kind of product."""
     source = "".join(kernel_source(r.build().kernel).text for r in RUNGS)
     wanted = {*EXACT, "stmatrix", "cp_async_zero", "ldmatrix_t", "tma_cast_2d", "tma_store_2d",
-              "mbarrier_arrive_at", "cluster_barrier", "barrier_of", "proxy_fence"}  # fmt: skip
+              "mbarrier_arrive_at", "cluster_barrier", "barrier_of", "proxy_fence",
+              "wgmma_rows_f16", "wgmma_held_f16", "wgmma_wait_held"}  # fmt: skip
     assert not [name for name in wanted if f"{name}(" not in source]
 
 

@@ -33,6 +33,17 @@ def asm_in_place(b: Body, text: str, values: Sequence[str], *args: str) -> list[
     return [b.make(f"extractvalue {made} {out}, {k}") for k in range(len(values))]
 
 
+def asm_new(b: Body, text: str, kinds: Sequence[str], *args: str) -> list[str]:
+    """The same for PTX that sets registers, whatever they held: $0, $1, ... are those of the types
+    `kinds`, then come the arguments. Returns their values, without their types."""
+    letters = [*(f"={_LETTERS[k]}" for k in kinds), *map(_letter, args), "~{memory}"]
+    made = "{" + ", ".join(kinds) + "}"
+    b.together = True
+    out = b.make(f'call {made} asm sideeffect "{text}", "{",".join(letters)}"({", ".join(args)})'
+                 " convergent")  # fmt: skip
+    return [b.make(f"extractvalue {made} {out}, {k}") for k in range(len(kinds))]
+
+
 def _letter(value: str) -> str:
     return _LETTERS[value.split()[0]]
 

@@ -13,6 +13,7 @@ from . import (
     mbarriers,
     register_tiles,
     tensor_cores,
+    warpgroup_chains,
     warpgroups,
 )
 from .intrinsic import Intrinsic, Parameter
@@ -20,6 +21,7 @@ from .intrinsic import Intrinsic, Parameter
 INTRINSICS: Final[Mapping[str, Intrinsic]] = {
     **block_memory.TABLE, **async_copy.TABLE, **tensor_cores.TABLE, **register_tiles.TABLE,
     **mbarriers.TABLE, **bulk_copy.TABLE, **warpgroups.TABLE, **fragments.TABLE,
+    **warpgroup_chains.TABLE,
 }  # fmt: skip
 
 __all__ = ["INTRINSICS", "Intrinsic", "Parameter"]

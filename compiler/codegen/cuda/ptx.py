@@ -17,6 +17,7 @@ from .intrinsic import PREFIX
 from .library import definition
 from .target import ALIGNMENT, PTX_FEATURES, CudaTarget
 from .toolkit import INSTALL, part
+from .warpgroup_chains import TABLE as CHAINS
 from .warpgroups import EXACT
 
 TRIPLE: Final = "nvptx64-nvidia-cuda"
@@ -131,7 +132,7 @@ def _generated(
 def _arch(functions: Sequence[Lowered], target: CudaTarget) -> str:
     """The target's name, with an "a" where code is for it alone and not for newer devices."""
     called = {name.removeprefix(PREFIX).partition(".")[0] for f in functions for name in f.calls}
-    return target.arch + "a" if called & EXACT else target.arch
+    return target.arch + "a" if called & {*EXACT, *CHAINS} else target.arch
 
 
 @cache

@@ -29,8 +29,9 @@ TERMS: Final = {"f16": 64, "bf16": 64, "tf32": 32, "s8": 128, "u8": 128}
 """Of one product, by the type of the factors."""
 
 
-def _descriptor(b: Body, memory: str, offset: str, across: bool, terms: int) -> str:
-    """Where a factor lies, and how: "i64 %v". See `hopper_model` in the tests."""
+def descriptor(b: Body, memory: str, offset: str, across: bool, terms: int) -> str:
+    """Where a factor lies, and how: "i64 %v". across: in stretches of `terms` rows. See
+    `hopper_model` in the tests."""
     lead = terms * ROW if across else 16
     fixed = _SWIZZLE_128 | (ATOM >> 4) << 32 | (lead >> 4) << 16
     at = b.make(f"and {address(b, memory, offset)}, {0x3FFFF}")
@@ -48,8 +49,8 @@ def _product(kind: str) -> Callable[[Body], None]:
         tiles, columns = given["tiles"], given["columns"]
         held = tiles * columns // 2
         sums = [b.get("sums", k) for k in range(held)]
-        x = _descriptor(b, "a", "i", bool(given["a_across"]), terms)
-        y = _descriptor(b, "b", "j", bool(given["b_across"]), terms)
+        x = descriptor(b, "a", "i", bool(given["a_across"]), terms)
+        y = descriptor(b, "b", "j", bool(given["b_across"]), terms)
         add = f"i32 {b.make('zext i1 %add to i32')}"
         first = 2 * held
         lines = [f"{{ .reg .pred add; .reg .b64 x, y; setp.ne.b32 add, ${first + 2}, 0;",

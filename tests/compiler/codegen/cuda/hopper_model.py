@@ -64,3 +64,12 @@ def accumulator_places(columns: int) -> tuple[Any, Any]:
     row = t // 32 * 16 + t % 32 // 4 + r // 2 % 2 * 8
     column = r // 4 * 8 + t % 4 * 2 + r % 2
     return row, column
+
+
+def operand_places(terms: int) -> tuple[Any, Any]:
+    """(row, term) [128 threads, terms // 4 registers] of the first of the two neighbours that a
+    register holds of a left operand of 64 rows."""
+    t = np.arange(128)[:, None]
+    r = np.arange(terms // 4)[None, :]
+    row = t // 32 * 16 + t % 32 // 4 + r % 2 * 8
+    return row, r // 4 * 16 + r % 4 // 2 * 8 + t % 4 * 2

@@ -21,6 +21,7 @@ from .hopper_model import (
     box_places,
     matrix_places,
     nearest_tf32,
+    operand_places,
     swizzled,
 )
 from .simulated_arithmetic import SimError
@@ -96,13 +97,16 @@ class _Store:
 
 @dataclass
 class _Product:
-    kind: str
-    a: tuple[Piece, Any]
-    b: tuple[Piece, Any]
+    """left, right: [rows or columns, terms], read when they are asked for; places: of shared
+    memory, that are read until then; held: what threads hold of the left factor, if they do."""
+
+    left: Callable[[], Any]
+    right: Callable[[], Any]
+    places: list[Any]
     sums: list[LocalArray]
     add: bool
-    tiles: int
     columns: int
+    held: list[LocalArray] = field(default_factory=list)
 
 
 @dataclass
@@ -122,7 +126,8 @@ class Units:
         self.begin()
 
     def begin(self) -> None:
-        """Other blocks run."""
+        """Other blocks run, beside units that are fast or slow."""
+        self.pace = self.rng.choice((0.3, 0.01))
         self.barriers: dict[tuple[int, int], Mbarrier] = {}
         self.fenced = False
         self.loads: list[_Load] = []
@@ -134,7 +139,7 @@ class Units:
     def step(self, hurry: bool) -> bool:
         """Some copies land; one at least, if any is there and nothing else goes on."""
         landed = False
-        while self.loads and (self.rng.random() < 0.3 or (hurry and not landed)):
+        while self.loads and (self.rng.random() < self.pace or (hurry and not landed)):
             self._land(self.loads.pop(int(self.rng.integers(len(self.loads)))))
             landed = True
         return landed
@@ -172,7 +177,11 @@ class Units:
 
     def collectives(self) -> dict[str, Collective]:
         products = {f"wgmma_{kind}": Collective(self._product(kind), GROUP) for kind in TERMS}
+        for kind in ("f16", "bf16"):
+            products[f"wgmma_rows_{kind}"] = Collective(self._of_rows(kind), GROUP)
+            products[f"wgmma_held_{kind}"] = Collective(self._of_registers(kind), GROUP)
         return {**products, "wgmma_wait": Collective(self._wait, GROUP),
+                "wgmma_wait_held": Collective(self._wait_held, GROUP),
                 "stmatrix": Collective(_stmatrix)}  # fmt: skip
 
     # ---------------------------------------------------------------- barriers
@@ -325,24 +334,72 @@ class Units:
             block: Block, numbers: Sequence[int], args: Sequence[tuple[Any, ...]]
         ) -> Sequence[None]:
             first, sums = args[0], [x[0] for x in args]
-            if any(x[2] != first[2] or x[4:] != first[4:] for x in args):
-                raise SimError("threads of a group multiply different matrices")
+            _alike([(*x[2:3], *x[4:]) for x in args])
             a, i, b, j, add, tiles, columns, a_across, b_across = first[1:]
-            _check_sums(sums, tiles * columns // 2, kind)
-            queue = self.products.setdefault((block.rank, numbers[0] // GROUP), [])
             left = _factor(block, a, i, kind, tiles * 64, bool(a_across))
             right = _factor(block, b, j, kind, columns, bool(b_across))
-            if add and not (queue or all(s.known.all() for s in sums)):
-                raise SimError("sums are added to before they are set")
-            for where in (left, right):
-                block.dynamic.busy[where.reshape(-1)] += 1
-            for s in sums:
-                s.known[:] = False
-            queue.append(_Product(kind, (a, left), (b, right), sums, bool(add), tiles, columns))
+            queue = self._begin(block, numbers, kind, _Product(
+                lambda: _numbers(block.dynamic, a, left, kind),
+                lambda: _numbers(block.dynamic, b, right, kind),
+                [left, right], sums, bool(add), columns,
+            ))  # fmt: skip
             self._retire(block, queue, 1)
             return [None] * len(args)
 
         return together
+
+    def _of_rows(self, kind: str) -> Callable[..., Sequence[None]]:
+        def together(
+            block: Block, numbers: Sequence[int], args: Sequence[tuple[Any, ...]]
+        ) -> Sequence[None]:
+            _alike([(*x[2:3], *x[4:]) for x in args])
+            a, i, b, j, terms, columns, a_apart, b_apart = args[0][1:]
+            left = _panels(block, a, i, kind, 64, terms, a_apart)
+            right = _panels(block, b, j, kind, columns, terms, b_apart)
+            self._begin(block, numbers, kind, _Product(
+                lambda: _numbers(block.dynamic, a, left, kind),
+                lambda: _numbers(block.dynamic, b, right, kind),
+                [left, right], [x[0] for x in args], False, columns,
+            ))  # fmt: skip
+            return [None] * len(args)
+
+        return together
+
+    def _of_registers(self, kind: str) -> Callable[..., Sequence[None]]:
+        def together(
+            block: Block, numbers: Sequence[int], args: Sequence[tuple[Any, ...]]
+        ) -> Sequence[None]:
+            _alike([x[3:] for x in args])
+            b, j, terms, columns = args[0][2:]
+            held = [x[1] for x in args]
+            if any(h.array.size != terms // 4 or h.dtype != np.uint32 for h in held):
+                raise SimError(f"{held[0].array.size} registers of a factor of {terms} terms")
+            if not all(h.known.all() for h in held):
+                raise SimError("a factor is not in its registers")
+            right = _factor(block, b, j, kind, columns, True, terms)
+            self._begin(block, numbers, kind, _Product(
+                lambda: _of_threads(held, terms, kind),
+                lambda: _numbers(block.dynamic, b, right, kind),
+                [right], [x[0] for x in args], True, columns, held,
+            ))  # fmt: skip
+            return [None] * len(args)
+
+        return together
+
+    def _begin(
+        self, block: Block, numbers: Sequence[int], kind: str, p: _Product
+    ) -> list[_Product]:  # fmt: skip
+        queue = self.products.setdefault((block.rank, numbers[0] // GROUP), [])
+        _check_sums(p.sums, len(p.left()) // 64 * p.columns // 2, kind)
+        before = any(q.sums[0] is p.sums[0] for q in queue)
+        if p.add and not (before or all(s.known.all() for s in p.sums)):
+            raise SimError("sums are added to before they are set")
+        for where in p.places:
+            block.dynamic.busy[where.reshape(-1)] += 1
+        for x in (*p.sums, *p.held):
+            x.known[:] = False
+        queue.append(p)
+        return queue
 
     def _wait(
         self, block: Block, numbers: Sequence[int], args: Sequence[tuple[Any, ...]]
@@ -353,12 +410,24 @@ class Units:
         self._retire(block, self.products.get((block.rank, numbers[0] // GROUP), []), n)
         return [None] * len(args)
 
+    def _wait_held(
+        self, block: Block, numbers: Sequence[int], args: Sequence[tuple[Any, ...]]
+    ) -> Sequence[None]:
+        a, count = args[0][2:4]
+        if count != a.array.size:
+            raise SimError(f"{count} registers of a factor are waited for, of {a.array.size}")
+        return self._wait(block, numbers, [(x[0], x[1], x[4]) for x in args])
+
     def _retire(self, block: Block, queue: list[_Product], most: int) -> None:
+        """The oldest products are done; whose registers changed meanwhile is told so."""
         while len(queue) > most:
             p = queue.pop(0)
+            if any(x.known.any() for x in (*p.sums, *p.held)):
+                raise SimError("registers change while a product uses them")
             _multiply(block.dynamic, p)
-            for s in p.sums:
-                s.known[:] = not queue
+            others = {id(x) for q in queue for x in (*q.sums, *q.held)}
+            for x in (*p.sums, *p.held):
+                x.known[:] = id(x) not in others
 
 
 def _registers(count: int) -> None:
@@ -379,15 +448,34 @@ def _check_sums(sums: Sequence[LocalArray], held: int, kind: str) -> None:
         raise SimError(f"{sums[0].array.size} sums of {sums[0].dtype}; it takes {held} {wanted}")
 
 
-def _factor(block: Block, a: Piece, i: int, kind: str, rows: int, across: bool) -> Any:
-    """Places in shared memory [rows, terms, bytes] of a factor, which are there to be read."""
-    size, terms = a.dtype.itemsize, TERMS[kind]
-    if size * terms != ROW or (across and size != 2):
+def _alike(args: Sequence[tuple[Any, ...]]) -> None:
+    if any(x != args[0] for x in args):
+        raise SimError("threads of a group multiply different matrices")
+
+
+def _panels(
+    block: Block, a: Piece, i: int, kind: str, rows: int, terms: int, apart: int
+) -> Any:  # fmt: skip
+    """The same of a factor whose terms lie in stretches of 128 bytes, `apart` rows behind."""
+    each = TERMS[kind]
+    parts = [_factor(block, a, i + k * apart, kind, rows, False, min(terms - k, each))
+             for k in range(0, terms, each)]  # fmt: skip
+    return np.concatenate(parts, axis=1)
+
+
+def _factor(
+    block: Block, a: Piece, i: int, kind: str, rows: int, across: bool, terms: int = 0
+) -> Any:  # fmt: skip
+    """Places in shared memory [rows, terms, bytes] of a factor, which are there to be read; as many
+    terms as have 128 bytes, or as many as are said."""
+    size, terms = a.dtype.itemsize, terms or TERMS[kind]
+    if size * TERMS[kind] != ROW or (across and size != 2):
         raise SimError(f"a factor of {a.dtype} for {kind}")
-    first = a.reach(i, rows * terms)
+    at = matrix_places(rows, terms, size, across, terms * ROW, ATOM)
+    first = a.reach(i, int(at.max()) // size + 1)
     if first % ATOM:
         raise SimError(f"shared[{i}] is no place for a factor: byte {first}")
-    at = first + matrix_places(rows, terms, size, across, terms * ROW, ATOM)
+    at = first + at
     where = swizzled(at, ROW)[..., None] + np.arange(size)
     _readable(block.dynamic, where.reshape(-1))
     if block.dynamic.unfenced[where].any():
@@ -407,14 +495,25 @@ def _numbers(d: Dynamic, piece: Piece, where: Any, kind: str) -> Any:
     return x.astype(np.float64)
 
 
+def _of_threads(held: Sequence[LocalArray], terms: int, kind: str) -> Any:
+    """A left factor [64, terms] that a group's threads hold."""
+    words = np.stack([h.array for h in held])
+    row, term = operand_places(terms)
+    x = np.zeros((64, terms))
+    for k in range(2):
+        bits = (words >> 16 * k & 0xFFFF).astype(np.uint32)
+        x[row, term + k] = (bits.astype(np.uint16).view(np.float16) if kind == "f16"
+                            else (bits << 16).view(np.float32))  # fmt: skip
+    return x
+
+
 def _multiply(d: Dynamic, p: _Product) -> None:
-    (a, left), (b, right) = p.a, p.b
-    for where in (left, right):
+    for where in p.places:
         d.busy[where.reshape(-1)] -= 1
-    made = _numbers(d, a, left, p.kind) @ _numbers(d, b, right, p.kind).T
+    made = p.left() @ p.right().T
     row, column = accumulator_places(p.columns)
     held = p.columns // 2
-    for tile in range(p.tiles):
+    for tile in range(len(made) // 64):
         part = made[tile * 64 + row, column]
         for t, s in enumerate(p.sums):
             mine = s.array[tile * held : (tile + 1) * held]

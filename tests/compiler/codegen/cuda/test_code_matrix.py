@@ -142,6 +142,7 @@ _WIDE = ("LDG.E.128", "STG.E.128")
 _TILES = ("FFMA", "LDGSTS", "LDS.128", "STG.E.128")
 _MMA = ("LDGSTS", "LDSM", "STG.E.128")
 _ATTEND = ("LDGSTS", "LDSM.16.M88", "LDSM.16.MT88", "MUFU.EX2", "SHFL.BFLY")
+_GROUPS = ("HGMMA", "UTMALDG", "SYNCS", "USETMAXREG", "MUFU.EX2", "F2FP")
 _WGMMA = ("HGMMA", "UTMALDG", "SYNCS")
 KINDS = (
     Kind("pointwise-f32", "gpu_nest", lambda g: g.relu(g.input("x", (64, 1024))), _WIDE),
@@ -177,6 +178,9 @@ KINDS = (
     Kind("few-places-f16", "gpu_wgmma", few_places, _WGMMA, arch=("sm_90",)),
     Kind("dense-bf16", "gpu_wgmma", stored_bf16, _WGMMA, arch=("sm_90",)),
     Kind("dense-tf32", "gpu_wgmma", dense("f32"), _WGMMA, "reduced", ("sm_90",)),
+    Kind("attention-f16", "gpu_attention_wgmma", attention("f16"), _GROUPS, arch=("sm_90",)),
+    Kind("attention-bf16", "gpu_attention_wgmma", attention("bf16", width=128), _GROUPS,
+         arch=("sm_90",)),
     Kind("gru", "gpu_recurrent", gru, ("FFMA", "LDS.128")),
 )  # fmt: skip
 QUICK = {("dense-f16", "gpu_mma", "sm_80"), ("long-f16", "gpu_mma", "sm_90"),
@@ -184,7 +188,8 @@ QUICK = {("dense-f16", "gpu_mma", "sm_80"), ("long-f16", "gpu_mma", "sm_90"),
          ("dense-f32", "gpu_tiles", "sm_89"),
          ("attention-f16", "gpu_attention_mma", "sm_80"),
          ("attention-f32", "gpu_attention_tiles", "sm_90"),
-         ("dense-f16", "gpu_wgmma", "sm_90"), ("softmax", "gpu_nest", "sm_90"),
+         ("dense-f16", "gpu_wgmma", "sm_90"), ("attention-f16", "gpu_attention_wgmma", "sm_90"),
+          ("softmax", "gpu_nest", "sm_90"),
          ("conv-f32", "gpu_winograd", "sm_90"),
          ("dense-tf32", "gpu_mma", "sm_89"), ("gru", "gpu_recurrent", "sm_80")}  # fmt: skip
 
