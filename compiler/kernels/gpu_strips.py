@@ -31,11 +31,12 @@ from .template import Config, traffic
 ROWS: Final = (1, 2, 4, 7)
 COLUMNS: Final = (1, 2, 4, 7)
 THREADS: Final = (64, 128, 256)
-MOST_REGISTERS: Final = 128
-"""That results, weights and a row of inputs may take: with the rest, a multiprocessor holds twelve
-warps."""
+MOST_VALUES: Final = 256
+"""Results, weights and inputs of a thread: assemblers read far ahead of what is needed, and with
+more of them some end up in local memory."""
 MOST_TAPS: Final = 128  # of a row of a window: all of them are written out
-OTHER_REGISTERS: Final = 32
+SHARE: Final = 0.6  # of these values are in registers at once: what assemblers leave
+OTHER_REGISTERS: Final = 16
 PER_ACCESS: Final = 4.0  # instructions, for its place and its guard among others
 PER_THREAD: Final = 40.0  # instructions, to find out what it computes
 EFFICIENCY: Final = 0.5  # of the multipliers' rate
@@ -108,27 +109,30 @@ def _windows(graph: Graph, ops: Sequence[Op], outputs: Sequence[str]) -> Windows
 def _fitting(graph: Graph, ops: Sequence[Op], outputs: Sequence[str]) -> Windows:
     p = windows_of(graph, ops, outputs, Buffers(graph))
     if p.across.taps > MOST_TAPS or not _configs(p):
-        raise Unfit(f"windows of {p.taps} taps, whose weights take too many registers")
+        raise Unfit(f"windows of {p.taps} taps, which take too many registers")
     return p
 
 
 def _configs(p: Windows) -> list[Config]:
-    """All whose registers suffice. No strip is twice as large as the axis."""
-    found = []
-    lanes = sorted({p.most_lanes, max(p.most_lanes // 2, 1)}, reverse=True)
-    rows = [n for n in ROWS if n <= min(p.down.most, p.down.count)]
-    columns = [n for n in COLUMNS if n <= min(p.across.most, p.across.count)]
-    for n, r, c in product(lanes, rows, columns):
-        if _held(p, r, c, n) <= MOST_REGISTERS:
-            found += [{"rows": r, "columns": c, "lanes": n, "threads": t} for t in THREADS]
-    return found
+    """All whose registers suffice, of 16 bytes of channels where those lie so. No strip is larger
+    than the axis; of large windows, several share a row's weights."""
+    n = p.most_lanes
+    large = taps_held(p, n) < p.taps
+    rows = [r for r in ROWS if r <= min(p.down.most, p.down.count) and not (large and r > 1)]
+    columns = [c for c in COLUMNS if c <= min(p.across.most, p.across.count)]
+    columns = columns[1:] or columns if large else columns
+    return [{"rows": r, "columns": c, "lanes": n, "threads": t}
+            for r, c in product(rows, columns) if _values(p, r, c, n) <= MOST_VALUES
+            for t in THREADS]  # fmt: skip
 
 
-def _held(p: Windows, rows: int, columns: int, lanes: int) -> int:
-    """Registers of a thread: results, weights, and a row of inputs. Halves are widened."""
+def _values(p: Windows, rows: int, columns: int, lanes: int) -> int:
+    """Of 32 bits, of a thread: results, weights, and inputs, of a row of large windows. Halves are
+    widened."""
     words = p.node.dtype.bytes // 4 or 1
-    weights = taps_held(p, rows) * len(p.weights)
-    return (rows * columns + weights + p.across.looks(columns)) * lanes * words
+    weights, looks = taps_held(p, lanes), p.across.looks(columns)
+    looks *= p.down.looks(rows) if weights == p.taps else 1
+    return (rows * columns + weights * len(p.weights) + looks) * lanes * words
 
 
 def _seconds(p: Windows, config: Config, chip: Chip) -> float:
@@ -148,8 +152,9 @@ def _seconds(p: Windows, config: Config, chip: Chip) -> float:
     copied = p.down.looks(rows) * p.across.looks(columns * beside) / beside * wide
     stored = results * sum(a.buffer.dtype.bytes for a in stores)
     kind = "f64" if p.node.dtype is f64 else "f32"
+    registers = int(SHARE * _values(p, rows, columns, lanes)) + OTHER_REGISTERS
     return seconds(chip, Work(
-        blocks, threads, _held(p, rows, columns, lanes) + OTHER_REGISTERS, 0, kind, threads * work,
+        blocks, threads, registers, 0, kind, threads * work,
         threads * lanes * (copied + stored), _moved(p), EFFICIENCY, p.down.looks(rows), AHEAD,
     ))  # fmt: skip
 

@@ -26,13 +26,15 @@ from .reductions import combined, identity
 from .template import Config
 from .vectors import unguarded, wide_loads
 
-WRITTEN_OUT: Final = 25  # taps of windows whose rows are written out
+WRITTEN_OUT: Final = 100
+"""Weights of a thread, taps of all its channels, up to which all rows of a window are written out.
+Strips have one row of larger windows."""
 FAR: Final = 1 << 40  # inputs behind the last
 
 
-def taps_held(p: Windows, rows: int) -> int:
+def taps_held(p: Windows, lanes: int) -> int:
     """Taps whose weights a thread holds at once: all, or those of one row of a large window."""
-    return p.taps if rows > 1 or p.taps <= WRITTEN_OUT else p.across.taps
+    return p.taps if p.taps * lanes <= WRITTEN_OUT else p.across.taps
 
 
 class Strips:
@@ -49,10 +51,10 @@ class Strips:
         self.top = strips[p.down.place] * self.rows
         self.left = strips[p.across.place] * self.columns
         self.lane = {p.lane: strips[p.lane] * self.lanes + self.u}
-        self.whole = taps_held(p, self.rows) == p.taps
+        self.whole = taps_held(p, self.lanes) == p.taps
         self.acc = self._registers("acc", p.node, self.rows * self.columns)
         self.seen = self._registers("seen", p.reads, p.across.looks(self.columns))
-        self.weights = {n: self._registers(f"weights{k}", n, taps_held(p, self.rows))
+        self.weights = {n: self._registers(f"weights{k}", n, taps_held(p, self.lanes))
                         for k, n in enumerate(p.weights)}  # fmt: skip
         self.count = 0
 
