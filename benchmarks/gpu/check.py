@@ -51,7 +51,8 @@ from tilewright.compiler.store import cache_directory  # noqa: E402
 Row = dict[str, Any]
 PROGRAM: Final = (sys.executable, str(Path(__file__).with_name("part.py")))
 FAMILIES: Final = ("gpu_wgmma", "gpu_mma", "gpu_attention_wgmma", "gpu_attention_mma",
-                   "gpu_attention_tiles", "gpu_winograd", "gpu_tiles", "gpu_nest", "gpu_recurrent",
+                   "gpu_attention_tiles", "gpu_winograd", "gpu_tiles", "gpu_strips", "gpu_nest",
+                   "gpu_recurrent",
                    "gpu_unpool", "recurrent", "arg", "top_k", "scan", "scatter",
                    "unpool")  # fmt: skip
 """Templates by name, those that may go wrong in the most ways first."""

@@ -145,9 +145,12 @@ def window(kind: str, odd: bool, s: Sizes) -> Graph:
 
 def depthwise(kind: str, odd: bool, s: Sizes) -> Graph:
     a = Mixed("depthwise", kind)
-    c, size = s.of(odd, 96), s.of(odd, 56)
-    x, w = a.input("x", (2, c, size, size)), a.constant("w", (c, 1, 3, 3))
-    return a.built(a.g.relu(a.wide(a.g.conv(x, w, group=c, pads=1))))
+    c, size, taps = s.of(odd, 96), s.of(odd, 56), 5 if odd else 3
+    before = a.g.relu(a.some("x", (2, c, size, size)))  # so that passes choose how it lies
+    before = a.g.cast(before, to="bf16") if kind == "bf16" else before
+    w = a.constant("w", (c, 1, taps, taps))
+    y = a.g.conv(before, w, group=c, pads=taps // 2, strides=2 if odd else 1)
+    return a.built(a.g.relu(a.wide(y)))
 
 
 def attention(kind: str, odd: bool, s: Sizes) -> Graph:
@@ -182,6 +185,14 @@ def pool(kind: str, odd: bool, s: Sizes) -> Graph:
     size = s.of(odd, 100)
     x = a.some("x", (2, s.any(48), size, size))
     return a.built(a.g.max_pool(x, kernel_shape=(3, 3), strides=(2, 2), pads=1))
+
+
+def pool_of_channels(kind: str, odd: bool, s: Sizes) -> Graph:
+    """Behind a convolution, which leaves channels side by side."""
+    a = Mixed("pool", kind)
+    c, size = s.of(odd, 48), s.of(odd, 100)
+    y = a.g.conv(a.input("x", (2, c, size, size)), a.constant("w", (2 * c + 8, c, 1, 1)))
+    return a.built(a.g.max_pool(a.wide(y), kernel_shape=(3, 3), strides=(2, 2), pads=1))
 
 
 def rows(kind: str, odd: bool, s: Sizes) -> Graph:
@@ -285,7 +296,8 @@ CASES: Final[dict[str, list[Case]]] = {
     "gpu_attention_tiles": [c for b in (attention, decoding) for c in _each(b, ("f32",))],
     "gpu_winograd": _each(window, ("f32",)),
     "gpu_tiles": [*_each(matmul, ("f32", "f64")), *_each(dense, ("f32",)), *_each(conv, ("f32",))],
-    "gpu_nest": [c for b in (rows, normalised, pointwise, pool, depthwise, vector)
+    "gpu_strips": [*_each(depthwise, FLOATS), *_each(pool_of_channels, _HALF)],
+    "gpu_nest": [c for b in (rows, normalised, pointwise, pool, vector)
                  for c in _each(b, FLOATS)],
     "gpu_recurrent": [Case("gru", lambda s: recurrent("gru", s)),
                       Case("lstm", lambda s: recurrent("lstm", s))],

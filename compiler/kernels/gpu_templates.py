@@ -12,6 +12,7 @@ from .gpu_attention_wgmma import GpuAttentionWgmma
 from .gpu_mma import GpuMma
 from .gpu_nest import GpuNest
 from .gpu_recurrent import GpuRecurrent
+from .gpu_strips import GpuStrips
 from .gpu_tiles import GpuTiles
 from .gpu_unpool import GpuUnpool
 from .gpu_wgmma import GpuWgmma
@@ -26,7 +27,8 @@ from .unpool import Unpool
 
 GPU_TEMPLATES: Final[tuple[KernelTemplate, ...]] = (
     GpuMma(), GpuAttentionMma(), GpuTiles(), GpuWinograd(), GpuAttentionTiles(), GpuRecurrent(),
-    Recurrent(), ArgReduce(), TopK(), CumulativeSum(), Scatter(), GpuUnpool(), Unpool(), GpuNest(),
+    Recurrent(), ArgReduce(), TopK(), CumulativeSum(), Scatter(), GpuUnpool(), Unpool(),
+    GpuStrips(), GpuNest(),
 )  # fmt: skip
 """In the order of preference, as `select.TEMPLATES`."""
 

@@ -1,19 +1,22 @@
-"""Channels last around convolutions that run on tensor cores.
+"""Channels last around convolutions that run on tensor cores, and around depthwise ones.
 
-Those copy 16 bytes of channels at a time, so that all channels of a place have to be neighbours:
-the blocked layout whose block is all of them, `f16[1,64,56,56]@1x64`. Pointwise operators, windows
-and joins hand that on; everything else is row-major. An image of few channels is read as it comes.
+Those copy 16 bytes of channels at a time, and these read as many, so that all channels of a place
+have to be neighbours: the blocked layout whose block is all of them, `f16[1,64,56,56]@1x64`.
+Pointwise operators, windows and joins hand that on, and so do convolutions of single places,
+whatever computes them: terms of their sums lie side by side then. Everything else is row-major. An
+image of few channels is read as it comes.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ...ops.operator import ChannelLocal, Elementwise, Injective, Opaque
+from ...ops.operator import ChannelLocal, Contraction, Elementwise, Injective, Opaque
 from ...ops.types import ROW_MAJOR, DType, Layout, TensorType
 from ..graph.builder import Value
 from ..graph.ir import Graph, Op
 from .base import Pass
+from .convolutions import is_channel_choice, is_depthwise
 from .layout import PLANAR_CHANNELS, Layouts
 
 LEAST_CHANNELS = 8  # of a group's results, below which most of a tile would be empty
@@ -43,16 +46,45 @@ class _ChannelsLast(Layouts):
     def convolution(self, op: Op, inputs: tuple[Value | None, ...]) -> Value | tuple[Value, ...]:
         x = inputs[0]
         assert x is not None
+        blocked = x.type.layout.is_blocked
         out = self.old.type(op.outputs[0])
         group = op.attr("group")
         if group == x.type.dims[1] and group > 1:  # a window of each channel
-            to = last(out) if x.type.layout.is_blocked else ROW_MAJOR
-            return self.windowed(op, inputs, to)
+            if blocked or (self._is_depthwise(op) and op.reads[0] not in self.old.inputs):
+                return self.windowed(op, (self.to(x, last(x.type)), *inputs[1:]), last(out))
+            return self.windowed(op, inputs, ROW_MAJOR)
         if out.dtype not in self.products or out.dims[1] // group < LEAST_CHANNELS:
-            return self.emit(op, (self.to(x, ROW_MAJOR), *inputs[1:]), ROW_MAJOR)
+            stays = blocked and self._is_pointwise(op)
+            inputs = inputs if stays else (self.to(x, ROW_MAJOR), *inputs[1:])
+            if stays or self._is_read_by_depthwise(op):
+                return self.windowed(op, inputs, last(out))
+            return self.emit(op, inputs, ROW_MAJOR)
         if x.type.dims[1] > PLANAR_CHANNELS:
             x = self.to(x, last(x.type))
         return self.windowed(op, (x, *inputs[1:]), last(out))
+
+    def _is_depthwise(self, op: Op) -> bool:
+        """Whether every channel has a window of its own, and there are channels enough."""
+        trait = op.definition.trait(Contraction)
+        if trait is None or trait.kind != "conv":
+            return False
+        x, w = op.reads[:2]
+        channels = self.old.type(op.outputs[0]).dims[1]
+        return (is_depthwise(self.old, op) and self.old.is_constant(w)
+                and LEAST_CHANNELS <= channels == self.old.type(x).dims[1])  # fmt: skip
+
+    def _is_read_by_depthwise(self, op: Op) -> bool:
+        """Whether a depthwise convolution is all that reads a result, or what follows on it place
+        by place: then it is stored as that wants it."""
+        users = self.old.consumers[op.outputs[0]]
+        while len(users) == 1 and users[0].has(Elementwise):
+            users = self.old.consumers[users[0].outputs[0]]
+        return len(users) == 1 and self._is_depthwise(users[0])
+
+    def _is_pointwise(self, op: Op) -> bool:
+        """Whether every place is made of the one in the same place."""
+        x, w = (self.old.type(n) for n in op.reads[:2])
+        return set(w.dims[2:]) == {1} and x.dims[2:] == self.old.type(op.outputs[0]).dims[2:]
 
     def follow(self, op: Op, inputs: tuple[Value | None, ...]) -> Layout:
         outs = self.old.output_types(op)
@@ -67,5 +99,6 @@ class _ChannelsLast(Layouts):
         elif op.has(ChannelLocal):
             fits = x.rank == out.rank and x.dims[1] == out.dims[1]
         else:
-            fits = op.has(Injective) and x.rank == out.rank and len(op.reads) == 1
+            alone = len(op.reads) == 1 or is_channel_choice(self.old, op)
+            fits = op.has(Injective) and x.rank == out.rank and alone
         return last(out) if fits else ROW_MAJOR

@@ -41,13 +41,15 @@ class Fuse(Pass):
     """Assign `Op.group` and bring the members of each group together in the order of ops.
 
     attention: what the target's kernel for whole attentions takes, if it has one. products: the
-    element types of contractions that templates of their own compute."""
+    element types of contractions that templates of their own compute. choices: whether kernels of
+    convolutions read channels in any order."""
 
     attention: AttentionKernel | None = WHOLE
     products: tuple[DType, ...] = (f32, f64)
+    choices: bool = True
 
     def run(self, graph: Graph) -> Graph:
-        return Fuser(graph, self.attention, self.products).run()
+        return Fuser(graph, self.attention, self.products, self.choices).run()
 
 
 def is_contraction(graph: Graph, op: Op, products: Sequence[DType]) -> bool:
@@ -74,9 +76,10 @@ class Fuser:
     """One run of the pass. group: of each op, None as long as it has none."""
 
     def __init__(
-        self, graph: Graph, attention: AttentionKernel | None, products: Sequence[DType]
-    ) -> None:
-        self.graph, self.products = graph, products
+        self, graph: Graph, attention: AttentionKernel | None, products: Sequence[DType],
+        choices: bool = True,
+    ) -> None:  # fmt: skip
+        self.graph, self.products, self.choices = graph, products, choices
         self.kernel = attention
         self.ops = graph.ops
         self.at = {o: k for k, op in enumerate(self.ops) for o in op.outputs}
@@ -231,7 +234,7 @@ class Fuser:
         at = self.at.get(x)
         if at is None or self.group[at] is not None or x in self.graph.outputs:
             return []
-        if self.ops[k].attr("winograd"):
+        if self.ops[k].attr("winograd") or not self.choices:
             return []
         fits = is_channel_choice(self.graph, self.ops[at]) and self.users[x] == [k]
         return [at] if fits and self.graph.type(x).layout.is_blocked else []

@@ -56,8 +56,8 @@ def families(stub: Stub, monkeypatch: pytest.MonkeyPatch) -> Any:  # noqa: F811
 QUICK = ("gpu_tiles", "gpu_nest", "arg", "scan", "gpu_mma")
 SIMULATED = [f if f in QUICK else pytest.param(f, marks=pytest.mark.slow) for f in
              ("gpu_wgmma", "gpu_mma", "gpu_attention_wgmma", "gpu_attention_mma",
-              "gpu_attention_tiles", "gpu_tiles", "gpu_nest", "gpu_recurrent", "gpu_unpool",
-              "recurrent", "arg", "top_k", "scan", "scatter", "unpool")]  # fmt: skip
+              "gpu_attention_tiles", "gpu_tiles", "gpu_strips", "gpu_nest", "gpu_recurrent",
+              "gpu_unpool", "recurrent", "arg", "top_k", "scan", "scatter", "unpool")]  # fmt: skip
 
 
 @pytest.mark.parametrize("family", SIMULATED)

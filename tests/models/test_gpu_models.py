@@ -44,7 +44,7 @@ def test_a_small_model() -> None:
     g.output(g.softmax(g.matmul(x, weights(64, 100)), axis=1), "y")
     exe = tw.compile(g, target="cuda:sm_90")
     check(exe)
-    assert {k.template for k in exe.kernels} == {"gpu_tiles", "gpu_nest"}
+    assert {k.template for k in exe.kernels} == {"gpu_tiles", "gpu_strips", "gpu_nest"}
 
 
 @pytest.mark.slow

@@ -164,4 +164,5 @@ def test_who_reads_far_apart_waits_longer() -> None:
 def test_templates_with_many_configs_are_estimated() -> None:
     named = {t.name for t in gpu_templates("reduced", (9, 0)) if isinstance(t, Estimating)}
     assert named == {"gpu_wgmma", "gpu_mma", "gpu_winograd", "gpu_tiles", "gpu_attention_mma",
-                     "gpu_attention_wgmma", "gpu_attention_tiles", "gpu_nest"}  # fmt: skip
+                     "gpu_attention_wgmma", "gpu_attention_tiles", "gpu_strips",
+                     "gpu_nest"}  # fmt: skip

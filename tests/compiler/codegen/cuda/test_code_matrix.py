@@ -113,6 +113,30 @@ def depthwise(g: Any) -> Any:
     return g.conv(g.input("x", (1, 32, 56, 56)), w, group=32, pads=1)
 
 
+def windows(kind: str, size: int, taps: int = 3, batch: int = 32, **window: Any) -> Any:
+    """relu(depthwise(x) + b), whose channels are last, as behind a convolution."""
+
+    def build(g: Any) -> Any:
+        number = np.float16 if kind == "f16" else np.float32
+        w, b = (g.constant(_zeros(*dims).astype(number)) for dims in ((96, 1, taps, taps), (96,)))
+        x = g.relu(g.input("x", (batch, 96, size, size), kind))
+        y = g.relu(g.conv(x, w, b, group=96, pads=taps // 2, **window))
+        return g.max_pool(y, kernel_shape=2)  # not the caller's, who wants rows
+
+    return build
+
+
+def pool(kind: str) -> Callable[[Any], Any]:
+    """Of 3 x 3 places, behind a convolution."""
+
+    def build(g: Any) -> Any:
+        w = g.constant(_zeros(64, 64, 1, 1).astype(np.float16))
+        y = g.conv(g.input("x", (32, 64, 56, 56), "f16"), w)
+        return g.max_pool(g.cast(y, to=kind), kernel_shape=3, strides=2, pads=1)
+
+    return build
+
+
 def attention(kind: str, rows: int = 1024, width: int = 64) -> Callable[[Any], Any]:
     """With a mask for all heads; whoever reads the result wants it row by row."""
 
@@ -152,6 +176,15 @@ KINDS = (
          lambda g: g.max_pool(g.input("x", (2, 32, 56, 56)), kernel_shape=3, strides=1, pads=1),
          ("STG.E.128",)),
     Kind("depthwise", "gpu_nest", depthwise, ("FFMA", *_WIDE)),
+    Kind("depthwise-f32", "gpu_strips", windows("f32", 56), ("FFMA", *_WIDE)),
+    Kind("depthwise-f32-one", "gpu_strips", windows("f32", 14, batch=1), ("FFMA", *_WIDE)),
+    Kind("depthwise-f16", "gpu_strips", windows("f16", 56, batch=1), ("FFMA", *_WIDE)),
+    Kind("depthwise-f16-strides", "gpu_strips", windows("f16", 56, strides=2), ("FFMA", *_WIDE)),
+    Kind("depthwise-f32-large", "gpu_strips", windows("f32", 14, 7), ("FFMA", *_WIDE)),
+    Kind("depthwise-f32-5x5", "gpu_strips", windows("f32", 28, 5), ("FFMA", *_WIDE)),
+    Kind("depthwise-f16-5x5", "gpu_strips", windows("f16", 28, 5), ("FFMA", *_WIDE)),
+    Kind("pool-f16", "gpu_strips", pool("f16"), _WIDE),
+    Kind("pool-f32", "gpu_strips", pool("f32"), _WIDE),
     Kind("dense-f32", "gpu_tiles", dense("f32"), _TILES),
     Kind("conv-f32", "gpu_tiles", conv("f32"), _TILES),
     Kind("conv-f32", "gpu_winograd", conv("f32"), _TILES),
@@ -185,7 +218,7 @@ KINDS = (
 )  # fmt: skip
 QUICK = {("dense-f16", "gpu_mma", "sm_80"), ("long-f16", "gpu_mma", "sm_90"),
          ("few-places-f16", "gpu_wgmma", "sm_90"),
-         ("dense-f32", "gpu_tiles", "sm_89"),
+         ("dense-f32", "gpu_tiles", "sm_89"), ("depthwise-f32", "gpu_strips", "sm_90"),
          ("attention-f16", "gpu_attention_mma", "sm_80"),
          ("attention-f32", "gpu_attention_tiles", "sm_90"),
          ("dense-f16", "gpu_wgmma", "sm_90"), ("attention-f16", "gpu_attention_wgmma", "sm_90"),
