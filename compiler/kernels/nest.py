@@ -470,8 +470,9 @@ class _Emitter:
         hi: Expr | None,
     ) -> tuple[Stmt, ...]:  # fmt: skip
         """Loop v over rows of results, around one along a row and the lanes', where windows move by
-        several rows of what lies beyond the second cache: a sweep for each row that is read, behind
-        which the best of the window so far is kept. Nothing where that does not apply."""
+        several rows of what lies beyond the second cache: a sweep for each row that is read. Until
+        the last, the best of a window is kept in a local, or, where rows are long, in the result's
+        place. Nothing where that does not apply."""
         if lane is None or rest[1:] != [lane] or trip_count(lane) > self.lanes:
             return ()
         apart = rows_apart(values, v, rest[0])
@@ -484,7 +485,7 @@ class _Emitter:
             return ()
         whole, before = self.piece, list[Stmt]()
         keep = whole.assignments[0]
-        if rows.shared or values != [rows.node] or length <= self.near // 8:
+        if rows.shared or keep.buffer.dtype is not rows.node.dtype or length <= self.near // 8:
             best = self.local(rows.node.dtype, (trip_count(rest[0]),), self.lanes)
             keep = replace(keep, offset=rest[0] - rest[0].payload[1], kept=best)
             before.append(Declare(best))

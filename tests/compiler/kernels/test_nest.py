@@ -359,10 +359,10 @@ WINDOWS_BY_ROWS = {  # (size, stride, pads)
 
 
 @pytest.mark.parametrize("l1_bytes", [32 << 10, 1 << 10], ids=["local", "own"])
-@pytest.mark.parametrize("epilogue", [False, True], ids=["plain", "epilogue"])
+@pytest.mark.parametrize("epilogue", ["", "relu", "cast"])
 @pytest.mark.parametrize("window", WINDOWS_BY_ROWS)
 def test_maxima_of_windows_that_move_by_rows_read_row_by_row(
-    window: str, epilogue: bool, l1_bytes: int, first_read: dict[int, None],
+    window: str, epilogue: str, l1_bytes: int, first_read: dict[int, None],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
     """Two images, a block that channels do not fill, borders, NaNs. What one item reads of a block,
@@ -373,11 +373,15 @@ def test_maxima_of_windows_that_move_by_rows_read_row_by_row(
     def build(g: GraphBuilder) -> None:
         x = g.input("x", (2, 11, 13, 15))
         y = g.max_pool(x, kernel_shape=size, strides=stride, pads=pads)
-        g.output(g.relu(y) if epilogue else y)
+        if epilogue:
+            y = g.relu(y) if epilogue == "relu" else g.cast(y, to="i32")
+        g.output(y)
 
-    graph = with_layouts(graph_of(build), dict.fromkeys(("x", "max_pool", "relu"), BLOCKED))
+    names = ("x", "max_pool", "relu", "cast")
+    graph = with_layouts(graph_of(build), dict.fromkeys(names, BLOCKED))
     given = feeds(graph)
-    given["x"][np.random.default_rng(1).random(given["x"].shape) < 0.02] = np.nan
+    if epilogue != "cast":
+        given["x"][np.random.default_rng(1).random(given["x"].shape) < 0.02] = np.nan
     device = replace(AVX2, l1_bytes=l1_bytes, l2_bytes=256)
     for items in (1, 32):
         monkeypatch.setattr(nest, "SERIAL_WORK", 20 if items > 1 else 1 << 30)
@@ -388,28 +392,31 @@ def test_maxima_of_windows_that_move_by_rows_read_row_by_row(
         if items == 1:
             inner = range(size[0] if pads[0] else 0, 13 - (size[0] if pads[2] else 0))
             for block in range(4):  # of channels of an image
-                found = [k // 8 for k in first_read
-                         if k // (13 * 15 * 8) == block and k // (15 * 8) % 13 in inner]  # fmt: skip
+                rows = range(block * 13 + inner.start, block * 13 + inner.stop)
+                found = [k // 8 for k in first_read if k // (15 * 8) in rows]
                 assert found == sorted(found) and len(set(found)) > 60
 
 
-@pytest.mark.parametrize("stride", [1, 2], ids=str)
-def test_what_the_second_cache_holds_or_moves_by_one_row_is_read_at_once(stride: int) -> None:
-    """Rows that are kept pay for themselves only where they make a stream of several."""
+@pytest.mark.parametrize(("size", "stride"), [(3, 2), (3, 1), (4, 2)], ids=str)
+def test_what_the_second_cache_holds_or_overlaps_by_more_is_read_at_once(
+    size: int, stride: int
+) -> None:
+    """Sweeps pay only where they make one stream of several."""
 
     def text(l2_bytes: int, l1_bytes: int = 32 << 10) -> str:
         graph = with_layouts(
             graph_of(lambda g: g.output(g.max_pool(
-                g.input("x", (1, 8, 9, 16)), kernel_shape=(3, 3), strides=stride
+                g.input("x", (1, 8, 10, 16)), kernel_shape=(size, size), strides=stride
             ))),
             {"x": BLOCKED, "max_pool": BLOCKED},
         )  # fmt: skip
         device = replace(AVX2, l1_bytes=l1_bytes, l2_bytes=l2_bytes)
         return kernel_text(launch_of(graph, device).kernel)
 
-    whole, far = text(8 * 9 * 16 * 4), text(8 * 9 * 16 * 4 - 1)
-    assert (whole == far) == (stride == 1)
-    assert text(8 * 9 * 16 * 4 - 1, 256) == whole, "too long a row"
+    nbytes = 8 * 10 * 16 * 4
+    whole = text(nbytes)
+    assert (whole != text(nbytes - 1)) == ((size, stride) == (3, 2))
+    assert text(nbytes - 1, 256) == whole, "too long a row"
 
 
 def test_a_result_has_one_order_of_additions_wherever_it_is_computed() -> None:
