@@ -130,7 +130,7 @@ class _Emitter:
         )
         self.lanes = device.lanes(f64) if widest == 8 else device.lanes()
         self.registers = device.registers
-        self.near, self.beyond = device.l1_bytes, device.l2_bytes
+        self.near, self.beyond = device.l1_bytes, device.l2_bytes * device.threads
         self.far = FAR * device.l2_bytes
         self.around: list[Expr] = []  # the loops that the one being written stands in
         self.in_lanes = False
@@ -470,7 +470,7 @@ class _Emitter:
         hi: Expr | None,
     ) -> tuple[Stmt, ...]:  # fmt: skip
         """Loop v over rows of results, around one along a row and the lanes', where windows move by
-        several rows of what lies beyond the second cache: a sweep for each row that is read. Until
+        several rows of what lies beyond the second caches: a sweep for each row that is read. Until
         the last, the best of a window is kept in a local, or, where rows are long, in the result's
         place. Nothing where that does not apply."""
         if lane is None or rest[1:] != [lane] or trip_count(lane) > self.lanes:
