@@ -10,6 +10,7 @@ follow.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from itertools import pairwise
 from math import prod
 
@@ -40,7 +41,6 @@ from .ir import (
     Prefetch,
     Set,
     Stmt,
-    Store,
     loop,
     seq,
 )
@@ -57,11 +57,11 @@ from .pieces import (
     trip_count,
 )
 from .reductions import across_lanes, combined, identity, reduces
-from .sliding import MOST_TAPS, Sliding, separated, sliding, taps
+from .sliding import MOST_TAPS, Sliding, rows_apart, separated, sliding, taps
 from .template import Config, traffic
 from .tiles import Tiling, square, tiling
 
-VERSION = 4
+VERSION = 5
 SERIAL_WORK = 24_000  # element operations below which a phase is not worth sharing between threads
 LEAST_WORK = 12_000  # what one item of a few holds at least
 ITEM_WORK = 96_000  # and one of many: taking one costs little beside it
@@ -130,6 +130,7 @@ class _Emitter:
         )
         self.lanes = device.lanes(f64) if widest == 8 else device.lanes()
         self.registers = device.registers
+        self.near, self.beyond = device.l1_bytes, device.l2_bytes * device.threads
         self.far = FAR * device.l2_bytes
         self.around: list[Expr] = []  # the loops that the one being written stands in
         self.in_lanes = False
@@ -279,9 +280,8 @@ class _Emitter:
 
     def _placed(self, where: Mapping[Expr, Expr], values: Sequence[Expr]) -> list[Expr]:
         """Replace variables in the assignments' offsets for good, and in their values."""
-        self.piece = Piece(self.piece.loops, tuple(
-            Assignment(a.buffer, substitute(a.offset, where), a.value)
-            for a in self.piece.assignments))  # fmt: skip
+        moved = (replace(a, offset=substitute(a.offset, where)) for a in self.piece.assignments)
+        self.piece = Piece(self.piece.loops, tuple(moved))
         return [substitute(v, where) for v in values]
 
     def _output_lane(self, loops: Sequence[Expr], reduces: Sequence[Expr]) -> Expr | None:
@@ -330,12 +330,12 @@ class _Emitter:
     ) -> tuple[Stmt, ...]:  # fmt: skip
         stmts, values = self.hoist(values, bound)
         if not order:
-            made = [Assignment(a.buffer, a.offset, v)
+            made = [replace(a, value=v)
                     for a, v in zip(self.piece.assignments, values, strict=True)]  # fmt: skip
             if self.tile is not None:
                 extents = [self.extents[v] for v in self.tile.squares]
                 return seq(stmts, square(self.tile.n, self.tile.places, made, extents, self.local))
-            return seq(stmts, [Store(a.buffer, a.offset, a.value) for a in made])
+            return seq(stmts, [a.at(a.offset, a.value) for a in made])
         v, rest = order[0], order[1:]
         lo, hi = limits.get(v, (None, None))
         parts: list[Stmt] = []
@@ -352,12 +352,12 @@ class _Emitter:
                     parts.extend(slid)
                     continue
             if (a, b) == (first, end):
-                parts.append(self._loop(v, rest, lane, values, bound, limits, lo, hi))
+                parts += self._loop(v, rest, lane, values, bound, limits, lo, hi)
                 continue
             start = None if lo is None else binary("max", lo, a)
             stop = None if hi is None else binary("min", hi, b)
             narrowed = self._placed({v: part if b - a > 1 else index(a)}, values)
-            parts.append(self._loop(part, rest, lane, narrowed, bound, limits, start, stop))
+            parts += self._loop(part, rest, lane, narrowed, bound, limits, start, stop)
             self.piece = whole
         return seq(stmts, parts)
 
@@ -397,7 +397,7 @@ class _Emitter:
         window = reduce(combine, (tap,), columns[w * found.step + tap])
         there = [substitute(substitute(x, {found.node: window}), {v: base + w}) for x in values]
         stmts, there = self.hoist(there, bound)
-        stores = [Store(a.buffer, substitute(a.offset, {v: base + w}), x)
+        stores = [a.at(substitute(a.offset, {v: base + w}), x)
                   for a, x in zip(self.piece.assignments, there, strict=True)]  # fmt: skip
         self.in_lanes = False
         body = (Declare(columns), read, loop(w, seq(stmts, stores), "unroll"))
@@ -447,7 +447,10 @@ class _Emitter:
         self, v: Expr, rest: list[Expr], lane: Expr | None, values: list[Expr],
         bound: frozenset[Expr], limits: dict[Expr, tuple[Expr, Expr]], lo: Expr | None,
         hi: Expr | None,
-    ) -> Stmt:  # fmt: skip
+    ) -> tuple[Stmt, ...]:  # fmt: skip
+        by_rows = self._row_by_row(v, rest, lane, values, bound, limits, lo, hi)
+        if by_rows:
+            return by_rows
         before = self.in_lanes
         ahead = (
             self._later_rows(values, v, v, 1, lane) if lane is not None and rest == [lane] else []
@@ -458,8 +461,57 @@ class _Emitter:
         self.around.pop()
         self.in_lanes = before
         if v is lane:
-            return loop(v, body, "vector", lo=lo, hi=hi, lanes=self.lanes)
-        return loop(v, body, lo=lo, hi=hi)
+            return (loop(v, body, "vector", lo=lo, hi=hi, lanes=self.lanes),)
+        return (loop(v, body, lo=lo, hi=hi),)
+
+    def _row_by_row(
+        self, v: Expr, rest: list[Expr], lane: Expr | None, values: list[Expr],
+        bound: frozenset[Expr], limits: dict[Expr, tuple[Expr, Expr]], lo: Expr | None,
+        hi: Expr | None,
+    ) -> tuple[Stmt, ...]:  # fmt: skip
+        """Loop v over rows of results, around one along a row and the lanes', where windows move by
+        several rows of what lies beyond the second caches: a sweep for each row that is read. Until
+        the last, the best of a window is kept in a local, or, where rows are long, in the result's
+        place. Nothing where that does not apply."""
+        if lane is None or rest[1:] != [lane] or trip_count(lane) > self.lanes:
+            return ()
+        apart = rows_apart(values, v, rest[0])
+        if apart is None:
+            return ()
+        values, rows = apart
+        length = trip_count(rest[0]) * self.lanes * rows.node.dtype.bytes
+        far = any(n.payload.nbytes > self.beyond for n in buffer_loads(rows.node))
+        if not far or length > self.near // 2:
+            return ()
+        whole, before = self.piece, list[Stmt]()
+        keep = whole.assignments[0]
+        if rows.shared or keep.buffer.dtype is not rows.node.dtype or length <= self.near // 8:
+            best = self.local(rows.node.dtype, (trip_count(rest[0]),), self.lanes)
+            keep = replace(keep, offset=rest[0] - rest[0].payload[1], kept=best)
+            before.append(Declare(best))
+
+        def sweep(*made: tuple[Assignment, Expr]) -> tuple[Stmt, ...]:
+            self.piece = Piece(whole.loops, tuple(a for a, _ in made))
+            self.around.append(v)
+            out = self._nest(rest, lane, [x for _, x in made], bound | {v}, limits)
+            self.around.pop()
+            self.piece = whole
+            return out
+
+        combine, known = rows.node.payload[0], keep.target[keep.offset]
+        first, *between, last = map(rows.row, range(trip_count(rows.tap)))
+        body = sweep((keep, first))
+        if rows.shared:  # each round leaves it to the next one
+            begin = index(v.payload[1]) if lo is None else lo
+            stop = begin + 1 if hi is None else binary("min", begin + 1, hi)
+            before.append(loop(v, body, lo=begin, hi=stop))
+            body = ()
+        for row in between:
+            body += sweep((keep, combined(combine, known, row)))
+        total = {rows.node: combined(combine, known, last)}
+        made = [(a, substitute(x, total)) for a, x in zip(whole.assignments, values, strict=True)]
+        body += sweep(*made, *([(keep, last)] if rows.shared else []))
+        return (*before, loop(v, body, lo=lo, hi=hi))
 
 
 def guarded(value: Expr) -> Expr:
@@ -513,7 +565,7 @@ def interior(v: Expr, values: Sequence[Expr]) -> tuple[int, int] | None:
 
 
 class Nest:
-    """The template that serves every group whose operators declare expressions."""
+    """The template that serves every group whose operators before expressions."""
 
     name = "nest"
     version = VERSION

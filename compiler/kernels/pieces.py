@@ -17,17 +17,29 @@ from ...ops.types import TensorType, boolean, i64
 from ..graph.ir import Graph, Op
 from .address import offset
 from .compose import Composer, Indices
-from .ir import Buffer, Prepared, Role
+from .ir import Buffer, Local, Prepared, Role, Set, Stmt, Store
 from .recipe import prepared, recipe
 
 
 @dataclass(frozen=True, slots=True)
 class Assignment:
-    """buffer[offset] = value for all values of the piece's loop variables."""
+    """buffer[offset] = value for all values of the piece's loop variables. kept: the local that
+    takes the buffer's place while a nest is written, for another sweep over the same loops."""
 
     buffer: Buffer
     offset: Expr
     value: Expr
+    kept: Local | None = None
+
+    @property
+    def target(self) -> Buffer | Local:
+        return self.buffer if self.kept is None else self.kept
+
+    def at(self, offset: Expr, value: Expr) -> Stmt:
+        """One element's statement."""
+        if self.kept is not None:
+            return Set(self.kept, (offset,), value)
+        return Store(self.buffer, offset, value)
 
 
 @dataclass(frozen=True, slots=True)

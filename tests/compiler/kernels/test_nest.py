@@ -311,10 +311,10 @@ def test_windows_from_memory_are_asked_for_two_rows_ahead(size: int) -> None:
 
     def asked(l2_bytes: int, stride: int = 2) -> set[tuple[int, int]]:
         graph = with_layouts(
-            graph_of(lambda g: g.output(g.max_pool(
+            graph_of(lambda g: g.output(g.average_pool(
                 g.input("x", (1, 16, 20, 14)), kernel_shape=(size, size), strides=stride
             ))),
-            {"x": Layout(1, 16), "max_pool": Layout(1, 16)},
+            {"x": Layout(1, 16), "average_pool": Layout(1, 16)},
         )  # fmt: skip
         launch = launch_of(graph, replace(DEVICES["avx512"], l2_bytes=l2_bytes))
         hints: interpret.Hints = {}
@@ -330,6 +330,94 @@ def test_windows_from_memory_are_asked_for_two_rows_ahead(size: int) -> None:
     assert min(found) >= (4 + size - 2, 0), "what comes before is read at once"
     assert not asked(nbytes // 4), "it stays in a cache"
     assert not asked(nbytes // 4 - 1, stride=1)
+
+
+@pytest.fixture
+def first_read(monkeypatch: pytest.MonkeyPatch) -> dict[int, None]:
+    """Where the interpreter reads the first input, in the order of first reads."""
+    places: dict[int, None] = {}
+    original = interpret._Machine.touch
+
+    def noting(self: Any, buffer: Any, at: Any, what: str) -> Any:
+        where = original(self, buffer, at, what)
+        if buffer.name == "x0":
+            places.update((int(k), None) for k in np.ravel(where))
+        return where
+
+    monkeypatch.setattr(interpret._Machine, "touch", noting)
+    return places
+
+
+WINDOWS_BY_ROWS = {  # (size, stride, pads)
+    "2x2s2": ((2, 2), (2, 2), (0, 0, 0, 0)),
+    "3x3s2": ((3, 3), (2, 2), (0, 0, 0, 0)),
+    "3x3s2_padded": ((3, 3), (2, 2), (1, 1, 1, 1)),
+    "3x2s3": ((3, 2), (3, 2), (0, 0, 0, 1)),
+    "4x3s3": ((4, 3), (3, 2), (1, 0, 2, 1)),
+    "2x1s3": ((2, 1), (3, 2), (0, 0, 0, 0)),
+}
+
+
+@pytest.mark.parametrize("l1_bytes", [32 << 10, 1 << 10], ids=["local", "own"])
+@pytest.mark.parametrize("epilogue", ["", "relu", "cast"])
+@pytest.mark.parametrize("window", WINDOWS_BY_ROWS)
+def test_maxima_of_windows_that_move_by_rows_read_row_by_row(
+    window: str, epilogue: str, l1_bytes: int, first_read: dict[int, None],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    """Two images, a block that channels do not fill, borders, NaNs. What one item reads of a block,
+    beyond windows at the border, is first read in the order of memory; many items, in any order,
+    find the same."""
+    size, stride, pads = WINDOWS_BY_ROWS[window]
+
+    def build(g: GraphBuilder) -> None:
+        x = g.input("x", (2, 11, 13, 15))
+        y = g.max_pool(x, kernel_shape=size, strides=stride, pads=pads)
+        if epilogue:
+            y = g.relu(y) if epilogue == "relu" else g.cast(y, to="i32")
+        g.output(y)
+
+    names = ("x", "max_pool", "relu", "cast")
+    graph = with_layouts(graph_of(build), dict.fromkeys(names, BLOCKED))
+    given = feeds(graph)
+    if epilogue != "cast":
+        given["x"][np.random.default_rng(1).random(given["x"].shape) < 0.02] = np.nan
+    device = replace(AVX2, l1_bytes=l1_bytes, l2_bytes=256)
+    for items in (1, 32):
+        monkeypatch.setattr(nest, "SERIAL_WORK", 20 if items > 1 else 1 << 30)
+        monkeypatch.setattr(nest, "ITEM_WORK", 10)
+        launch = launch_of(graph, device)
+        assert (launch.kernel.items[0] > 1) == (items > 1)
+        check_launch(graph, launch, given, 1e-30)
+        if items == 1:
+            inner = range(size[0] if pads[0] else 0, 13 - (size[0] if pads[2] else 0))
+            for block in range(4):  # of channels of an image
+                rows = range(block * 13 + inner.start, block * 13 + inner.stop)
+                found = [k // 8 for k in first_read if k // (15 * 8) in rows]
+                assert found == sorted(found) and len(set(found)) > 60
+
+
+@pytest.mark.parametrize(("size", "stride"), [(3, 2), (3, 1), (4, 2)], ids=str)
+def test_what_second_caches_hold_or_overlaps_by_more_is_read_at_once(
+    size: int, stride: int
+) -> None:
+    """Sweeps pay only where they make one stream of several."""
+
+    def text(l2_bytes: int, l1_bytes: int = 32 << 10) -> str:
+        graph = with_layouts(
+            graph_of(lambda g: g.output(g.max_pool(
+                g.input("x", (1, 8, 10, 16)), kernel_shape=(size, size), strides=stride
+            ))),
+            {"x": BLOCKED, "max_pool": BLOCKED},
+        )  # fmt: skip
+        device = replace(AVX2, l1_bytes=l1_bytes, l2_bytes=l2_bytes // 2)
+        assert device.threads == 2
+        return kernel_text(launch_of(graph, device).kernel)
+
+    nbytes = 8 * 10 * 16 * 4
+    whole = text(nbytes)
+    assert (whole != text(nbytes - 2)) == ((size, stride) == (3, 2))
+    assert text(nbytes - 2, 256) == whole, "too long a row"
 
 
 def test_a_result_has_one_order_of_additions_wherever_it_is_computed() -> None:
