@@ -68,7 +68,7 @@ from tilewright.compiler.store import cache_directory
 from tilewright.compiler.tuning.local import local_runner
 
 SPACES: Final = 40
-AGAIN: Final = 8
+AGAIN: Final = 16
 """Problems that are tuned three times."""
 TUNINGS: Final = 3
 PLAIN: Final = Halving()

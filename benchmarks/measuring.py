@@ -5,7 +5,7 @@
     python benchmarks/measuring.py conditions resnet50  hot and cold caches against inferences
 
 `cost` builds into an empty store, in this process. `repeat` measures through worker processes as
-tuning does, each time in new ones, and prints how far apart the medians of a candidate are, and how
+tuning does, each time in new ones, and prints how far apart the times of a candidate are, and how
 many are further apart than their intervals say. `conditions` compares the time of each task's
 default kernel with what its first launch takes within inferences of the whole model, in turns;
 `hot` is a kernel that is simply called again, `cold` is how the tuner does it. Its figures are the
