@@ -34,10 +34,16 @@ from .problem import parse
 from .reference import Reference
 
 SAMPLE_SECONDS: Final = 100e-6
-"""A sample is as many runs as take that long, at least: a thousand times the clock's step."""
+"""A sample is as many runs as take about that long: a thousand times the clock's step."""
 
 MOST_RUNS: Final = 32
 """Of one sample."""
+
+FLOPS: Final = 1e11
+BYTES: Final = 5e10
+"""What a core computes, and what is read and written, in a second, roughly. How long a run takes at
+least follows from the problem alone: all candidates, in any process, have the same number of runs
+to a sample, so that they find the same part of their inputs in caches."""
 
 CHECKS: Final = 50
 CHECK_SECONDS: Final = 10e-3
@@ -94,6 +100,14 @@ class ProblemBench:
         made = self._contender(self.problem.default(), ())
         self._checked(made)
         return made
+
+    @cached_property
+    def _runs(self) -> int:
+        """Of one sample of any candidate."""
+        kernel = self.problem.instantiate(self.problem.default()).kernel
+        threads = self.problem.device.threads
+        seconds = max(kernel.flops / (FLOPS * threads), kernel.bytes / BYTES)
+        return min(max(ceil(SAMPLE_SECONDS / max(seconds, 1e-9)), 1), MOST_RUNS)
 
     def prepare(self) -> None:
         """Compute what candidates are compared with."""
@@ -175,7 +189,7 @@ class ProblemBench:
                 except Exception as e:  # whatever else is wrong with a candidate
                     yield [(place, failure(e, "build"))]
                 else:
-                    runs = min(max(ceil(SAMPLE_SECONDS / seconds), 1), MOST_RUNS)
+                    runs = self._runs
                     field.append(_Entrant(place, contender, runs, count, runs * seconds))
             yield from self._rounds(field, deadline)
             if self._bytes >= KEPT_BYTES:

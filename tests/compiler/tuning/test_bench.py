@@ -176,6 +176,25 @@ def test_several_runs_have_memory_of_their_own() -> None:
     assert len(shared) == sum(a is None for a in contender.launch.args), "only scratch"
 
 
+def test_samples_have_as_many_runs_however_long_one_took(monkeypatch: pytest.MonkeyPatch) -> None:
+    """More runs find less of their inputs in caches: candidates would not compare, nor processes."""
+    seen: set[int] = set()
+    refresh = Contender.refresh
+
+    def counted(contender: Contender, runs: int) -> None:
+        seen.add(runs)
+        refresh(contender, runs)
+
+    monkeypatch.setattr(Contender, "refresh", counted)
+    task = convolution()
+    for seconds in (1e-7, 1e-5, 1e-1):
+        monkeypatch.setattr(ProblemBench, "_check", lambda self, place, made, s=seconds: (
+            self._checked(made), s)[1])  # fmt: skip
+        measured(made(task), task, (0, 1))
+    assert len(seen) == 1
+    assert 1 < seen.pop() <= bench_module.MOST_RUNS
+
+
 def test_unknown_candidates_are_refused() -> None:
     task = convolution()
     stranger = Candidate("no_such_template", 1, {})
