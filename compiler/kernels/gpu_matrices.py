@@ -83,10 +83,11 @@ class Product:
         if self.window is None:
             return self
         window = self.window.tiled(m)
-        most = len(window.batches)
+        batches = (*window.groups, *window.batches)
+        most = len(batches)
         left, right = (replace(x, batches=x.batches[:most]) for x in (self.left, self.right))
         return replace(self, m=window.tiles * m, window=window, left=left, right=right,
-                       batches=window.batches, rows=window.rows)  # fmt: skip
+                       batches=batches, rows=window.rows)  # fmt: skip
 
     @property
     def dtype(self) -> DType:
@@ -172,14 +173,13 @@ def _of_windows(
     w = window_of(graph, c, types, ROW)
     right = load_of(c.right, types, "right")
     _same(graph.type(w.blob).dtype, right.dtype)
-    left = Matrix(buffers.read(w.blob), 0, 1, (1,) * len(w.batches))
-    if len(left.batches) + 3 > MOST_AXES:
-        raise Unfit(f"{len(left.batches) + 3} axes of its input; boxes have {MOST_AXES}")
+    batches = (*w.groups, *w.batches)
+    left = Matrix(buffers.read(w.blob), 0, 1, (1,) * len(batches))
     terms = w.chunks * ROW // right.dtype.bytes
-    b = _packed(graph, buffers, right, (*c.columns, *w.taps), (w.channel,), w.batches, terms)
+    b = _packed(graph, buffers, right, (*c.columns, *w.taps), (w.channel,), batches, terms)
     taps = prod(map(trip_count, w.taps))
     b = replace(b, row=taps * terms)
-    return Product(c.out, 0, c.n, taps * terms, w.batches, w.rows, c.columns, left, b, c.value,
+    return Product(c.out, 0, c.n, taps * terms, batches, w.rows, c.columns, left, b, c.value,
                    c.node, offset(graph.type(c.out), c.at), _work(c), w)  # fmt: skip
 
 

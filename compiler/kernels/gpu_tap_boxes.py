@@ -4,8 +4,9 @@
 Places of the result are the rows. A tile of them is a rectangle, or the same one of several
 images, and for one tap the channels that it reads are that rectangle of the input, moved by the
 tap. What of it lies outside of the input is filled with zeros, which is what padding means. Terms
-are channels, tap after tap. Channels have to lie side by side (channels last). Windows that move in
-larger steps read every second place or so.
+are channels, tap after tap. Channels have to lie side by side (channels last); groups of them are
+an axis of their own, so that boxes have zeros and not the next group's behind the last of a group.
+Windows that move in larger steps read every second place or so.
 """
 
 from __future__ import annotations
@@ -34,8 +35,9 @@ IMAGES: Final = (2, 4, 8)
 @dataclass(frozen=True, slots=True)
 class Window:
     """blob: the input. dims, steps: elements of its axes and from one to the next, channels first,
-    then those along which the last row loop, the one before, and all others go; at: indices along
-    all but the channels. taps: loops over the window; chunks: boxes for the channels of one tap.
+    then those along which the last row loop, the one before, and all others go, and groups of
+    channels, if there are any; at: indices along all but the channels. groups: the loop over them;
+    taps: loops over the window; channel: within a group; chunks: boxes for the channels of one tap.
     moves: places of the input from one place of the result to the next, along the axes. tile: rows
     of a tile, `side` of them side by side, of `images` neighbours along the last of all others:
     that is a row loop where there are several."""
@@ -46,6 +48,7 @@ class Window:
     at: tuple[Expr, ...]
     rows: tuple[Expr, ...]
     batches: tuple[Expr, ...]
+    groups: tuple[Expr, ...]
     taps: tuple[Expr, ...]
     channel: Expr
     chunks: int
@@ -106,10 +109,10 @@ class Window:
     def tensor(self, name: str, buffer: Buffer, terms: int, tf32: bool) -> TensorMap:
         """Whose boxes are tiles."""
         size = buffer.dtype.bytes
-        others = [1] * (len(self.dims) - 3)
-        if self.images > 1:
-            others[-1] = self.images
-        box = (terms, self.side, self.high, *others)
+        others = [1] * len(self.batches)
+        if self.images > 1:  # whose loop is one over rows
+            others.append(self.images)
+        box = (terms, self.side, self.high, *others, *(1 for _ in self.groups))
         steps = self.moves if set(self.moves) != {1} else ()
         apart = tuple(s * size for s in self.steps)
         return TensorMap(name, buffer, self.dims, apart, box, steps=steps, tf32=tf32)
@@ -140,13 +143,11 @@ def window_of(
     kind = graph.type(x.payload)
     if kind.rank < 3:
         raise Unfit("")  # nobody would take it for one
-    if c.batches:
-        raise Unfit("it has groups")
     if kind.layout.block != kind.dims[kind.layout.axis] or kind.layout.is_part:
         raise Unfit(f"channels of {kind} do not lie side by side, one place after the other")
     rows, over = c.rows, c.node.payload[1]
     axes: dict[Expr, int] = {}
-    channel = x.args[kind.layout.axis]
+    channel = _channel(x.args[kind.layout.axis], c)
     for k, e in enumerate(x.args):
         if k != kind.layout.axis and not e.is_const:
             moved = [v for v in rows if v in e.free]
@@ -162,19 +163,30 @@ def window_of(
     used = frozenset[Expr]().union(*(x.args[axes[v]].free for v in order))
     if used != frozenset((*rows, *taps)) or not _pads(x, inside, axes, kind.dims):
         raise Unfit("it reads zeros elsewhere than outside of its input")
-    moves = (1, *(linear(x.args[axes[v]])[0].get(v, 0) for v in order))
+    moves = (1, *(linear(x.args[axes[v]])[0].get(v, 0) for v in order), *(1 for _ in c.batches))
     if not all(0 < m <= MOST_STEP // 2 for m in moves) or set(moves[3:]) - {1}:
         raise Unfit(f"strides of {moves[1:]} places")
-    steps = tuple(kind.strides[axes[v]] for v in order)
-    size = x.dtype.bytes
+    count, size = trip_count(channel), x.dtype.bytes
+    steps = (*(kind.strides[axes[v]] for v in order), *(count for _ in c.batches))
     if any(s * size % WORD for s in steps):
-        raise Unfit(f"{kind.dims[kind.layout.axis]} channels are no multiple of {WORD} bytes")
-    if len(order) + 1 > MOST_AXES:
-        raise Unfit(f"{len(order) + 1} axes; boxes have {MOST_AXES}")
-    dims = (trip_count(channel), *(kind.dims[axes[v]] for v in order))
-    chunks = -(-dims[0] * size // row_bytes)
-    return Window(x.payload, dims, steps, tuple(x.args[axes[v]] for v in order),
-                  (rows[-2], rows[-1]), rows[:-2], taps, channel, chunks, moves)  # fmt: skip
+        raise Unfit(f"{count} channels are no multiple of {WORD} bytes")
+    if len(moves) > MOST_AXES:
+        raise Unfit(f"{len(moves)} axes; boxes have {MOST_AXES}")
+    dims = (count, *(kind.dims[axes[v]] for v in order), *map(trip_count, c.batches))
+    return Window(x.payload, dims, steps, (*(x.args[axes[v]] for v in order), *c.batches),
+                  (rows[-2], rows[-1]), rows[:-2], c.batches, taps, channel,
+                  -(-count * size // row_bytes), moves)  # fmt: skip
+
+
+def _channel(at: Expr, c: Contraction) -> Expr:
+    """The loop over channels, or over those of a group."""
+    if not c.batches:
+        return at
+    terms, first = linear(at)
+    channel = next((v for v in c.node.payload[1] if v in terms), at)
+    if first or terms != {channel: 1, c.batches[0]: trip_count(channel)} or len(c.batches) > 1:
+        raise Unfit("it has batches that are no groups of channels")
+    return channel
 
 
 def _read(factor: Expr) -> tuple[Expr | None, Expr | None]:

@@ -95,6 +95,13 @@ def few_places(g: Any) -> Any:
     return g.relu(g.conv(g.input("x", (1, 512, 14, 14), "f16"), w, pads=1))
 
 
+def groups(g: Any) -> Any:
+    """Of channels that fill no box, in larger steps."""
+    w = g.constant(_zeros(448, 112, 3, 3).astype(np.float16))
+    x = g.input("x", (8, 448, 28, 28), "f16")
+    return g.relu(g.conv(x, w, pads=1, strides=2, group=4))
+
+
 def stored_bf16(g: Any) -> Any:
     w = g.transpose(g.input("w", (1024, 512), "bf16"), perm=(1, 0))
     return g.matmul(g.input("x", (2048, 512), "bf16"), w)
@@ -209,6 +216,7 @@ KINDS = (
     Kind("dense-f16", "gpu_wgmma", dense("f16"), ("UTMASTG", *_WGMMA), arch=("sm_90",)),
     Kind("long-f16", "gpu_wgmma", product(128, 1024, 4096), _WGMMA, arch=("sm_90",)),
     Kind("few-places-f16", "gpu_wgmma", few_places, _WGMMA, arch=("sm_90",)),
+    Kind("groups-f16", "gpu_wgmma", groups, ("UTMASTG", *_WGMMA), arch=("sm_90",)),
     Kind("dense-bf16", "gpu_wgmma", stored_bf16, _WGMMA, arch=("sm_90",)),
     Kind("dense-tf32", "gpu_wgmma", dense("f32"), _WGMMA, "reduced", ("sm_90",)),
     Kind("attention-f16", "gpu_attention_wgmma", attention("f16"), _GROUPS, arch=("sm_90",)),

@@ -165,9 +165,11 @@ def test_configs(config: Config, transposed: bool) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("channels", "size", "stride"), [(128, 28, 2), (72, 14, 1)])
+@pytest.mark.parametrize(
+    ("channels", "size", "stride", "groups"), [(128, 28, 2, 1), (72, 14, 1, 1), (144, 20, 1, 2)]
+)
 def test_the_producer_of_a_convolution_keeps_to_its_registers(
-    channels: int, size: int, stride: int
+    channels: int, size: int, stride: int, groups: int
 ) -> None:
     """Those that it has left once it handed the others over. It works out boxes of windows there,
     with divisions by what is no power of two."""
@@ -175,8 +177,8 @@ def test_the_producer_of_a_convolution_keeps_to_its_registers(
         pytest.skip("ptxas, nvJitLink or nvdisasm is not there")
     g = tw.Graph("conv")
     x = g.relu(g.input("x", (8, channels, size, size), "f16"))
-    w = g.constant(np.zeros((256, channels, 3, 3), np.float16))
-    g.output(g.relu(g.conv(x, w, pads=1, strides=stride)), "y")
+    w = g.constant(np.zeros((256 * groups, channels // groups, 3, 3), np.float16))
+    g.output(g.relu(g.conv(x, w, pads=1, strides=stride, group=groups)), "y")
     graph = run_pipeline(gpu_pipeline(), g.build())[0]
     for group in coded_groups(graph):
         p = problem_of(graph, group.ops, group.outputs, gpu_device((9, 0)), "standard")

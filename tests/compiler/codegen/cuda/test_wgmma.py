@@ -267,6 +267,9 @@ class Convolutions(GpuWgmma):
         ((3, 8, 7, 7), (36, 8, 3, 3), tile(128, 64, 2), {"pads": 1}),
         ((1, 72, 5, 7), (72, 72, 3, 3), tile(64, 64, 2, parts=6), {"pads": 1}),
         ((5, 64, 4, 3), (64, 64, 3, 3), tile(64, 64, 2, parts=5), {"pads": 1}),
+        ((2, 144, 6, 7), (144, 72, 3, 3), tile(64, 64, 2), {"pads": 1, "group": 2}),
+        ((3, 120, 3, 4), (24, 40, 2, 3), tile(64, 64, 2, parts=2), {"pads": 1, "group": 3}),
+        ((1, 128, 9, 9), (128, 64, 3, 3), tile(64, 64, 2), {"strides": 2, "group": 2}),
     ],
     ids=[
         "padded",
@@ -281,6 +284,9 @@ class Convolutions(GpuWgmma):
         "several images, results without boxes",
         "in parts",
         "several images, in parts",
+        "groups",
+        "groups of small images, in parts, results that fill no box",
+        "groups in steps",
     ],
 )
 def test_convolutions(
@@ -431,6 +437,15 @@ OF_IMAGES: Mistakes = (
 )
 
 
+OF_CHANNELS: Mistakes = (
+    (r"(umod\(batch, 2\)), udiv\(batch, 2\)\)", r"\1, \1)"),  # another group
+    (r"umod\(batch, 2\), (udiv\(batch, 2\))\)", r"\1, \1)"),  # another image
+    (r"column, udiv\(batch, 2\)", "column, umod(batch, 2)"),
+    (r"udiv\(batch, 2\), (umod\(batch, 2\))\)", r"\1, \1)"),
+    (r"udiv\(batch, 2\), umod\(batch, 2\)\)", "udiv(batch, 2), udiv(batch, 2))"),
+)
+
+
 def mutants(source: Source, mistakes: Mistakes) -> Iterator[tuple[str, Source]]:
     """The source with one mistake, at every place where one of the list fits; and descriptors that
     say something else."""
@@ -484,16 +499,25 @@ def test_seeded_mistakes_are_caught(
     assert not survivors
 
 
-def test_seeded_mistakes_of_images_are_caught(capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize(
+    ("x", "w", "config", "mistakes"),
+    [((3, 8, 5, 5), (36, 8, 3, 3), tile(128, 64, 2), OF_IMAGES),
+     ((2, 48, 6, 5), (48, 24, 3, 3), tile(64, 64, 2), OF_CHANNELS)],
+    ids=["images", "groups of channels"],
+)  # fmt: skip
+def test_seeded_mistakes_of_convolutions_are_caught(
+    x: tuple[int, ...], w: tuple[int, ...], config: Config, mistakes: Mistakes,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
     g = tw.Graph("images")
     rng = np.random.default_rng(8)
-    w = rng.standard_normal((36, 8, 3, 3)).astype(np.float16)
-    g.output(g.conv(g.input("x", (3, 8, 5, 5), "f16"), g.constant(w), pads=1), "y")
-    graph = with_layouts(g.build(), {"x": Layout(1, 8), "y": Layout(1, 36)})
-    feeds = {"x": rng.standard_normal((3, 8, 5, 5)).astype(np.float16)}
+    weights = g.constant(rng.standard_normal(w).astype(np.float16))
+    g.output(g.conv(g.input("x", x, "f16"), weights, pads=1, group=x[1] // w[1]), "y")
+    graph = with_layouts(g.build(), {"x": Layout(1, x[1]), "y": Layout(1, w[0])})
+    feeds = {"x": rng.standard_normal(x).astype(np.float16)}
     expected = np.moveaxis(evaluate(graph, feeds)["y"], 1, -1).reshape(-1)
     stored = {"x": np.moveaxis(feeds["x"], 1, -1)}
-    launch = GpuWgmma().instantiate(graph, graph.ops, graph.outputs, GPU, tile(128, 64, 2))
+    launch = GpuWgmma().instantiate(graph, graph.ops, graph.outputs, GPU, config)
     right = kernel_source(launch.kernel)
 
     def found(made: Source) -> bool:
@@ -505,11 +529,16 @@ def test_seeded_mistakes_of_images_are_caught(capsys: pytest.CaptureFixture[str]
 
     assert found(right)
     (entry,) = right.entries
-    fewer = replace(entry.tensor_maps[0], box=(64, 8, 8, 1))
-    entries = (replace(entry, tensor_maps=(fewer, *entry.tensor_maps[1:])),)
-    tried = [*mutants(right, OF_IMAGES), ("one image", replace(right, entries=entries))]
+    inside = entry.tensor_maps[0]
+    box, dims = (*inside.box[:2], inside.box[2] // 2, *inside.box[3:]), (8, *inside.dims[1:])
+    tried = [*mutants(right, mistakes)]
+    for what, wrong in (("half a box", replace(inside, box=box)),
+                        ("few channels", replace(inside, dims=dims))):  # fmt: skip
+        if wrong != inside:
+            entries = (replace(entry, tensor_maps=(wrong, *entry.tensor_maps[1:])),)
+            tried.append((what, replace(right, entries=entries)))
     survivors = [what for what, made in tried if found(made)]
     with capsys.disabled():
         print(f" {len(tried) - len(survivors)} of {len(tried)} mistakes caught", end="")
-    assert len(tried) > 8
+    assert len(tried) > 6
     assert not survivors
