@@ -156,8 +156,8 @@ FIELDS: Final = (
         "config", "values", 64, "all", "the template's choices: text, numbers, true, false, null"
     ),
     Field("default", "flag", 1, "all", "whether this is what runs without tuning"),
-    Field("seconds", "time", 1e6, "measurement", "median time of one run"),
-    Field("low", "time", 1e6, "measurement", "where the 95 % interval of the median begins"),
+    Field("seconds", "time", 1e6, "measurement", "time of one run, the lower quartile"),
+    Field("low", "time", 1e6, "measurement", "where the 95 % interval of it begins"),
     Field("high", "time", 1e6, "measurement", "where it ends"),
     Field("rounds", "count", 1_000_000_000, "measurement", "samples"),
     Field("contaminated", "flag", 1, "measurement", "whether other work disturbed the samples"),

@@ -4,7 +4,8 @@ A heat is a few candidates side by side: all with few rounds, the better half wi
 and so on until one is left (Jamieson and Talwalkar, AISTATS 2016). The first heat holds the
 default, the starts, and those that the cost model likes best; later ones the best so far and those
 from which most is expected, given what is known (`belief.py`). When all that is left promises too
-little, those that may yet win run until `choice.winner` is certain.
+little, those that lost in their first samples get some more, and those that may yet win run until
+`choice.winner` is certain.
 """
 
 from __future__ import annotations
@@ -22,6 +23,11 @@ from .survey import Survey
 
 DOUBT: Final = 0.002
 """What it is worth to know the winner for certain, as a share of its time."""
+
+
+HASTY: Final = 0.2
+HASTY_ROUNDS: Final = 16
+"""Who is slower by that share, and has fewer samples, may have met others at work."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +55,7 @@ class HalvingSearch:
         self._how, self._survey = how, survey
         self._starts = [k for k in dict.fromkeys([0, *starts]) if k not in survey.tried]
         self._heat: list[int] = []
+        self._again: set[int] = set()  # who had more samples than its haste gave it
         self._settling = False
 
     def ask(self) -> Request | None:
@@ -57,7 +64,7 @@ class HalvingSearch:
             if request is not None:
                 return request
             self._settling = True
-        return self._earlier() or self._settle()
+        return self._earlier() or self._hasty() or self._settle()
 
     def tell(self, outcomes: Sequence[tuple[int, Outcome]]) -> None:
         """Places that nothing is told of are left alone from now on."""
@@ -117,6 +124,25 @@ class HalvingSearch:
         found.sort(key=lambda k: place(task.default, task.space[k]))
         self._heat = [best, *found[: how.width - 1]]
         return Request(tuple(self._heat), how.rounds)
+
+    def _hasty(self) -> Request | None:
+        """Candidates that would win if they tie, and that looked a little slower in their first
+        samples only: others may have been at work then, and were not while the best ran."""
+        survey, how = self._survey, self._how
+        best, task = survey.best, survey.task
+        if best is None:
+            return None
+        limit = survey.measured[best].seconds * (1 + HASTY)
+        won = place(task.default, task.space[self._winner])
+        found = [k for k, m in survey.measured.items() if m.seconds <= limit
+                 and m.rounds < HASTY_ROUNDS and k not in self._again
+                 and place(task.default, task.space[k]) < won]  # fmt: skip
+        if not found:
+            return None
+        found.sort(key=lambda k: survey.measured[k].seconds)
+        self._heat = [best, *found[: how.width - 1]]
+        self._again.update(self._heat)
+        return Request(tuple(self._heat), HASTY_ROUNDS)
 
     def _settle(self) -> Request | None:
         """Those in doubt once more, until nobody is or they have run often enough."""

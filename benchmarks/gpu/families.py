@@ -151,10 +151,18 @@ def depthwise(kind: str, odd: bool, s: Sizes) -> Graph:
 
 
 def attention(kind: str, odd: bool, s: Sizes) -> Graph:
+    return _attention("attention", kind, odd, s.of(odd, 400), s.of(odd, 400))
+
+
+def decoding(kind: str, odd: bool, s: Sizes) -> Graph:
+    """Of one row, whose keys fall into parts."""
+    return _attention("decoding", kind, odd, 1, s.of(odd, 4000))
+
+
+def _attention(name: str, kind: str, odd: bool, m: int, n: int) -> Graph:
     """Heads cut out of rows, a mask for all of them, and rows put together again."""
-    a = Mixed("attention", kind)
+    a = Mixed(name, kind)
     heads, width = (3, 21) if odd else (4, 64)
-    m, n = s.of(odd, 400), s.of(odd, 400)
 
     def cut(name: str, length: int) -> Any:
         x = a.g.reshape(a.input(name, (2, length, heads * width)), shape=(2, length, heads, width))
@@ -269,8 +277,11 @@ _TENSOR_CORES: Final = [
 CASES: Final[dict[str, list[Case]]] = {
     "gpu_wgmma": _TENSOR_CORES,
     "gpu_mma": _TENSOR_CORES,
-    "gpu_attention_mma": [*_each(attention, _HALF), *_each(attention, ("f32",), "reduced")],
-    "gpu_attention_tiles": _each(attention, ("f32",)),
+    "gpu_attention_mma": [
+        c for b in (attention, decoding)
+        for c in (*_each(b, _HALF), *_each(b, ("f32",), "reduced"))
+    ],
+    "gpu_attention_tiles": [c for b in (attention, decoding) for c in _each(b, ("f32",))],
     "gpu_winograd": _each(window, ("f32",)),
     "gpu_tiles": [*_each(matmul, ("f32", "f64")), *_each(dense, ("f32",)), *_each(conv, ("f32",))],
     "gpu_nest": [c for b in (rows, normalised, pointwise, pool, depthwise, vector)

@@ -481,7 +481,7 @@ def whole(
 
 
 def _config(m: int, n: int, stages: int, cluster: int = 1) -> dict[str, int]:
-    return {"m": m, "n": n, "stages": stages, "cluster": cluster}
+    return {"m": m, "n": n, "stages": stages, "cluster": cluster, "parts": 1}
 
 
 RUNGS: Final = (

@@ -16,7 +16,8 @@ A row that is masked out altogether so far has the greatest score of minus infin
 numpy's.
 
 With few rows, `ways` groups of warps take each its part of every round's keys, and put their
-results together in shared memory.
+results together in shared memory; where few rows are few blocks, rounds fall into `parts`, a block
+each (see `gpu_attention_parts`).
 
 How products are computed, and which thread holds which scores and sums, is for others to say: see
 `gpu_attention_warps` and `gpu_attention_threads`.
@@ -24,21 +25,38 @@ How products are computed, and which thread holds which scores and sums, is for 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from ...ops.expr import Expr, apply, binary, cast, const, index, logical_and, select, unary, var
+from ...ops.expr import (
+    Expr,
+    apply,
+    binary,
+    cast,
+    compare,
+    const,
+    index,
+    logical_and,
+    minimum,
+    select,
+    unary,
+    var,
+)
 from ...ops.traverse import substitute
-from ...ops.types import HALF, boolean, f32
+from ...ops.types import HALF, DType, boolean, f32
 from ..graph.ir import Graph
 from .address import offset
 from .gpu_attention_lines import Lines
+from .gpu_attention_parts import LOWEST, Parts
 from .gpu_attention_problem import Attention
 from .gpu_mma_operands import numbered
 from .gpu_mma_product import kept_wide
 from .gpu_model import REGISTERS, WARP
+from .gpu_parts import rounds_of
 from .gpu_sharing import unflattened
 from .ir import (
+    Buffer,
     Call,
     Comment,
     Declare,
@@ -56,8 +74,6 @@ from .ir import (
 from .pieces import Buffers, buffer_loads, trip_count
 from .template import Config, traffic
 from .vectors import aligned
-
-LOWEST: Final = float("-inf")
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,11 +131,18 @@ class Attend:
         self.queries = Lines(self.buffers, "q", p.q, p.rows, (p.term,), m, self.threads, 1, terms)
         self.keys = Lines(self.buffers, "k", p.k, (p.key,), (p.term,), n, *given, terms)
         self.values = Lines(self.buffers, "v", p.v, (p.key,), p.columns, n, *given, columns)
-        self.item = var("item", p.batch * self.down)
+        self.each, self.parts = rounds_of(self.rounds, config["parts"])
+        self.item = var("item", p.batch * self.down * self.parts)
+        self.batch, part = self.item // (self.down * self.parts), self.item % self.parts
+        self.split = Parts(p, self.parts, part) if self.parts > 1 else None
+        self.start, self.end = index(0), index(self.rounds)
+        if self.split is not None:
+            self.start = var("first_round", self.each * (self.parts - 1) + 1)
+            self.end = var("last_round", self.rounds + 1)
         self.thread, self.lane = var("thread", self.threads), var("lane", WARP)
         self.first, self.row = var("first_row", self.down * m), var("row", m)
         self.own_key = var("own_key", n)
-        self.where = unflattened(self.item // self.down, p.batches)
+        self.where = unflattened(self.batch, p.batches)
         self.high, self.base = Local("high", f32), Local("base", f32)
         self.scale, self.part = Local("scale", f32), Local("part", f32)
 
@@ -184,12 +207,17 @@ class Attend:
         resident = max(REGISTERS // (self.threads * registers), 1)
         phase = Phase(self.item.payload[2], self.item, self._body(), self.threads, self.thread,
                       resident=resident)  # fmt: skip
+        phases = [phase]
+        scratch: tuple[Buffer, ...] = ()
+        if self.split is not None:
+            phases.append(self.split.added(*self._target, self._result, self.raised))
+            scratch = self.split.scratch
         params, args = self.buffers.parameters()
         kernel = Kernel(
-            name, version, tuple(sorted(self.config.items())), params, (phase,), self.p.flops,
-            traffic(self.graph, params, args),
+            name, version, tuple(sorted(self.config.items())), (*params, *scratch), tuple(phases),
+            self.p.flops, traffic(self.graph, params, args),
         )  # fmt: skip
-        return Launch(kernel, args, ())
+        return Launch(kernel, (*args, *(None for _ in scratch)), ())
 
     def _body(self) -> tuple[Stmt, ...]:
         round_, r = var("round", self.rounds), self.r
@@ -198,8 +226,13 @@ class Attend:
         share = (self.share,) if self.ways > 1 else ()
         local = (*share, *self.declared(), self.scores.register, *self._kept, self.high, self.base,
                  self.scale, self.part)  # fmt: skip
+        rounds: tuple[Stmt, ...] = ()
+        if self.split is not None:
+            last = minimum(self.start + self.each, index(self.rounds))
+            rounds = Let(self.start, self.split.part * self.each), Let(self.end, last)
         return (
-            Let(self.first, self.item % self.down * self.config["m"]),
+            *rounds,
+            Let(self.first, self.item // self.parts % self.down * self.config["m"]),
             Let(self.lane, self.thread % WARP),
             Let(self.row, warp % warps * (self.config["m"] // warps)),
             Let(self.own_key, warp // warps * self.own),
@@ -209,7 +242,7 @@ class Attend:
             *self.begun(),
             *(_filled(x.register, 0) for x in self.results),
             loop(r, (Set(self.top, (r,), _f32(LOWEST)), Set(self.total, (r,), _f32(0))), "unroll"),
-            loop(round_, self._round(round_)),
+            loop(round_, self._round(round_), lo=self.start, hi=self.end),
             *self._together(),
         )  # fmt: skip
 
@@ -227,12 +260,12 @@ class Attend:
     def _ahead(self) -> tuple[Stmt, ...]:
         """The copies of the first rounds, one group each; of one stage, of the first keys."""
         if self.stages == 1:
-            return (*self._copied(index(0), self.keys), Call("cp_commit"))
+            return (*self._copied(self.start, self.keys), Call("cp_commit"))
         s = var("ahead", self.stages - 1)
-        first = s if self.stages > 2 else index(0)
+        first = self.start + (s if self.stages > 2 else 0)
         copies = self._copied(first)
-        if self.stages - 1 > self.rounds:
-            copies = (If(first < self.rounds, copies),)
+        if self.stages - 1 > self.rounds - self.each * (self.parts - 1):
+            copies = (If(first < self.end, copies),)
         body = (*copies, Call("cp_commit"))
         return (loop(s, body, "unroll"),) if self.stages > 2 else body
 
@@ -265,7 +298,7 @@ class Attend:
         """The copies of another round, if there is one; with one stage, as a group."""
         ahead = max(self.stages - 1, 1)
         copies = self._copied(round_, *what)
-        found = (If(round_ < self.rounds, copies),) if self.rounds > ahead else ()
+        found = (If(round_ < self.end, copies),) if self.each > ahead else ()
         return (*found, Call("cp_commit")) if self.stages == 1 else found
 
     def _scored(self, round_: Expr) -> tuple[Stmt, ...]:
@@ -357,23 +390,46 @@ class Attend:
         ), "unroll")  # fmt: skip
 
     def _stored(self) -> tuple[Stmt, ...]:
-        """The epilogue of every element that exists, neighbours at once where they are neighbours
-        in memory."""
-        inverse = Set(self.scale, (), 1.0 / self.total[self.r])
+        """The epilogue of every element that exists; or what a part of the keys leaves of it."""
+        r = self.r
         parts = (s for x in self.results for s in self._part_stored(x))
-        return (loop(self.r, (inverse, *parts), "unroll"),)
+        if self.split is None:
+            return (loop(r, (Set(self.scale, (), 1.0 / self.total[r]), *parts), "unroll"),)
+        held = self.results[0]
+        row = self.first + self.row + self.place
+        first = substitute(held.column, {v: index(0) for v in held.loops})
+        scaled = self.split.scaled(self.batch, row, self.top[r], self.total[r])
+        once = If(compare("eq", first, 0), self._inside(row, first, scaled))
+        return (loop(r, (*parts, once), "unroll"),)
+
+    @property
+    def _target(self) -> tuple[Buffer, DType]:
+        """Where results go, and their type."""
+        return self.buffers.write(self.p.out), self.graph.type(self.p.out).dtype
+
+    def _result(
+        self, where: Mapping[Expr, Expr], row: Expr, column: Expr, total: Expr
+    ) -> tuple[Expr, Expr]:  # fmt: skip
+        """What becomes of an element of the second product, and its place."""
+        p = self.p
+        plain = _kept_wide(self.buffers, p.value, p.mixed)
+        value, to = (
+            substitute(numbered(numbered(x, p.rows, row), p.columns, column), dict(where))
+            for x in (plain, offset(self.graph.type(p.out), p.at))
+        )
+        return cast(substitute(value, {_WHOLE: total}), self._target[1]), to
 
     def _part_stored(self, held: Held) -> tuple[Stmt, ...]:
+        """What a thread holds, neighbours at once where they are neighbours in memory."""
         p, e = self.p, held.loops[-1]
         count, first = trip_count(e), {e: index(0)}
         row, column = self.first + self.row + self.place, held.column
-        plain = _kept_wide(self.buffers, p.value, p.mixed)
-        value, to = (
-            substitute(numbered(numbered(x, p.rows, row), p.columns, column), self.where)
-            for x in (plain, offset(self.graph.type(p.out), p.at))
-        )
-        out, kind = self.buffers.write(p.out), self.graph.type(p.out).dtype
-        value = cast(substitute(value, {_WHOLE: held.value * self.scale.value}), kind)
+        if self.split is None:
+            out, kind = self._target
+            value, to = self._result(self.where, row, column, held.value * self.scale.value)
+        else:
+            out, kind, value = self.split.sums, f32, held.value
+            to = self.split.place(self.batch, row, column)
         if aligned(to, e) and p.width % count == 0 and count * kind.bytes <= 16:
             word = Local(f"word{count}", kind, (count,))
             put = Call("store_vector", (out, substitute(to, first), word, index(0), count))

@@ -7,7 +7,16 @@ from typing import Final
 from ...ops.types import HALF, DType, f32
 from ..graph.ir import Graph
 from .device import Device
-from .gpu_attention import MOST_SHARED, ROUND_STEPS, WAITING, OneAttention, copied, moved
+from .gpu_attention import (
+    MOST_SHARED,
+    ROUND_STEPS,
+    WAITING,
+    OneAttention,
+    copied,
+    joining,
+    keys_of,
+    moved,
+)
 from .gpu_attention_lines import pitch_of
 from .gpu_attention_problem import Attention
 from .gpu_attention_warps import WarpAttend
@@ -32,12 +41,14 @@ SCORE_STEPS: Final = 10
 
 class GpuAttentionMma(OneAttention):
     """Configs: `m` rows and `n` keys of a block's tile, `wm` rows of a warp, `ways` groups of warps
-    that share the keys, `stages` of the ring, `held`: whether queries stay in registers.
+    that share the keys, `stages` of the ring, `held`: whether queries stay in registers, `parts` of
+    the keys.
 
     tf32: whether products in float32 are computed so as well.
     """
 
     name = "gpu_attention_mma"
+    splits = True
 
     def __init__(self, tf32: bool = False, one_order: bool = False) -> None:
         super().__init__(one_order)
@@ -54,7 +65,8 @@ class GpuAttentionMma(OneAttention):
 
     def configs(self, p: Attention) -> list[Config]:
         found = [
-            {"m": m, "n": n, "wm": wm, "ways": ways, "stages": stages, "held": held}
+            {"m": m, "n": n, "wm": wm, "ways": ways, "stages": stages, "held": held,
+             "parts": 1}
             for m, wm, ways in ROWS for n in KEYS for stages in STAGES for held in (1, 0)
             if n // ways >= LEAST_KEYS
         ]  # fmt: skip
@@ -62,19 +74,19 @@ class GpuAttentionMma(OneAttention):
                 if kept(p, c) <= MOST_KEPT and shared_bytes(p, c) <= MOST_SHARED]  # fmt: skip
 
     def seconds(self, graph: Graph, p: Attention, config: Config, device: Device) -> float:
-        chip, m, n = chip_of(device), config["m"], config["n"]
+        chip, m, parts, keys = chip_of(device), config["m"], config["parts"], keys_of(p, config)
         kind = "tf32" if p.dtype is f32 else "half"
-        tall, own = config["wm"] / 16, n / config["ways"]  # rows and keys of a warp
+        tall, own = config["wm"] / 16, config["n"] / config["ways"]  # rows and keys of a warp
         products = (p.depth + p.width) * (1 + SHARED_COST / tall)
         products += 0 if config["held"] else SHARED_COST * 32 / own * p.depth
         steps = SCORE_STEPS + (p.width + ROUND_STEPS) / own
         beside = steps / chip.rates["f32"] * chip.rates[kind] * SYNCHRONOUS
         return seconds(chip, Work(
-            p.batch * -(-p.m // m), m // config["wm"] * config["ways"] * WARP,
+            p.batch * -(-p.m // m) * parts, m // config["wm"] * config["ways"] * WARP,
             self.registers(p, config), shared_bytes(p, config), kind,
-            m * -(-p.n // n) * n * (products + beside), copied(p, m, n), moved(graph, p),
+            m * keys * (products + beside), copied(p, m, keys), moved(graph, p),
             SYNCHRONOUS * (1 - WAITING / config["stages"]),
-        ))  # fmt: skip
+        )) + joining(chip, p, parts)  # fmt: skip
 
 
 def _whole(count: int, dtype: DType) -> int:

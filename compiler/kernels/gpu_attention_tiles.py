@@ -7,7 +7,16 @@ from typing import Final
 from ...ops.types import DType, f32
 from ..graph.ir import Graph
 from .device import Device
-from .gpu_attention import MOST_SHARED, ROUND_STEPS, WAITING, OneAttention, copied, moved
+from .gpu_attention import (
+    MOST_SHARED,
+    ROUND_STEPS,
+    WAITING,
+    OneAttention,
+    copied,
+    joining,
+    keys_of,
+    moved,
+)
 from .gpu_attention_lines import pitch_of
 from .gpu_attention_problem import Attention
 from .gpu_attention_threads import ACROSS, COLUMNS, DOWN, PART, TERMS, WORD, ThreadAttend, parts_of
@@ -31,9 +40,10 @@ SCORE_STEPS: Final = 28
 
 class GpuAttentionTiles(OneAttention):
     """Configs: `m` rows and `n` keys of a block's tile, `tm` rows of a thread, `ways` groups of
-    warps that share the keys, `stages` of the ring."""
+    warps that share the keys, `stages` of the ring, `parts` of the keys."""
 
     name = "gpu_attention_tiles"
+    splits = True
 
     def types(self) -> tuple[DType, ...]:
         return (f32,)
@@ -46,7 +56,7 @@ class GpuAttentionTiles(OneAttention):
 
     def configs(self, p: Attention) -> list[Config]:
         found = [
-            {"m": DOWN * tm * warps, "n": n, "tm": tm, "ways": ways, "stages": stages}
+            {"m": DOWN * tm * warps, "n": n, "tm": tm, "ways": ways, "stages": stages, "parts": 1}
             for tm, warps, ways in ROWS
             for n in KEYS
             for stages in STAGES
@@ -55,17 +65,17 @@ class GpuAttentionTiles(OneAttention):
                 if kept(p, c) <= MOST_KEPT and shared_bytes(p, c) <= MOST_SHARED]  # fmt: skip
 
     def seconds(self, graph: Graph, p: Attention, config: Config, device: Device) -> float:
-        chip, m, n, tm = chip_of(device), config["m"], config["n"], config["tm"]
-        own = n / config["ways"]
+        chip, m, tm, parts = chip_of(device), config["m"], config["tm"], config["parts"]
+        own, keys = config["n"] / config["ways"], keys_of(p, config)
         sides = ((p.depth, own / ACROSS), (p.width, min(p.width, PART) / ACROSS))
         products = sum(depth * (1 + LOAD_COST * (1 / tm + 1 / tn)) for depth, tn in sides)
         products += SCORE_STEPS + (p.width + ROUND_STEPS) / own
         return seconds(chip, Work(
-            p.batch * -(-p.m // m), m // (DOWN * tm) * config["ways"] * WARP,
+            p.batch * -(-p.m // m) * parts, m // (DOWN * tm) * config["ways"] * WARP,
             self.registers(p, config), shared_bytes(p, config), "f32",
-            m * -(-p.n // n) * n * products, copied(p, m, n), moved(graph, p),
+            m * keys * products, copied(p, m, keys), moved(graph, p),
             REACHED * (1 - WAITING / config["stages"]),
-        ))  # fmt: skip
+        )) + joining(chip, p, parts)  # fmt: skip
 
 
 def kept(p: Attention, config: Config) -> int:

@@ -8,7 +8,7 @@ round are there for all threads, and all have read the last of this one, so that
 `stages` rounds later may take its place from the next round on.
 
 Every element is one chain of steps in the order of the sum, whatever the tile; or as many as there
-are parts of the sum (see `gpu_mma_results`).
+are parts of the sum (see `gpu_parts`).
 """
 
 from __future__ import annotations
@@ -22,8 +22,9 @@ from ...ops.types import boolean, u32
 from ..graph.ir import Graph
 from .gpu_mma_operands import STEP, Fragments, Tile, operand
 from .gpu_mma_product import Product
-from .gpu_mma_results import Parts, Results
+from .gpu_mma_results import Results
 from .gpu_model import WARP
+from .gpu_parts import Parts
 from .gpu_sharing import unflattened
 from .ir import (
     Buffer,
@@ -84,7 +85,8 @@ class Mma:
                 self.tiles, (self.row, self.column), (self.tall, self.wide // 2), strict=True)
         )  # fmt: skip
         self.results = Results(graph, product, self.buffers)
-        self.split = Parts(product, self.parts, self.item % self.parts)
+        sizes = self.p.batch, self.p.m, self.p.n
+        self.split = Parts(*sizes, product.total, self.parts, self.item % self.parts)
         self.stored = self.results if self.parts == 1 else self.split
         self.sums = Local("sums", product.total, (self.tall * self.wide * 4,))
         self.held = tuple(

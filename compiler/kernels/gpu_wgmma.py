@@ -29,13 +29,14 @@ from .gpu_contraction import (
     objection,
 )
 from .gpu_matrices import ROW, Product, product_of
-from .gpu_model import Work, chip_of, seconds
+from .gpu_model import LAUNCH, Work, chip_of, seconds
+from .gpu_parts import rounds_of
 from .gpu_wgmma_body import Body
 from .gpu_wgmma_results import results_of
 from .gpu_wgmma_shape import TILE, Shape
 from .ir import Kernel, Launch
 from .pieces import Buffers
-from .template import Config, traffic
+from .template import Config, falling, traffic
 from .tensor_map import MOST_DIM
 
 KINDS: Final[Mapping[DType, str]] = {f16: "f16", bf16: "bf16", i8: "s8", u8: "u8", f32: "tf32"}
@@ -53,17 +54,19 @@ AHEAD: Final = 0.35
 TILES: Final = ((128, 256), (256, 128), (128, 192), (128, 128), (64, 256), (128, 64), (64, 128),
                 (64, 64))  # fmt: skip
 """Rows and columns of a block's tile, those with the most multiply-adds per byte first."""
+MOST_PARTS: Final = 32
+LEAST_ROUNDS: Final = 4  # of a part
 
 
 class GpuWgmma:
     """Configs: `m`, `n`: a block's tile; `stages`: of it in shared memory; `cluster`: blocks that
-    share their tiles of the right operand.
+    share their tiles of the right operand; `parts` of the sum.
 
     tf32: whether sums of products in float32 are computed so as well.
     """
 
     name = "gpu_wgmma"
-    version = 1
+    version = 2
     family = FAMILY
 
     def __init__(self, tf32: bool = False) -> None:
@@ -76,7 +79,7 @@ class GpuWgmma:
         """Why it does not take a group, "" where it does."""
 
         def find() -> None:
-            if not _configs(graph, self._product(graph, ops, outputs, Buffers(graph))):
+            if not _configs(graph, self._tiled(graph, ops, outputs)):
                 raise Unfit("no tile fits in shared memory")
 
         return objection(find)
@@ -84,15 +87,22 @@ class GpuWgmma:
     def space(
         self, graph: Graph, ops: Sequence[Op], outputs: Sequence[str], device: Device
     ) -> list[Config]:
-        p = self._product(graph, ops, outputs, Buffers(graph))
-        return _configs(graph, p)
+        return _all(graph, self._tiled(graph, ops, outputs))
 
     def default(
         self, graph: Graph, ops: Sequence[Op], outputs: Sequence[str], device: Device
     ) -> Config:
         """The config that should take the least time, the first of equals."""
-        p = self._product(graph, ops, outputs, Buffers(graph))
-        return min(_configs(graph, p), key=lambda c: _seconds(graph, p, c, device))
+        p = self._tiled(graph, ops, outputs)
+        return min(_all(graph, p), key=lambda c: _seconds(graph, p[c["m"]], c, device))
+
+    def lean(
+        self, graph: Graph, ops: Sequence[Op], outputs: Sequence[str], device: Device
+    ) -> list[Config]:
+        """Sums in fewer parts, or in none."""
+        p = self._tiled(graph, ops, outputs)
+        return falling((_seconds(graph, p[c["m"]], c, device), _scratch_bytes(p[c["m"]], c), c)
+                       for c in _all(graph, p))  # fmt: skip
 
     def estimate(
         self, graph: Graph, ops: Sequence[Op], outputs: Sequence[str], device: Device,
@@ -100,7 +110,7 @@ class GpuWgmma:
     ) -> float:  # fmt: skip
         """In seconds (see `gpu_model`)."""
         p = self._product(graph, ops, outputs, Buffers(graph))
-        return _seconds(graph, p, config, device)
+        return _seconds(graph, p.tiled(config["m"]), config, device)
 
     def instantiate(
         self, graph: Graph, ops: Sequence[Op], outputs: Sequence[str], device: Device,
@@ -110,13 +120,21 @@ class GpuWgmma:
         p = self._product(graph, ops, outputs, buffers)
         p = p.tiled(config["m"])
         shape = _shape(p, config)
-        body = Body(p, shape, results_of(graph, p, shape, buffers))
+        results = results_of(graph, p, shape, buffers)
+        phases = Body(p, shape, results).phase_of(), *results.phases()
         params, args = buffers.parameters()
         kernel = Kernel(
-            self.name, self.version, tuple(sorted(config.items())), params, (body.phase_of(),),
-            p.work, traffic(graph, params, args),
+            self.name, self.version, tuple(sorted(config.items())), (*params, *results.scratch),
+            phases, p.work, traffic(graph, params, args),
         )  # fmt: skip
-        return Launch(kernel, args, ())
+        return Launch(kernel, (*args, *(None for _ in results.scratch)), ())
+
+    def _tiled(
+        self, graph: Graph, ops: Sequence[Op], outputs: Sequence[str]
+    ) -> Mapping[int, Product]:  # fmt: skip
+        """The product by rows of a tile. Raises Unfit."""
+        p = self._product(graph, ops, outputs, Buffers(graph))
+        return {m: p.tiled(m) for m in {m for m, _ in TILES}}
 
     def _product(
         self, graph: Graph, ops: Sequence[Op], outputs: Sequence[str], buffers: Buffers
@@ -138,33 +156,61 @@ def _shape(p: Product, config: Config) -> Shape:
     m, n, cluster = config["m"], config["n"], config["cluster"]
     blocks = min(PROCESSORS // cluster, _tiles(p, config))
     held = f32 if p.dtype.is_float else i32
-    return Shape(m, n, config["stages"], cluster, KINDS[p.dtype], held, blocks)
+    return Shape(m, n, config["stages"], cluster, KINDS[p.dtype], held, blocks, config["parts"])
 
 
 def _tiles(p: Product, config: Config) -> int:
-    """Of all, or pairs of them where clusters take them in pairs."""
-    return p.batch * -(-p.m // (config["m"] * config["cluster"])) * -(-p.n // config["n"])
+    """Of all parts, or pairs of them where clusters take them in pairs."""
+    down, over = -(-p.m // (config["m"] * config["cluster"])), -(-p.n // config["n"])
+    return int(p.batch * down * over * config["parts"])
 
 
-def _configs(graph: Graph, product: Product) -> list[Config]:
+def _rounds(p: Product) -> int:
+    return -(-p.k * p.dtype.bytes // ROW)
+
+
+def _scratch_bytes(p: Product, config: Config) -> int:
+    """Of a launch: the parts of all sums."""
+    parts = config["parts"]
+    return int(parts * p.batch * p.m * p.n * f32.bytes) if parts > 1 else 0
+
+
+def _all(graph: Graph, tiled: Mapping[int, Product]) -> list[Config]:
+    """Tiles, and where they would leave multiprocessors idle some with the sum in parts."""
+    tiles = _configs(graph, tiled)
+    found: list[Config] = []
+    for k, c in enumerate(tiles):
+        if k and {**tiles[k - 1], "stages": 0} == {**c, "stages": 0}:
+            continue  # one with more stages was there
+        p = tiled[c["m"]]
+        rounds, most = _rounds(p), PROCESSORS // (_tiles(p, c) * c["cluster"])
+        found += [
+            {**c, "parts": n}
+            for n in range(2, min(most, MOST_PARTS) + 1)
+            if rounds_of(rounds, n)[1] == n and rounds_of(rounds, n)[0] >= LEAST_ROUNDS
+        ]
+    return [*tiles, *found]
+
+
+def _configs(graph: Graph, tiled: Mapping[int, Product]) -> list[Config]:
     """Tiles with as many stages as fit, and with fewer; the largest ones only where the matrices
     are not smaller by half."""
     found = []
     for m, n in TILES:
-        p = product.tiled(m)
+        p = tiled[m]
         if (m > TILE and p.m <= m // 2) or (n > TILE and p.n <= n // 2):
             continue
         for cluster in (1, 2):
             if cluster > 1 and (p.m <= m or n % (TILE * cluster)):
                 continue
             for stages in _stages(graph, p, m, n, cluster):
-                found.append({"m": m, "n": n, "stages": stages, "cluster": cluster})
+                found.append({"m": m, "n": n, "stages": stages, "cluster": cluster, "parts": 1})
     return found
 
 
 def _stages(graph: Graph, p: Product, m: int, n: int, cluster: int) -> list[int]:
     """The most that fit, no more than are of use, and two fewer."""
-    config = {"m": m, "n": n, "stages": 1, "cluster": cluster}
+    config = {"m": m, "n": n, "stages": 1, "cluster": cluster, "parts": 1}
     results = results_of(graph, p, _shape(p, config), Buffers(graph))
     room = SHARED_BYTES - RESERVE - sum(x.dtype.bytes * prod(x.shape) for x in results.shared)
     most = min(room // ((m + n) * ROW), 8)
@@ -175,10 +221,10 @@ def _seconds(graph: Graph, p: Product, config: Config, device: Device) -> float:
     """A block takes tile after tile: about as long as if a block for each of them came next. Those
     of a cluster copy half of the columns each."""
     m, n, stages, cluster = (config[x] for x in ("m", "n", "stages", "cluster"))
-    p, size = p.tiled(m), p.dtype.bytes
-    shape = _shape(p, config)
-    rounds = -(-p.k * size // ROW)
-    return seconds(chip_of(device), Work(
+    chip, parts = chip_of(device), config["parts"]
+    added = LAUNCH + 2 * _scratch_bytes(p, config) / chip.cache if parts > 1 else 0.0
+    rounds, size, shape = rounds_of(_rounds(p), parts)[0], p.dtype.bytes, _shape(p, config)
+    return added + seconds(chip, Work(
         _tiles(p, config) * cluster, shape.threads, REGISTERS, (m + n) * ROW * stages + RESERVE,
         RATES.get(shape.kind, "byte"), m * n * rounds * ROW / size,
         (m + n / cluster) * rounds * ROW, moved_bytes(graph, p.out, p.value),

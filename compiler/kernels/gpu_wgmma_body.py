@@ -9,6 +9,9 @@ go on while the sums of one become results.
 
 Two blocks of a cluster take tiles one below the other, and need the same tile of B: each has one
 half of it copied to both.
+
+A long sum may fall into parts: each is a tile of its own then, of some of the rounds (see
+`gpu_parts`).
 """
 
 from __future__ import annotations
@@ -20,6 +23,7 @@ from typing import Final
 from ...ops.expr import Expr, apply, compare, const, index, minimum, var
 from ...ops.types import i64, u64
 from .gpu_matrices import ROW, Matrix, Product
+from .gpu_parts import rounds_of
 from .gpu_sharing import unflattened
 from .gpu_wgmma_results import Results
 from .gpu_wgmma_shape import GROUP, TILE, Shape
@@ -53,6 +57,11 @@ class Body:
         size = p.dtype.bytes
         self.terms = ROW // size
         self.rounds = -(-p.k // self.terms)
+        self.each, parts = rounds_of(self.rounds, s.parts)
+        assert parts == s.parts, "a part without rounds"
+        self.count, self.is_even = index(self.each), self.each * s.parts == self.rounds
+        if not self.is_even:
+            self.count = var("rounds", self.each + 1)
         self.down = -(-p.m // (s.m * s.cluster))
         self.over = -(-p.n // s.n)
         self.item = var("block", s.blocks * s.cluster)
@@ -128,8 +137,14 @@ class Body:
     def _each_tile(self, body: Sequence[Stmt]) -> Stmt:
         """body for every tile of the block. Tiles go down in bands, so that those that run side by
         side share what they read."""
-        each = self.down * self.over
-        tile = var("tile", self.p.batch * each)
+        each, parts = self.down * self.over, self.s.parts
+        number = var("tile", self.p.batch * each * parts)
+        tile, rounds = number // parts, tuple[Stmt, ...]()
+        if parts > 1:
+            rounds = (Let(self.s.part, number % parts),)
+        if not self.is_even:
+            left = self.rounds - self.s.part * self.each
+            rounds = (*rounds, Let(self.count, minimum(index(self.each), left)))
         within = tile % each
         band = within // (BAND * self.over)
         inside = within % (BAND * self.over)
@@ -139,7 +154,8 @@ class Body:
             row = row * self.s.cluster + self.item % self.s.cluster
         found = (tile // each, row * self.s.m, column * self.s.n)
         where = [Let(v, e) for v, e in zip(self.place, found, strict=True)]
-        return loop(tile, (*where, *body), lo=self.item // self.s.cluster, step=self.s.blocks)
+        body = (*rounds, *where, *body)
+        return loop(number, body, lo=self.item // self.s.cluster, step=self.s.blocks)
 
     def _advance(self) -> tuple[Stmt, ...]:
         """The next stage; behind the last one comes the first, and the other parity."""
@@ -153,17 +169,19 @@ class Body:
     # ---------------------------------------------------------------- producer
 
     def _producer(self) -> tuple[Stmt, ...]:
-        s, k = self.s, var("k", self.rounds)
+        s, k = self.s, var("k", self.each)
         batch, row, column = self.place
+        at = k + (s.part * self.each if s.parts > 1 else 0)
         size = (s.m + s.n) * ROW
         round_ = seq(
             Call("mbarrier_wait", (self.free, self.stage.value, 1 - self.phase.value)),
             Call("mbarrier_expect", (self.ready, self.stage.value, size)),
-            self._copies(self.a, self.left, self.p.left, s.m, k, row, batch, False),
-            self._copies(self.b, self.right, self.p.right, s.n, k, column, batch, True),
+            self._copies(self.a, self.left, self.p.left, s.m, at, row, batch, False),
+            self._copies(self.b, self.right, self.p.right, s.n, at, column, batch, True),
             self._advance(),
         )
-        copy = If(compare("eq", self.thread, 0), (self._each_tile((loop(k, round_),)),))
+        rounds = (loop(k, round_, hi=self.count),)
+        copy = If(compare("eq", self.thread, 0), (self._each_tile(rounds),))
         fewer = (Call("fewer_registers", (KEPT,)),) if self.moves_registers else ()
         return seq(Comment("the producer"), fewer, copy)
 
@@ -203,7 +221,7 @@ class Body:
     # ---------------------------------------------------------------- consumers
 
     def _consumer(self) -> tuple[Stmt, ...]:
-        s, k, group = self.s, var("k", self.rounds), var("consumer", self.s.groups)
+        s, k, group = self.s, var("k", self.each), var("consumer", self.s.groups)
         sums = Local("sums", s.held, (s.sums,))
         before = Local("before", i64)
         batch, row, column = self.place
@@ -222,7 +240,7 @@ class Body:
         )
         body = seq(
             Set(before, (), index(0)),
-            loop(k, round_),
+            loop(k, round_, hi=self.count),
             Call("wgmma_wait", (sums, s.sums, 0)),
             self._release(before.value),
             self.results.stored(sums, self.thread % GROUP, group, batch, row, column),

@@ -3,7 +3,8 @@
 A thread holds pairs of neighbouring columns, eight columns apart, in rows eight apart. What follows
 on the sum is computed there. 16-bit results then go through shared memory, a panel of 64 rows and
 64 columns at a time, from where whole boxes are copied to the result; other results, and those
-whose rows the copying unit cannot address, are stored by each thread where they belong.
+whose rows the copying unit cannot address, are stored by each thread where they belong. Of a part
+of a sum it is stored as it is, and a second phase does all that (see `gpu_parts`).
 """
 
 from __future__ import annotations
@@ -11,14 +12,15 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Final
 
-from ...ops.expr import Expr, apply, cast, compare, const, logical_and, select, var
+from ...ops.expr import Expr, apply, cast, compare, const, index, logical_and, select, var
 from ...ops.traverse import substitute, transform
 from ...ops.types import HALF, boolean, f32
 from ..graph.ir import Graph
 from .gpu_matrices import Product
 from .gpu_mma_product import kept_wide
+from .gpu_parts import Element, Parts
 from .gpu_wgmma_shape import GROUP, TILE, Shape
-from .ir import Call, Declare, If, Local, Set, Stmt, Store, TensorMap, loop
+from .ir import Buffer, Call, Declare, If, Local, Phase, Set, Stmt, Store, TensorMap, loop
 from .pieces import Buffers, buffer_loads
 from .tensor_map import MOST_AXES, WORD
 
@@ -27,6 +29,8 @@ PANEL: Final = 64  # columns
 
 def results_of(graph: Graph, p: Product, s: Shape, buffers: Buffers) -> Results:
     """How the results of a product are stored."""
+    if s.parts > 1:
+        return Sums(graph, p, s, buffers)
     return (Boxes if _goes_in_boxes(graph, p, s) else Results)(graph, p, s, buffers)
 
 
@@ -41,14 +45,16 @@ def _goes_in_boxes(graph: Graph, p: Product, s: Shape) -> bool:
 
 class Results:
     """Every thread stores what it has. shared: arrays of the block; maps: tensors that are
-    written in boxes."""
+    written in boxes; scratch: what further phases read."""
 
     shared: tuple[Local, ...] = ()
     maps: tuple[TensorMap, ...] = ()
+    scratch: tuple[Buffer, ...] = ()
 
     def __init__(self, graph: Graph, p: Product, s: Shape, buffers: Buffers) -> None:
         self.graph, self.p, self.s = graph, p, s
         self.kind = graph.type(p.out)
+        self.dtype = self.kind.dtype
         self.total, total = apply("whole", (), s.held), apply("sum", (), p.node.dtype)
         value = substitute(p.value, {p.node: total})
         if value.dtype in HALF:  # a sum that is only rounded for what follows need not be
@@ -58,6 +64,10 @@ class Results:
         self.value = buffers.lower(_without_calls(value), None)
         self.out = buffers.write(p.out)
         self.ragged = (p.is_ragged(s.m * s.cluster), p.n % s.n != 0)
+
+    def phases(self) -> tuple[Phase, ...]:
+        """Behind the one that multiplies."""
+        return ()
 
     def registers(self) -> tuple[Stmt, ...]:
         """Declarations of what a thread needs for it."""
@@ -75,8 +85,8 @@ class Results:
 
         def store(at: Expr, r: Expr, c: Expr) -> tuple[Stmt, ...]:
             inside = self._inside(r, c, self.ragged)
-            put = Store(self.out, substitute(self.p.at, self.p.where(batch, r, c)),
-                        self._element(sums[at], batch, r, c))  # fmt: skip
+            found = self.element(sums[at], batch, r, c)
+            put = Store(self.out, found.at, found.value)
             return (put,) if inside.is_const else (If(inside, (put,)),)
 
         tile, panel = var("tile_row", self.s.tiles), var("panel", self.s.n // 8)
@@ -93,10 +103,14 @@ class Results:
             inside = logical_and(inside, at < size)
         return inside
 
-    def _element(self, total: Expr, batch: Expr, row: Expr, column: Expr) -> Expr:
+    def element(self, total: Expr, batch: Expr, row: Expr, column: Expr) -> Element:
         """What becomes of one sum."""
         to = self.p.where(batch, row, column)
-        return substitute(self.value, to | {self.total: total})
+        return Element(substitute(self.value, to | {self.total: total}), substitute(self.p.at, to))
+
+    def exists(self, row: Expr) -> Expr:
+        """Of a window, tiles go beyond the result."""
+        return self._inside(row, row, (self.p.window is not None, False))
 
 
 def _without_calls(value: Expr) -> Expr:
@@ -123,6 +137,53 @@ def _fragment(
     c = column + thread % 4 * 2 + i + (j * 8 if columns > 1 else 0)
     body: tuple[Stmt, ...] = (loop(h, (loop(i, each(at, r, c), "unroll"),), "unroll"),)
     return (loop(j, body, "unroll"),) if columns > 1 else body
+
+
+class Sums(Results):
+    """Every thread stores its sums as they are, pairs of neighbours at once."""
+
+    def __init__(self, graph: Graph, p: Product, s: Shape, buffers: Buffers) -> None:
+        super().__init__(graph, p, s, buffers)
+        self.split = Parts(p.batch, p.m, p.n, s.held, s.parts, s.part)
+        self.scratch = (self.split.out,)
+
+    def phases(self) -> tuple[Phase, ...]:
+        return (self.split.added(self),)
+
+    def stored(
+        self, sums: Local, thread: Expr, group: Expr, batch: Expr, row: Expr, column: Expr
+    ) -> tuple[Stmt, ...]:
+        tile, panel, h = var("tile_row", self.s.tiles), var("panel", self.s.n // 8), var("half", 2)
+        r = (
+            row
+            + (group * self.s.tiles + tile) * TILE
+            + thread // 32 * 16
+            + thread % 32 // 4
+            + h * 8
+        )
+        c, held = column + panel * 8 + thread % 4 * 2, tile * (self.s.n // 2) + panel * 4 + h * 2
+        body = self._pair(sums, held, batch, r, c)
+        for v in (h, panel, tile):
+            body = (loop(v, body, "unroll"),)
+        return body
+
+    def _pair(
+        self, sums: Local, held: Expr, batch: Expr, row: Expr, column: Expr
+    ) -> tuple[Stmt, ...]:  # fmt: skip
+        out, i = self.split.out, var("pair", 2)
+
+        def put(c: Expr, *body: Stmt) -> tuple[Stmt, ...]:
+            inside = self._inside(row, c, self.ragged)
+            return body if inside.is_const else (If(inside, body),)
+
+        if not self.split.neighbours(2):
+            e = self.split.element(sums[held + i], batch, row, column + i)
+            return (loop(i, put(column + i, Store(out, e.at, e.value)), "unroll"),)
+        word = Local("word", self.s.held, (2,))
+        e = self.split.element(sums[held + i], batch, row, column)
+        filled = loop(i, (Set(word, (i,), e.value),), "unroll")
+        store = Call("store_vector", (out, e.at, word, index(0), 2))
+        return Declare(word), *put(column, filled, store)
 
 
 class Boxes(Results):
@@ -168,7 +229,7 @@ class Boxes(Results):
         zero = const(0, self.kind.dtype)
 
         def put(at: Expr, r: Expr, c: Expr) -> tuple[Stmt, ...]:
-            value = self._element(sums[at], batch, r, c)
+            value = self.element(sums[at], batch, r, c).value
             value = select(self._inside(r, c, self.needed), value, zero)
             return (Set(self.panel, (at - held,), value),)
 

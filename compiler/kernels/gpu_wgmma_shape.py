@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
+from ...ops.expr import Expr, var
 from ...ops.types import DType
 
 GROUP: Final = 128  # threads that multiply together: four warps
@@ -13,7 +14,8 @@ TILE: Final = 64  # rows of one instruction
 
 @dataclass(frozen=True, slots=True)
 class Shape:
-    """A config with what follows from it. kind: of the instruction, "f16" or the like."""
+    """A config with what follows from it. kind: of the instruction, "f16" or the like; parts: of
+    every sum."""
 
     m: int
     n: int
@@ -22,6 +24,12 @@ class Shape:
     kind: str
     held: DType  # of the sums
     blocks: int
+    parts: int = 1
+
+    @property
+    def part(self) -> Expr:
+        """The number of the part that a block's tile is of."""
+        return var("part", self.parts)
 
     @property
     def groups(self) -> int:

@@ -269,7 +269,7 @@ class Gemm:
         depths = [0] if one else [0, DEPTH // 2, DEPTH]
         for kc in depths:
             for shape in _tiles(p, device)[: 6 if kc == 0 else 2]:
-                for order in ("n", "m"):
+                for order in ("n", "m") if _has_order(p, device, shape) else ("n",):
                     found.append({**shape, "kc": kc, "order": order, "items": items, "pack": pack})
         if items > 1:
             found.append({**found[0], "items": -(-items // 2)})
@@ -312,6 +312,11 @@ class Gemm:
 
 def _require(graph: Graph, ops: Sequence[Op], outputs: Sequence[str]) -> MatmulGroup:
     return required(matmul_group(graph, ops, outputs), "matrix product", ops)
+
+
+def _has_order(p: MatmulGroup, device: Device, shape: Config) -> bool:
+    """Whether there are several panels and several tiles of rows: otherwise orders are the same."""
+    return p.m > shape["mr"] and p.n > shape["nb"] * device.lanes(p.dtype)
 
 
 def _default(p: MatmulGroup, device: Device) -> Config:

@@ -3,8 +3,9 @@
 Every candidate first has to compute what the float64 reference does, within the bound of its
 arithmetic, into memory that was filled with NaN. Short ones are looked at many times, as code that
 is wrong once in a while should not be found by users. Then come timed runs, one sample of each
-candidate in turn, so that all meet the same conditions. The results of every run are compared with
-the first ones, bit by bit, before its time counts.
+candidate in turn, so that all meet the same conditions, and in several rooms: which addresses data
+and code lie at is luck, and part of a time. The results of every run are compared with the first
+ones, bit by bit, before its time counts.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from __future__ import annotations
 import resource
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from math import ceil
 from typing import Final
@@ -23,7 +24,7 @@ from ...autotune.statistics import Sample, per_run, sampled
 from ...autotune.task import Candidate
 from ..codegen.cpu.target import host
 from ..errors import LoweringError
-from ..kernels.ir import Launch
+from ..kernels.ir import Kernel, Launch
 from ..runtime.linux import available_processors, busy_seconds
 from ..runtime.objects import Objects, load
 from ..store import Store
@@ -53,6 +54,14 @@ time of other work on the same core is not part of."""
 AGAIN: Final = 2
 """Times as many rounds as are wanted, at most, where other work disturbs some."""
 
+ROOMS: Final = 4
+BLOCK: Final = 8
+"""A candidate is timed in memory of that many kinds, so many samples in one before those of the
+next."""
+
+ROOM_BYTES: Final = 16 << 20
+"""Who moves more than that has one room: of so many pages, as many are lucky in any."""
+
 KEPT_BYTES: Final = 1 << 30
 """Of constants and scratch of candidates that are ready to run. Where they take more, they are
 given up, and candidates of one request are timed in several fields, one after another."""
@@ -67,6 +76,30 @@ FOREIGN: Final = 0.1
 Found = list[tuple[int, Sample | Failure]]
 
 
+@dataclass(slots=True)
+class _Room:
+    """Memory that candidates are timed in, and those that are ready to run there.
+
+    Which addresses, and which pages, inputs, results, constants and code lie at is luck, and a
+    kernel is up to a few hundredths slower or faster for it: by as much processes would disagree
+    that time in one such place only.
+    """
+
+    sets: Sets
+    constants: Constants
+    ready: dict[tuple[int, Candidate], tuple[Contender, float]] = field(default_factory=dict)
+
+    @property
+    def nbytes(self) -> int:
+        """Of constants and scratch of all that is ready to run, as if nothing were shared."""
+        return sum(made.nbytes for made, _ in self.ready.values())
+
+    def clear(self) -> None:
+        """Give up what is ready to run."""
+        self.ready.clear()
+        self.constants.forget()
+
+
 class ProblemBench:
     """A Bench (`autotune/serving.py`) for the problem that a task's payload is the text of.
 
@@ -79,8 +112,8 @@ class ProblemBench:
         self._post = post
         self._target = host()
         self._store = Store()
-        self._constants = Constants(self.problem.graph)
-        self._ready: dict[tuple[int, Candidate], tuple[Contender, float]] = {}
+        self._rooms: list[_Room] = []
+        self._blocks = 0  # that were begun
 
     # ---------------------------------------------------------------- made once
 
@@ -89,8 +122,18 @@ class ProblemBench:
         return Reference(self.problem)
 
     @cached_property
-    def _sets(self) -> Sets:
-        return Sets(self.problem.graph, self._reference.feeds)
+    def _kernel(self) -> Kernel:
+        """The default's: all candidates' have the same work to do at least."""
+        return self.problem.instantiate(self.problem.default()).kernel
+
+    @property
+    def _room(self) -> _Room:
+        """Where candidates are timed now."""
+        number = self._blocks % (ROOMS if self._kernel.bytes <= ROOM_BYTES else 1)
+        while len(self._rooms) <= number:
+            graph = self.problem.graph
+            self._rooms.append(_Room(Sets(graph, self._reference.feeds), Constants(graph)))
+        return self._rooms[number]
 
     @cached_property
     def _canonical(self) -> Contender | None:
@@ -104,14 +147,13 @@ class ProblemBench:
     @cached_property
     def _runs(self) -> int:
         """Of one sample of any candidate."""
-        kernel = self.problem.instantiate(self.problem.default()).kernel
         threads = self.problem.device.threads
-        seconds = max(kernel.flops / (FLOPS * threads), kernel.bytes / BYTES)
+        seconds = max(self._kernel.flops / (FLOPS * threads), self._kernel.bytes / BYTES)
         return min(max(ceil(SAMPLE_SECONDS / max(seconds, 1e-9)), 1), MOST_RUNS)
 
     def prepare(self) -> None:
         """Compute what candidates are compared with."""
-        self._sets.get(0)
+        self._room.sets.get(0)
         self._canonical  # noqa: B018
 
     # ---------------------------------------------------------------- one candidate
@@ -123,12 +165,13 @@ class ProblemBench:
     def contender(self, place: int, candidate: Candidate) -> tuple[Contender, float]:
         """The candidate, built and checked, and the seconds of a run with warm caches. Those that
         were made before are kept for a while. Raises Failed, LoweringError, MemoryError."""
-        known = place, candidate
-        if known not in self._ready:
+        ready, known = self._room.ready, (place, candidate)
+        if known not in ready:
             self._post("build", place)
             made = self._contender(candidate, faults.faults_of(place, candidate))
-            self._ready[known] = made, self._check(place, made)
-        return self._ready[known]
+            others = (room.ready[known] for room in self._rooms if known in room.ready)
+            ready[known] = made, self._check(place, made, next(others, None))
+        return ready[known]
 
     def _load(self, candidate: Candidate, given: Sequence[str]) -> tuple[Launch, Objects]:
         try:
@@ -140,12 +183,20 @@ class ProblemBench:
 
     def _contender(self, candidate: Candidate, given: Sequence[str]) -> Contender:
         launch, objects = self._load(candidate, given)
-        constants = self._constants.of(launch)
-        return Contender(self.problem, launch, objects, constants, self._sets, given)
+        room = self._room
+        return Contender(self.problem, launch, objects, room.constants.of(launch), room.sets, given)
 
-    def _check(self, place: int, made: Contender) -> float:
-        """Seconds of its fastest run, if its results are right time and again. Raises Failed."""
+    def _check(
+        self, place: int, made: Contender, other: tuple[Contender, float] | None = None
+    ) -> float:
+        """Seconds of its fastest run, if its results are right time and again; once, where they
+        were in another room. Raises Failed."""
         self._post("run", place)
+        if other is not None:
+            made.results, least = other[0].results, other[1]
+            self._run_once(made)
+            made.compare(1)
+            return least
         least = self._checked(made)
         for n, kept in made.results.items():
             if self._canonical is not None and not self._canonical.agree(n, kept):
@@ -168,7 +219,7 @@ class ProblemBench:
 
     def _run_once(self, made: Contender) -> float:
         address = made.address(1)
-        self._sets.poison(0)
+        self._room.sets.poison(0)
         start = time.perf_counter()
         made.run(address)
         seconds = time.perf_counter() - start
@@ -179,9 +230,22 @@ class ProblemBench:
 
     def measure(self, wanted: Wanted, rounds: Sequence[int], deadline: float) -> Iterator[Found]:
         """As `Bench.measure`."""
-        queue = list(zip(wanted, rounds, strict=True))
+        missing = {place: count for (place, _), count in zip(wanted, rounds, strict=True)}
+        while any(missing.values()) and time.monotonic() < deadline:
+            some = [(w, min(missing[w[0]], BLOCK)) for w in wanted if missing[w[0]]]
+            for found in self._block(some, deadline):
+                yield found
+                missing |= {place: 0 for place, what in found if isinstance(what, Failure)}
+            missing = {place: max(count - BLOCK, 0) for place, count in missing.items()}
+            self._blocks += 1
+
+    def _block(
+        self, wanted: Sequence[tuple[tuple[int, Candidate], int]], deadline: float
+    ) -> Iterator[Found]:
+        """Samples in one room."""
+        queue = list(wanted)
         while queue and time.monotonic() < deadline:
-            field: list[_Entrant] = []
+            entrants: list[_Entrant] = []
             while queue and time.monotonic() < deadline and self._bytes < KEPT_BYTES:
                 (place, candidate), count = queue.pop(0)
                 try:
@@ -190,24 +254,23 @@ class ProblemBench:
                     yield [(place, failure(e, "build"))]
                 else:
                     runs = self._runs
-                    field.append(_Entrant(place, contender, runs, count, runs * seconds))
-            yield from self._rounds(field, deadline)
+                    entrants.append(_Entrant(place, contender, runs, count, runs * seconds))
+            yield from self._rounds(entrants, deadline)
             if self._bytes >= KEPT_BYTES:
-                self._ready.clear()
-                self._constants.forget()
+                for room in self._rooms:
+                    room.clear()
 
     @property
     def _bytes(self) -> int:
-        """Of constants and scratch of all that is ready to run, as if nothing were shared."""
-        return sum(made.nbytes for made, _ in self._ready.values())
+        return sum(room.nbytes for room in self._rooms)
 
-    def _rounds(self, field: Sequence[_Entrant], deadline: float) -> Iterator[Found]:
+    def _rounds(self, entrants: Sequence[_Entrant], deadline: float) -> Iterator[Found]:
         """A sample of each, in turn, until all have as many calm ones as are wanted. Samples are
         told of when it is known what others did meanwhile."""
         watch = _Watch(self._alone)
         held: list[tuple[_Entrant, Sample | Failure]] = []
-        for turn in range(AGAIN * max((e.missing for e in field), default=0)):
-            for entrant in field[:: -1 if turn % 2 else 1]:
+        for turn in range(AGAIN * max((e.missing for e in entrants), default=0)):
+            for entrant in entrants[:: -1 if turn % 2 else 1]:
                 if entrant.missing <= 0:
                     continue
                 if time.monotonic() + entrant.seconds > deadline:

@@ -188,6 +188,26 @@ def test_the_winner_does_not_depend_on_the_way() -> None:
         assert {2} == asked - set(known)
 
 
+def test_who_lost_in_few_samples_gets_more() -> None:
+    """Once, if it would win with a tie: x=0, which looked 10 % slower, and not x=9; nor x=1, whose
+    samples are many, nor x=2, which is much slower."""
+    configs = [{"x": k} for k in (5, 0, 1, 2, 7, 9)]
+    times = [1.3, 1.1, 1.1, 1.5, 1.0, 1.1]
+    rounds = [32, 8, 32, 8, 32, 8]
+    task = made(times, times, configs).task
+    seen = [(k, timed(t, rounds=n)) for k, (t, n) in enumerate(zip(times, rounds, strict=True))]
+    search = Halving().search(task, seen, ())
+    request = search.ask()
+    assert request is not None and request.candidates == (4, 1) and request.rounds >= 8
+    search.tell([(4, timed(1.0, rounds=64)), (1, timed(1.1, rounds=8))])  # no time for the second
+    assert search.ask() is None
+    search = Halving().search(task, seen, ())
+    assert search.ask() == request
+    search.tell([(4, timed(1.0, rounds=64)), (1, timed(1.0, rounds=24))])
+    assert search.ask() is None
+    assert task.space[search._winner] == task.space[1]
+
+
 def test_what_is_promising_is_like_what_is_fast() -> None:
     """The estimates like a=0 best, but one of those is slower than one of the others."""
     configs = [{"a": a, "b": b, "c": c} for a in (0, 1) for b in "xy" for c in "uv"]

@@ -13,6 +13,7 @@ from tilewright.compiler.kernels import gpu_attention_mma, gpu_attention_tiles
 from tilewright.compiler.kernels.device import GPU
 from tilewright.compiler.kernels.gpu_attention import MOST_SHARED, OneAttention
 from tilewright.compiler.kernels.gpu_attention_mma import GpuAttentionMma
+from tilewright.compiler.kernels.gpu_attention_parts import scratch_bytes
 from tilewright.compiler.kernels.gpu_attention_problem import attention_of
 from tilewright.compiler.kernels.gpu_attention_tiles import GpuAttentionTiles
 from tilewright.compiler.kernels.ir import Launch
@@ -26,10 +27,10 @@ from .attentions import CASES, Build, Maker, expected, heads, made
 from .mistakes import assert_caught
 from .support import remembered
 
-SMALL: Config = {"m": 16, "n": 32, "wm": 16, "ways": 1, "stages": 2, "held": 1}
-TALL: Config = {"m": 64, "n": 32, "wm": 32, "ways": 1, "stages": 3, "held": 0}
-SPLIT: Config = {"m": 16, "n": 64, "wm": 16, "ways": 4, "stages": 2, "held": 1}
-THREADS: Config = {"m": 16, "n": 32, "tm": 2, "ways": 1, "stages": 2}
+SMALL: Config = {"m": 16, "n": 32, "wm": 16, "ways": 1, "stages": 2, "held": 1, "parts": 1}
+TALL: Config = {"m": 64, "n": 32, "wm": 32, "ways": 1, "stages": 3, "held": 0, "parts": 1}
+SPLIT: Config = {"m": 16, "n": 64, "wm": 16, "ways": 4, "stages": 2, "held": 1, "parts": 1}
+THREADS: Config = {"m": 16, "n": 32, "tm": 2, "ways": 1, "stages": 2, "parts": 1}
 KINDS = {"f16": 2.0**-9, "bf16": 2.0**-6, "tf32": 2.0**-9, "f32": 1e-5}
 """Errors, of the largest result: roundings of factors, and of the result to its type."""
 
@@ -101,10 +102,10 @@ def test_configs(config: Config, kind: str) -> None:
 
 @pytest.mark.parametrize(
     ("name", "config"),
-    [("wide", {"m": 32, "n": 32, "tm": 4, "ways": 1, "stages": 3}),
-     ("heads", {"m": 32, "n": 64, "tm": 8, "ways": 1, "stages": 2}),
-     ("one_row", {"m": 4, "n": 32, "tm": 1, "ways": 4, "stages": 2}),
-     ("hidden", {"m": 8, "n": 64, "tm": 2, "ways": 2, "stages": 3}),
+    [("wide", {"m": 32, "n": 32, "tm": 4, "ways": 1, "stages": 3, "parts": 1}),
+     ("heads", {"m": 32, "n": 64, "tm": 8, "ways": 1, "stages": 2, "parts": 1}),
+     ("one_row", {"m": 4, "n": 32, "tm": 1, "ways": 4, "stages": 2, "parts": 1}),
+     ("hidden", {"m": 8, "n": 64, "tm": 2, "ways": 2, "stages": 3, "parts": 1}),
      ("heads", {**THREADS, "stages": 1})],
     ids=str,
 )  # fmt: skip
@@ -117,8 +118,27 @@ def test_ways_that_have_no_keys_at_all(name: str) -> None:
     check(CASES[name], "f16", SPLIT)
 
 
-@pytest.mark.parametrize("kind", ["f16", "f32"])
-def test_what_no_number_is_stays_so(kind: str) -> None:
+@pytest.mark.parametrize(
+    ("name", "kind", "config"),
+    [("heads", "f16", {**SMALL, "parts": 2}),
+     ("hidden", "f16", {**SMALL, "stages": 3, "parts": 3}),  # parts without any key
+     ("large", "f16", {**SMALL, "stages": 1, "parts": 2}),  # the last one shorter
+     ("one_row", "bf16", {**SPLIT, "ways": 2, "n": 32, "parts": 3}),
+     ("odd", "tf32", {**SMALL, "held": 0, "parts": 2}),
+     ("shared", "f16", {**SMALL, "n": 16, "parts": 2}),
+     ("hidden", "f32", {**THREADS, "parts": 2}),
+     ("wide", "f32", {**THREADS, "parts": 2}),
+     ("one_row", "f32", {"m": 4, "n": 32, "tm": 1, "ways": 2, "stages": 2, "parts": 3})],
+    ids=str,
+)  # fmt: skip
+def test_keys_in_parts(name: str, kind: str, config: Config) -> None:
+    check(CASES[name], kind, config)
+
+
+@pytest.mark.parametrize(
+    ("kind", "config"), [("f16", SMALL), ("f32", THREADS), ("f16", {**SMALL, "parts": 2})], ids=str
+)
+def test_what_no_number_is_stays_so(kind: str, config: Config) -> None:
     """NaN and infinities spoil their own rows."""
 
     def build(t: Maker) -> Any:
@@ -127,7 +147,7 @@ def test_what_no_number_is_stays_so(kind: str) -> None:
         q, k, v = t.input(19, 16), t.input(40, 16), t.input(40, 16)
         return t.attend(q, k, v, t.input(19, 40, value=mask))
 
-    check(build, kind, SMALL if kind == "f16" else THREADS)
+    check(build, kind, config)
 
 
 # --------------------------------------------------------------------------- configs
@@ -155,22 +175,45 @@ def test_every_width_has_configs_that_fit(width: int, kind: str) -> None:
             space = template.space(*given, GPU)
             assert template.default(*given, GPU) in space and len(space) > 1 - same
             for c in (*space[::9], space[-1]) if rows > 1 else space[-1:]:
-                (entry,) = kernel_source(template.instantiate(*given, GPU, c).kernel).entries
+                entry, *more = kernel_source(template.instantiate(*given, GPU, c).kernel).entries
+                assert len(more) == (c["parts"] > 1)
                 assert entry.shared_bytes == shared(p, c) <= MOST_SHARED
 
 
 @pytest.mark.parametrize("kind", ["f16", "f32"])
 def test_defaults(kind: str) -> None:
-    """Long sequences share keys among many rows, single queries keys among warps."""
+    """Long sequences share keys among many rows, single queries keys among warps and blocks."""
 
     def default(*dims: int) -> Config:
         graph = long(*dims, kind)
         return template_of(kind).default(graph, graph.ops, graph.outputs, GPU)
 
-    assert default(2048, 2048, 64)["m"] >= 64
+    many = default(2048, 2048, 64)
+    assert many["m"] >= 64 and many["parts"] == 1
     assert default(2048, 2048, 128)["m"] >= (32 if kind == "f32" else 64)
     one = default(1, 2048, 64)
-    assert one["m"] <= 16 and one["ways"] > 1
+    assert one["m"] <= 16 and one["ways"] > 1 and one["parts"] > 1
+    assert default(1, 64, 64)["parts"] == 1, "a second kernel takes longer than so few keys"
+
+
+@pytest.mark.parametrize("kind", ["f16", "f32"])
+def test_parts_that_are_worth_trying(kind: str) -> None:
+    """Every one of them has keys, and a device is not filled more than once."""
+    graph = long(1, 2100, 64, kind, heads=8)
+    given = graph, graph.ops, graph.outputs
+    template = template_of(kind)
+    space = template.space(*given, GPU)
+    found = {(c["n"], c["parts"]) for c in space}
+    assert {1, 2, 3, 8} <= {k for _, k in found}
+    for n, parts in found:
+        rounds = -(-2100 // n)
+        assert -(-rounds // parts) * (parts - 1) < rounds and parts * 16 <= 4 * 108
+    lean = template.lean(*given, GPU)
+    assert lean[0] == template.default(*given, GPU) and lean[-1]["parts"] == 1
+    few = {**lean[-1], "parts": 2}
+    scratch = template.instantiate(*given, GPU, few).kernel.params[-2:]
+    p = attention_of(*given)
+    assert p is not None and sum(b.nbytes for b in scratch) == scratch_bytes(p, 2)
 
 
 @pytest.mark.parametrize("kind", ["f16", "f32"])
@@ -296,6 +339,27 @@ JOINING = (
 )  # fmt: skip
 
 
+PARTS = (
+    (r"(first_round = umod\(item, 2\)) \* 2", r"\1"),
+    (r"(last_round = min\(first_round \+ )2", r"\g<1>1"),
+    (r"(last_round = min\(first_round \+ 2), 3", r"\1, 2"),
+    (r"(first_row = )udiv\(", r"\1umod("),
+    (r"(umod\(item, 2\)) \* (?:272|34)", r"\1 * 0"),
+    (r"if umod\(lane, 4\) \* 2 == 0:", "if umod(lane, 4) == 4:"),
+    (r"if umod\(lane, 4\) \* 2 == 0:", "if True:"),
+    (r"if first_row [^\n]* < 17:", "if True:"),
+    (r"\n +s1\[[^\n]*\] = [^\n]*", "\n                pass"),
+    (r"\n +top = max\([^\n]*", "\n        pass"),
+    (r"((?:high|some)_part \* )\d+", r"\g<1>0"),
+    (r"near_exp2\(s1\[[^\n]*\] - top\)", "f32(1.0)"),
+    (r"( \* 2 \+) 1\]", r"\1 0]"),
+    (r"(total = total \+ v_\d+)", r"\1 * f32(0.5)"),
+    (r"(\+ v\]) \* scale", r"\1"),
+    (r"f32\(1\.0\) / total\n", "f32(1.0)\n"),
+    (r"item >= 68", "item >= 67"),
+)  # fmt: skip
+
+
 ORDER = (
     *MISTAKES[:3],
     (r"if round_2 \+ (\d) <", r"if round_2 + 1 + \1 <"),
@@ -338,11 +402,18 @@ def _guarded(t: Maker) -> Any:
     return heads(t, 1, mask)
 
 
+def _uneven(t: Maker) -> Any:
+    """All keys count alike in some rows, the last ones alone in others."""
+    mask = np.where(np.arange(17)[:, None] % 2, np.linspace(-3000, 3000, 70), 0)
+    return t.attend(t.input(17, 16), t.input(70, 16), t.input(70, 16), t.input(17, 70, value=mask))
+
+
 @pytest.mark.parametrize(
     ("build", "config", "mistakes", "least"),
     [(_guarded, SMALL, MISTAKES, 60), (CASES["one_row"], SPLIT, JOINING, 6),
-     (_guarded, THREADS, IN_THREADS, 20), (_guarded, {**SMALL, "stages": 1}, ORDER, 9)],
-    ids=["warps", "ways", "threads", "one stage"],
+     (_guarded, THREADS, IN_THREADS, 20), (_guarded, {**SMALL, "stages": 1}, ORDER, 9),
+     (_uneven, {**SMALL, "stages": 3, "parts": 2}, PARTS, 20)],
+    ids=["warps", "ways", "threads", "one stage", "parts"],
 )  # fmt: skip
 def test_seeded_mistakes_are_caught(
     build: Build, config: Config, mistakes: Any, least: int, capsys: pytest.CaptureFixture[str]

@@ -240,3 +240,15 @@ def test_packed_panels_have_no_holes(name: str) -> None:
     done = run_kernel(launch.kernel, arrays)
     panels = [x for x, b in zip(done, params, strict=True) if b.role == "scratch"]
     assert len(panels) == 1 and not np.isnan(panels[0]).any()
+
+
+@pytest.mark.parametrize(("rows", "columns"), [(1, 1000), (200, 10), (200, 1000)])
+def test_orders_differ_in_spaces(rows: int, columns: int) -> None:
+    """One panel, or one tile of rows, has no order: no kernel is timed twice."""
+    t = Maker()
+    graph, _ = t.finish(t.input(rows, 64) @ t.constant(64, columns))
+    given = graph, graph.ops, graph.outputs, AVX512
+    several = [c["mr"] < rows and 16 * c["nb"] < columns for c in GEMM.space(*given)]
+    orders = [c["order"] for c in GEMM.space(*given)]
+    assert all(ok or order == "n" for ok, order in zip(several, orders, strict=True))
+    assert ("m" in orders) == any(several)

@@ -177,9 +177,9 @@ def test_several_runs_have_memory_of_their_own() -> None:
 
 
 def test_samples_have_as_many_runs_however_long_one_took(monkeypatch: pytest.MonkeyPatch) -> None:
-    """More runs find less of their inputs in caches: candidates would not compare, nor processes."""
+    """With more runs less of the inputs is in caches: times of few and of many do not compare."""
     seen: set[int] = set()
-    refresh = Contender.refresh
+    refresh, check = Contender.refresh, ProblemBench._check
 
     def counted(contender: Contender, runs: int) -> None:
         seen.add(runs)
@@ -188,11 +188,45 @@ def test_samples_have_as_many_runs_however_long_one_took(monkeypatch: pytest.Mon
     monkeypatch.setattr(Contender, "refresh", counted)
     task = convolution()
     for seconds in (1e-7, 1e-5, 1e-1):
-        monkeypatch.setattr(ProblemBench, "_check", lambda self, place, made, s=seconds: (
-            self._checked(made), s)[1])  # fmt: skip
+
+        def checked(*given: Any, took: float = seconds) -> float:
+            check(*given)
+            return took
+
+        monkeypatch.setattr(ProblemBench, "_check", checked)
         measured(made(task), task, (0, 1))
     assert len(seen) == 1
     assert 1 < seen.pop() <= bench_module.MOST_RUNS
+
+
+def test_samples_are_taken_in_several_rooms(monkeypatch: pytest.MonkeyPatch) -> None:
+    task, bench = convolution(), made(convolution())
+    where: list[tuple[int, ...]] = []
+
+    def sample(bench: ProblemBench, entrant: Any) -> Sample:
+        where.append(tuple(entrant.contender._table(0)))
+        return Sample(1e-6)
+
+    monkeypatch.setattr(ProblemBench, "_sample", sample)
+    found = measured(bench, task, (0, 1), rounds=bench_module.BLOCK * bench_module.ROOMS + 3)
+    assert [len(found[k]) for k in (0, 1)] == [bench_module.BLOCK * bench_module.ROOMS + 3] * 2
+    assert len(set(where)) == 2 * bench_module.ROOMS
+    places = [set(table) for table in dict.fromkeys(where)]
+    assert not set.intersection(*places), "inputs, results and constants lie elsewhere each time"
+    monkeypatch.setattr(bench_module, "ROOM_BYTES", 0)
+    where.clear()
+    measured(made(task), task, (0,), rounds=bench_module.BLOCK * 2)
+    assert len(set(where)) == 1
+
+
+def test_a_candidate_that_fails_is_not_timed_in_the_next_room(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv(VARIABLE, "wrong@1")
+    task = convolution()
+    found = measured(made(task), task, (0, 1), rounds=2 * bench_module.BLOCK)
+    assert len(found[1]) == 1 and isinstance(found[1][0], Failure)
+    assert len(found[0]) >= 2 * bench_module.BLOCK
 
 
 def test_unknown_candidates_are_refused() -> None:

@@ -89,6 +89,12 @@ def small_images(g: Any) -> Any:
     return g.relu(g.conv(g.input("x", (32, 64, 7, 7), "f16"), w, pads=1))
 
 
+def few_places(g: Any) -> Any:
+    """Whose sums are longer than its tiles are many."""
+    w = g.constant(_zeros(512, 512, 3, 3).astype(np.float16))
+    return g.relu(g.conv(g.input("x", (1, 512, 14, 14), "f16"), w, pads=1))
+
+
 def stored_bf16(g: Any) -> Any:
     w = g.transpose(g.input("w", (1024, 512), "bf16"), perm=(1, 0))
     return g.matmul(g.input("x", (2048, 512), "bf16"), w)
@@ -167,11 +173,14 @@ KINDS = (
     Kind("rows-f16", "gpu_mma", product(3, 4096, 4096), ("HMMA.16816.F32", *_MMA)),
     Kind("images-f16", "gpu_wgmma", small_images, ("UTMASTG", *_WGMMA), arch=("sm_90",)),
     Kind("dense-f16", "gpu_wgmma", dense("f16"), ("UTMASTG", *_WGMMA), arch=("sm_90",)),
+    Kind("long-f16", "gpu_wgmma", product(128, 1024, 4096), _WGMMA, arch=("sm_90",)),
+    Kind("few-places-f16", "gpu_wgmma", few_places, _WGMMA, arch=("sm_90",)),
     Kind("dense-bf16", "gpu_wgmma", stored_bf16, _WGMMA, arch=("sm_90",)),
     Kind("dense-tf32", "gpu_wgmma", dense("f32"), _WGMMA, "reduced", ("sm_90",)),
     Kind("gru", "gpu_recurrent", gru, ("FFMA", "LDS.128")),
 )  # fmt: skip
 QUICK = {("dense-f16", "gpu_mma", "sm_80"), ("long-f16", "gpu_mma", "sm_90"),
+         ("few-places-f16", "gpu_wgmma", "sm_90"),
          ("dense-f32", "gpu_tiles", "sm_89"),
          ("attention-f16", "gpu_attention_mma", "sm_80"),
          ("attention-f32", "gpu_attention_tiles", "sm_90"),

@@ -66,18 +66,18 @@ def made_of(graph: Graph, ops: Any, outputs: Any, *, config: Config | None) -> s
 def checked(ptx: str) -> Assembled:
     """Machine code that keeps all registers, and in which no product waits for another."""
     code = assembled(ptx, TARGET)
-    (usage,) = code.usage.values()
-    assert usage.local_bytes == 0
+    assert not any(usage.local_bytes for usage in code.usage.values())
     assert not [x for x in code.losses if "setmaxnreg" not in x], code.losses
     return code
 
 
 CONFIGS = (
-    {"m": 128, "n": 256, "stages": 4, "cluster": 2},
-    {"m": 256, "n": 128, "stages": 4, "cluster": 1},
-    {"m": 128, "n": 128, "stages": 5, "cluster": 1},
-    {"m": 64, "n": 256, "stages": 4, "cluster": 1},
-    {"m": 64, "n": 64, "stages": 8, "cluster": 1},
+    {"m": 128, "n": 256, "stages": 4, "cluster": 2, "parts": 1},
+    {"m": 256, "n": 128, "stages": 4, "cluster": 1, "parts": 1},
+    {"m": 128, "n": 128, "stages": 5, "cluster": 1, "parts": 1},
+    {"m": 64, "n": 256, "stages": 4, "cluster": 1, "parts": 1},
+    {"m": 64, "n": 64, "stages": 8, "cluster": 1, "parts": 1},
+    {"m": 128, "n": 256, "stages": 4, "cluster": 2, "parts": 2},
 )
 
 
@@ -151,14 +151,15 @@ def test_registers_change_hands() -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("transposed", [True, False])
-@pytest.mark.parametrize("config", CONFIGS, ids=lambda c: f"{c['m']}x{c['n']}")
+@pytest.mark.parametrize("config", CONFIGS, ids=lambda c: f"{c['m']}x{c['n']}x{c['parts']}")
 def test_configs(config: Config, transposed: bool) -> None:
     ptx = made(dense(2000, 2040, 1000, transposed, "gelu"), config)
     if can_assemble():
         code = checked(ptx)
         if part("nvdisasm"):
             machine = disassembly(code.cubin)
-            assert_back_to_back(machine, 4 * max(1, config["m"] // 128))
+            if config["parts"] == 1:  # else the loop over parts is begun while they multiply
+                assert_back_to_back(machine, 4 * max(1, config["m"] // 128))
             if "USETMAXREG" in machine:
                 assert registers_behind(machine, "USETMAXREG.DEALLOC") <= KEPT
 

@@ -104,8 +104,8 @@ class Case:
         np.testing.assert_allclose(self.numbers(found), expected, 1.1 * unit, 1e-3)
 
 
-def tile(m: int, n: int, stages: int, cluster: int = 1) -> Config:
-    return {"m": m, "n": n, "stages": stages, "cluster": cluster}
+def tile(m: int, n: int, stages: int, cluster: int = 1, parts: int = 1) -> Config:
+    return {"m": m, "n": n, "stages": stages, "cluster": cluster, "parts": parts}
 
 
 CASES = {
@@ -121,6 +121,10 @@ CASES = {
     "batches": Case(64, 72, 64, tile(64, 64, 2), batch=(3,), processors=2),
     "batches of two axes": Case(64, 64, 64, tile(64, 64, 2), batch=(2, 2), b_across=True),
     "one right operand": Case(40, 64, 64, tile(64, 64, 2), batch=(3,), shared_b=True),
+    "parts": Case(72, 72, 440, tile(64, 64, 2, parts=3), processors=2),  # of 3, 3 and 1 rounds
+    "parts in a cluster": Case(136, 128, 200, tile(64, 128, 2, 2, 2), processors=3),
+    "parts of odd rows, in batches": Case(72, 67, 136, tile(64, 64, 3, parts=2), batch=(2,)),
+    "parts of two tiles of a group": Case(256, 64, 128, tile(256, 64, 2, parts=2), b_across=True),
     "results without boxes": Case(70, 100, 72, tile(64, 64, 2), processors=1),
 }  # fmt: skip
 
@@ -130,7 +134,7 @@ def test_products(case: Case) -> None:
     graph = prepared(case)
     launch, feeds = case.launch(graph), case.feeds(graph)
     source = kernel_source(launch.kernel)
-    assert ("tma_store" in source.text) == (case.n % 8 == 0)
+    assert ("tma_store" in source.text) == (case.n % 8 == 0 and case.config["parts"] == 1)
     case.assert_close(simulated(graph, launch, feeds), case.expected(feeds))
 
 
@@ -147,10 +151,10 @@ def small(x: tuple[int, ...], w: np.ndarray, dtype: str) -> Graph:
     return run_pipeline(gpu_pipeline(), g.build())[0]
 
 
-def launched(graph: Graph, tf32: bool = False) -> Launch:
+def launched(graph: Graph, tf32: bool = False, parts: int = 1) -> Launch:
     given = graph, graph.ops, graph.outputs
     assert GpuWgmma(tf32).matches(*given)
-    return GpuWgmma(tf32).instantiate(*given, GPU, tile(64, 64, 2))
+    return GpuWgmma(tf32).instantiate(*given, GPU, tile(64, 64, 2, parts=parts))
 
 
 def test_constants_are_stored_as_they_are_copied() -> None:
@@ -193,8 +197,9 @@ def test_bytes(dtype: type) -> None:
         rng.integers(info.min, info.max, s, dtype, endpoint=True) for s in ((70, 144), (144, 9))
     )
     graph = small(a.shape, w, "i8" if dtype is np.int8 else "u8")
-    found = simulated(graph, launched(graph), {"a": a})
-    np.testing.assert_array_equal(found, a.astype(np.int64) @ w)
+    for parts in (1, 2):
+        found = simulated(graph, launched(graph, parts=parts), {"a": a})
+        np.testing.assert_array_equal(found, a.astype(np.int64) @ w)
 
 
 def test_float32_in_ten_bits() -> None:
@@ -212,6 +217,28 @@ def test_rounding_to_ten_bits() -> None:
                   np.inf], np.float32)  # fmt: skip
     near = [1, 1 + 2**-9, 1 + 2**-10, -1, 2, 0, np.inf]
     assert nearest_tf32(x).tolist() == near and np.isnan(nearest_tf32(np.float32([np.nan]))).all()
+
+
+def test_long_sums_of_few_elements_fall_into_parts() -> None:
+    """As many as multiprocessors would be idle without, and the memory for them is no must."""
+
+    def product(m: int, n: int, k: int) -> tuple[Graph, list[Config]]:
+        graph = small((m, k), np.zeros((k, n), np.float16), "f16")
+        return graph, GpuWgmma().space(graph, graph.ops, graph.outputs, GPU)
+
+    graph, space = product(128, 512, 4160)  # 65 rounds
+    given = graph, graph.ops, graph.outputs, GPU
+    default, lean = GpuWgmma().default(*given), GpuWgmma().lean(*given)
+    assert default in space and default["parts"] > 4
+    assert lean[0] == default and lean[-1]["parts"] == 1
+    launch = GpuWgmma().instantiate(*given, default)
+    assert launch.kernel.params[-1].elements == default["parts"] * 128 * 512
+    for c in space:
+        tiles = -(-128 // c["m"]) * -(-512 // c["n"])
+        assert c["parts"] == 1 or c["parts"] * tiles <= gpu_wgmma.PROCESSORS
+        assert -(-65 // c["parts"]) * (c["parts"] - 1) < 65
+    assert {c["parts"] for c in product(2048, 2048, 4096)[1]} == {1}
+    assert {c["parts"] for c in product(64, 64, 384)[1]} == {1}, "six rounds"
 
 
 class Convolutions(GpuWgmma):
@@ -238,6 +265,8 @@ class Convolutions(GpuWgmma):
         ((5, 64, 4, 3), (64, 64, 3, 3), tile(64, 64, 2), {"pads": 1}),
         ((3, 16, 7, 7), (128, 16, 3, 3), tile(64, 128, 2, 2), {"pads": 1, "strides": 2}),
         ((3, 8, 7, 7), (36, 8, 3, 3), tile(128, 64, 2), {"pads": 1}),
+        ((1, 72, 5, 7), (72, 72, 3, 3), tile(64, 64, 2, parts=6), {"pads": 1}),
+        ((5, 64, 4, 3), (64, 64, 3, 3), tile(64, 64, 2, parts=5), {"pads": 1}),
     ],
     ids=[
         "padded",
@@ -250,6 +279,8 @@ class Convolutions(GpuWgmma):
         "several images in a tile",
         "several images, in steps and clusters",
         "several images, results without boxes",
+        "in parts",
+        "several images, in parts",
     ],
 )
 def test_convolutions(
@@ -318,6 +349,7 @@ def test_what_it_leaves_to_others(x: tuple[int, int], y: tuple[int, int], why: s
 
 ONE = Case(72, 40, 200, tile(64, 64, 2), processors=1)
 PAIR = Case(136, 128, 128, tile(64, 128, 2, 2), processors=2)
+IN_PARTS = Case(72, 40, 440, tile(64, 64, 2, parts=3), processors=2)
 TWO_GROUPS = Case(128, 72, 256, tile(128, 64, 2), processors=1)
 
 Mistakes = tuple[tuple[str, str], ...]
@@ -370,6 +402,22 @@ OF_CLUSTERS: Mistakes = (
     (r"umod\(block, 2\) \* 64", "umod(block, 2) * 32"),
     (r"umod\(thread, 32\) < 2", "umod(thread, 32) < 1"),
 )
+OF_PARTS: Mistakes = (
+    (r"part = umod\(tile, 3\)", "part = 0"),
+    (r"part \* 192", "part * 128"),  # rounds are taken twice
+    (r"rounds = min\(3", "rounds = min(2"),
+    (r"(part \* -3 \+) 7", r"\1 8"),
+    (r"row = umod\(udiv\(tile, 3\), 2\)", "row = umod(tile, 2)"),
+    (r"unknown\(6\)", "unknown(5)"),
+    (r"0 < (\w+), (\d)", r"True, \2"),  # sums of the part before are added to
+    (r"part \* 2880", "part * 0"),
+    (r" < (72|40)\b", r" <= \1"),
+    (r"half \* 2 \+ pair", "half * 2"),
+    (r"item >= 720", "item >= 719"),
+    (r"= f32\(0\.0\)\n    for part", "= f32(1.0)\n    for part"),
+    (r"total\[v\] = total\[v\] \+ ", "total[v] = "),
+    (r"umod\(item, 10\)", "umod(item, 5)"),
+)
 
 
 OF_IMAGES: Mistakes = (
@@ -390,10 +438,10 @@ def mutants(source: Source, mistakes: Mistakes) -> Iterator[tuple[str, Source]]:
         for m in re.finditer(pattern, source.text):
             wrong = source.text[: m.start()] + m.expand(replacement) + source.text[m.end() :]
             yield f"{pattern} -> {replacement} at {m.start()}", replace(source, text=wrong)
+    if mistakes is not MISTAKES:
+        return
     (entry,) = source.entries
     for k, t in enumerate(entry.tensor_maps):
-        if mistakes is not MISTAKES:
-            break
         inner, *outer = t.dims
         for what, wrong_map in {
             "swizzle": replace(t, swizzle=0),
@@ -409,8 +457,8 @@ def mutants(source: Source, mistakes: Mistakes) -> Iterator[tuple[str, Source]]:
 
 @pytest.mark.parametrize(
     ("case", "mistakes"),
-    [(ONE, MISTAKES), (TWO_GROUPS, OF_GROUPS), (PAIR, OF_CLUSTERS)],
-    ids=["a block", "groups", "clusters"],
+    [(ONE, MISTAKES), (TWO_GROUPS, OF_GROUPS), (PAIR, OF_CLUSTERS), (IN_PARTS, OF_PARTS)],
+    ids=["a block", "groups", "clusters", "parts"],
 )
 def test_seeded_mistakes_are_caught(
     case: Case, mistakes: Mistakes, capsys: pytest.CaptureFixture[str]
