@@ -13,19 +13,15 @@ from statistics import median
 from typing import Any, Final
 
 import numpy as np
+from loading import loaded, prepared
 from rungs import ITEM, LANE, T, given, kernel, out
 
-from tilewright.compiler.codegen.cuda.target import CudaTarget, best_arch
+from tilewright.compiler.codegen.cuda.target import CudaTarget
 from tilewright.compiler.kernels.device import gpu_device
 from tilewright.compiler.kernels.gpu_model import Chip, chip_of
 from tilewright.compiler.kernels.ir import Buffer, Call, Declare, Kernel, Local, Set, Store, loop
 from tilewright.compiler.runtime.cuda_device import Device, device
 from tilewright.compiler.runtime.cuda_graph import CudaGraph, seconds_between
-from tilewright.compiler.runtime.cuda_launch import bind, kernel_launches
-from tilewright.compiler.runtime.cuda_modules import load_modules
-from tilewright.compiler.runtime.gpu_code import load
-from tilewright.compiler.runtime.places import Place
-from tilewright.compiler.store import Store as Code
 from tilewright.ops.expr import Expr, const, index, var
 from tilewright.ops.types import DType, f32, f64, i32, u16, u32
 
@@ -224,13 +220,8 @@ def table_row(d: Device, known: Mapping[str, float]) -> Row:
 def seconds(d: Device, m: Measured) -> list[float]:
     """Of several runs, behind two that do not count. Raises DeviceError."""
     rng = np.random.default_rng(1)
-    target = CudaTarget(best_arch(d.facts.capability), 0)
     with d:
-        (code,) = load([m.kernel], target, Code()).codes.values()
-        params = [Place(0, array=k) for k in range(len(m.kernel.params))]
-        launches = kernel_launches(0, code.entries, params, d.driver)
-        modules = load_modules(d, target, [code], launches)
-        bound = bind(launches * m.times, modules.functions, lambda place: None)
+        bound, _modules = loaded(d, m.kernel, m.times)
         held = []
         for k, p in enumerate(m.kernel.params):
             held.append(d.memory(p.nbytes, "a calibration"))
@@ -276,4 +267,4 @@ def prepare(arch: str) -> Iterator[Row]:
     for m in all_of(chip_of(gpu_device(target.capability))):
         yield {"at": m.name}
         if number >= m.needs:
-            load([m.kernel], target, Code())
+            prepared(m.kernel, arch)

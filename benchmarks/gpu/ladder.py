@@ -10,18 +10,15 @@ from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
 import numpy as np
+from loading import loaded, prepared
 from rungs import FILL, RUNGS, Rung, Trial
 
 from tilewright.compiler.codegen.cuda.operations import stored_as
-from tilewright.compiler.codegen.cuda.target import CudaTarget, best_arch
+from tilewright.compiler.codegen.cuda.target import CudaTarget
 from tilewright.compiler.kernels.printer import symbol
 from tilewright.compiler.runtime.cuda_device import Device, Handle, device
 from tilewright.compiler.runtime.cuda_graph import CudaGraph
-from tilewright.compiler.runtime.cuda_launch import BoundLaunch, bind, kernel_launches
-from tilewright.compiler.runtime.cuda_modules import load_modules
-from tilewright.compiler.runtime.gpu_code import load
-from tilewright.compiler.runtime.places import Place
-from tilewright.compiler.store import Store
+from tilewright.compiler.runtime.cuda_launch import BoundLaunch
 
 Row = dict[str, Any]
 Array = Any
@@ -58,7 +55,7 @@ def prepare(arch: str) -> Iterator[Row]:
         yield {"at": r.name}
         target = CudaTarget(arch)
         if 10 * target.capability[0] + target.capability[1] >= r.needs:
-            load([r.build().kernel], target, Store())
+            prepared(r.build().kernel, arch)
 
 
 def _copied(d: Device) -> str:
@@ -74,13 +71,8 @@ def _copied(d: Device) -> str:
 def tried(d: Device, rung: Rung) -> str:
     """What is wrong with a rung's results, "" if nothing is."""
     trial = rung.build()
-    target = CudaTarget(best_arch(d.facts.capability), 0)
     with d:
-        (code,) = load([trial.kernel], target, Store()).codes.values()
-        params = [Place(0, array=k) for k in range(len(trial.kernel.params))]
-        launches = kernel_launches(0, code.entries, params, d.driver)
-        modules = load_modules(d, target, [code], launches)
-        bound = bind(launches, modules.functions, lambda place: None)
+        bound, _modules = loaded(d, trial.kernel)
         stream = d.stream()
         graph: CudaGraph | None = None
         kept = []  # so that arrays lie elsewhere the second time

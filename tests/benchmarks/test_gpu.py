@@ -487,9 +487,12 @@ def test_prepared_code_is_what_a_device_asks_for(
     monkeypatch.setattr(families, "GpuBench", Asked)
     assert {r["error"] for r in families.check("scan", 3) if "error" in r} == {"no outcome"}
     assert asked
-    noted = ladder.load
-    monkeypatch.setattr(ladder, "load", lambda kernels, *more: (
+    loading = gpu_script("loading")
+    noted = loading.load
+    monkeypatch.setattr(loading, "load", lambda kernels, *more: (
         [stub.knows_kernel(k) for k in kernels], noted(kernels, *more))[1])  # fmt: skip
     assert [r["ok"] for k in (1, 2) for r in ladder.climb(k) if "name" in r] == [True, True]
-    calibration.load([few[0].kernel], calibration.CudaTarget("sm_90", 0), calibration.Code())
+    device = ladder.device(0)
+    with device:
+        assert loading.loaded(device, few[0].kernel)[0]
     stub.compile(moved)

@@ -79,15 +79,15 @@ def test_a_rung_as_machine_code(rung: Any) -> None:
 @pytest.fixture
 def ladder(stub: Stub, monkeypatch: pytest.MonkeyPatch) -> Any:  # noqa: F811
     """The script, whose kernels the stub knows."""
-    script = gpu_script("ladder")
-    load = script.load
+    script, loading = gpu_script("ladder"), gpu_script("loading")
+    load = loading.load
 
     def noted(kernels: Any, *args: Any) -> Any:
         for k in kernels:
             stub.knows_kernel(k)
         return load(kernels, *args)
 
-    monkeypatch.setattr(script, "load", noted)
+    monkeypatch.setattr(loading, "load", noted)
     return script
 
 
