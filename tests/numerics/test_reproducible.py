@@ -113,7 +113,7 @@ def test_every_config_gives_the_same_bits(name: str, monkeypatch: pytest.MonkeyP
         monkeypatch.setattr(recall, "templates_fingerprint", lambda k=number: f"config {k}")
         np.testing.assert_array_equal(_run(g, x), want, f"config {number}")
         number, most = number + 1, max(t.largest for t in chosen)
-    assert most > 5
+    assert most > 2
 
 
 @pytest.mark.parametrize("name", NETS)

@@ -58,7 +58,7 @@ def network() -> Graph:
     d = g.conv(j, weights(32, 1, 3, 3), group=32, pads=1, name="depth")
     d = g.max_pool(d, kernel_shape=(2, 2), strides=2, name="pool")
     f = g.reshape(d, shape=(32, 16), name="flat")
-    scaled = g.mul(g.constant(weights(16, 12)), np.float32(3), name="double")
+    scaled = g.mul(g.constant(weights(16, 40)), np.float32(3), name="double")
     m = g.matmul(f, scaled, name="dense")
     m = g.sub(m, np.float32(0.5), name="shift")
     s = g.softmax(m, axis=-1, name="prob")

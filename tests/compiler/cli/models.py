@@ -19,10 +19,10 @@ def write_static(path: Path) -> Path:
         helper.make_node("Add", ["x", "x"], ["z\x1b[31m"], name="double"),
     ]
     weights = [
-        numpy_helper.from_array(rng.standard_normal((16, 8)).astype(np.float32), "w"),
-        numpy_helper.from_array(rng.standard_normal(8).astype(np.float32), "b"),
+        numpy_helper.from_array(rng.standard_normal((16, 40)).astype(np.float32), "w"),
+        numpy_helper.from_array(rng.standard_normal(40).astype(np.float32), "b"),
     ]
-    outputs = [("y out", [4, 8]), ("z\x1b[31m", [4, 16])]
+    outputs = [("y out", [4, 40]), ("z\x1b[31m", [4, 16])]
     return _write(path, nodes, [("x", [4, 16])], outputs, weights)
 
 

@@ -77,8 +77,8 @@ def test_run_with_given_inputs(model: str, tmp_path: Path, capsys: Capture) -> N
 
 def test_run_computes_the_outputs_asked_for(model: str, tmp_path: Path, capsys: Capture) -> None:
     facts = answer(capsys, "run", model, "--outputs", "m", "-o", str(tmp_path / "m.npy"))
-    assert [(o["name"], o["shape"]) for o in facts["outputs"]] == [("m", [4, 8])]
-    assert np.load(tmp_path / "m.npy").shape == (4, 8)
+    assert [(o["name"], o["shape"]) for o in facts["outputs"]] == [("m", [4, 40])]
+    assert np.load(tmp_path / "m.npy").shape == (4, 40)
 
 
 def test_run_reports_what_is_wrong_with_inputs(model: str, tmp_path: Path, capsys: Capture) -> None:

@@ -138,7 +138,7 @@ def test_inspect_follows_a_node(tmp_path: Path, capsys: Capture) -> None:
     model = str(write_static(tmp_path / "net.onnx"))
     assert "activate" in printed(capsys, "inspect", model, "--nodes")
     page = printed(capsys, "inspect", model, "--op", "activate")
-    assert "while that is in registers" in page and "output (128 B)" in page
+    assert "while that is in registers" in page and "output (640 B)" in page
     assert printed(capsys, "inspect", model, "--kernel", "k0").startswith("kernel k0 gemm")
     assert "did you mean 'project'" in _error(capsys, "inspect", model, "--op", "projekt")
     both = printed(capsys, "inspect", model, "--diff", "import", "13_fuse")
