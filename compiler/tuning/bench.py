@@ -113,7 +113,7 @@ class ProblemBench:
         self._target = host()
         self._store = Store()
         self._rooms: list[_Room] = []
-        self._blocks = 0  # that were begun
+        self._blocks = 0  # that have ended
 
     # ---------------------------------------------------------------- made once
 
