@@ -24,6 +24,8 @@ from .template import Config, falling, required
 FAMILY: Final = "attention"
 """Of the templates for it, which are rivals."""
 MOST_SHARED: Final = 99 << 10  # bytes that a block may have on every device from sm_80 on
+MOST_KEYS: Final = 64
+"""Of warps that share keys, where keys fall into parts: with more, registers run out."""
 FIXED_KEYS: Final = 32
 """Of a round, where all configs are to give the same bits."""
 WAITING: Final = 0.15  # of the time that copies are waited for with one stage: a guess
@@ -95,7 +97,7 @@ class OneAttention:
         found = []
         for c in tiles:
             rounds, blocks = -(-p.n // c["n"]), p.batch * -(-p.m // c["m"])
-            if c["stages"] > 1:
+            if c["stages"] > 1 and c["n"] // c["ways"] <= MOST_KEYS:
                 found += [{**c, "parts": k} for k in COUNTS
                           if k * blocks <= most and rounds_of(rounds, k)[1] == k
                           and rounds_of(rounds, k)[0] >= LEAST_ROUNDS]  # fmt: skip
