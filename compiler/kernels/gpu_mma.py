@@ -25,6 +25,7 @@ WARP_TILES: Final = (
     (16, 128, 16, 32), (128, 16, 32, 16),
 )  # fmt: skip
 """m, n of a block and of a warp, from the most to the fewest multiply-adds per byte copied."""
+LEAST_M: Final = min(m for m, *_ in WARP_TILES)
 LINES: Final = (64, 128)  # bytes of terms in a tile
 STAGES: Final = (2, 3, 4)
 MOST_SHARED: Final = 99 << 10  # bytes that a block may have on every device from sm_80 on
@@ -104,7 +105,8 @@ class GpuMma:
         found = []
         for c in tiles:
             rounds, blocks = -(-product.k // c["k"]), _blocks(product, c)
-            if c["stages"] == DEFAULT_STAGES:
+            small = c["m"] < 2 * max(product.p.m, LEAST_M)  # half of the tile has rows
+            if c["stages"] == DEFAULT_STAGES and small:
                 found += [{**c, "parts": n} for n in range(2, MOST_PARTS + 1)
                           if rounds % n == 0 and rounds // n >= LEAST_ROUNDS
                           and n * blocks <= most]  # fmt: skip
