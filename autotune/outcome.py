@@ -22,10 +22,9 @@ class Measurement:
     """How long one run of a candidate takes.
 
     seconds: the lower quartile. low, high: the interval that holds the true one with 95 %
-    confidence.
-    rounds: samples in it. contaminated: other work disturbed the samples and went on doing so when
-    they were taken again; good for a ranking, and on record until a later session, which measures
-    it again, does better.
+    confidence. rounds: samples in it. contaminated: other work disturbed the samples and went on
+    doing so when they were taken again; good for a ranking, and on record until a later session,
+    which measures it again, does better.
     """
 
     seconds: float

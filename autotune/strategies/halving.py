@@ -112,37 +112,46 @@ class HalvingSearch:
         """Candidates that nobody tried, that would win if they tie, and are believed to: with them
         the winner does not depend on the way that the search went."""
         survey, how = self._survey, self._how
-        best, task = survey.best, survey.task
-        if best is None:
+        if survey.best is None:
             return None
-        limit = math.log(survey.measured[best].seconds * (1 + how.margin))
-        won = place(task.default, task.space[self._winner])
-        found = [k for k in survey.untried if survey.posterior.mean[k] <= limit
-                 and place(task.default, task.space[k]) < won]  # fmt: skip
-        if not found:
-            return None
-        found.sort(key=lambda k: place(task.default, task.space[k]))
-        self._heat = [best, *found[: how.width - 1]]
-        return Request(tuple(self._heat), how.rounds)
+        limit = math.log(survey.measured[survey.best].seconds * (1 + how.margin))
+        found = [k for k in survey.untried if survey.posterior.mean[k] <= limit]
+        return self._beside_the_best(sorted(self._before_the_winner(found), key=self._place),
+                                     how.rounds)  # fmt: skip
 
     def _hasty(self) -> Request | None:
         """Candidates that would win if they tie, and that looked a little slower in their first
         samples only: others may have been at work then, and were not while the best ran."""
-        survey, how = self._survey, self._how
-        best, task = survey.best, survey.task
-        if best is None:
+        survey, times = self._survey, self._survey.measured
+        if survey.best is None:
             return None
-        limit = survey.measured[best].seconds * (1 + HASTY)
-        won = place(task.default, task.space[self._winner])
-        found = [k for k, m in survey.measured.items() if m.seconds <= limit
-                 and m.rounds < HASTY_ROUNDS and k not in self._again
-                 and place(task.default, task.space[k]) < won]  # fmt: skip
-        if not found:
+        limit = times[survey.best].seconds * (1 + HASTY)
+        found = [k for k, m in times.items() if m.seconds <= limit
+                 and m.rounds < HASTY_ROUNDS and k not in self._again]  # fmt: skip
+        request = self._beside_the_best(
+            sorted(self._before_the_winner(found), key=lambda k: times[k].seconds), HASTY_ROUNDS
+        )
+        if request is not None:
+            self._again.update(request.candidates)
+        return request
+
+    def _place(self, k: int) -> tuple[bool, str, str]:
+        """Where a candidate stands in the order that ties go by."""
+        task = self._survey.task
+        return place(task.default, task.space[k])
+
+    def _before_the_winner(self, places: Sequence[int]) -> list[int]:
+        """Those that would win if they tie."""
+        won = self._place(self._winner)
+        return [k for k in places if self._place(k) < won]
+
+    def _beside_the_best(self, found: Sequence[int], rounds: int) -> Request | None:
+        """A heat of the first of these and the best; none where nobody is found."""
+        best = self._survey.best
+        if best is None or not found:
             return None
-        found.sort(key=lambda k: survey.measured[k].seconds)
-        self._heat = [best, *found[: how.width - 1]]
-        self._again.update(self._heat)
-        return Request(tuple(self._heat), HASTY_ROUNDS)
+        self._heat = [best, *found[: self._how.width - 1]]
+        return Request(tuple(self._heat), rounds)
 
     def _settle(self) -> Request | None:
         """Those in doubt once more, until nobody is or they have run often enough."""

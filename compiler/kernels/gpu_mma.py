@@ -15,7 +15,8 @@ from .gpu_contraction import FAMILY, moved_bytes, objection
 from .gpu_mma_body import Mma
 from .gpu_mma_operands import filled
 from .gpu_mma_product import Product, product_of
-from .gpu_model import LAUNCH, WARP, Work, chip_of, seconds
+from .gpu_model import WARP, Work, chip_of, seconds
+from .gpu_parts import adding, scratch_bytes
 from .ir import Launch
 from .template import Config, falling
 
@@ -117,7 +118,7 @@ class GpuMma:
     ) -> list[Config]:
         """Sums in fewer parts, or in none."""
         product = self._product(graph, ops, outputs)
-        return falling((_seconds(graph, product, c, device), scratch_bytes(product, c), c)
+        return falling((_seconds(graph, product, c, device), _scratch_bytes(product, c), c)
                        for c in self._choices(product, device))  # fmt: skip
 
     def estimate(
@@ -157,10 +158,9 @@ def shared_bytes(product: Product, config: Config) -> int:
     return int(rows * config["k"] * product.left.dtype.bytes * config["stages"])
 
 
-def scratch_bytes(product: Product, config: Config) -> int:
-    """Of a launch: the parts of all sums."""
-    p, parts = product.p, config["parts"]
-    return int(parts * p.batch * p.m * p.n * product.total.bytes) if parts > 1 else 0
+def _scratch_bytes(product: Product, config: Config) -> int:
+    p = product.p
+    return scratch_bytes(config["parts"], p.batch * p.m * p.n, product.total)
 
 
 def _blocks(product: Product, config: Config) -> int:
@@ -183,6 +183,4 @@ def _seconds(graph: Graph, product: Product, config: Config, device: Device) -> 
         SYNCHRONOUS * ahead * wm * wn / (wm * wn + SHARED_COST * (wm + wn)),
         rounds, config["stages"] - 1,
     ))  # fmt: skip
-    if parts == 1:
-        return first
-    return first + LAUNCH + 2 * scratch_bytes(product, config) / chip.cache
+    return first + adding(chip, _scratch_bytes(product, config))

@@ -14,6 +14,7 @@ from typing import Final, Protocol
 
 from ...ops.expr import Expr, const, var
 from ...ops.types import DType
+from .gpu_model import LAUNCH, Chip
 from .ir import Buffer, Declare, If, Local, Phase, Set, Stmt, Store, loop
 
 SUMS: Final = 4  # in the second phase, of a thread: 16 bytes
@@ -44,6 +45,16 @@ def rounds_of(rounds: int, parts: int) -> tuple[int, int]:
     """(rounds of a part, how many parts that takes): the last one may have fewer."""
     each = -(-rounds // parts)
     return each, -(-rounds // each)
+
+
+def scratch_bytes(parts: int, sums: int, dtype: DType) -> int:
+    """Of a launch: the parts of so many sums; none where they are in one."""
+    return parts * sums * dtype.bytes if parts > 1 else 0
+
+
+def adding(chip: Chip, scratch: int) -> float:
+    """Seconds of the second phase, which reads what the first one wrote; 0 without scratch."""
+    return LAUNCH + 2 * scratch / chip.cache if scratch else 0.0
 
 
 class Parts:

@@ -29,8 +29,8 @@ from .gpu_contraction import (
     objection,
 )
 from .gpu_matrices import ROW, Product, product_of
-from .gpu_model import LAUNCH, Work, chip_of, seconds
-from .gpu_parts import rounds_of
+from .gpu_model import Work, chip_of, seconds
+from .gpu_parts import adding, rounds_of, scratch_bytes
 from .gpu_wgmma_body import Body
 from .gpu_wgmma_results import results_of
 from .gpu_wgmma_shape import TILE, Shape
@@ -170,9 +170,7 @@ def _rounds(p: Product) -> int:
 
 
 def _scratch_bytes(p: Product, config: Config) -> int:
-    """Of a launch: the parts of all sums."""
-    parts = config["parts"]
-    return int(parts * p.batch * p.m * p.n * f32.bytes) if parts > 1 else 0
+    return scratch_bytes(config["parts"], p.batch * p.m * p.n, f32)
 
 
 def _all(graph: Graph, tiled: Mapping[int, Product]) -> list[Config]:
@@ -222,9 +220,8 @@ def _seconds(graph: Graph, p: Product, config: Config, device: Device) -> float:
     of a cluster copy half of the columns each."""
     m, n, stages, cluster = (config[x] for x in ("m", "n", "stages", "cluster"))
     chip, parts = chip_of(device), config["parts"]
-    added = LAUNCH + 2 * _scratch_bytes(p, config) / chip.cache if parts > 1 else 0.0
     rounds, size, shape = rounds_of(_rounds(p), parts)[0], p.dtype.bytes, _shape(p, config)
-    return added + seconds(chip, Work(
+    return adding(chip, _scratch_bytes(p, config)) + seconds(chip, Work(
         _tiles(p, config) * cluster, shape.threads, REGISTERS, (m + n) * ROW * stages + RESERVE,
         RATES.get(shape.kind, "byte"), m * n * rounds * ROW / size,
         (m + n / cluster) * rounds * ROW, moved_bytes(graph, p.out, p.value),

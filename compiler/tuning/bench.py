@@ -253,8 +253,7 @@ class ProblemBench:
                 except Exception as e:  # whatever else is wrong with a candidate
                     yield [(place, failure(e, "build"))]
                 else:
-                    runs = self._runs
-                    entrants.append(_Entrant(place, contender, runs, count, runs * seconds))
+                    entrants.append(_Entrant(place, contender, count, self._runs * seconds))
             yield from self._rounds(entrants, deadline)
             if self._bytes >= KEPT_BYTES:
                 for room in self._rooms:
@@ -285,7 +284,7 @@ class ProblemBench:
         yield _told(held, 0.0)
 
     def _sample(self, entrant: _Entrant) -> Sample | Failure:
-        contender, runs = entrant.contender, entrant.runs
+        contender, runs = entrant.contender, self._runs
         begin = time.perf_counter()
         contender.refresh(runs)
         address = contender.address(runs)
@@ -312,12 +311,11 @@ class ProblemBench:
 
 @dataclass(slots=True)
 class _Entrant:
-    """A candidate in a field. runs: in one sample. missing: samples that are still wanted. seconds:
-    what one takes, with all that is around it."""
+    """A candidate in a field. missing: samples that are still wanted. seconds: what one takes, with
+    all that is around it."""
 
     place: int
     contender: Contender
-    runs: int
     missing: int
     seconds: float
 
