@@ -411,7 +411,6 @@ def _uploaded(
     starts, at = {}, block.value
     for what, array in constants.items():
         starts[what] = at
-        if array.nbytes:
-            device.call("cuMemcpyHtoD_v2", at, array.ctypes.data, array.nbytes)
+        device.upload(at, array)
         at += sizes[what]
     return block, starts
