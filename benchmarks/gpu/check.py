@@ -291,12 +291,13 @@ def everything(
     work: Work, program: Sequence[str], until: float, log: Log, side_by_side: int
 ) -> None:
     """One stage after the other. Rungs and families run side by side, all that is timed alone;
-    models' files are made meanwhile. A stage that others wait for may not take all the time."""
+    models' files are made meanwhile, and waited for by what needs them. A stage that others wait
+    for may not take all the time."""
     stages = {"ladder": work.ladder, "calibration": work.calibration, "families": work.families,
               "beside": work.beside}  # fmt: skip
     whole = (until - time.monotonic()) / sum(SHARES[n] for n, chosen in stages.items() if chosen)
     with ThreadPoolExecutor(1) as other:
-        made = other.submit(_one_by_one, work.files, program, until, log)
+        made = {p.args[1]: other.submit(run_part, p, program, until, log) for p in work.files}
         for name, chosen in stages.items():
             if not chosen or name == "beside":
                 continue
@@ -304,14 +305,10 @@ def everything(
             with ThreadPoolExecutor(1 if name == "calibration" else side_by_side) as pool:
                 list(pool.map(lambda p, end=end: run_part(p, program, end, log), chosen))
             _told(name, chosen, log)
-        if work.beside:
-            made.result()
-        _one_by_one(work.beside, program, until, log)
-
-
-def _one_by_one(chosen: Sequence[Part], program: Sequence[str], until: float, log: Log) -> None:
-    for p in chosen:
-        run_part(p, program, until, log)
+        for p in work.beside:
+            if p.args[0] == "model" and p.args[1] in made:
+                made[p.args[1]].result()
+            run_part(p, program, until, log)
 
 
 def _told(name: str, chosen: Sequence[Part], log: Log) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import sys
+import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -406,7 +407,7 @@ def test_stages_share_the_time(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) 
     monkeypatch.setattr(check, "run_part", noted)
 
     def shares(**stages: Any) -> dict[str, int]:
-        work = check.Work(**{n: [check.Part(n, (), 9, n)] for n in stages})
+        work = check.Work(**{n: [check.Part(n, (n,), 9, n)] for n in stages})
         check.everything(work, (), time.monotonic() + 100, check.Log(tmp_path, {}), 1)
         return {n: round(given[n]) for n in stages}
 
@@ -414,6 +415,26 @@ def test_stages_share_the_time(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) 
     assert shares(families=1) == {"families": 100}
     assert shares(ladder=1, calibration=1, families=1, beside=1) == {
         "ladder": 20, "calibration": 10, "families": 35, "beside": 100}  # fmt: skip
+
+
+def test_only_models_wait_for_files(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """And each for its own: those of others are made later."""
+    check, ran, seen = gpu_script("check"), [], threading.Event()
+    what = [("kernels", "products"), ("model", "first"), ("files", "first"), ("files", "second")]
+    products, model, first, second = (check.Part(" ".join(x), x, 9, "x") for x in what)
+
+    def noted(part: Any, *rest: Any) -> None:
+        seen.wait(5 if part in (first, second) else 0)
+        ran.append(part)
+        if part is products or part is model:
+            seen.set()
+        if part is first:
+            seen.clear()
+
+    monkeypatch.setattr(check, "run_part", noted)
+    work = check.Work(beside=[products, model], files=[first, second])
+    check.everything(work, (), time.monotonic() + 100, check.Log(tmp_path, {}), 1)
+    assert ran == [products, first, model, second]
 
 
 def test_what_there_is_no_time_for_is_said(
