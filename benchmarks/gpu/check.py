@@ -155,8 +155,7 @@ class Log:
         print(text, flush=True)
 
     def summary(self) -> str:
-        """What the stages found, and the first of what failed: rungs ahead of what stands on them.
-        """
+        """What stages found, and the first of what failed: rungs ahead of what stands on them."""
         failed = sorted(self.failed, key=lambda x: (not x.startswith("ladder"), x))
         lines = [*self.found, f"{len(failed)} failed", *(f"  {_cut(x)}" for x in failed[:SHOWN])]
         more = len(failed) - SHOWN
