@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from math import prod
 
-from ...ops.expr import Expr, var
+from ...ops.expr import Expr, cast, const, var
 from ...ops.operator import Contraction
 from ...ops.traverse import substitute, walk
 from ...ops.types import HALF, DType
@@ -118,6 +118,8 @@ def attention_of(graph: Graph, ops: Sequence[Op], outputs: Sequence[str]) -> Att
     q, k = (_narrow(e) for e in product.args[0].args)
     if key in q.free:
         q, k = k, q
+    (q, by), (k, also) = _unscaled(q), _unscaled(k)
+    score = _times(score, product, by * also)
     batches = tuple(x for x in todo if x in where.free and x in v.free)
     rows = tuple(x for x in todo if x in where.free and x not in v.free)
     columns = tuple(x for x in todo if x not in where.free and x in v.free)
@@ -162,6 +164,30 @@ def _load(e: Expr, blob: str) -> Expr | None:
     while e.op == "cast":
         (e,) = e.args
     return e if e.op == "load" and e.payload == blob else None
+
+
+def _unscaled(factor: Expr) -> tuple[Expr, float]:
+    """A factor of half floats without the numbers that it is multiplied by on its way, and their
+    product: scaled are the sums, in float32, in its place."""
+    number = 1.0
+    while factor.dtype in HALF:
+        made = factor.args[0] if factor.op == "cast" else factor
+        if made.op != "mul":
+            break
+        x, by = made.args if made.args[1].is_const else made.args[::-1]
+        x = _narrow(x)
+        if not by.is_const or x.dtype is not factor.dtype:
+            break
+        number, factor = number * float(by.payload), x
+    return factor, number
+
+
+def _times(score: Expr, product: Expr, number: float) -> Expr:
+    """A score whose product, as a half float or as it is, is multiplied by a number."""
+    if number == 1:
+        return score
+    sums = [*(cast(product, t) for t in HALF), product]
+    return substitute(score, {x: x * const(number, x.dtype) for x in sums})
 
 
 def _narrow(factor: Expr) -> Expr:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from ...ops.operator import Contraction, Elementwise
-from ...ops.types import DType, TensorType, f32, f64
+from ...ops.types import HALF, DType, TensorType, f32, f64
 from ..graph.ir import Graph, Op
 
 
@@ -47,12 +47,15 @@ class Attention:
 class AttentionKernel:
     """What a target's kernel for whole attentions takes. types: of the operands of both products.
     least, most: terms of the first product and columns of the second. casts: whether the weights
-    may be cast for the second product, as where softmax alone is computed in float32."""
+    may be cast for the second product, as where softmax alone is computed in float32. scales:
+    whether queries and keys in half floats may be multiplied by numbers on the way, which it does
+    to their products instead: it has these in float32, where they don't overflow."""
 
     types: tuple[DType, ...] = (f32, f64)
     least: int = 1
     most: int = 1 << 62
     casts: bool = False
+    scales: bool = False
 
     def takes(self, graph: Graph, found: Attention) -> bool:
         q, k = (graph.type(n) for n in found.first.reads)
@@ -153,6 +156,37 @@ def _matched(keys: TensorType, values: TensorType, result: TensorType) -> bool:
 
 def _matrices(t: TensorType) -> int:
     return t.size // (t.dims[-1] * t.dims[-2])
+
+
+def scaling(graph: Graph, op: Op) -> tuple[tuple[Op, ...], str] | None:
+    """The ops that multiply a blob of half floats by one number and end with this one, in order,
+    and that blob: in half floats, or in float32 between casts. None for anything else."""
+    kind = graph.type(op.outputs[0]).dtype
+    if kind not in HALF or len(op.outputs) != 1:
+        return None
+    if op.operator == "mul":
+        x = _multiplied(graph, op)
+        return None if x is None else ((op,), x)
+    inner = graph.producer.get(op.reads[0]) if op.operator == "cast" else None
+    x = None if inner is None or inner.operator != "mul" else _multiplied(graph, inner)
+    first = None if x is None else graph.producer.get(x)
+    if inner is None or first is None or first.operator != "cast":
+        return None
+    alone = all(_only(graph, o.outputs[0]) is not None for o in (first, inner))
+    fits = alone and graph.type(first.reads[0]).dtype is kind
+    return ((first, inner, op), first.reads[0]) if fits else None
+
+
+def _multiplied(graph: Graph, op: Op) -> str | None:
+    """What an op multiplies by one number of moderate size."""
+    for x, s in (op.reads, op.reads[::-1]) if len(op.reads) == 2 else ():
+        value = graph.blobs[s].value if graph.blobs[s].is_constant else None
+        if value is None or value.size != 1 or value.dtype.kind != "f":
+            continue
+        same = graph.type(op.outputs[0]).dims == graph.type(x).dims
+        if same and 2.0**-20 <= abs(value.item()) <= 2.0**20:
+            return x
+    return None
 
 
 def moves_result(graph: Graph, op: Op) -> bool:

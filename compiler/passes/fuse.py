@@ -27,7 +27,7 @@ from ...ops.operator import (
 )
 from ...ops.types import DType, f32, f64
 from ..graph.ir import Graph, Op
-from .attention import WHOLE, AttentionKernel, attention_from, moves_result
+from .attention import WHOLE, AttentionKernel, attention_from, moves_result, scaling
 from .base import Pass
 from .convolutions import is_channel_choice
 
@@ -192,7 +192,7 @@ class Fuser:
             return []
         second = self.at[found.second.outputs[0]]
         parts = {k, second, *(self.at[op.outputs[0]] for op in found.between)}
-        parts.update(self.prologue(k), self.prologue(second))
+        parts.update(self.prologue(k, self.kernel.scales), self.prologue(second))
         members: list[int] = []
         for m in sorted(parts):
             if self.group[m] is not None or self.circles(m, members):
@@ -216,15 +216,21 @@ class Fuser:
             blob, moved = op.outputs[0], moved or moves
         return members
 
-    def prologue(self, k: int) -> list[int]:
-        """Index maps (transposes, reshapes, slices) that only this op reads, producers first."""
+    def prologue(self, k: int, scales: bool = False) -> list[int]:
+        """Index maps (transposes, reshapes, slices) that only this op reads, producers first; and
+        what multiplies by numbers between them."""
         found: list[int] = []
         for n in self.ops[k].reads:
             reader, at = k, self.at.get(n)
-            while at is not None and self.group[at] is None and self._is_index_map(at, reader):
-                if at not in found:  # one value may be both operands
-                    found.append(at)
-                reader, at = at, self.at.get(self.ops[at].reads[0])
+            while at is not None and self.group[at] is None:
+                many, source = [at], self.ops[at].reads[0] if self.ops[at].reads else ""
+                if not self._is_index_map(at, reader):
+                    scaled = scaling(self.graph, self.ops[at]) if scales else None
+                    if scaled is None or self.users[self.ops[at].outputs[0]] != [reader]:
+                        break
+                    many, source = [self.at[op.outputs[0]] for op in scaled[0]], scaled[1]
+                found += [m for m in many if m not in found]  # one value may be both operands
+                reader, at = many[0], self.at.get(source)
         return sorted(found)
 
     def choice(self, k: int) -> list[int]:

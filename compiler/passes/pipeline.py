@@ -57,7 +57,7 @@ def cpu_pipeline(channel_block: int, numerics: Numerics = "standard") -> tuple[P
 def gpu_pipeline(numerics: Numerics = "standard") -> tuple[Pass, ...]:
     """Passes for a GPU: row-major but around convolutions on tensor cores and depthwise ones. Its
     kernels copy channels 16 bytes at a time, which is in their order."""
-    attention = AttentionKernel((*HALF, f32), *ATTENTION_WIDTHS, casts=True)
+    attention = AttentionKernel((*HALF, f32), *ATTENTION_WIDTHS, casts=True, scales=True)
     return (
         Decompose(),
         Canonicalize(),

@@ -85,6 +85,16 @@ def heads(t: Maker, batch: int = 2, mask: Any = None) -> Value:
     return t.g.reshape(t.g.transpose(y, perm=(0, 2, 1, 3)), shape=(batch, 19, 48))
 
 
+def rooted(t: Maker, scale: float = 0.5) -> Value:
+    """Queries and keys are scaled by a root each, as PyTorch has it; the keys once transposed."""
+
+    def scaled(x: Value) -> Value:
+        return t.narrow(t.wide(x) * t.number(scale))
+
+    q, k, v = t.input(18, 16), t.input(35, 16), t.input(35, 16)
+    return t.attend(scaled(q), scaled(t.g.transpose(k, perm=(1, 0))), v, across=True)
+
+
 def _whole(t: Maker) -> Value:
     """Whole tiles, no mask, two widths."""
     return t.attend(t.input(32, 32), t.input(64, 32), t.input(64, 16))

@@ -23,7 +23,7 @@ from tilewright.ops.operator import Contraction
 
 from ..codegen.cuda.programs import gpu_launches, simulated
 from ..codegen.cuda.simulate import SimError
-from .attentions import CASES, Build, Maker, expected, heads, made
+from .attentions import CASES, Build, Maker, expected, heads, made, rooted
 from .mistakes import assert_caught
 from .support import remembered
 
@@ -237,6 +237,22 @@ def test_whole_models_have_it() -> None:
         (launch,) = gpu_launches(t.g.build(), numerics_of(kind))[1]
         assert launch.kernel.template == template_of(kind).name
         assert len(launch.ops) == len(graph.ops)
+
+
+@pytest.mark.parametrize("kind", ["f16", "bf16"])
+def test_scales_of_queries_and_keys_go_to_their_products(kind: str) -> None:
+    check(rooted, kind, SMALL)
+    graph, t = graph_of(rooted, kind)
+    (launch,) = gpu_launches(t.g.build(), "standard")[1]
+    assert launch.kernel.template == "gpu_attention_mma" and len(launch.ops) == len(graph.ops)
+
+
+def test_products_that_would_overflow_are_scaled_ahead() -> None:
+    """As long as they are half floats, which they are where no attention is found."""
+    t = Maker("f16")
+    x = t.input(16, 16)
+    t.g.output(t.g.relu((x * np.float16(0.5)) @ t.input(16, 16)), "y")
+    assert len(gpu_launches(t.g.build(), "standard")[1]) == 2
 
 
 def _narrow(t: Maker) -> Any:

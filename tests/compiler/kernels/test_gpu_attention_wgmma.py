@@ -33,7 +33,7 @@ from ..codegen.cuda.divergence import undivided
 from ..codegen.cuda.programs import simulated
 from ..codegen.cuda.simulate import SimError
 from ..codegen.cuda.test_hopper_code import checked, registers_behind
-from .attentions import CASES, Build, Maker, expected, heads, made
+from .attentions import CASES, Build, Maker, expected, heads, made, rooted
 from .mistakes import assert_caught
 from .support import remembered
 
@@ -84,6 +84,7 @@ def _two_panels(t: Maker, keys: int = 100) -> Any:
 @pytest.mark.parametrize(("build", "config", "kind"), [
     (heads, SMALL, "bf16"),
     (_apart, SMALL, "f16"),
+    (rooted, SMALL, "bf16"),
     (_two_panels, {"m": 128, "n": 32, "stages": 2}, "f16"),
     (_two_panels, {"m": 64, "n": 128, "stages": 3}, "bf16"),
 ])  # fmt: skip
