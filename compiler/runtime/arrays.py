@@ -95,6 +95,9 @@ def misfit(spec: TensorSpec, a: Array) -> InputError:
 def by_name(specs: Sequence[TensorSpec], feeds: Mapping[str, Any]) -> list[Any]:
     """Arrays in input order. Raises InputError for a missing or an unknown name."""
     known = [s.name for s in specs]
+    if not isinstance(feeds, Mapping):
+        raise InputError(f"expected arrays by name, not a {type(feeds).__name__}; the inputs are "
+                         f"{known}")  # fmt: skip
     missing = [n for n in known if n not in feeds]
     if missing or len(feeds) != len(known):
         unknown = [n for n in feeds if n not in known]
