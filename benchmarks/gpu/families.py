@@ -332,7 +332,7 @@ def problem(case: Case, family: str, device: GpuDevice, sizes: Sizes) -> Only | 
     for group in coded_groups(graph):
         p = problem_of(graph, group.ops, group.outputs, device, case.numerics)
         if template.matches(p.graph, p.ops, p.outputs):
-            made = Only(p.described, p.constants, p.device, p.numerics)
+            made = Only(p.described, p.constants, p.device, p.numerics, p.arguments)
             object.__setattr__(made, "template", template)
             return made
         if isinstance(template, Objecting):
