@@ -287,6 +287,7 @@ class CudaProgram:
             results = [_Result(np.empty(s.shape, s.dtype), None) for s in self.outputs]
             context = self._take()
             try:
+                device.order(LEGACY, context.stream)  # which inputs on the device are ready in
                 self._put(context, context.stream, given, results)
                 context.wait()
                 marks = [device.event(timing=True) for _ in range(len(context.launches) + 1)]
@@ -411,7 +412,6 @@ def _uploaded(
     starts, at = {}, block.value
     for what, array in constants.items():
         starts[what] = at
-        if array.nbytes:
-            device.call("cuMemcpyHtoD_v2", at, array.ctypes.data, array.nbytes)
+        device.upload(at, array)
         at += sizes[what]
     return block, starts
