@@ -147,7 +147,9 @@ class Importer:
                 types = tuple("-" if s is None else s.foreign or str(_type(s)) for s in slots)
                 cut = tuple(s.value.name for s in slots if s and s.value and not s.known
                             and s.value.name not in self.builder.inputs)  # fmt: skip
-                self.reports.append(Report(node.op_type, node.label, types, str(e), cut))
+                self.reports.append(
+                    Report(node.op_type, node.label, types, str(e), cut, node.domain)
+                )
 
     def _check_name(self, node: Node, scope: Scope, slots: Sequence[Slot | None]) -> None:
         """Report a node that could not be compiled whatever its inputs were."""
@@ -158,7 +160,8 @@ class Importer:
             return
         types = tuple("-" if s is None or s.foreign == "" else s.foreign or str(_type(s))
                       for s in slots)  # fmt: skip
-        self.reports.append(Report(node.op_type, node.label, types, _unknown(node, version), ()))
+        why = _unknown(node, version)
+        self.reports.append(Report(node.op_type, node.label, types, why, (), node.domain))
 
     def _run_node(
         self, node: Node, scope: Scope, slots: Sequence[Slot | None], wants: tuple[str, ...]

@@ -3,11 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Final
 
 from ..graph.builder import Value
 from .onnx_call import Call, Converter, Result, Unsupported, converts
+from .onnx_compute import check_kernel_shape
 
 _DOMAIN = "com.microsoft"
+_ACTIVATIONS: Final[dict[str, tuple[str, tuple[str, ...]]]] = {
+    "": ("identity", ()),
+    "Relu": ("relu", ()),
+    "Tanh": ("tanh", ()),
+    "Sigmoid": ("sigmoid", ()),
+    "LeakyRelu": ("leaky_relu", ("alpha",)),
+    "HardSigmoid": ("hard_sigmoid", ("alpha", "beta")),
+    "Clip": ("clip", ("min", "max")),
+}
+"""What may follow a convolution: the operator, and what its parameters are, in their order."""
 
 
 def _microsoft(*op_types: str) -> Callable[[Converter], Converter]:
@@ -54,6 +66,28 @@ def _skip_layer_normalization(c: Call) -> Result:
     operator = "rms_normalization" if simplified else "layer_normalization"
     y = c.op(operator, total, gamma, beta, axis=-1, epsilon=epsilon)
     return (y[0] if isinstance(y, tuple) else y, None, None, total)
+
+
+@_microsoft("FusedConv")
+def _fused_conv(c: Call) -> Result:
+    """A convolution, Z added to it where that is given, and an activation."""
+    name, params = c.attr("activation", ""), c.attr("activation_params", ())
+    operator, known = _ACTIVATIONS.get(name, ("", ()))
+    if not operator or len(params) != len(known):
+        raise Unsupported(f"its activation {name!r} with {len(params)} parameters is unknown")
+    x, w = c.need(0, "X"), c.need(1, "W")
+    check_kernel_shape(c, w.type)
+    own = ("kernel_shape", "activation", "activation_params")
+    attrs = {k: c.attr(k, None) for k in c.attrs if k not in own}
+    y: Value = c.op("conv", x, w, c.value(2), **attrs)
+    z = c.value(3)
+    if z is not None:
+        y = c.op("add", y, z)
+    if operator == "clip":  # its limits are inputs
+        result: Result = c.emit(operator, y, *(c.like(v, y) for v in params))
+    else:
+        result = c.emit(operator, y, **dict(zip(known, params, strict=True)))
+    return result
 
 
 @_microsoft("FusedMatMul")

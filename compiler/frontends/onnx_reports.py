@@ -15,6 +15,7 @@ class Report:
     types: tuple[str, ...]
     reason: str
     before: tuple[str, ...]
+    domain: str = ""
 
 
 def explain(reports: Sequence[Report], total: int) -> str:
@@ -30,6 +31,12 @@ def explain(reports: Sequence[Report], total: int) -> str:
     if cuts:
         names = " ".join(f"--outputs {_shell(name)}" for name in cuts)
         what_next += f", or cut the model before these nodes: {names}"
+    if any(r.domain.startswith("com.microsoft") for r in reports):
+        what_next += (
+            "\n  Operators of com.microsoft are onnxruntime's own. Compile the model as it was "
+            "before its optimizer,\n  or quantise in the format QDQ (the default of "
+            "quantize_static)."
+        )
     head = f"{len(rows)} of {total} nodes can't be compiled"
     return "\n".join([head, *lines, f"  {what_next}"])
 

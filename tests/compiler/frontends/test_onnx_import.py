@@ -456,6 +456,36 @@ def test_operators_of_onnxruntime() -> None:
     np.testing.assert_allclose(run(fused), X @ X.T / 2)
 
 
+@pytest.mark.parametrize(
+    ("activation", "params", "right"),
+    [
+        ("Relu", (), lambda v: np.maximum(v, 0)),
+        ("LeakyRelu", (0.25,), lambda v: np.where(v < 0, v / 4, v)),
+        ("Clip", (-1.0, 2.0), lambda v: np.clip(v, -1, 2)),
+        ("HardSigmoid", (0.5, 0.25), lambda v: np.clip(v / 2 + 0.25, 0, 1)),
+        ("", (), lambda v: v),
+    ],
+)
+def test_a_convolution_that_onnxruntime_fused(activation, params, right) -> None:
+    x = np.random.default_rng(1).standard_normal((1, 3, 4, 5)).astype(np.float32)
+    w = np.arange(-4, 5, dtype=np.float32).reshape(3, 3, 1, 1) / 4
+    more = {"activation_params": params} if params else {}
+    m = microsoft("FusedConv", ["x", "w", "b", "x"],
+                  [constant("w", w), constant("b", np.float32([1, -1, 0]))],
+                  activation=activation, kernel_shape=[1, 1], **more)  # fmt: skip
+    m.graph.input[0].CopyFrom(value("x", x.shape))
+    total = np.einsum("mc,nchw->nmhw", w[..., 0, 0], x) + x
+    total += np.float32([1, -1, 0]).reshape(3, 1, 1)
+    assert (total < 0).any() and (total > 2).any()
+    np.testing.assert_allclose(run(m, x), right(total), rtol=1e-5, atol=1e-5)
+
+
+def test_models_of_onnxruntime_s_optimizer_say_where_to_go_back_to() -> None:
+    for op_type, attrs in (("QLinearMul", {}), ("FusedConv", {"activation": "Swoosh"})):
+        with pytest.raises(UnsupportedOperator, match=r"before its optimizer.*\n.*QDQ"):
+            read(microsoft(op_type, ["x", "w"], [constant("w", X.reshape(2, 3, 1))], **attrs))
+
+
 def test_operators_of_users() -> None:
     m = model([node("Plus7", ["x"], ["y"], domain="com.acme", by=3.0)], domains=["com.acme"])
     with pytest.raises(UnsupportedOperator, match=r"com\.acme"):
