@@ -44,7 +44,7 @@ from .template import Config, each_once, required
 
 Array = npt.NDArray[Any]
 ITEM_FLOPS = 500_000  # an item takes at least about 5 microseconds
-MAX_ITEMS = 16
+MAX_ITEMS = 16  # of whole panels
 PACK_ROWS = 32  # fewer rows read a right operand that is not constant where it lies
 MANY_ROWS = 128  # more rows read a panel often enough for blocks along K to pay
 WIDE_BLOCKS = 8  # blocks of the widest tile, for few rows
@@ -322,11 +322,14 @@ def _has_order(p: MatmulGroup, device: Device, shape: Config) -> bool:
 def _default(p: MatmulGroup, device: Device) -> Config:
     # few rows wait for memory, so that less arithmetic takes as long
     work = p.flops * max(1, 16 // p.m)
+    tile = _tiles(p, device)[0]
+    # items that take some rows of a panel are cheap, and even out panels of unequal width
+    whole = -(-p.n // (tile["nb"] * device.lanes(p.dtype))) >= MAX_ITEMS
     return {
-        **_tiles(p, device)[0],
+        **tile,
         "kc": _depth(p),
         "order": "n",
-        "items": max(1, min(MAX_ITEMS, work // ITEM_FLOPS)),
+        "items": max(1, min(MAX_ITEMS if whole else 2 * MAX_ITEMS, work // ITEM_FLOPS)),
         "pack": not p.constant and p.m >= PACK_ROWS,
     }
 

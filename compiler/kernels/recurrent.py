@@ -42,9 +42,10 @@ _CELLS: Final = {c.name: c for c in CELLS}
 class Product:
     """states [B, H] times columns first..first + count of the transposed weights.
 
-    The columns are cut into `blocks` blocks of `vectors` vectors; chains: partial sums per column,
-    chosen by the shape alone, so that results do not depend on the tile. at: where the results
-    begin in a row of the buffer for sums. tag: makes names unique.
+    The columns are cut into `blocks` blocks of `vectors` vectors, of which the last multiplies only
+    `rest`; chains: partial sums per column, chosen by the shape alone, so that results do not
+    depend on the tile. at: where the results begin in a row of the buffer for sums. tag: makes
+    names unique.
     """
 
     first: int
@@ -70,6 +71,11 @@ class Product:
     def width(self) -> int:
         """Columns of a block."""
         return self.vectors * self.lanes
+
+    @property
+    def rest(self) -> int:
+        """Vectors of the last block that hold columns; the others are packed, but never read."""
+        return -(-self.count // self.lanes) - (self.blocks - 1) * self.vectors
 
     @property
     def padded(self) -> int:
@@ -300,13 +306,13 @@ class ScanKernel:
         weights = Local(f"w{p.tag}", self.dtype, (p.vectors,), lanes)
         state = Local("state", self.dtype)
         from_state, from_weights = Local("from_state", i64), Local("from_weights", i64)
-        r, j, q = var("r", count), var("j", p.vectors), var("q", p.chains)
+        r, q = var("r", count), var("q", p.chains)
         lane, k = var("lane", lanes), var("k", h)
 
         def vector(*body: Stmt) -> Stmt:
             return loop(lane, body, "vector", lanes=lanes)
 
-        def step(at: Expr, chain: Expr) -> tuple[Stmt, ...]:
+        def step(at: Expr, chain: Expr, j: Expr) -> tuple[Stmt, ...]:
             place = from_weights.value + at * p.width + j * lanes + lane
             add = apply("fma", (state.value, weights[j], acc[r, j, chain]), self.dtype)
             return (
@@ -317,25 +323,27 @@ class ScanKernel:
                 ), "unroll"),
             )  # fmt: skip
 
-        clear = vector(Set(acc, (r, j, q), const(0, self.dtype)))
         whole = h // UNROLL * UNROLL
         u = var("u", UNROLL)
-        total = acc[r, j, index(0)]
-        for n in range(1, p.chains):
-            total = total + acc[r, j, index(n)]
         row = d * self.batch + first
         tiles = (hi - lo + count - 1) // count
 
-        def walk(backwards: bool) -> Stmt:
+        def multiplied(block: Expr, vectors: int, backwards: bool) -> tuple[Stmt, ...]:
+            """A tile of so many vectors of a block."""
+            j = var("j", vectors)
+
             def at(k: Expr) -> Expr:
                 return (h - 1) - k if backwards else k
 
-            block = (p.blocks - 1) - nth if backwards else nth
-            rounds = loop(u, step(at(k + u), u % p.chains), "unroll")
-            rest = loop(k, step(at(k), (k - whole) % p.chains), "unroll", lo=whole)
+            total = acc[r, j, index(0)]
+            for n in range(1, p.chains):
+                total = total + acc[r, j, index(n)]
+            clear = vector(Set(acc, (r, j, q), const(0, self.dtype)))
+            rounds = loop(u, step(at(k + u), u % p.chains, j), "unroll")
+            rest = loop(k, step(at(k), (k - whole) % p.chains, j), "unroll", lo=whole)
             place = (row + r) * self.row_size + p.at + block * p.width + j * lanes + lane
             store = loop(j, (vector(Store(self.sums, place, total)),), "unroll")
-            body = (
+            return (
                 Set(from_state, (), row * h),
                 Set(from_weights, (), (d * p.blocks + block) * (h * p.width)),
                 loop(r, (loop(j, (loop(q, (clear,), "unroll"),), "unroll"),), "unroll"),
@@ -343,6 +351,13 @@ class ScanKernel:
                 *((rest,) if whole < h else ()),
                 loop(r, (store,), "unroll"),
             )
+
+        def walk(backwards: bool) -> Stmt:
+            block = (p.blocks - 1) - nth if backwards else nth
+            body = multiplied(block, p.vectors, backwards)
+            if p.rest < p.vectors:
+                less = multiplied(block, p.rest, backwards)
+                body = (If(compare("lt", block, p.blocks - 1), body, less),)
             return loop(nth, (loop(tile, body, hi=tiles),))
 
         once = walk(backwards=False)

@@ -247,5 +247,7 @@ def test_tiles_fit_into_registers(rows: int, registers: int) -> None:
     for count in (1, 30, 60, 100, 300, 999, 5000):
         p = Product.of(0, count, 0, rows, 8, registers, "")
         assert p.padded >= count > p.padded - p.blocks * 8
+        assert 0 < p.rest <= p.vectors
+        assert 0 <= ((p.blocks - 1) * p.vectors + p.rest) * 8 - count < 8
         sums = rows * p.vectors * p.chains
         assert sums + 1 + (p.vectors if rows > 1 else 1) <= registers or p.vectors == 1
