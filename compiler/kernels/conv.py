@@ -23,7 +23,7 @@ from ..graph.ir import Graph, Op
 from .compose import Indices
 from .conv_group import ConvGroup, Operands, conv_group, conv_results, formal
 from .conv_sharing import Costs, Cut, few_items, shared, units_of
-from .conv_tiles import tiles, whole_panels
+from .conv_tiles import Vectors, tiles, whole_panels
 from .device import Device
 from .edges import Axis, Run, Taps, runs
 from .epilogue import Params, inplace, lowered, place
@@ -57,18 +57,18 @@ class ConvWriter:
     """Writes the kernel of one problem for one config."""
 
     template = "direct_conv"
-    version = 6
+    version = 7
 
     def __init__(self, p: ConvGroup, device: Device, config: Config) -> None:
         self.p, self.config = p, config
-        self.lanes = device.lanes(p.dtype)
+        held = Vectors.of(p, device)
+        self.lanes, self.together, self.vectors = held.lanes, held.unit, held.count
         self.outer, self.rows, self.columns = p.places
         self.axes = p.axes
         self.th, self.tw = config["th"], config["tw"]
         self.down = runs(self.axes[-2], self.th) if self.th > 1 else (Run(0, self.rows, 1, ()),)
         self.right = runs(self.axes[-1], self.tw)
         self.blocks = config["nb"]
-        self.vectors = -(-p.channels // p.block) * (p.block // self.lanes)
         self.panels, self.rest = divmod(self.vectors, self.blocks)
         self.narrow = int(self.rest > 0)  # panels of `rest` vectors behind the others
         self.steps = p.depth * p.window.taps
@@ -211,9 +211,9 @@ class ConvWriter:
         """The tile of places from (h0, w0), for all channels of a panel. down, right: what is known
         of its rows and columns."""
         self.count += 1
-        group = self.p.block // self.lanes
         shape = (down.size, right.size)
-        micro = MicroKernel(self.p.dtype, self.lanes, shape, blocks, group, str(self.count))
+        micro = MicroKernel(self.p.dtype, self.lanes, shape, blocks, self.together,
+                            str(self.count))  # fmt: skip
         image, _, *space = self.input_strides()
         moves = [s * a.stride for s, a in zip(space, self.axes, strict=True)]
         base = outer[0] * image

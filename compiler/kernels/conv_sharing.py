@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass
 from math import prod
 
 from .conv_group import ConvGroup
-from .conv_tiles import Panels, tile_slots
+from .conv_tiles import Panels, Vectors, tile_slots
 from .device import Device
 from .microkernel import LINE
 from .template import Config
@@ -102,7 +102,7 @@ class Costs:
 
     @classmethod
     def of(cls, p: ConvGroup, device: Device, tile: Config, panels: Panels) -> Costs:
-        lanes = device.lanes(p.dtype)
+        lanes = Vectors.of(p, device).lanes
         units, across = units_of(p, tile)
         down, right = p.axes[-2:]
         vectors = sum(count * blocks for count, blocks, _ in panels)

@@ -11,7 +11,11 @@ from ...ops.types import DType, f32
 @dataclass(frozen=True, slots=True)
 class Device:
     """A CPU as kernels see it: bytes per vector, vector registers, threads, cache bytes, and lines
-    that one set of the first cache holds."""
+    that one set of the first cache holds.
+
+    halves: 1 where whole vectors pass through units of half their width, so that twice as many of
+    half the size take as long; else 0.
+    """
 
     vector_bytes: int
     registers: int
@@ -19,6 +23,7 @@ class Device:
     l1_bytes: int = 32 << 10
     l2_bytes: int = 1 << 20
     l1_ways: int = 8
+    halves: int = 0
 
     def lanes(self, dtype: DType = f32) -> int:
         """Elements of dtype per vector, at least 4."""

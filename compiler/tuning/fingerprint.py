@@ -62,7 +62,7 @@ def gpu_fingerprint(facts: DeviceFacts, driver: tuple[int, int]) -> str:
 def kernel_device(target: CpuTarget, threads: int) -> Device:
     """This machine, used as `target` with so many threads, as kernel templates see it."""
     return Device(target.vector_bits // 8, target.tile_registers, threads,
-                  l1_ways=first_cache_ways())  # fmt: skip
+                  l1_ways=first_cache_ways(), halves=int(target.halves_vectors))  # fmt: skip
 
 
 def same_model(a: str, b: str) -> bool:

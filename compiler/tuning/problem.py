@@ -4,7 +4,7 @@ The text of a problem is its identity and all that another process needs to make
 
     tilewright problem 1
     numerics standard
-    device vector_bytes=64 registers=32 threads=2 l1_bytes=32768 l2_bytes=1048576 l1_ways=8
+    device vector_bytes=64 registers=32 threads=2 l1_bytes=32768 l2_bytes=1048576 l1_ways=8 halves=0
     constants w1 w2
     arguments x0
     graph group(%x0: f32[1,64,56,56]@1x16, %w1: f32[64,64,3,3], %w2: f32[64]) -> (...) {

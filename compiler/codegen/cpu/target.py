@@ -53,6 +53,11 @@ class CpuTarget:
         return self.vector_registers - (3 if self.architecture == "aarch64" else 0)
 
     @property
+    def halves_vectors(self) -> bool:
+        """Whether instructions on whole vectors take two passes through units of half the width."""
+        return self.vector_bits == 512 and self.cpu in _HALVING
+
+    @property
     def has_fma(self) -> bool:
         """Whether multiply-adds in one rounding are instructions, not calls into the C library."""
         return self.architecture == "aarch64" or "fma" in _enabled(self.features)
@@ -112,6 +117,9 @@ def _vector_unit(architecture: str, enabled: frozenset[str]) -> tuple[int, int]:
         return 256, 16
     return 128, 16
 
+
+_HALVING: Final = frozenset({"znver4"})
+"""What LLVM calls the CPUs whose vector registers hold 512 bits, and whose units take 256."""
 
 _X86: Final = "x86_64-unknown-linux-gnu"
 _ARM: Final = "aarch64-unknown-linux-gnu"

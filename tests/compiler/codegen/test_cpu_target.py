@@ -141,6 +141,14 @@ def test_host_can_be_told_to_use_less(monkeypatch: pytest.MonkeyPatch) -> None:
     assert sum(target.runs_here for target in NAMED.values()) < len(NAMED)
 
 
+def test_a_cpu_that_halves_its_vectors_says_so() -> None:
+    wide = NAMED["x86-64-avx512"]
+    narrow = NAMED["x86-64-avx2"]
+    assert CpuTarget.of(wide.triple, "znver4", wide.features).halves_vectors
+    assert not CpuTarget.of(wide.triple, "znver4", narrow.features).halves_vectors
+    assert not any(target.halves_vectors for target in NAMED.values())
+
+
 @pytest.mark.parametrize(
     ("text", "said"),
     [

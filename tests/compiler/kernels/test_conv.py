@@ -13,8 +13,10 @@ from tilewright.compiler.graph.evaluate import evaluate
 from tilewright.compiler.graph.ir import Graph
 from tilewright.compiler.inspect.interpret import Hints, run_kernel
 from tilewright.compiler.kernels.conv import PARTIAL, DirectConv
+from tilewright.compiler.kernels.conv_group import conv_group
+from tilewright.compiler.kernels.conv_tiles import Vectors
 from tilewright.compiler.kernels.device import Device
-from tilewright.compiler.kernels.ir import Prepared
+from tilewright.compiler.kernels.ir import For, Prepared, statements
 from tilewright.ops.types import Layout
 
 from .native import Native, host_device
@@ -129,6 +131,62 @@ def test_every_config_gives_the_same_bits(name: str) -> None:
     for config in DIRECT.space(*op):
         bits.add(Native(graph, DIRECT.instantiate(*op, config))(feeds)[graph.outputs[0]].tobytes())
     assert len(bits) == 1
+
+
+HALVED = {
+    "planar": dict(x_shape=(1, 3, 9, 11), w_shape=(24, 3, 3, 3), pads=1, strides=2, planar=True,
+                   relu=True),
+    "pointwise": dict(x_shape=(1, 19, 5, 6), w_shape=(40, 19, 1, 1), relu=True, residual=True),
+    "last of a block": dict(x_shape=(2, 16, 4, 5), w_shape=(52, 16, 2, 3), pads=1),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", HALVED)
+def test_halves_of_vectors_agree(name: str) -> None:
+    device = replace(AVX512, halves=1)
+    graph, feeds = conv_graph(device=device, **HALVED[name])
+    for launch in check_group(DIRECT, graph, feeds, device, most=6):
+        body = launch.kernel.phases[0].body
+        lanes = {s.lanes for s in statements(body) if isinstance(s, For) and s.kind == "vector"}
+        assert lanes == {8}
+
+
+def test_halves_of_vectors_give_the_same_bits() -> None:
+    whole, half = (replace(host_device(), halves=n) for n in (0, 1))
+    block = whole.channel_block
+    case = dict(CASES["chains"])
+    case["w_shape"] = (block * 5 // 2, *case["w_shape"][1:])
+    graph, feeds = conv_graph(device=whole, **case)
+    feeds = {n: stored(v, graph.type(n)) for n, v in feeds.items()}
+    (out,) = graph.outputs
+    bits = set()
+    for device in whole, half:
+        op = (graph, graph.ops, graph.outputs, device)
+        for config in DIRECT.space(*op)[::6]:
+            found = Native(graph, DIRECT.instantiate(*op, config))(feeds)[out]
+            bits.add(logical(found.reshape(-1), graph.type(out)).tobytes())
+    assert len(bits) == 1
+
+
+@pytest.mark.parametrize(("channels", "lanes", "count"), [
+    (8, 8, 1), (16, 16, 1), (17, 8, 3), (25, 16, 2), (32, 16, 2), (104, 8, 13), (1000, 16, 63),
+])  # fmt: skip
+def test_vectors_are_halved_where_that_leaves_fewer_lanes_idle(
+    channels: int, lanes: int, count: int
+) -> None:
+    def vectors(device: Device, **case: Any) -> tuple[int, int]:
+        shape: dict[str, Any] = dict(x_shape=(1, 16, 2, 2), w_shape=(channels, 16, 1, 1))
+        graph, _ = conv_graph(device=device, **{**shape, **case})
+        found = conv_group(graph, graph.ops, graph.outputs)
+        assert found is not None
+        made = Vectors.of(found, device)
+        assert made.lanes * made.count >= channels
+        return made.lanes, made.count
+
+    halving = replace(AVX512, halves=1)
+    assert vectors(halving) == (lanes, count)
+    assert vectors(AVX512) == (16, -(-channels // 16))
+    assert vectors(halving, dtype="float64")[0] == 8, "blocks of two vectors stay whole"
 
 
 @pytest.mark.parametrize(("channels", "window"), [(512, 3), (2048, 1)])

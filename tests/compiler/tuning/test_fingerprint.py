@@ -7,8 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from tilewright.compiler.codegen.cpu.target import NAMED, host
-from tilewright.compiler.tuning.fingerprint import fingerprint, label, same_model
+from tilewright.compiler.codegen.cpu.target import NAMED, CpuTarget, host
+from tilewright.compiler.tuning.fingerprint import (
+    fingerprint,
+    kernel_device,
+    label,
+    same_model,
+)
 
 AMD = """processor\t: 0
 vendor_id\t: AuthenticAMD
@@ -99,3 +104,8 @@ def test_this_machine() -> None:
     text = fingerprint(host())
     assert same_model(text, text)
     assert text == fingerprint(host())
+
+
+def test_templates_are_told_of_vectors_that_take_two_passes() -> None:
+    halving = CpuTarget.of(TARGET.triple, "znver4", TARGET.features)
+    assert (kernel_device(halving, 1).halves, kernel_device(TARGET, 1).halves) == (1, 0)
