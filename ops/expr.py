@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 import operator as _op
 from collections.abc import Callable, Hashable
+from functools import lru_cache
 from typing import Any, Final
 
 from .errors import OperatorError
@@ -138,6 +139,7 @@ def const(value: Scalar, dtype: DType) -> Expr:
     return Expr("const", (), int(value), dtype)
 
 
+@lru_cache(1 << 12)
 def index(value: int) -> Expr:
     return Expr("const", (), int(value), i64)
 

@@ -35,7 +35,7 @@ def transform(
     def go(n: Expr) -> Expr:
         r = done.get(n)
         if r is None:
-            args = tuple(go(a) for a in n.args)
+            args = tuple([go(a) for a in n.args])
             r = visit(n, args)
             if r is None:
                 r = rebuild(n, args)

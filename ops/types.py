@@ -14,9 +14,12 @@ import numpy.typing as npt
 from .errors import OperatorError
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class DType:
-    """An element type: its name in printed IR, kind, width, and the numpy type that stores it."""
+    """An element type: its name in printed IR, kind, width, and the numpy type that stores it.
+
+    There is one object of each, below: types are compared and looked up often, by identity.
+    """
 
     name: str
     kind: str  # "f" float, "i" signed, "u" unsigned, "b" bool
@@ -34,9 +37,6 @@ class DType:
     @property
     def is_integer(self) -> bool:
         return self.kind in "iu"
-
-    def __hash__(self) -> int:  # types are looked up often, and hashing a numpy dtype is slow
-        return hash(self.name)
 
     def __str__(self) -> str:
         return self.name
