@@ -32,7 +32,10 @@ def interned(key: tuple[Any, ...], new: Any) -> Any:
         return new
 
 
-def _drop(entry: Entry) -> None:
+def _drop(
+    entry: Entry, table: dict[tuple[Any, ...], Entry] = table, _changing: Any = _changing
+) -> None:
+    """Defaults, as globals are gone when the last entries leave: while the interpreter ends."""
     with _changing:
         if table.get(entry.key) is entry:
             del table[entry.key]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from math import prod
 from typing import Final
 
@@ -138,6 +139,7 @@ class Layout:
 ROW_MAJOR: Final = Layout()
 
 
+@lru_cache(1 << 10)
 def row_major_strides(shape: tuple[int, ...]) -> tuple[int, ...]:
     """Strides in elements of a dense row-major array."""
     strides, step = [], 1
