@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from ...ops import expr
 from ..errors import MemoryLimitError
-from ..graph.arrays import ALIGNMENT, aligned_empty
+from ..graph.arrays import ALIGNMENT, paged_empty
 from ..graph.ir import Blob, Deferred, Graph
 from ..graph.mapped import file_of
 from ..graph.storage import aliases
@@ -163,8 +163,8 @@ def _places(
 
 
 def allocated(shape: tuple[int, ...], dtype: npt.DTypeLike) -> Array:
-    """Uninitialised memory on a cache line. Raises MemoryLimitError."""
+    """Uninitialised memory on a cache line, in large pages. Raises MemoryLimitError."""
     try:
-        return aligned_empty(shape, dtype)
+        return paged_empty(shape, dtype)
     except MemoryError as e:
         raise MemoryLimitError(f"no memory for the arena or a constant: {e}") from e
