@@ -11,29 +11,14 @@ from __future__ import annotations
 import math
 import operator as _op
 from collections.abc import Callable, Hashable
+from functools import lru_cache
 from typing import Any, Final
-from weakref import ref
 
 from .errors import OperatorError
+from .interning import interned, table
 from .types import HALF, DType, boolean, f32, i64
 
 Scalar = int | float | bool
-
-
-class _Entry(ref["Expr"]):
-    """A weak reference that knows its place in the table."""
-
-    __slots__ = ("key",)
-    key: tuple[Any, ...]
-
-
-# A WeakValueDictionary would take twice the time per lookup, and compiling makes many.
-_interned: dict[tuple[Any, ...], _Entry] = {}
-
-
-def _drop(entry: _Entry) -> None:
-    if _interned.get(entry.key) is entry:
-        del _interned[entry.key]
 
 
 class Expr:
@@ -55,18 +40,16 @@ class Expr:
         # type(payload) tells 1 from 1.0 and True; repr tells 0.0 from -0.0 and keeps NaN findable
         tag = repr(payload) if isinstance(payload, float) else payload
         key = (op, args, type(payload), tag, dtype.name)
-        entry = _interned.get(key)
+        entry = table.get(key)
         found = None if entry is None else entry()
         if found is not None:
-            return found
+            return found  # type: ignore[no-any-return]
         self = object.__new__(cls)
         self.op, self.args, self.payload, self.dtype = op, args, payload, dtype
         self._free = None
         self._bounds = "unknown"
         self._linear = self._rank = None
-        entry = _interned[key] = _Entry(self, _drop)
-        entry.key = key
-        return self
+        return interned(key, self)  # type: ignore[no-any-return]
 
     # Arithmetic builds through the smart constructors below.
     def __add__(self, other: Expr | Scalar) -> Expr:
@@ -156,6 +139,7 @@ def const(value: Scalar, dtype: DType) -> Expr:
     return Expr("const", (), int(value), dtype)
 
 
+@lru_cache(1 << 12)  # a third of what compiling makes are such constants, and few of them new
 def index(value: int) -> Expr:
     return Expr("const", (), int(value), i64)
 

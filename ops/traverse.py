@@ -35,10 +35,10 @@ def transform(
     def go(n: Expr) -> Expr:
         r = done.get(n)
         if r is None:
-            args = tuple(go(a) for a in n.args)
+            args = tuple([go(a) for a in n.args]) if n.args else ()
             r = visit(n, args)
             if r is None:
-                r = rebuild(n, args)
+                r = n if args == n.args else rebuild(n, args)
             done[n] = r
         return r
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from math import prod
 from typing import Final
 
@@ -14,9 +15,12 @@ import numpy.typing as npt
 from .errors import OperatorError
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class DType:
-    """An element type: its name in printed IR, kind, width, and the numpy type that stores it."""
+    """An element type: its name in printed IR, kind, width, and the numpy type that stores it.
+
+    There is one object of each, below: types are compared and looked up often, by identity.
+    """
 
     name: str
     kind: str  # "f" float, "i" signed, "u" unsigned, "b" bool
@@ -34,9 +38,6 @@ class DType:
     @property
     def is_integer(self) -> bool:
         return self.kind in "iu"
-
-    def __hash__(self) -> int:  # types are looked up often, and hashing a numpy dtype is slow
-        return hash(self.name)
 
     def __str__(self) -> str:
         return self.name
@@ -138,6 +139,7 @@ class Layout:
 ROW_MAJOR: Final = Layout()
 
 
+@lru_cache(1 << 10)
 def row_major_strides(shape: tuple[int, ...]) -> tuple[int, ...]:
     """Strides in elements of a dense row-major array."""
     strides, step = [], 1

@@ -120,7 +120,7 @@ def link(
     threads = device_of(c.target, c.options).threads
     with ThreadPoolExecutor(1) as beside:  # neither side holds the interpreter for long
         constants = beside.submit(prepare, c.graph, c.launches, threads, ready)
-        objects = load_objects((x.kernel for x in c.launches), c.target, store, report)
+        objects = load_objects((x.kernel for x in c.launches), c.target, store, report, threads)
         if c.kept is not None and c.kept.is_new:
             store.put(c.kept.key, c.kept.records)
         t_objects = watch.lap()

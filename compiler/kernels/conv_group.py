@@ -86,9 +86,10 @@ class ConvGroup:
 
     @property
     def is_flat(self) -> bool:
+        if not self.window.is_pointwise:
+            return False
         steps, dims = self.x.strides[2 : self.x.rank], self.x.dims[2:]
-        even = all(s == t * d for s, t, d in zip(steps, steps[1:], dims[1:], strict=False))
-        return self.window.is_pointwise and even
+        return all(s == t * d for s, t, d in zip(steps, steps[1:], dims[1:], strict=False))
 
     @property
     def bias(self) -> str | None:

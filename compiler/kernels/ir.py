@@ -50,6 +50,9 @@ class Buffer:
     elements: int
     role: Role
 
+    def __hash__(self) -> int:
+        return hash(self.name)
+
     @property
     def nbytes(self) -> int:
         return self.elements * self.dtype.bytes
@@ -111,6 +114,9 @@ class Local:
     shared: bool = False
     align: int = 16
     aside: bool = False
+
+    def __hash__(self) -> int:
+        return hash(self.name)
 
     def __getitem__(self, where: Expr | int | tuple[Expr | int, ...]) -> Expr:
         at = where if isinstance(where, tuple) else (where,)

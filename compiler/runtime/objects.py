@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from types import MappingProxyType
 
-from ...ops import expr
-from ..codegen.cpu import arithmetic, assemble, llvm_text, lower, registers, vector_math
+from ...ops import expr, traverse
+from ..codegen.cpu import lower
 from ..codegen.cpu.assemble import build_object
 from ..codegen.cpu.link import Linked, link
 from ..codegen.cpu.target import CpuTarget
 from ..kernels.ir import Kernel
-from ..kernels.printer import symbol, text_digest
+from ..kernels.printer import kernel_text, symbol, text_digest
 from ..store import Key, Store, source_digest
 
 
@@ -35,8 +37,8 @@ class Objects:
 @cache
 def codegen_fingerprint() -> str:
     """A hash of the source that decides what code comes out: a change to it makes new entries."""
-    modules = (expr, arithmetic, assemble, llvm_text, lower, registers, vector_math)
-    return source_digest(Path(str(module.__file__)) for module in modules)
+    language = (Path(str(module.__file__)) for module in (expr, traverse))
+    return source_digest([*language, *sorted(Path(lower.__file__).parent.glob("*.py"))])
 
 
 def object_key(kernel: Kernel, target: CpuTarget) -> tuple[tuple[str, str], ...]:
@@ -53,29 +55,51 @@ def load(
     target: CpuTarget,
     store: Store,
     progress: Callable[[int, int], None] | None = None,
+    threads: int = 1,
 ) -> Objects:
-    """Get object code for all kernels and link it. Equal kernels share code.
+    """Get object code for all kernels and link it. Equal kernels share code; what the store does
+    not have is built by so many threads.
 
     progress(done, total) is called as kernels become ready. Raises LoweringError.
     """
     everything = tuple(kernels)
     names = {id(k): symbol(k) for k in everything}
     unique = {names[id(k)]: k for k in everything}
-    objects, built = [], 0
-    for done, kernel in enumerate(unique.values(), 1):
-        key = object_key(kernel, target)
-        found = store.get(key)
-        if found is None:
-            found = build_object(lower.module_text(kernel, target.arithmetic), target)
-            store.put(key, found)
-            built += 1
-        objects.append(found)
+    keys = {name: object_key(kernel, target) for name, kernel in unique.items()}
+    objects = {name: found for name in unique if (found := store.get(keys[name])) is not None}
+
+    def report(done: int) -> None:
         if progress is not None:
             progress(done, len(unique))
+
+    def build(name: str) -> bytes:
+        made = build_object(lower.module_text(unique[name], target.arithmetic), target)
+        store.put(keys[name], made)
+        return made
+
+    for done in range(len(objects)):
+        report(done + 1)
+    missing = [name for name in unique if name not in objects]
+    missing.sort(key=lambda name: len(kernel_text(unique[name])), reverse=True)  # shortest last
+    with _side_by_side(min(threads, len(missing))) as mapped:
+        for name, made in zip(missing, mapped(build, missing), strict=True):
+            objects[name] = made
+            report(len(objects))
     exports = {name: lower.phase_symbols(k) for name, k in unique.items()}
-    linked = link(objects, [s for names_ in exports.values() for s in names_])
+    images = [objects[name] for name in unique]
+    linked = link(images, [s for names_ in exports.values() for s in names_])
     table = MappingProxyType({k: exports[n] for k, n in names.items()})
-    return Objects(linked, table, built, len(unique))
+    return Objects(linked, table, len(missing), len(unique))
+
+
+@contextmanager
+def _side_by_side(threads: int) -> Iterator[Callable[..., Iterator[bytes]]]:
+    """`map`, in so many threads. LLVM, which takes most of the time, lets Python run beside it."""
+    if threads < 2:
+        yield map
+        return
+    with ThreadPoolExecutor(threads) as pool:
+        yield pool.map
 
 
 def members(kernels: Iterable[Kernel], target: CpuTarget) -> Iterator[tuple[str, Key, bytes]]:

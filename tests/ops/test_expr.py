@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import gc
 import math
+import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -31,6 +34,7 @@ from tilewright.ops.expr import (
     unary,
     var,
 )
+from tilewright.ops.interning import table
 from tilewright.ops.interpreter import evaluate_expr
 from tilewright.ops.traverse import substitute, walk
 from tilewright.ops.types import boolean, f32, f64, i32, i64
@@ -50,6 +54,32 @@ def test_equal_expressions_are_one_object() -> None:
     assert X + Y is not Y + X
 
 
+def test_threads_that_make_one_expression_at_once_get_one_object() -> None:
+    """Fails within milliseconds where looking up and adding can be interrupted."""
+    rounds, rest = 40, threading.Barrier(2)
+    made: list[list[Expr]] = [[], []]
+    unlike: list[Expr] = []
+
+    def make(mine: int) -> None:
+        for r in range(rounds):
+            made[mine] = [var(f"t{k % 7}", 100) * 3 + (k + r) for k in range(200)]
+            rest.wait()
+            if mine == 0:
+                unlike.extend(x for x, y in zip(*made, strict=True) if x is not y)
+            rest.wait()
+            made[mine] = []  # entries are dropped while the other makes new ones
+
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        with ThreadPoolExecutor(2) as pool:
+            for done in [pool.submit(make, k) for k in (0, 1)]:
+                done.result()
+    finally:
+        sys.setswitchinterval(interval)
+    assert not unlike
+
+
 def test_constants_are_told_apart() -> None:
     assert const(0.0, f32) is not const(-0.0, f32)
     assert const(1, i64) is not const(1, i32)
@@ -59,13 +89,14 @@ def test_constants_are_told_apart() -> None:
 
 
 def test_unused_expressions_are_freed() -> None:
+    places = [index(k) for k in range(1000, 1050)]  # numbers of places stay for a while
     gc.collect()  # what other tests left in cycles
-    before = len(ex._interned)
-    made = [load("gone", (index(k),), f32) * 3 for k in range(1000, 1050)]
-    assert len(ex._interned) >= before + 100
+    before = len(table)
+    made = [load("gone", (k,), f32) * 3 for k in places]
+    assert len(table) >= before + 100
     del made
     gc.collect()
-    assert len(ex._interned) <= before + 2
+    assert len(table) <= before + 2
 
 
 def test_an_expression_is_no_condition() -> None:

@@ -15,6 +15,7 @@ from typing import Final
 import llvmlite.binding as llvm
 
 from ...errors import LoweringError
+from . import unlocked
 from .target import CpuTarget
 
 PIPELINES: Final = ("none", "sroa", "o2")
@@ -29,15 +30,13 @@ def build_object(llvm_text: str, target: CpuTarget, pipeline: str = "sroa") -> b
     Raises LoweringError, naming the module's first function, if LLVM rejects the text.
     """
     with _module(llvm_text, target, pipeline) as module:
-        image: bytes = target.machine().emit_object(module)
-    return image
+        return unlocked.emit(target.machine(), module)
 
 
 def assembly(llvm_text: str, target: CpuTarget, pipeline: str = "sroa") -> str:
     """The assembly listing of exactly what `build_object` would produce. Raises LoweringError."""
     with _module(llvm_text, target, pipeline) as module:
-        listing: str = target.machine().emit_assembly(module)
-    return listing
+        return unlocked.emit(target.machine(), module, listing=True).decode()
 
 
 @contextmanager
@@ -53,7 +52,7 @@ def _module(text: str, target: CpuTarget, pipeline: str) -> Iterator[llvm.Module
     machine = target.machine()
     with llvm.create_context() as context:
         try:
-            module = llvm.parse_assembly(text, context)
+            module = unlocked.parse(text, context)
         except RuntimeError as error:
             raise _rejected(text, target, error) from None
         with module:

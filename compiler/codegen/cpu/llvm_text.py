@@ -10,7 +10,8 @@ import struct
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Final
+from functools import lru_cache
+from typing import Final, NamedTuple
 
 from ....ops.types import DType, boolean, f32, i32, i64
 
@@ -24,8 +25,7 @@ LOOP_TAIL = """\
 """
 
 
-@dataclass(frozen=True, slots=True)
-class Value:
+class Value(NamedTuple):
     """An SSA value or literal. lanes == 0: a scalar. number: set when it is a known i64."""
 
     text: str
@@ -48,18 +48,13 @@ def scalar_type(dtype: DType) -> str:
     return _SCALAR.get(dtype.name) or f"i{dtype.bits}"
 
 
-_REGISTER: Final[dict[tuple[str, int], str]] = {}
-
-
+@lru_cache(1 << 8)
 def register_type(dtype: DType, lanes: int) -> str:
-    key = (dtype.name, lanes)
-    found = _REGISTER.get(key)
-    if found is None:
-        one = scalar_type(dtype)
-        found = _REGISTER[key] = f"<{lanes} x {one}>" if lanes else one
-    return found
+    one = scalar_type(dtype)
+    return f"<{lanes} x {one}>" if lanes else one
 
 
+@lru_cache(1 << 8)
 def memory_type(dtype: DType, lanes: int) -> str:
     """Booleans take a byte in memory."""
     one = "i8" if dtype is boolean else scalar_type(dtype)
@@ -95,10 +90,12 @@ def _bits(value: float, kind: str) -> int:
     return int.from_bytes(packed, "little")
 
 
+@lru_cache(1 << 12)
 def number(value: int) -> Value:
     return Value(str(value), i64, 0, value)
 
 
+@lru_cache(1 << 8)
 def poison(dtype: DType, lanes: int) -> Value:
     """What a register holds before anything was written to it."""
     return Value("poison", dtype, lanes)

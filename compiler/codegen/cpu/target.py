@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 from dataclasses import dataclass
 from functools import cache
 from typing import Final
@@ -89,13 +90,17 @@ class CpuTarget:
         }
 
     def machine(self) -> llvm.TargetMachine:
-        """LLVM's code generator for this target (one per target and process).
+        """LLVM's code generator for this target, one per target and thread: no two threads may use
+        one at a time.
 
         Position-independent code in the small code model: the linker (`link.py`) lays an object out
         in one block and adds stubs for what lies farther away, so constants are one load away
         instead of an address build and a load.
         """
-        return _machine(self)
+        found = _machines.made.get(self)
+        if found is None:
+            found = _machines.made[self] = _machine(self)
+        return found
 
 
 def _architecture(triple: str) -> str:
@@ -195,7 +200,16 @@ def _host(wanted: str) -> CpuTarget:
     return CpuTarget.of(native.triple, target.cpu, target.features)
 
 
-@cache
+class _Machines(threading.local):
+    """A thread's code generators."""
+
+    def __init__(self) -> None:
+        self.made: dict[CpuTarget, llvm.TargetMachine] = {}
+
+
+_machines: Final = _Machines()
+
+
 def _machine(target: CpuTarget) -> llvm.TargetMachine:
     _initialise_native()
     if target.architecture != _native().architecture:

@@ -40,6 +40,27 @@ def test_it_runs_again_after_an_error() -> None:
     assert gc.isenabled()
 
 
+def test_what_was_made_inside_is_not_searched_as_new() -> None:
+    gc.enable()
+    gc.collect()
+    with paused_collector():
+        made = [[k] for k in range(5000)]
+    young = {id(x) for generation in (0, 1) for x in gc.get_objects(generation)}
+    assert not young & set(map(id, made))
+    assert gc.get_freeze_count() == 0
+
+
+def test_frozen_objects_stay_frozen() -> None:
+    gc.enable()
+    gc.freeze()
+    try:
+        with paused_collector():
+            pass
+        assert gc.get_freeze_count() > 0
+    finally:
+        gc.unfreeze()
+
+
 def test_compile_pauses_it() -> None:
     seen = []
     gc.enable()
