@@ -225,9 +225,10 @@ def seconds(d: Device, m: Measured) -> list[float]:
         held = []
         for k, p in enumerate(m.kernel.params):
             held.append(d.memory(p.nbytes, "a calibration"))
-            raw = some_numbers(rng, p)
             if not p.is_written:
-                d.call("cuMemcpyHtoD_v2", held[-1].value, raw.ctypes.data, p.nbytes)
+                raw = some_numbers(rng, p)
+                assert raw.nbytes == p.nbytes, f"{p.name}: {raw.nbytes} bytes of {p.nbytes}"
+                d.upload(held[-1].value, raw)
             for b in bound:
                 b.point(k, held[-1].value)
         stream = d.stream()

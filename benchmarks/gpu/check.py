@@ -13,7 +13,8 @@ are right; then products, ResNet-50, memory-bound kernels, convolutions, attenti
 other models. Every part is a process with a time limit, so that a kernel that hangs or faults costs
 its own part at most, and every stage has its share of the time. Rows are in the files gpu_*.json of
 the output folder as soon as they are known, so that what is cut off is not lost; the table ends
-with what failed, and so does the exit status.
+with what every stage found and what failed, in less than 8,000 characters, and the exit status
+says whether anything did.
 
 It takes this package with numba-cuda, or a store that was filled where that is, and torch with CUDA
 for what stands beside it. `TILEWRIGHT_CACHE` names the store.
@@ -58,22 +59,31 @@ FAMILIES: Final = ("gpu_wgmma", "gpu_mma", "gpu_attention_wgmma", "gpu_attention
 """Templates by name, those that may go wrong in the most ways first."""
 MODELS: Final = ("transformer", "mobilenet", "vgg_cifar", "squeezenet", "mlp", "digitnet",
                  "gru_sent", "segnet", "densenet121")  # fmt: skip
-SHARES: Final = {"ladder": 0.2, "calibration": 0.1, "families": 0.35}
-"""Of the time, at most; what they leave is for all others."""
+SHARES: Final = {"ladder": 0.2, "calibration": 0.1, "families": 0.35, "beside": 0.35}
+"""Of the time, at most, where all stages are wanted; what one leaves is for those behind it."""
 LEAST: Final = 5.0
 """Seconds without which no process is started."""
+ENDING: Final = 20.0
+"""Seconds that a process has to end in, after its last row or when it was killed: a driver that
+cannot stop a kernel may keep it for good."""
+SHOWN, WIDTH = 24, 200
+"""Failures that the end lists, and characters of each; the files have all of them."""
+SILENCE: Final = 40.0
+"""Seconds that one candidate of a family may take: if it hangs, others still have their turn."""
 RESTARTS: Final = 3
 """Of a family's process after one was lost: it goes on behind the case that it was at."""
 
 
 @dataclass(frozen=True)
 class Part:
-    """A process: its arguments, the seconds it may take, and the file its rows go to."""
+    """A process: its arguments, the seconds it may take, the file its rows go to, and the seconds
+    that may pass between two of them."""
 
     name: str
     args: tuple[str, ...]
     seconds: float
     file: str
+    silence: float = float("inf")
 
 
 def rungs(names: Sequence[str]) -> list[Part]:
@@ -82,7 +92,8 @@ def rungs(names: Sequence[str]) -> list[Part]:
 
 
 def families(seed: int) -> list[Part]:
-    return [Part(n, ("family", n, "--seed", str(seed)), 150, "families") for n in FAMILIES]
+    return [Part(n, ("family", n, "--seed", str(seed)), 150, "families", SILENCE)
+            for n in FAMILIES]  # fmt: skip
 
 
 def parts() -> list[Part]:
@@ -111,6 +122,7 @@ class Log:
     def __init__(self, folder: Path, settings: Row) -> None:
         self.folder, self.settings = folder, settings
         self.failed: list[str] = []
+        self.found: list[str] = []
         self.right: dict[str, int] = {}
         self._sheets: dict[str, Sheet] = {}
         self._lock = threading.Lock()
@@ -137,12 +149,24 @@ class Log:
         """A process ended before its part did."""
         self.take(part, {"name": at or part.name, "error": why})
 
+    def tell(self, text: str) -> None:
+        """Show what a stage found, now and at the end."""
+        self.found.append(text)
+        print(text, flush=True)
+
+    def summary(self) -> str:
+        """What stages found, and the first of what failed: rungs ahead of what stands on them."""
+        failed = sorted(self.failed, key=lambda x: (not x.startswith("ladder"), x))
+        lines = [*self.found, f"{len(failed)} failed", *(f"  {_cut(x)}" for x in failed[:SHOWN])]
+        more = len(failed) - SHOWN
+        return "\n".join([*lines, *([f"  and {more} more"] if more > 0 else [])])
+
 
 def line(row: Row) -> str:
     """A row of any kind, in one line."""
     name = str(row["name"])[:76]
     if "error" in row:
-        return f"{name:76s}  FAILED {row['error']}"
+        return f"{name:76s}  FAILED {_cut(row['error'])}"
     if "skipped" in row:
         return f"{name:76s}  left out: {row['skipped']}"
     if "chip" in row:
@@ -160,6 +184,10 @@ def line(row: Row) -> str:
     taken = ", ".join(f"{n} {v['median'] * 1e6:.1f} us" for n, v in row["seconds"].items())
     failed = "".join(f"; {n} failed: {why[:80]}" for n, why in row.get("failed", {}).items())
     return f"{name:76s}  {taken}{failed}"
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= WIDTH else f"{text[: WIDTH - 3]}..."
 
 
 def _each(seconds: float, row: Row) -> str:
@@ -180,8 +208,9 @@ def stop(*_: object) -> None:
     os._exit(128 + signal.SIGTERM)
 
 
-def run(program: Sequence[str], seconds: float) -> Iterator[Row]:
-    """The rows of a process as they come. Raises Lost, also when its time is over."""
+def run(program: Sequence[str], seconds: float, silence: float = float("inf")) -> Iterator[Row]:
+    """The rows of a process as they come. Raises Lost, also when its time is over, or none came for
+    so long."""
     with tempfile.TemporaryFile("w+") as errors:
         child = subprocess.Popen(program, stdout=subprocess.PIPE, stderr=errors, text=True,
                                  start_new_session=True)  # fmt: skip
@@ -190,9 +219,11 @@ def run(program: Sequence[str], seconds: float) -> Iterator[Row]:
         reader = threading.Thread(target=_read, args=(child.stdout, lines), daemon=True)
         reader.start()
         deadline = time.monotonic() + seconds
+        until = deadline
         try:
             while True:
-                text = lines.get(timeout=max(deadline - time.monotonic(), 0.0))
+                until = min(deadline, time.monotonic() + silence)
+                text = lines.get(timeout=max(until - time.monotonic(), 0.0))
                 if text is None:
                     break
                 try:
@@ -201,13 +232,15 @@ def run(program: Sequence[str], seconds: float) -> Iterator[Row]:
                     continue  # what some library prints
                 if isinstance(row, dict):
                     yield row
-            status = child.wait(timeout=5)
+            status = child.wait(timeout=ENDING)
         except (queue.Empty, subprocess.TimeoutExpired):
-            raise Lost(f"stopped after {seconds:.0f} s") from None
+            why = f"after {seconds:.0f} s" if until == deadline else f"after {silence:.0f} s at it"
+            raise Lost(f"stopped {why}") from None
         finally:
             if child.poll() is None:
                 os.killpg(child.pid, signal.SIGKILL)
-                child.wait()
+                with suppress(subprocess.TimeoutExpired):
+                    child.wait(timeout=ENDING)
             _children.discard(child.pid)
         if status:
             errors.seek(0)
@@ -232,7 +265,7 @@ def run_part(part: Part, program: Sequence[str], until: float, log: Log) -> None
         at, number = "", None
         more = () if first is None else ("--first", str(first))
         try:
-            for row in run((*program, *part.args, *more), end - time.monotonic()):
+            for row in run((*program, *part.args, *more), end - time.monotonic(), part.silence):
                 at, number = row.get("at", at), row.get("number", number)
                 log.take(part, row)
             return
@@ -258,26 +291,24 @@ def everything(
     work: Work, program: Sequence[str], until: float, log: Log, side_by_side: int
 ) -> None:
     """One stage after the other. Rungs and families run side by side, all that is timed alone;
-    models' files are made meanwhile. A stage that others wait for may not take all the time."""
-    whole = until - time.monotonic()
+    models' files are made meanwhile, and waited for by what needs them. A stage that others wait
+    for may not take all the time."""
+    stages = {"ladder": work.ladder, "calibration": work.calibration, "families": work.families,
+              "beside": work.beside}  # fmt: skip
+    whole = (until - time.monotonic()) / sum(SHARES[n] for n, chosen in stages.items() if chosen)
     with ThreadPoolExecutor(1) as other:
-        made = other.submit(_one_by_one, work.files, program, until, log)
-        for name, chosen in (("ladder", work.ladder), ("calibration", work.calibration),
-                             ("families", work.families)):  # fmt: skip
-            if not chosen:
+        made = {p.args[1]: other.submit(run_part, p, program, until, log) for p in work.files}
+        for name, chosen in stages.items():
+            if not chosen or name == "beside":
                 continue
             end = min(until, time.monotonic() + SHARES[name] * whole)
             with ThreadPoolExecutor(1 if name == "calibration" else side_by_side) as pool:
                 list(pool.map(lambda p, end=end: run_part(p, program, end, log), chosen))
             _told(name, chosen, log)
-        if work.beside:
-            made.result()
-        _one_by_one(work.beside, program, until, log)
-
-
-def _one_by_one(chosen: Sequence[Part], program: Sequence[str], until: float, log: Log) -> None:
-    for p in chosen:
-        run_part(p, program, until, log)
+        for p in work.beside:
+            if p.args[0] == "model" and p.args[1] in made:
+                made[p.args[1]].result()
+            run_part(p, program, until, log)
 
 
 def _told(name: str, chosen: Sequence[Part], log: Log) -> None:
@@ -285,11 +316,11 @@ def _told(name: str, chosen: Sequence[Part], log: Log) -> None:
     if name == "ladder":
         wrong = sorted(x for x in log.failed if x.startswith("ladder"))
         first = f"the first that is wrong is {wrong[0]}" if wrong else "none is wrong"
-        print(f"ladder: {log.right.get(name, 0)} of {len(chosen)} rungs are right, {first}")
+        told = f"ladder: {log.right.get(name, 0)} of {len(chosen)} rungs are right, {_cut(first)}"
+        log.tell(told)
     elif name == "families":
         for p in chosen:
-            print(f"{p.name:14s} {log.right.get(p.name, 0)} candidates are right")
-    sys.stdout.flush()
+            log.tell(f"{p.name:14s} {log.right.get(p.name, 0)} candidates are right")
 
 
 def prepare(arch: str, names: Sequence[str], seed: int, budget: float, side_by_side: int) -> int:
@@ -349,12 +380,11 @@ def main() -> None:
     print(f"code made before: {known.made_by if known else 'none'}", flush=True)
     if known and known.source != preparing.source():
         print("that code is of other source: what differs is made again, which takes its time")
+    names = found.pop("rungs")
     del found["at"]
     log = Log(args.output, about(seed=seed, budget=budget, **found))
-    everything(work_of(args.only, found["rungs"], seed), PROGRAM, until, log, min(args.jobs, 6))
-    print(f"\n{len(log.failed)} failed")
-    for text in log.failed:
-        print(f"  {text}")
+    everything(work_of(args.only, names, seed), PROGRAM, until, log, min(args.jobs, 6))
+    print(f"\n{log.summary()}")
     print(f"rows are in {args.output}/gpu_*.json")
     raise SystemExit(bool(log.failed))
 

@@ -63,7 +63,7 @@ def _copied(d: Device) -> str:
     sent, got = np.arange(ROUND_TRIP, dtype=np.uint32), np.zeros(ROUND_TRIP, np.uint32)
     with d:
         held = d.memory(sent.nbytes, "a round trip")
-        d.call("cuMemcpyHtoD_v2", held.value, sent.ctypes.data, sent.nbytes)
+        d.upload(held.value, sent)
         d.call("cuMemcpyDtoH_v2", got.ctypes.data, held.value, got.nbytes)
     return "" if np.array_equal(sent, got) else "memory does not hold what was copied there"
 
@@ -120,7 +120,7 @@ def _uploaded(d: Device, trial: Trial) -> dict[str, Handle]:
             raw = np.ascontiguousarray(trial.given[p.name]).view(np.uint8).ravel()
         assert raw.nbytes == p.nbytes, f"{p.name}: {raw.nbytes} bytes of {p.nbytes}"
         made[p.name] = d.memory(p.nbytes, "a rung")
-        d.call("cuMemcpyHtoD_v2", made[p.name].value, raw.ctypes.data, raw.nbytes)
+        d.upload(made[p.name].value, raw)
     return made
 
 

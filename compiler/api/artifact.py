@@ -135,6 +135,9 @@ def write(
     for blob in c.graph.blobs.values():
         blob.check()
     target = Path(path)
+    if target.exists() and not target.is_file() and not target.is_dir():
+        # the new file would take the place of a device or a pipe, for all who use it
+        raise ArtifactError(f"cannot save to {str(target)!r}: that is a device or a pipe, no file")
     partial = target.with_name(f".{target.name}.{os.getpid()}.partial")
     try:
         try:

@@ -60,7 +60,7 @@ def compile(
         ones as far as that is needed; their `notes` in `exe.kernels` say so.
     shapes: sizes for inputs whose dimensions the model leaves open, e.g. {"x": (1, 3, 224, 224)}.
         Without them the program is built at the first call, once for every new set of shapes.
-    outputs: names of values to compute instead of the model's outputs.
+    outputs: names of values to compute instead of the model's outputs, or the graph's.
     threads: threads that run kernels (default TILEWRIGHT_THREADS, else this process's CPUs).
     reorder, inplace: False keeps kernels in the model's order, and gives results no operand's
         memory; to see what those save.

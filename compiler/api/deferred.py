@@ -44,7 +44,7 @@ class DeferredExecutable:
     def __init__(
         self, inputs: Sequence[Any], build: Callable[[Mapping[str, Sequence[int]]], Executable]
     ) -> None:
-        self.inputs = tuple(TensorSpec(v.name, v.dims, v.dtype.numpy) for v in inputs)
+        self.inputs = tuple(TensorSpec.of(v.name, v.dims, v.dtype) for v in inputs)
         self._build = build
         self._made: dict[tuple[tuple[int, ...], ...], Executable] = {}
         self._latest: Executable | None = None

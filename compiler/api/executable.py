@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..codegen.cpu.target import CpuTarget
+from ..graph.bfloat16 import bits_of
 from ..inspect.views import Compilation, kernel_name, view
 from ..kernels.access import element_by_element
 from ..kernels.ir import Launch
@@ -197,6 +198,8 @@ class Executable(Inspectable[CpuTarget]):
 def random_input(spec: TensorSpec, seed: int = 0) -> Array:
     """Plausible data for an input: normal floats, small non-negative integers."""
     rng = np.random.default_rng(seed)
+    if spec.is_bf16:
+        return bits_of(rng.standard_normal(spec.shape))
     if spec.dtype.kind == "f":
         return np.asarray(rng.standard_normal(spec.shape), spec.dtype)
     return np.asarray(rng.integers(0, 2, spec.shape), spec.dtype)

@@ -63,7 +63,7 @@ class GpuExecutable(Inspectable[CudaTarget]):
 
         def specs(names: Sequence[str]) -> tuple[TensorSpec, ...]:
             kinds = map(g.type, names)
-            return tuple(TensorSpec(n, t.dims, t.dtype.numpy)
+            return tuple(TensorSpec.of(n, t.dims, t.dtype)
                          for n, t in zip(names, kinds, strict=True))  # fmt: skip
 
         self.inputs: tuple[TensorSpec, ...] = specs(g.inputs)

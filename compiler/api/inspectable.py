@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Generic
+from typing import TYPE_CHECKING, Any, Generic, NoReturn
 
 from ..graph.ir import Graph
 from ..inspect.memory import MemoryUse, memory_use
@@ -48,6 +48,10 @@ class Inspectable(Generic[TargetT]):
 
     def __init__(self, compilation: Compilation[TargetT]) -> None:
         self._compilation = compilation
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError(f"a {type(self).__name__} can't be pickled or copied; save it with "
+                        "exe.save(path), and tw.load(path) it elsewhere")  # fmt: skip
 
     @property
     def graph(self) -> Graph:

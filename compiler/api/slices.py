@@ -97,7 +97,7 @@ def _feeds(graph: Graph, inputs: Any) -> dict[str, Array]:
     feeds = {}
     for n in graph.inputs:
         t = graph.type(n)
-        spec = TensorSpec(n, t.dims, t.dtype.numpy)
+        spec = TensorSpec.of(n, t.dims, t.dtype)
         x = np.array(inputs[n]) if n in inputs else random_input(spec)
         if x.shape != spec.shape or x.dtype != spec.dtype:
             raise InputError(f"input {n!r} must have the shape {list(spec.shape)} and the type "

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from difflib import get_close_matches
 from typing import Any
 
 from ..codegen.cpu.target import CpuTarget, host
@@ -35,16 +37,40 @@ def read_source(
     """The graph, or the model that needs shapes first."""
     shapes = checked_shapes(shapes)
     if isinstance(source, GraphBuilder):
-        return source.build(), None
+        source = source.build()
+    elif is_text(source):
+        source = read_text(source)
     if isinstance(source, Graph):
-        return source, None
-    if is_text(source):
-        return read_text(source), None
+        return _asked_for(source, shapes, outputs), None
     model = onnx_frontend.load(source)
     ranked = all(v.dims is not None and v.dtype is not None for v in model.inputs)
     if shapes is None and ranked and not model.is_static:
         return None, model
     return model.to_graph(shapes, outputs), model
+
+
+def _asked_for(
+    graph: Graph, shapes: Mapping[str, Any] | None, outputs: Sequence[str] | None
+) -> Graph:
+    """A graph, whose shapes are fixed, with other outputs. Raises OptionError."""
+    for name, dims in (shapes or {}).items():
+        if name not in graph.inputs:
+            raise OptionError(f"shapes: the graph has no input {name!r} (there are: "
+                              f"{', '.join(map(repr, graph.inputs))})")  # fmt: skip
+        if dims != graph.type(name).dims:
+            raise OptionError(f"shapes: input {name!r} of the graph is {graph.type(name)}, it "
+                              f"can't be {dims}")  # fmt: skip
+    if outputs is None:
+        return graph
+    names = tuple(outputs)
+    for name in names:
+        if name not in graph.blobs:
+            near = get_close_matches(name, graph.blobs, 3)
+            hint = f"; did you mean {' or '.join(map(repr, near))}?" if near else ""
+            raise OptionError(f"outputs: the graph has no value {name!r}{hint}")
+    if not names or len(set(names)) < len(names):
+        raise OptionError(f"outputs={list(names)}: expected names of values, each of them once")
+    return replace(graph, outputs=names)
 
 
 def read_closed(source: Any, shapes: Shapes | None, outputs: Sequence[str] | None) -> Graph:

@@ -76,7 +76,9 @@ def _load(file: str) -> Array | dict[str, Array]:
         with content:
             return {n: content[n] for n in content.files}
     except (ValueError, EOFError, KeyError, zipfile.BadZipFile, AttributeError) as e:
-        raise InputError(f"{file!r} is no .npy or .npz file of plain arrays: {e}") from e
+        # what is no array at all, numpy takes for a pickle, and says how to open it
+        why = "" if "allow_pickle" in str(e) else f": {e}"
+        raise InputError(f"{file!r} is no .npy or .npz file of plain arrays{why}") from e
 
 
 def write_outputs(path: str, arrays: Mapping[str, Array]) -> None:

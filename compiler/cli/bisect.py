@@ -39,7 +39,7 @@ def add_to(commands: Any) -> None:
 def run(args: argparse.Namespace) -> int:
     """Run the command."""
     graph = read_graph(args)
-    specs = [TensorSpec(n, graph.type(n).dims, graph.type(n).dtype.numpy) for n in graph.inputs]
+    specs = [TensorSpec.of(n, graph.type(n).dims, graph.type(n).dtype) for n in graph.inputs]
     found = bisect(
         graph, read_inputs(args.input, specs), target=target_of(args), numerics=args.numerics,
         threads=args.threads,

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from ...ops.types import DType
+from ...ops.types import DType, TensorType
 from ..errors import ModelError
 from .onnx_call import Call, Result, Unsupported, converts
 from .onnx_tensors import ForeignType, Known, dtype_named
@@ -158,12 +158,15 @@ def _simplified_layer_normalization(c: Call) -> Result:
 
 @converts("Conv", "ConvTranspose")
 def _convolution(c: Call) -> Result:
-    """kernel_shape repeats what the weights say."""
+    check_kernel_shape(c, c.need(1, "W").type)
+    return c.forward(drop=("kernel_shape",))
+
+
+def check_kernel_shape(c: Call, w: TensorType) -> None:
+    """kernel_shape repeats what the weights say. Raises ModelError where it does not."""
     kernel = c.attr("kernel_shape", ())
-    w = c.need(1, "W").type
     if kernel and tuple(kernel) != w.dims[2:]:
         raise ModelError(f"{c.where}: kernel_shape is {list(kernel)}, but the weights are {w}")
-    return c.forward(drop=("kernel_shape",))
 
 
 @converts("MaxPool")

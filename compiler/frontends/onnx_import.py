@@ -145,7 +145,8 @@ class Importer:
                 self._run_node(node, scope, slots, wants)
             except Unsupported as e:
                 types = tuple("-" if s is None else s.foreign or str(_type(s)) for s in slots)
-                cut = tuple(s.value.name for s in slots if s and s.value and not s.known)
+                cut = tuple(s.value.name for s in slots if s and s.value and not s.known
+                            and s.value.name not in self.builder.inputs)  # fmt: skip
                 self.reports.append(Report(node.op_type, node.label, types, str(e), cut))
 
     def _check_name(self, node: Node, scope: Scope, slots: Sequence[Slot | None]) -> None:
@@ -329,7 +330,8 @@ def _convert(node: Node, call: Call) -> Result:
 
 
 def _unknown(node: Node, version: int) -> str:
-    return f"domain {node.domain}, opset {version}" if node.domain else f"opset {version}"
+    where = f"domain {node.domain}, opset {version}" if node.domain else f"opset {version}"
+    return f"there is no such operator here ({where})"
 
 
 def _is_registered(node: Node) -> bool:

@@ -244,4 +244,5 @@ def _check_output(declared: OnnxValue, made: TensorType, label: str) -> None:
         clash |= len(declared.dims) != made.rank or any(d != m for d, m in fixed)
     if clash:
         raise ModelError(f"{label} declares its output {declared.name!r} as {declared}, but its "
-                         f"nodes compute {made}")  # fmt: skip
+                         f"nodes compute {made}; correct what it declares, or leave the shape "
+                         "out")  # fmt: skip

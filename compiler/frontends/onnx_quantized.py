@@ -1,4 +1,5 @@
-"""Converters of quantisation: what is stored in few bits is computed in float32.
+"""Converters of quantisation: what is stored in few bits is computed in float32, and in float64
+where sums of integers have to be exact that float32 cannot hold.
 
 A tensor q stands for (q - zero_point) * scale, with one scale per tensor, per index of an axis, or
 per block of indices of an axis.
@@ -6,15 +7,16 @@ per block of indices of an axis.
 
 from __future__ import annotations
 
+from math import prod
 from typing import Final
 
 import numpy as np
 
-from ...ops.types import DType, TensorType, f32, u8
+from ...ops.types import DType, TensorType, f32, f64, i8, i32, u8
 from ..errors import ModelError
 from ..graph.builder import Value
 from .onnx_call import Call, Result, converts
-from .onnx_compute import element_type
+from .onnx_compute import check_kernel_shape, element_type
 
 _NARROW: Final = (8, 16)  # bits of integers that float32 represents with room to spare
 
@@ -52,6 +54,53 @@ def _matmul(c: Call) -> Result:
     factor = c.op("div", c.op("mul", _cast(c, a_scale, f32), _cast(c, b_scale, f32)),
                   _cast(c, y_scale, f32))  # fmt: skip
     return _rounded(c, c.op("mul", total, factor), y_zero, y_zero.type.dtype)
+
+
+@converts("ConvInteger")
+def _conv_integer(c: Call) -> Result:
+    x, w = c.need(0, "x"), c.need(1, "w")
+    result: Result = c.emit("cast", _sums(c, x, w, c.value(2), c.value(3)), to=i32.name)
+    return result
+
+
+@converts("QLinearConv")
+def _conv(c: Call) -> Result:
+    names = ("x", "x_scale", "x_zero_point", "w", "w_scale", "w_zero_point", "y_scale",
+             "y_zero_point")  # fmt: skip
+    x, x_scale, x_zero, w, w_scale, w_zero, y_scale, y_zero = (
+        c.need(k, name) for k, name in enumerate(names)
+    )
+    total = _sums(c, x, w, x_zero, w_zero)
+    bias = c.value(8)
+    if bias is not None:
+        total = c.op("add", _cast(c, total, i32), _column(c, bias, w.type.rank - 2))
+    factor = c.op("div", c.op("mul", _cast(c, x_scale, f32), _cast(c, w_scale, f32)),
+                  _cast(c, y_scale, f32))  # fmt: skip
+    ratio = c.op("mul", _cast(c, total, f32), _column(c, factor, w.type.rank - 2))
+    return _rounded(c, ratio, _column(c, y_zero, 0), y_zero.type.dtype)
+
+
+def _sums(c: Call, x: Value, w: Value, x_zero: Value | None, w_zero: Value | None) -> Value:
+    """The convolution of integers of 8 bits: whole numbers, in float32 where it holds them all,
+    else in float64."""
+    check_kernel_shape(c, w.type)
+    kind = f32 if prod(w.type.dims[1:]) << 16 <= 1 << 24 else f64
+    wide = []
+    for v, zero, behind in ((x, x_zero, 0), (w, w_zero, w.type.rank - 1)):
+        if v.type.dtype not in (u8, i8):
+            raise ModelError(f"{c.where}: expected integers of 8 bits, got {v.type}")
+        y = _cast(c, v, kind)
+        if zero is not None:
+            y = c.op("sub", y, _column(c, _cast(c, zero, kind), behind))
+        wide.append(y)
+    attrs = {k: c.attr(k, None) for k in c.attrs if k != "kernel_shape"}
+    result: Value = c.op("conv", *wide, **attrs)
+    return result
+
+
+def _column(c: Call, v: Value, behind: int) -> Value:
+    """A number, or one per channel with so many axes behind the channels'."""
+    return _reshape(c, v, () if v.type.size == 1 else (v.type.size, *(1,) * behind))
 
 
 def _rounded(c: Call, ratio: Value, zero: Value | None, dtype: DType) -> Result:

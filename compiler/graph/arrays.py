@@ -1,4 +1,4 @@
-"""Memory for constants and arenas: arrays that start where kernels want them."""
+"""Memory for constants: arrays that start where kernels want them."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ import numpy.typing as npt
 ALIGNMENT: Final = 64
 """Bytes of a cache line and of the widest vector: where a kernel's buffers start."""
 
-
 LARGE_PAGE: Final = 2 << 20
-"""Bytes that x86 and ARM translate at once, beside ordinary pages of a few KiB."""
+"""Bytes of a page that one entry of the tables that translate addresses reaches, where the system
+has any larger than the usual ones."""
 
 
 def aligned_empty(shape: tuple[int, ...], dtype: npt.DTypeLike) -> npt.NDArray[Any]:
@@ -27,25 +27,27 @@ def aligned_empty(shape: tuple[int, ...], dtype: npt.DTypeLike) -> npt.NDArray[A
     return raw[start : start + nbytes].view(kind).reshape(shape)
 
 
-def large_empty(nbytes: int) -> npt.NDArray[np.uint8]:
-    """Uninitialised bytes of their own, in large pages as far as those would be more than half
-    used, if the system has them: neighbours in them are neighbours in the caches, too. Ordinary
-    pages lie anywhere, and many of one buffer may share a few sets of the second cache.
+def paged_empty(shape: tuple[int, ...], dtype: npt.DTypeLike) -> npt.NDArray[Any]:
+    """The same in large pages, if it fills one and the system has them. Kernels that read a few
+    lines from each of many places then wait for memory only, not for where it is, too.
 
     Raises MemoryError.
     """
-    pages = (nbytes + LARGE_PAGE // 2) // LARGE_PAGE
-    if not pages or not hasattr(mmap, "MADV_HUGEPAGE"):
-        return aligned_empty((nbytes,), np.uint8)
+    kind = np.dtype(dtype)
+    nbytes = prod(shape) * kind.itemsize
+    if nbytes < LARGE_PAGE or not hasattr(mmap, "MADV_HUGEPAGE"):
+        return aligned_empty(shape, dtype)
+    whole = (nbytes + LARGE_PAGE // 2) // LARGE_PAGE * LARGE_PAGE  # one more where half is used
     try:
-        room = mmap.mmap(-1, nbytes + 2 * LARGE_PAGE, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+        flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
+        memory = mmap.mmap(-1, max(whole, nbytes) + LARGE_PAGE, flags=flags)
     except OSError as e:
-        raise MemoryError(str(e)) from e
-    raw = np.frombuffer(room, np.uint8)
+        raise MemoryError(f"no memory for {nbytes} bytes: {e}") from e
+    raw = np.frombuffer(memory, np.uint8)
     start = -raw.ctypes.data % LARGE_PAGE
-    with suppress(OSError):  # a kernel without large pages
-        room.madvise(mmap.MADV_HUGEPAGE, start, pages * LARGE_PAGE)
-    return raw[start : start + nbytes]
+    with suppress(OSError):  # a system without large pages
+        memory.madvise(mmap.MADV_HUGEPAGE, start, whole)
+    return raw[start : start + nbytes].view(kind).reshape(shape)
 
 
 def freeze(array: npt.NDArray[Any]) -> npt.NDArray[Any]:

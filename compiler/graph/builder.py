@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
+from operator import index
 from typing import Any
 
 import numpy as np
@@ -34,6 +35,8 @@ class Value:
     builder: GraphBuilder
     name: str
 
+    __array_ufunc__ = None  # numpy leaves `array + value` to this class
+
     @property
     def type(self) -> TensorType:
         return self.builder.blobs[self.name].type
@@ -50,13 +53,19 @@ class Value:
         return f"%{self.name}: {self.type}"
 
     def _with(self, op: str, other: Any, swap: bool = False) -> Value:
-        o = (
-            other
-            if isinstance(other, Value)
-            else self.builder.constant(np.asarray(other, self.dtype.numpy))
-        )
+        o = other if isinstance(other, Value) else self.builder.constant(self._as_mine(op, other))
         out: Value = self.builder.op(op, *((o, self) if swap else (self, o)))
         return out
+
+    def _as_mine(self, op: str, other: Any) -> npt.NDArray[Any]:
+        """Numbers in the element type of this value, floats rounded. Raises GraphError for those
+        that integers would cut off."""
+        with np.errstate(all="ignore"):
+            mine = np.asarray(np.asarray(other), self.dtype.numpy)
+        if not self.dtype.is_float and not np.array_equal(mine, other):
+            raise GraphError(f"{op} of {self!r} and {other!r}: {self.dtype} cannot hold that "
+                             "number; cast the value first")  # fmt: skip
+        return mine
 
     def __add__(self, other: Any) -> Value:
         return self._with("add", other)
@@ -125,10 +134,17 @@ class GraphBuilder:
     def input(
         self, name: str, shape: Iterable[int], dtype: npt.DTypeLike | DType | str = f32
     ) -> Value:
-        """Declare an input of the graph; order of declaration is order of call arguments."""
-        value = self.add_blob(
-            Blob(name, TensorType(dtype_of(dtype), tuple(int(d) for d in shape)), Role.INPUT)
-        )
+        """Declare an input of the graph; order of declaration is order of call arguments.
+
+        Raises GraphError for a name that is taken, an unknown dtype, and sizes that are none: a
+        graph's shapes are fixed.
+        """
+        try:
+            kind = TensorType(dtype_of(dtype), tuple(map(index, shape)))
+            _check_size(kind)
+        except (OperatorError, TypeError) as e:
+            raise GraphError(f"input {name!r} of shape {shape!r}: {e}") from e
+        value = self.add_blob(Blob(name, kind, Role.INPUT))
         self.inputs.append(name)
         return value
 
@@ -152,7 +168,10 @@ class GraphBuilder:
     def parameter(self, name: str, value: npt.ArrayLike) -> Value:
         """A named constant that training may update later. Copied as `constant` does."""
         array = np.asarray(value)
-        kind = TensorType(dtype_of(array.dtype), array.shape)
+        try:
+            kind = TensorType(dtype_of(array.dtype), array.shape)
+        except OperatorError as e:
+            raise GraphError(f"parameter {name!r}: {e}") from e
         return self.add_blob(Blob(name, kind, Role.PARAMETER, self._frozen(array)))
 
     def output(self, value: Value, name: str = "") -> None:
@@ -236,6 +255,8 @@ class GraphBuilder:
         return _freeze(_copy(array) if _is_shared(array) else array)
 
     def _own(self, value: Value, what: str) -> str:
+        if not isinstance(value, Value):
+            raise GraphError(f"{what} of graph {self.name!r}: {value!r} is no value of a graph")
         if value.builder is not self:
             raise GraphError(f"{what} of graph {self.name!r}: {value!r} belongs to another graph")
         return value.name
@@ -258,10 +279,10 @@ def _check_size(t: TensorType) -> None:
     total = t.dtype.bytes
     for d in t.dims:
         if d < 0:
-            raise OperatorError(f"the result would have a negative dimension: {t}")
+            raise OperatorError(f"{t} has a negative dimension")
         total *= max(d, 1)
     if total > limit:
-        raise OperatorError(f"the result {t} would take {total} bytes, more than any machine has")
+        raise OperatorError(f"{t} would take {total} bytes, more than any machine has")
 
 
 def _is_shared(array: npt.NDArray[Any]) -> bool:

@@ -35,7 +35,7 @@ from .device import Device
 from .epilogue import Params, lowered, place, results
 from .ir import Declare, For, If, Kernel, Launch, Local, Phase, Set, Stmt, Store, loop, seq
 from .matmul_group import MatmulGroup, matmul_group, matmul_results, variable
-from .matmul_operands import Left, Operands
+from .matmul_operands import PAGE, Left, Operands, where_it_lies
 from .microkernel import Level, MicroKernel, Panel, Rows, Segment, issue_slots, most_rows
 from .template import Config, each_once, required
 
@@ -309,7 +309,15 @@ def _require(graph: Graph, ops: Sequence[Op], outputs: Sequence[str]) -> Attenti
 
 def _default(p: AttentionGroup, device: Device, shape: Config) -> Config:
     items = min(MAX_ITEMS, (p.scores.flops + p.mix.flops) // ITEM_FLOPS)
-    return {**shape, "items": max(1, items), "pack": p.mix.m >= PACK_ROWS}
+    crowded = p.mix.m >= PACK_ROWS and any(map(_crowded, (p.scores, p.mix)))
+    return {**shape, "items": max(1, items), "pack": crowded}
+
+
+def _crowded(p: MatmulGroup) -> bool:
+    """Whether all rows of the right operand share a few sets of the nearest cache. Others are read
+    where they lie in less time than packing takes."""
+    there = where_it_lies(p, Params(p.graph))
+    return there is not None and there.step * p.dtype.bytes % PAGE == 0
 
 
 def _shapes(p: AttentionGroup, device: Device) -> list[Config]:

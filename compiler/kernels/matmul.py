@@ -29,7 +29,7 @@ from .matmul_group import (
     matmul_group,
     matmul_results,
 )
-from .matmul_operands import Operands
+from .matmul_operands import PAGE, Operands
 from .microkernel import (
     Level,
     MicroKernel,
@@ -60,7 +60,7 @@ LONG = 64  # steps of a reduction that is worth more than one sum per element
 # Slots: of a line of a packed operand from the second cache, and for making it; of a vector of sums
 # that rests in the output between blocks of K; of an item.
 NEAR_LINE, PACK_LINE, KEPT_SUM, ITEM = 0.8, 6.0, 3.0, 500.0
-PAGE, LINE = 4096, 64  # bytes between addresses that share a cache set; bytes per line
+LINE = 64  # bytes per line of the caches
 OTHER_WAYS = 2  # lines of a set that are left to what is not the left operand
 
 

@@ -34,7 +34,8 @@ from .template import Config
 from .tiles import square
 
 Array = npt.NDArray[Any]
-PACK_ELEMENTS = 32_768  # elements that one item packs
+PAGE = 4096  # bytes between addresses that share a cache set
+PACK_ELEMENTS = 8192  # elements that one item packs: 1 to 3 microseconds
 
 _Step = tuple[str, tuple[int | None, ...], int, tuple[tuple[str, str], ...]]
 """An operator, what it reads, how many results it has, its attributes as text."""
@@ -59,6 +60,22 @@ class Right:
     base: Expr
     packed: bool
     step: int
+
+
+def own_matrix(p: MatmulGroup) -> Indices:
+    """Which matrix of the right operand a product takes, in terms of the product's number."""
+    q, m, _ = formal(p)
+    at = broadcast(p.logical(q, m), p.own_batch) if p.own_batch else ()
+    return tuple(i if d > 1 else index(0) for i, d in zip(at, p.own_batch, strict=True))
+
+
+def where_it_lies(p: MatmulGroup, params: Params) -> Right | None:
+    """The right operand without a copy of it, if its columns lie side by side."""
+    (_, _, n), k = formal(p), variable("k", p.k)
+    found = affine(params.lower(p.b_element(own_matrix(p), k, n)), (k, n))
+    if found is None or found[1][n] != 1:
+        return None
+    return Right(found[0], found[2], False, found[1][k])
 
 
 class Operands:
@@ -114,22 +131,18 @@ class Operands:
 
     def _right(self) -> Right:
         p = self.p
-        own = p.own_batch
-        at = broadcast(p.logical(self.q, self.m), own) if own else ()
-        at = tuple(i if d > 1 else index(0) for i, d in zip(at, own, strict=True))
+        at = own_matrix(p)
         matrix = index(0)
-        for i, s in zip(at, row_major_strides(own), strict=True):
+        for i, s in zip(at, row_major_strides(p.own_batch), strict=True):
             matrix = matrix + i * s
         base = matrix * self.panel_elements
-        total = prod(own) * self.panel_elements
+        total = prod(p.own_batch) * self.panel_elements
         if p.constant:
             return Right(self.params.prepared(self._prepared(), p.dtype, total), base, True, 0)
         if self.config["pack"] is not True:
-            k = variable("k", p.k)
-            value = self.params.lower(p.b_element(at, k, self.n))
-            found = affine(value, (k, self.n))
-            if found is not None and found[1][self.n] == 1:
-                return Right(found[0], found[2], False, found[1][k])
+            found = where_it_lies(p, self.params)
+            if found is not None:
+                return found
         if self.config["pack"] == "item":
             return self._packed_by_items(at)
         scratch = self.params.scratch(p.dtype, total)

@@ -33,9 +33,10 @@ class FoldScales(OptionalPass):
 
     The whole chain is worked out in float64 and rounded once. Links of a chain are results that one
     op reads and that are no outputs of the graph. A convolution gains a bias where it had none; a
-    matrix product keeps one addition behind it. Batch normalisation behind anything else becomes
-    one multiplication and one addition, in float32 where its elements are half floats. Behind a
-    contraction of half floats, casts to float32 and back are links as well.
+    matrix product keeps one addition behind it, in float32 where its elements are bf16. Batch
+    normalisation behind anything else becomes one multiplication and one addition, in float32 where
+    its elements are half floats. Behind a contraction of half floats, casts to float32 and back are
+    links as well.
     """
 
     def run(self, graph: Graph, fuel: Fuel = UNLIMITED) -> Graph:
@@ -125,7 +126,9 @@ def _chain(graph: Graph, op: Op) -> _Chain | None:
     needed = int(head.kind == "matmul" and bool(shift.any()))
     if head.kind != "norm" and sum(link.operator != "cast" for link in links) <= needed:
         return None
-    constants = f32 if head.kind == "norm" and t.dtype in HALF else t.dtype
+    # what no convolution takes up is added, or multiplied with, in float32
+    wide = (head.kind == "norm" and t.dtype in HALF) or (head.kind == "matmul" and t.dtype is bf16)
+    constants = f32 if wide else t.dtype
     with np.errstate(all="ignore"):
         rounded = [narrow(x, constants) for x in (scale, shift)]
     if not all(np.isfinite(floats(x, constants)).all() for x in rounded):
@@ -299,7 +302,12 @@ def _emit(b: SourceRewriter, c: _Chain, x: Value) -> Value:
         out = b.op(operator, x, w, constant(c.shift, "bias"), **last, **attrs)
     elif c.shift.any():
         y = b.op(operator, x, w, **named, **attrs)
-        out = b.op("add", y, constant(c.shift, "shift"), **last)
+        if kind is bf16:
+            y = b.op("cast", y, to="f32", **named)
+            total = b.op("add", y, constant(c.shift, "shift", f32), **named)
+            out = b.op("cast", total, to="bf16", **last)
+        else:
+            out = b.op("add", y, constant(c.shift, "shift"), **last)
     else:
         out = b.op(operator, x, w, **last, **attrs)
     return out

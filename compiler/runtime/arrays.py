@@ -10,6 +10,7 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
+from ...ops.types import DType, bf16
 from ..errors import InputError
 from ..graph.arrays import aligned_empty
 from .fields import address
@@ -27,14 +28,24 @@ _ON_HOST: Final = (1, 3)
 
 @dataclass(frozen=True, slots=True)
 class TensorSpec:
-    """An input or output of an executable."""
+    """An input or output of an executable.
+
+    dtype: of the arrays that hold it. is_bf16: they hold the bits of bfloat16 values, which numpy
+    has no type for; an input may also be an array of `ml_dtypes.bfloat16`.
+    """
 
     name: str
     shape: tuple[Any, ...]
     dtype: np.dtype
+    is_bf16: bool = False
+
+    @classmethod
+    def of(cls, name: str, shape: tuple[Any, ...], dtype: DType) -> TensorSpec:
+        return cls(name, shape, dtype.numpy, dtype is bf16)
 
     def __str__(self) -> str:
-        return f"{self.name}: {self.dtype}{list(map(str, self.shape))}".replace("'", "")
+        bits = " (bits of bfloat16)" if self.is_bf16 else ""
+        return f"{self.name}: {self.dtype}{list(map(str, self.shape))}{bits}".replace("'", "")
 
 
 def is_on_device(given: Any) -> bool:
@@ -57,9 +68,21 @@ def as_array(name: str, given: Any) -> Array:
         ) from e
 
 
+def fitted(spec: TensorSpec, a: Array) -> Array:
+    """An array whose dtype or shape are not an input's, as one that fits. Raises InputError."""
+    if spec.is_bf16 and a.shape == spec.shape and a.dtype.name == "bfloat16":
+        return a.view(spec.dtype)
+    raise misfit(spec, a)
+
+
 def misfit(spec: TensorSpec, a: Array) -> InputError:
     """Why an array does not fit an input."""
-    if a.dtype != spec.dtype:
+    if spec.is_bf16 and a.dtype != spec.dtype and a.dtype.name != "bfloat16":
+        return InputError(
+            f"input {spec.name!r} must be bfloat16, or uint16 with its bits, got "
+            f"{a.dtype}{list(a.shape)}; convert it with .astype(ml_dtypes.bfloat16)"
+        )
+    if a.dtype != spec.dtype and not spec.is_bf16:
         return InputError(
             f"input {spec.name!r} must be {spec.dtype}, got {a.dtype}{list(a.shape)}; "
             f"convert it with .astype({str(spec.dtype)!r})"
@@ -72,6 +95,9 @@ def misfit(spec: TensorSpec, a: Array) -> InputError:
 def by_name(specs: Sequence[TensorSpec], feeds: Mapping[str, Any]) -> list[Any]:
     """Arrays in input order. Raises InputError for a missing or an unknown name."""
     known = [s.name for s in specs]
+    if not isinstance(feeds, Mapping):
+        raise InputError(f"expected arrays by name, not a {type(feeds).__name__}; the inputs are "
+                         f"{known}")  # fmt: skip
     missing = [n for n in known if n not in feeds]
     if missing or len(feeds) != len(known):
         unknown = [n for n in feeds if n not in known]

@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from ...ops import expr
 from ..errors import MemoryLimitError
-from ..graph.arrays import ALIGNMENT, large_empty
+from ..graph.arrays import ALIGNMENT, paged_empty
 from ..graph.ir import Blob, Deferred, Graph
 from ..graph.mapped import file_of
 from ..graph.storage import aliases
@@ -154,7 +154,7 @@ def _places(
     ]  # fmt: skip
     sizes = [prod(shape) * dtype.itemsize for shape, dtype in kinds]
     ends = list(accumulate(round_up(n, ALIGNMENT) for n in sizes))
-    room = allocated(ends[-1] if ends else 0)
+    room = allocated((ends[-1] if ends else 0,), np.uint8)
     starts = [0, *ends]
     return {
         what: room[at : at + n].view(dtype).reshape(shape)
@@ -162,9 +162,9 @@ def _places(
     }  # fmt: skip
 
 
-def allocated(nbytes: int) -> npt.NDArray[np.uint8]:
-    """Uninitialised memory on a cache line. Raises MemoryLimitError."""
+def allocated(shape: tuple[int, ...], dtype: npt.DTypeLike) -> Array:
+    """Uninitialised memory on a cache line, in large pages. Raises MemoryLimitError."""
     try:
-        return large_empty(nbytes)
+        return paged_empty(shape, dtype)
     except MemoryError as e:
         raise MemoryLimitError(f"no memory for the arena or a constant: {e}") from e

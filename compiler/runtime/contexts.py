@@ -49,7 +49,7 @@ class Context:
                  "arena", "entries", "entry", "whole")  # fmt: skip
 
     def __init__(self, bound: Bindings, pool: ThreadPool) -> None:
-        self.arena = allocated(bound.arena_bytes)
+        self.arena = allocated((bound.arena_bytes,), np.uint8)
         self._table = bound.table.copy()
         where, offsets = bound.in_arena
         self._table[where] = offsets + np.uint64(self.arena.ctypes.data)

@@ -18,6 +18,8 @@ import weakref
 from dataclasses import dataclass
 from typing import Any, Final
 
+import numpy.typing as npt
+
 from ..errors import (
     DeviceError,
     DeviceLostError,
@@ -180,6 +182,17 @@ class Device:
         if code:
             raise self.failure("cuMemHostAlloc", code)
         return Handle(self, address.value or 0, "cuMemFreeHost")
+
+    def upload(self, address: int, array: npt.NDArray[Any]) -> None:
+        """Copy an array of the host to where any stream may read it at once.
+
+        The driver returns from a copy of pageable memory when it has put the bytes aside, and may
+        bring them to the device later, in the order of the legacy stream (CUDA driver API, "API
+        synchronization behavior"), for which streams of ours do not wait.
+        """
+        if array.nbytes:
+            self.call("cuMemcpyHtoD_v2", address, array.ctypes.data, array.nbytes)
+            self.call("cuStreamSynchronize", LEGACY)
 
     def stream(self) -> Handle:
         """A stream that waits for no other one by itself."""

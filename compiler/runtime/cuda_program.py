@@ -27,7 +27,7 @@ from ..kernels.ir import Launch
 from ..kernels.printer import symbol
 from ..memory.buffers import round_up
 from ..memory.plan import MemoryPlan
-from .arrays import TensorSpec, as_array, check_result, is_on_device, meet, misfit, shared_result
+from .arrays import TensorSpec, as_array, check_result, fitted, is_on_device, meet, shared_result
 from .constants import Constant
 from .cuda_context import Bindings, CudaContext
 from .cuda_device import LEGACY, Device, Handle
@@ -69,7 +69,7 @@ class CudaProgram:
         """Load code and constants. Raises as `load_modules` does, and DeviceMemoryError."""
         self.device, self.launches = device, tuple(launches)
         kinds = [graph.type(n) for n in (*graph.inputs, *graph.outputs)]
-        self._specs = [TensorSpec(n, t.dims, t.dtype.numpy) for n, t in zip(
+        self._specs = [TensorSpec.of(n, t.dims, t.dtype) for n, t in zip(
             (*graph.inputs, *graph.outputs), kinds, strict=True)]  # fmt: skip
         self.inputs = tuple(self._specs[: len(graph.inputs)])
         self.outputs = tuple(self._specs[len(graph.inputs) :])
@@ -151,7 +151,7 @@ class CudaProgram:
         spec = self.inputs[k]
         a = given if type(given) is np.ndarray else as_array(spec.name, given)
         if a.dtype != spec.dtype or a.shape != spec.shape:
-            raise misfit(spec, a)
+            return fitted(spec, a)
         return a
 
     def _results(
@@ -287,6 +287,7 @@ class CudaProgram:
             results = [_Result(np.empty(s.shape, s.dtype), None) for s in self.outputs]
             context = self._take()
             try:
+                device.order(LEGACY, context.stream)  # which inputs on the device are ready in
                 self._put(context, context.stream, given, results)
                 context.wait()
                 marks = [device.event(timing=True) for _ in range(len(context.launches) + 1)]
@@ -411,7 +412,6 @@ def _uploaded(
     starts, at = {}, block.value
     for what, array in constants.items():
         starts[what] = at
-        if array.nbytes:
-            device.call("cuMemcpyHtoD_v2", at, array.ctypes.data, array.nbytes)
+        device.upload(at, array)
         at += sizes[what]
     return block, starts

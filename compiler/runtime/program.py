@@ -26,8 +26,8 @@ from .arrays import (
     as_array,
     bounds,
     check_result,
+    fitted,
     meet,
-    misfit,
     reusable,
     shared_result,
 )
@@ -243,7 +243,7 @@ class Program:
             if type(a) is not ndarray:
                 a = as_array(self.inputs[k].name, a)
             if a.dtype != dtype or a.shape != shape:
-                raise misfit(self.inputs[k], a)
+                a = fitted(self.inputs[k], a)
             flags = a.flags
             if not (flags.carray or (flags.c_contiguous and flags.aligned)):
                 a = np.require(np.array(a, order="C", copy=True), requirements=("C", "A"))
@@ -299,4 +299,4 @@ def _new(kinds: Iterable[tuple[np.dtype[Any], tuple[int, ...]]]) -> list[Array]:
 
 def _spec(graph: Graph, name: str) -> TensorSpec:
     t = graph.type(name)
-    return TensorSpec(name, t.dims, t.dtype.numpy)
+    return TensorSpec.of(name, t.dims, t.dtype)

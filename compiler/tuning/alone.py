@@ -48,7 +48,14 @@ class Filled(Problem):
 
 def filled(problem: Problem, arrays: Mapping[str, Array]) -> Filled:
     """The problem with arrays for all its inputs and constants."""
-    return Filled(problem.described, problem.constants, problem.device, problem.numerics, arrays)
+    return Filled(
+        problem.described,
+        problem.constants,
+        problem.device,
+        problem.numerics,
+        problem.arguments,
+        arrays,
+    )
 
 
 def run_alone(

@@ -1,14 +1,15 @@
 """One candidate of a problem in this process: its code, its memory, and runs of it.
 
 A kernel is run as a model would find it: outputs in memory that has been used before, inputs just
-written, weights in main memory (`cold.py`). Several runs in a row, for kernels that are too short
-for the clock, have inputs, outputs and constants of their own, so that each finds them so.
+written, weights in main memory, and where inputs are a call's arguments, everything (`cold.py`).
+Several runs in a row, for kernels that are too short for the clock, have inputs, outputs and
+constants of their own, so that each finds them so.
 """
 
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 
 import numpy as np
@@ -99,6 +100,7 @@ class Contender:
     ) -> None:  # fmt: skip
         self.launch = launch
         self._graph, self._sets = problem.graph, sets
+        self._first = problem.arguments  # a kernel that reads them is among the first of a call
         self._alias = aliases(problem.graph)
         self._faults = given
         self._codes = faults.in_run(given)
@@ -128,11 +130,13 @@ class Contender:
         self._prepare(runs)
         for k in range(runs):
             self._sets.poison(k)
-            for array in self._constants[k].values():
-                if array.nbytes < _FLUSHED:
-                    flush()(array.ctypes.data, array.nbytes)
+            _flush(self._constants[k].values())
         for k in range(runs):
             self._sets.write(k)
+        if self._first:
+            names = (*self._first, *self._graph.outputs)
+            for k in range(runs):
+                _flush(self._sets.get(k)[n] for n in names)
 
     def spoil_scratch(self) -> None:
         """Fill scratch with what no kernel computes: nobody may read it before writing it."""
@@ -237,10 +241,17 @@ def _copy(array: Array) -> Array:
     return made
 
 
+def _flush(arrays: Iterable[Array]) -> None:
+    """Bring arrays to main memory."""
+    for array in arrays:
+        if array.nbytes < _FLUSHED:
+            flush()(array.ctypes.data, array.nbytes)
+
+
 def _same(a: Array, b: Array) -> bool:
     """Whether two contiguous arrays hold the same bytes."""
     return np.array_equal(a.reshape(-1).view(np.uint8), b.reshape(-1).view(np.uint8))
 
 
 _FLUSHED: Final = 2 * max(size for _, size, _ in cache_sizes())
-"""Constants larger than that push their own beginning out of the caches."""
+"""Arrays larger than that push their own beginning out of the caches."""

@@ -4,6 +4,10 @@ Between two inferences a model's other weights go through the caches, so a kerne
 from memory each time, while the launch before has left its inputs in the caches. A kernel that is
 simply called again finds its weights in the nearest cache that holds them, and configs that differ
 in how well they read weights look equal.
+
+A kernel that reads what a call was given is among the first of the call. Nobody has just written
+that, and the memory of its results was last used in the call before, so it finds nothing in the
+caches at all.
 """
 
 from __future__ import annotations

@@ -54,7 +54,7 @@ class DeviceSets:
             flat = np.zeros(kind.span, kind.dtype.numpy)
             store(flat, kind, feeds[n])
             kept = self._originals[n] = device.memory(flat.nbytes, "an input of a candidate")
-            device.call("cuMemcpyHtoD_v2", kept.value, flat.ctypes.data, flat.nbytes)
+            device.upload(kept.value, flat)
         self._flushed = max(2 * device.facts.l2_bytes, _LEAST_FLUSH)
         self._flush = device.memory(self._flushed, "what clears the caches")
         self.stream = device.stream()
@@ -137,7 +137,7 @@ class GpuContender:
     def _uploaded(self, what: Any, array: Array) -> int:
         if what not in self._handed:
             made = self._handed[what] = self._taken(array.nbytes)
-            self._device.call("cuMemcpyHtoD_v2", made.value, array.ctypes.data, array.nbytes)
+            self._device.upload(made.value, array)
         return self._handed[what].value
 
     def spoil_scratch(self) -> None:

@@ -91,7 +91,7 @@ class GpuFaults:
             self._device.call("cuMemcpyDtoH_v2", flat.ctypes.data, at.value, flat.nbytes)
         faults.in_results(self._given, self._runs, [flat for _, flat in results])
         for at, flat in results:
-            self._device.call("cuMemcpyHtoD_v2", at.value, flat.ctypes.data, flat.nbytes)
+            self._device.upload(at.value, flat)
 
     def _fill(self) -> None:
         """Allocate until that is refused. Raises DeviceMemoryError."""

@@ -7,9 +7,9 @@ from ...autotune.row import Row
 from ...autotune.task import Key
 from ..inspect.views import Compilation
 from ..kernels.device import Device
-from ..kernels.select import group_of, is_built_in
+from ..kernels.select import group_of
 from .fingerprint import fingerprint
-from .problem import problem_of
+from .problem import problems_of
 from .tuned import VERSIONS
 
 
@@ -23,14 +23,9 @@ def measured(c: Compilation, device: Device, records: Records) -> dict[int, list
     if records.path is None or not records.path.exists():
         return {}
     place, numerics = fingerprint(c.target), c.options.numerics
-    keys: dict[object, Key] = {}
-    of: dict[int, Key] = {}
-    for number, launch in enumerate(c.launches):
-        group = group_of(c.graph, launch)
-        if is_built_in(group.ops):
-            if group.shape not in keys:
-                problem = problem_of(c.graph, group.ops, group.outputs, device, numerics)
-                keys[group.shape] = Key(problem.text, place, numerics)
-            of[number] = keys[group.shape]
+    problems = problems_of(c.graph, device, numerics)
+    keys = {shape: Key(p.text, place, numerics) for shape, p in problems.items()}
+    shapes = (group_of(c.graph, launch).shape for launch in c.launches)
+    of = {number: keys[shape] for number, shape in enumerate(shapes) if shape in keys}
     rows = records.of_many(list(keys.values()), VERSIONS)
     return {number: rows[key.digest] for number, key in of.items() if rows[key.digest]}

@@ -6,6 +6,7 @@ The text of a problem is its identity and all that another process needs to make
     numerics standard
     device vector_bytes=64 registers=32 threads=2 l1_bytes=32768 l2_bytes=1048576 l1_ways=8
     constants w1 w2
+    arguments x0
     graph group(%x0: f32[1,64,56,56]@1x16, %w1: f32[64,64,3,3], %w2: f32[64]) -> (...) {
       ...
     }
@@ -15,11 +16,15 @@ have one text, and no name of a model is in it. Constants stand for any of their
 inputs of the graph that the line `constants` names. Only what kernels write out, the value of a
 constant that is the same everywhere, is part of the problem. A blob that lies in another one has
 its strides (`f32[1,32,7,7]@1/96`) and not the blob around it.
+
+Inputs that are arguments of a call, which no kernel has just written, are in no near cache, and the
+best kernel is another one than where they are. The line `arguments` names them; without any it is
+left out.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from typing import Any, Final
@@ -31,12 +36,20 @@ from ...autotune.task import Candidate
 from ...ops.operator import Contraction
 from ..errors import LoweringError, TextError
 from ..graph.ir import Blob, Graph, Op, Role
+from ..graph.storage import aliases
 from ..graph.text import parse as parse_graph
 from ..graph.text import to_text
 from ..kernels.compose import only_element
 from ..kernels.device import Device, GpuDevice
 from ..kernels.ir import Kernel, Launch
-from ..kernels.select import able, live_outputs, templates_for
+from ..kernels.select import (
+    Group,
+    able,
+    coded_groups,
+    is_built_in,
+    live_outputs,
+    templates_for,
+)
 from ..kernels.template import Estimating, KernelTemplate
 from ..options import NUMERICS, Numerics
 from ..passes.winograd import MARK, marked
@@ -58,13 +71,14 @@ class Problem:
     """What one kernel has to compute, on which device, and which answers are allowed.
 
     described: the group alone, with constants that stand for any as inputs; constants: their names.
-    Equal problems are those with equal texts.
+    arguments: the inputs that come from a call's caller. Equal problems are those with equal texts.
     """
 
     described: Graph
     constants: tuple[str, ...]
     device: Device
     numerics: Numerics
+    arguments: tuple[str, ...]
 
     @cached_property
     def text(self) -> str:
@@ -73,7 +87,8 @@ class Problem:
         device = f"{_GPU} {device}" if isinstance(self.device, GpuDevice) else device
         head = (_HEAD, f"numerics {self.numerics}", f"device {device}",
                 " ".join(("constants", *self.constants)))  # fmt: skip
-        return "\n".join((*head, to_text(self.described)))
+        given = (" ".join(("arguments", *self.arguments)),) if self.arguments else ()
+        return "\n".join((*head, *given, to_text(self.described)))
 
     @cached_property
     def graph(self) -> Graph:
@@ -215,11 +230,44 @@ def candidate(template: KernelTemplate, config: Mapping[str, Any]) -> Candidate:
 # --------------------------------------------------------------------------- made and read
 
 
+def problems_of(graph: Graph, device: Device, numerics: Numerics) -> dict[object, Problem]:
+    """The problem of every shape of a graph's groups, but of those with operators that users
+    declared, as text does not say what these mean.
+
+    Arguments are those that are so in all groups of a shape. On a GPU there are none: a call copies
+    them to the device, and so writes them.
+    """
+    shapes: dict[object, list[Group]] = {}
+    for group in coded_groups(graph):
+        if is_built_in(group.ops):
+            shapes.setdefault(group.shape, []).append(group)
+    found = {}
+    given = set() if isinstance(device, GpuDevice) else _given(graph)
+    for shape, (first, *others) in shapes.items():
+        own = {n for k, n in enumerate(first.names)
+               if n in given and all(g.names[k] in given for g in others)}  # fmt: skip
+        found[shape] = problem_of(graph, first.ops, first.outputs, device, numerics, own)
+    return found
+
+
+def _given(graph: Graph) -> set[str]:
+    """The graph's inputs, and what lies in them."""
+    found, lie_in = set(graph.inputs), aliases(graph)
+    for n in lie_in:
+        root = n
+        while root in lie_in:
+            root = lie_in[root].of
+        if root in graph.inputs:
+            found.add(n)
+    return found
+
+
 def problem_of(
     graph: Graph, ops: Sequence[Op], outputs: Sequence[str] | None, device: Device,
-    numerics: Numerics,
+    numerics: Numerics, arguments: Collection[str] = (),
 ) -> Problem:  # fmt: skip
-    """The problem that one group of a graph is. outputs: its live ones (default: found out)."""
+    """The problem that one group of a graph is. outputs: its live ones (default: found out).
+    arguments: of the blobs that it reads, those that come from a call's caller."""
     outs = live_outputs(graph, ops) if outputs is None else tuple(outputs)
     named: dict[str, str] = {}
     made = {o for op in ops for o in op.outputs}
@@ -252,12 +300,17 @@ def problem_of(
         for op in ops
     )  # fmt: skip
     bare = Graph("group", (*inputs, *held), tuple(named[o] for o in outs), own, blobs)
-    return Problem(bare, tuple(held), device, numerics)
+    given = tuple(new for n, new in named.items() if n in arguments)
+    return Problem(bare, tuple(held), device, numerics, given)
 
 
 def parse(text: str) -> Problem:
     """The problem that a text describes. Raises TextError for what is none."""
     parts = text.split("\n", 4)
+    given: list[str] = []
+    if len(parts) == 5 and parts[4].startswith("arguments "):
+        line, _, parts[4] = parts[4].partition("\n")
+        given = line.split()[1:]
     words = [line.split() for line in parts[:4]]
     if len(parts) < 5 or parts[0] != _HEAD or [w[:1] for w in words[1:]] != [
         ["numerics"], ["device"], ["constants"]
@@ -270,7 +323,10 @@ def parse(text: str) -> Problem:
     held = tuple(words[3][1:])
     if graph.inputs[len(graph.inputs) - len(held) :] != held or len(graph.groups) != 1:
         raise TextError(f"a problem is one group, and its last inputs are its constants: {held}")
-    return Problem(graph, held, _device(words[2][1:]), numerics)  # type: ignore[arg-type]
+    if not set(given) <= set(graph.inputs) - set(held):
+        raise TextError(f"a problem's arguments are inputs of its graph: {given}")
+    device = _device(words[2][1:])
+    return Problem(graph, held, device, numerics, tuple(given))  # type: ignore[arg-type]
 
 
 def is_for_gpu(text: str) -> bool:

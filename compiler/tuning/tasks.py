@@ -10,9 +10,9 @@ from ...autotune.task import Key, Task
 from ..inspect.views import Compilation
 from ..kernels.device import Device
 from ..kernels.ir import Kernel
-from ..kernels.select import Group, group_of, is_built_in
+from ..kernels.select import group_of
 from .fingerprint import fingerprint
-from .problem import Problem, problem_of
+from .problem import Problem, problems_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,15 +36,16 @@ def tasks_of(c: Compilation[Any], device: Device, place: str | None = None) -> l
 
     place: the fingerprint of the device, this CPU's by default.
     """
-    found: dict[object, tuple[Group, Kernel, list[int]]] = {}
+    problems = problems_of(c.graph, device, c.options.numerics)
+    found: dict[object, tuple[Kernel, list[int]]] = {}
     for number, launch in enumerate(c.launches):
-        group = group_of(c.graph, launch)
-        if is_built_in(group.ops):
-            found.setdefault(group.shape, (group, launch.kernel, []))[2].append(number)
+        shape = group_of(c.graph, launch).shape
+        if shape in problems:
+            found.setdefault(shape, (launch.kernel, []))[1].append(number)
     place = fingerprint(c.target) if place is None else place
     uses: dict[str, Use] = {}
-    for group, kernel, numbers in found.values():
-        problem = problem_of(c.graph, group.ops, group.outputs, device, c.options.numerics)
+    for shape, (kernel, numbers) in found.items():
+        problem = problems[shape]
         known = uses.get(problem.text)  # shapes may differ in what problems leave out
         task = known.task if known else task_of(problem, place, kernel)
         if len(task.space) > 1:

@@ -18,11 +18,11 @@ from ...autotune.row import Row
 from ...autotune.task import Candidate, Key
 from ..graph.ir import Graph
 from ..kernels.device import Device
-from ..kernels.select import TEMPLATES, Group, coded_groups, digests_of, templates_for
+from ..kernels.select import TEMPLATES, digests_of, templates_for
 from ..options import Numerics
 from . import fingerprint
 from .choices import Choice
-from .problem import Problem, problem_of
+from .problem import Problem, problems_of
 
 _log: Final = logging.getLogger("tilewright")
 
@@ -45,10 +45,8 @@ def recorded(
     """
     if records.path is None or not records.path.exists():
         return {}
-    problems = {
-        digest: problem_of(graph, group.ops, group.outputs, device, numerics)
-        for digest, group in distinct_groups(graph).items()
-    }
+    digests = digests_of(graph)
+    problems = {digests[s]: p for s, p in problems_of(graph, device, numerics).items()}
     keys = {digest: Key(p.text, place, numerics) for digest, p in problems.items()}
     versions = versions_for(device, numerics)
     rows = records.of_many(list(keys.values()), versions, 1 + MARGIN)
@@ -60,16 +58,6 @@ def recorded(
             found[digest] = choice
     _log.debug("%d of %d kinds of kernels are as recorded in %s", len(found), len(keys),
                records.path)  # fmt: skip
-    return found
-
-
-def distinct_groups(graph: Graph) -> dict[str, Group]:
-    """One group of every shape, by the digest of the shape."""
-    digests = digests_of(graph)
-    found: dict[str, Group] = {}
-    for group in coded_groups(graph):
-        if group.shape in digests:
-            found.setdefault(digests[group.shape], group)
     return found
 
 

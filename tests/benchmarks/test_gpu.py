@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import sys
+import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -356,11 +357,13 @@ def program(tmp_path: Path) -> Iterator[Sequence[str]]:
     yield sys.executable, str(file)
 
 
-def ran(program: Sequence[str], tmp_path: Path, what: str, seconds: float) -> tuple[Any, list[str]]:
+def ran(
+    program: Sequence[str], tmp_path: Path, what: str, seconds: float, silence: float = 60
+) -> tuple[Any, list[str]]:
     check = gpu_script("check")
     check.LEAST = 0.5
     log = check.Log(tmp_path, {"seed": 1})
-    part = check.Part(what, (what,), seconds, "tests")
+    part = check.Part(what, (what,), seconds, "tests", silence)
     check.everything(check.Work(families=[part]), program, time.monotonic() + 200, log, 2)
     rows = json.loads((tmp_path / "gpu_tests.json").read_text())
     return log, [r["name"] for r in rows if r.get("ok")]
@@ -375,6 +378,64 @@ def test_a_part_that_dies_goes_on_behind_its_case(program: Any, tmp_path: Path) 
 def test_a_part_that_hangs_is_stopped(program: Any, tmp_path: Path) -> None:
     log, right = ran(program, tmp_path, "hangs", 2)
     assert right == ["hangs 0"] and log.failed == ["case 1: stopped after 2 s"]
+
+
+def test_a_case_that_hangs_costs_no_others(program: Any, tmp_path: Path) -> None:
+    log, right = ran(program, tmp_path, "hangs", 30, 2)
+    assert right == ["hangs 0", "hangs 2"] and log.failed == ["case 1: stopped after 2 s at it"]
+
+
+def test_the_end_says_it_shortly(tmp_path: Path) -> None:
+    """What is wrong first is there however much is."""
+    check = gpu_script("check")
+    log, part = check.Log(tmp_path, {}), check.Part("x", (), 9, "tests")
+    log.tell("ladder: none of 90")
+    log.take(part, {"name": "gpu_mma: a case", "error": "wrong"})
+    for k in reversed(range(89)):
+        log.take(part, {"name": f"ladder {k:02d}: rung", "error": "wrong " * 100})
+    said = log.summary()
+    assert said.startswith("ladder: none of 90\n90 failed\n  ladder 00: rung: wrong")
+    assert said.endswith("  and 66 more") and len(said) < 6000
+
+
+def test_stages_share_the_time(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Where only some are wanted, all of it is theirs."""
+    check, given = gpu_script("check"), {}
+
+    def noted(part: Any, program: Any, until: float, log: Any) -> None:
+        given[part.name] = until - time.monotonic()
+
+    monkeypatch.setattr(check, "run_part", noted)
+
+    def shares(**stages: Any) -> dict[str, int]:
+        work = check.Work(**{n: [check.Part(n, (n,), 9, n)] for n in stages})
+        check.everything(work, (), time.monotonic() + 100, check.Log(tmp_path, {}), 1)
+        return {n: round(given[n]) for n in stages}
+
+    assert shares(ladder=1, calibration=1) == {"ladder": 67, "calibration": 33}
+    assert shares(families=1) == {"families": 100}
+    assert shares(ladder=1, calibration=1, families=1, beside=1) == {
+        "ladder": 20, "calibration": 10, "families": 35, "beside": 100}  # fmt: skip
+
+
+def test_only_models_wait_for_files(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """And each for its own: those of others are made later."""
+    check, ran, seen = gpu_script("check"), [], threading.Event()
+    what = [("kernels", "products"), ("model", "first"), ("files", "first"), ("files", "second")]
+    products, model, first, second = (check.Part(" ".join(x), x, 9, "x") for x in what)
+
+    def noted(part: Any, *rest: Any) -> None:
+        seen.wait(5 if part in (first, second) else 0)
+        ran.append(part)
+        if part is products or part is model:
+            seen.set()
+        if part is first:
+            seen.clear()
+
+    monkeypatch.setattr(check, "run_part", noted)
+    work = check.Work(beside=[products, model], files=[first, second])
+    check.everything(work, (), time.monotonic() + 100, check.Log(tmp_path, {}), 1)
+    assert ran == [products, first, model, second]
 
 
 def test_what_there_is_no_time_for_is_said(

@@ -15,6 +15,7 @@ _PLACES: Final = {
     "nvdisasm": ("bin/nvdisasm*",),
     "ptxas": ("bin/ptxas*",),
 }
+_USUAL: Final = Path("/usr/local/cuda")
 INSTALL: Final = "pip install 'tilewright[cuda]'"
 
 
@@ -28,8 +29,11 @@ def part(name: str) -> Path | None:
 
 
 def _roots() -> list[Path]:
-    """Toolkits, those of packages last."""
-    roots = [Path(os.environ[n]) for n in ("CUDA_HOME", "CUDA_PATH") if os.environ.get(n)]
+    """Toolkits: the one in the usual place, that of `nvcc`, those that the environment names, and
+    those of packages last."""
+    compiler = shutil.which("nvcc")
+    roots = [_USUAL, *([Path(compiler).resolve().parents[1]] if compiler else [])]
+    roots += [Path(os.environ[n]) for n in ("CUDA_HOME", "CUDA_PATH") if os.environ.get(n)]
     spec = find_spec("nvidia")
     for folder in (spec.submodule_search_locations or ()) if spec else ():
         roots += sorted(p for p in Path(folder).iterdir() if p.is_dir())

@@ -265,6 +265,15 @@ def test_failures_to_write_leave_nothing_behind(tmp_path: Path) -> None:
     assert [p.name for p in tmp_path.iterdir()] == ["folder"]
 
 
+def test_what_is_no_file_is_not_replaced(tmp_path: Path) -> None:
+    """`-o /dev/null` of somebody who may write to /dev would take that device from everybody."""
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    with pytest.raises(ArtifactError, match=r"cannot save to .*device or a pipe"):
+        program().save(pipe)
+    assert pipe.is_fifo() and [p.name for p in tmp_path.iterdir()] == ["pipe"]
+
+
 def test_saving_replaces_an_older_file(saved: Path, tmp_path: Path) -> None:
     (tmp_path / "p.tw").write_bytes(b"old")
     program().save(tmp_path / "p.tw")

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import logging
+import pickle
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,7 +14,7 @@ from onnx import TensorProto, helper
 
 import tilewright as tw
 from tilewright.compiler.errors import InputError, MemoryLimitError, OptionError, TargetError
-from tilewright.compiler.graph.text import parse
+from tilewright.compiler.graph.text import parse, to_text
 
 
 def two_by_two() -> tw.Graph:
@@ -76,6 +79,48 @@ def deep() -> tw.Graph:
         x = g.softmax(x, axis=axis)
     g.output(x, "y")
     return g
+
+
+def test_arrays_by_name_are_a_mapping() -> None:
+    x = np.zeros((2, 3), np.float32)
+    for given in ([x, x], x, None):
+        with pytest.raises(InputError, match=r"arrays by name.*\['a', 'b'\]"):
+            tw.compile(two_by_two()).run(given)  # type: ignore[arg-type]
+
+
+def test_an_executable_is_saved_not_pickled() -> None:
+    exe = tw.compile(two_by_two())
+    for make in (pickle.dumps, copy.deepcopy):
+        with pytest.raises(TypeError, match=r"Executable can't be pickled.*exe.save"):
+            make(exe)
+
+
+def test_other_outputs_of_a_graph(tmp_path: Path) -> None:
+    g = tw.Graph("g")
+    x = g.input("x", (2, 3))
+    inner = g.op("exp", x, out=("inner",))
+    g.output(g.relu(g.matmul(inner, np.ones((3, 4), np.float32))), "y")
+    (tmp_path / "g.txt").write_text(to_text(g.build()))
+    given = np.full((2, 3), 2, np.float32)
+    for source in (g, g.build(), tmp_path / "g.txt"):
+        exe = tw.compile(source, outputs=["inner"])
+        np.testing.assert_allclose(exe(given), np.exp(given), rtol=1e-6)
+        assert [s.name for s in exe.outputs] == ["inner"]
+    for wrong, why in (
+        (["iner"], "'iner'; did you mean 'inner'"),
+        (["y", "y"], "once"),
+        ([], "names"),
+    ):
+        with pytest.raises(OptionError, match=f"outputs.*{why}"):
+            tw.compile(g, outputs=wrong)
+
+
+def test_shapes_of_a_graph_are_fixed() -> None:
+    tw.compile(two_by_two(), shapes={"a": (2, 3)})
+    with pytest.raises(OptionError, match=r"input 'a' of the graph is f32\[2,3\].*\(4, 3\)"):
+        tw.compile(two_by_two(), shapes={"a": (4, 3)})
+    with pytest.raises(OptionError, match=r"no input 'q'.*'a', 'b'"):
+        tw.compile(two_by_two(), shapes={"q": 4})
 
 
 def test_memory_limit_is_met_or_explained() -> None:

@@ -35,7 +35,7 @@ UNSUPPORTED = {
     **dict.fromkeys(("ArrayFeatureExtractor", "Binarizer", "TreeEnsemble"), "domain ai.onnx.ml"),
     **dict.fromkeys(("DFT", "STFT", "MelWeightMatrix"), "signal processing"),
     **dict.fromkeys(
-        ("ConvInteger", "QLinearConv", "DeformConv", "RoiAlign", "Det", "CumProd", "BitCast",
+        ("DeformConv", "RoiAlign", "Det", "CumProd", "BitCast",
          "TensorScatter"),
         "no operator yet",
     ),

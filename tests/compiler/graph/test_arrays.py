@@ -1,32 +1,62 @@
-"""Memory for arenas and constants."""
+"""Memory for constants and arenas."""
 
 from __future__ import annotations
 
 import mmap
+from typing import Any
 
 import numpy as np
 import pytest
 
-from tilewright.compiler.graph.arrays import ALIGNMENT, LARGE_PAGE, large_empty
+from tilewright.compiler.graph.arrays import ALIGNMENT, LARGE_PAGE, aligned_empty, paged_empty
 
 
-@pytest.mark.parametrize("nbytes", [1, 100_000, LARGE_PAGE // 2, 3 * LARGE_PAGE - 1])
-def test_all_of_it_can_be_written(nbytes: int) -> None:
-    a, b = large_empty(nbytes), large_empty(nbytes)
-    assert a.shape == (nbytes,) and a.dtype == np.uint8
-    a[:], b[:] = 1, 2
-    assert (a == 1).all() and (b == 2).all()
-    paged = nbytes >= LARGE_PAGE // 2 and hasattr(mmap, "MADV_HUGEPAGE")
-    assert a.ctypes.data % (LARGE_PAGE if paged else ALIGNMENT) == 0
+@pytest.mark.parametrize("elements", [3, LARGE_PAGE // 4, LARGE_PAGE // 4 + 5, LARGE_PAGE])
+def test_memory_is_all_there_and_on_a_cache_line(elements: int) -> None:
+    for make in (aligned_empty, paged_empty):
+        a = make((elements, 1), np.float32)
+        assert (a.shape, a.dtype) == ((elements, 1), np.float32)
+        assert a.ctypes.data % ALIGNMENT == 0
+        a[...] = 1
+        assert a.sum() == elements
 
 
-def test_without_large_pages(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delattr(mmap, "MADV_HUGEPAGE", raising=False)
-    made = large_empty(LARGE_PAGE)
-    made[:] = 3
-    assert made.ctypes.data % ALIGNMENT == 0
+@pytest.mark.skipif(not hasattr(mmap, "MADV_HUGEPAGE"), reason="the system has one size of pages")
+@pytest.mark.parametrize(
+    ("nbytes", "pages"), [(LARGE_PAGE - 1, 0), (LARGE_PAGE, 1), (LARGE_PAGE * 3 // 2 - 1, 1),
+                          (LARGE_PAGE * 3 // 2, 2), (LARGE_PAGE * 3, 3)]
+)  # fmt: skip
+def test_large_pages_are_asked_for_where_half_of_one_is_used(
+    monkeypatch: pytest.MonkeyPatch, nbytes: int, pages: int
+) -> None:
+    asked: list[tuple[int, int]] = []
+
+    class Memory(mmap.mmap):
+        def madvise(self, option: int, *where: int) -> None:
+            assert option == mmap.MADV_HUGEPAGE
+            start, size = where
+            assert start + size <= len(self)
+            asked.append((start, size // LARGE_PAGE))
+
+    monkeypatch.setattr(mmap, "mmap", Memory)
+    a = paged_empty((nbytes,), np.uint8)
+    if pages:
+        assert a.ctypes.data % LARGE_PAGE == 0
+    assert [n for _, n in asked] == [pages] * (pages > 0)
 
 
-def test_too_much_is_a_memory_error() -> None:
+@pytest.mark.skipif(not hasattr(mmap, "MADV_HUGEPAGE"), reason="the system has one size of pages")
+def test_a_system_without_large_pages_gives_small_ones(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Memory(mmap.mmap):
+        def madvise(self, *_: Any) -> None:
+            raise OSError("invalid argument")
+
+    monkeypatch.setattr(mmap, "mmap", Memory)
+    a = paged_empty((LARGE_PAGE,), np.uint8)
+    a[...] = 7
+    assert a[-1] == 7
+
+
+def test_no_memory_is_told() -> None:
     with pytest.raises(MemoryError):
-        large_empty(1 << 55)
+        paged_empty((1 << 60,), np.uint8)

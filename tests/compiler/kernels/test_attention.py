@@ -128,3 +128,20 @@ def test_declines_weights_that_others_read() -> None:
     t.g.output(weights @ v)
     graph = Decompose().run(t.g.build())
     assert not ATTEND.matches(graph, graph.ops, graph.outputs)
+
+
+@pytest.mark.parametrize("heads", [3, 4])
+def test_values_are_packed_where_their_rows_share_cache_sets(heads: int) -> None:
+    """Rows of 4 heads are 4096 bytes apart, those of 3 heads 3072."""
+
+    def build(t: Maker) -> Value:
+        def cut(x: Value) -> Value:
+            return t.g.transpose(t.g.reshape(x, shape=(64, heads, 256)), perm=(1, 0, 2))
+
+        return t.attend(*(cut(t.input(64, heads * 256)) for _ in range(3)))
+
+    graph, _ = graph_of(build)
+    config = ATTEND.default(graph, graph.ops, graph.outputs, AVX512)
+    launch = ATTEND.instantiate(graph, graph.ops, graph.outputs, AVX512, config)
+    assert config["pack"] is (heads == 4)
+    assert len(launch.kernel.phases) == (3 if heads == 4 else 2)

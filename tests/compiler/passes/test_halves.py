@@ -135,3 +135,18 @@ def test_an_output_that_is_a_constant_of_bf16() -> None:
     assert result.type("y") == graph.type("y") and not [o for o in result.ops if o.reads == ("x",)]
     feeds = feeds_of(graph)
     assert np.array_equal(evaluate(graph, feeds)["y"], evaluate(result, feeds)["y"])
+
+
+@HALVES
+def test_what_a_matrix_product_keeps_is_added_in_a_type_that_adds(kind: DType) -> None:
+    b = GraphBuilder("g")
+    y = b.matmul(b.input("x", (4, 3), kind), held(b, kind, some(1, 3, 5)))
+    shift, scale = held(b, kind, some(2, 5)), held(b, kind, some(3, 5))
+    y = (wide(b, y) + wide(b, shift)) * wide(b, scale)
+    b.output(b.cast(y, to="bf16") if kind is bf16 else y, "y")
+    graph = b.build()
+    result, _ = run_pipeline([FoldConstants(), FoldScales()], graph)
+    assert [o for o in operators(result) if o != "cast"] == ["matmul", "add"]
+    feeds = feeds_of(graph)
+    want, got = evaluate(graph, feeds)["y"], evaluate(result, feeds)["y"]
+    assert np.abs(got - want).max() <= 4 * ULP[kind] * np.abs(want).max()

@@ -17,6 +17,7 @@ from tilewright.autotune.statistics import Sample
 from tilewright.autotune.task import Candidate, Task
 from tilewright.compiler.graph.builder import GraphBuilder
 from tilewright.compiler.tuning import bench as bench_module
+from tilewright.compiler.tuning import candidate as candidate_module
 from tilewright.compiler.tuning.bench import ProblemBench
 from tilewright.compiler.tuning.candidate import Contender, Sets
 from tilewright.compiler.tuning.faults import VARIABLE
@@ -174,6 +175,27 @@ def test_several_runs_have_memory_of_their_own() -> None:
     tables = [contender._table(k) for k in range(5)]
     shared = set.intersection(*map(set, tables))
     assert len(shared) == sum(a is None for a in contender.launch.args), "only scratch"
+
+
+@pytest.mark.parametrize("argument", [False, True])
+def test_what_no_kernel_just_wrote_is_in_main_memory(
+    monkeypatch: pytest.MonkeyPatch, argument: bool
+) -> None:
+    """Weights; and where an input is an argument of the call, that and the results: after they were
+    written, as writing brings them back."""
+    given = parse(convolution().payload)
+    problem = replace(given, arguments=given.graph.inputs if argument else ())
+    bench = ProblemBench(problem.text, lambda *_: None)
+    contender, _ = bench.contender(0, problem.default())
+    done: list[int] = []
+    monkeypatch.setattr(candidate_module, "flush", lambda: lambda at, nbytes: done.append(at))
+    write = Sets.write
+    monkeypatch.setattr(Sets, "write", lambda self, k: (done.append(0), write(self, k)))
+    contender.refresh(1)
+    own = contender._sets.get(0)
+    addresses = [own[n].ctypes.data for n in (*problem.graph.inputs, *problem.graph.outputs)]
+    weights = [a.ctypes.data for a in contender._constants[0].values()]
+    assert done == [*weights, 0, *(addresses if argument else ())]
 
 
 def test_samples_have_as_many_runs_however_long_one_took(monkeypatch: pytest.MonkeyPatch) -> None:

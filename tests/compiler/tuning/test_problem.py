@@ -17,9 +17,10 @@ from tilewright.compiler.graph.ir import Deferred
 from tilewright.compiler.graph.verify import verify
 from tilewright.compiler.inspect.views import Compilation
 from tilewright.compiler.kernels.compose import only_element
+from tilewright.compiler.kernels.device import gpu_device
 from tilewright.compiler.kernels.printer import kernel_text
 from tilewright.compiler.kernels.select import coded_groups, select
-from tilewright.compiler.tuning.problem import Problem, parse, problem_of
+from tilewright.compiler.tuning.problem import Problem, parse, problem_of, problems_of
 
 from ...fuzz.graphs import random_graph
 from .nets import NETS, analysed, device, weights
@@ -172,6 +173,36 @@ def test_constants_that_a_pass_computes_later_are_not_written_out() -> None:
     assert kernel_text(other.instantiate(other.default()).kernel) != kernel_text(
         problem.instantiate(problem.default()).kernel
     )
+
+
+def test_arguments_of_a_call_are_part_of_it() -> None:
+    """Nobody has just written them. A view of one is one; a shape that other groups have too, which
+    read what kernels wrote, has none."""
+    g = tw.Graph("net")
+    x, z = g.input("x", (4, 48)), g.input("z", (2, 2, 48))
+    w = weights(48, 48)
+    h = g.tanh(g.matmul(x, w))  # the same as the next one, but for where it reads
+    g.output(g.tanh(g.matmul(h, w)), name="y")
+    flat = g.reshape(z, shape=(4, 48))
+    for k, size in enumerate((40, 48)):  # a view that two groups read is in a group of its own
+        g.output(g.sigmoid(g.matmul(flat, weights(48, size))), name=f"s{k}")
+    c = analyse(g, tune=False, threads=1)
+    found = {p.label: p for p in problems_of(c.graph, device(c), "standard").values()}
+    assert [p.arguments for p in found.values()] == [(), ("x0",), ("x0",)], list(found)
+    for problem in found.values():
+        check_text(problem)
+        assert ("\narguments x0\n" in problem.text) == bool(problem.arguments)
+        assert parse(problem.text).arguments == problem.arguments
+    on_gpu = problems_of(c.graph, gpu_device((9, 0)), "standard")  # type: ignore[arg-type]
+    assert not any(p.arguments for p in on_gpu.values()), "a call copies them to the device"
+
+
+@pytest.mark.parametrize("named", ["x9", "w1", "x0 y3"])
+def test_arguments_are_inputs(named: str) -> None:
+    text = replace(conv_problem(), arguments=("x0",)).text
+    assert parse(text).arguments == ("x0",)
+    with pytest.raises(TextError, match="arguments"):
+        parse(text.replace("arguments x0", f"arguments {named}"))
 
 
 def test_what_passes_suggest_is_not_part_of_it() -> None:

@@ -102,7 +102,7 @@ def test_candidates_that_add_otherwise_are_told_apart() -> None:
     problem, space = next(
         (p, s) for p, s in spaces(analysed("residual")) if s[0].template == "winograd"
     )
-    claimed = Problem(problem.described, problem.constants, problem.device, "reproducible")
+    claimed = Problem(problem.described, problem.constants, problem.device, "reproducible", ())
     claimed.__dict__["_templates"] = problem._templates
     with pytest.raises(AssertionError, match="direct_conv"):
         check_space(claimed, [c for c in space if c.template == "direct_conv"][:1])

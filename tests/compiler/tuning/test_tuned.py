@@ -137,7 +137,7 @@ def test_without_a_file_nothing_is_looked_at(monkeypatch: pytest.MonkeyPatch) ->
     def refuse(*args: Any) -> Any:
         raise AssertionError("a problem was made")
 
-    monkeypatch.setattr(tuned, "problem_of", refuse)
+    monkeypatch.setattr(tuned, "problems_of", refuse)
     tw.compile(net("attention"))
     monkeypatch.setenv("TILEWRIGHT_CACHE", "off")
     tw.compile(net("attention"))

@@ -43,6 +43,7 @@ pytestmark = pytest.mark.skipif(
 )
 _INSTRUCTION = re.compile(r"^\s+(?:\{\s+)?(?:@!?U?P\w+ )?([A-Z][A-Z0-9_.]+)", re.MULTILINE)
 SPILLS = re.compile(r"LDL|STL")
+_MOVED = re.compile(r"setmaxnreg\.(inc|dec)\.sync\.aligned\.u32 (\d+)")
 
 
 @dataclass(frozen=True)
@@ -266,6 +267,11 @@ def checked(kind: Kind, arch: str, config: Config | None = None) -> Counter[str]
         fit = occupancy(chip, e.threads, usage.registers, shared)
         assert fit.blocks > 0, f"{launch.kernel.config}: {usage}, {fit}"
         assert occupancy(chip, e.threads, usage.registers, 0).blocks >= e.resident
+    moved = {way: int(n) for way, n in _MOVED.findall(ptx)}
+    if moved:  # a block begins with so many, and who asks for more than are left waits for ever
+        first, group = source.entries[0], 128
+        wanted = group * moved["dec"] + (first.threads - group) * moved["inc"]
+        assert wanted <= first.threads * made.usage[first.name].registers
     found = Counter(_INSTRUCTION.findall(re.sub(r"/\*.*?\*/", "", disassembly(made.cubin))))
     assert not [i for i in found if SPILLS.match(i)]
     for claim in kind.claims:

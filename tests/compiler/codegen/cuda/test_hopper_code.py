@@ -243,6 +243,7 @@ def test_descriptors_of_tensors() -> None:
         (TensorMap("t", Y, (70, 100), (140,), (64, 1)), "multiples of 16 bytes"),
         (TensorMap("t", Y, (70, 100), (144,), (63, 1)), "rows of 126 bytes"),
         (TensorMap("t", Y, (70, 100), (144,), (72, 1)), "do not go with a swizzle of 128"),
+        (TensorMap("t", Y, (70, 100), (144,), (32, 1)), "64 bytes do not go with a swizzle of 128"),
         (TensorMap("t", Y, (72, 301), (144,), (64, 1)), "it ends at byte 43344 of 43200"),
         (TensorMap("t", Buffer("z", f16, 8, "in"), (8,), (), (8,)), "in no parameter"),
         (TensorMap("t", Y, (70, 100), (144,), (64, 8), tf32=True), "elements of bf16"),

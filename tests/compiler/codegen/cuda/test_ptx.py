@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 
 import pytest
 
@@ -122,3 +123,22 @@ def test_machine_code(tool: str, monkeypatch: pytest.MonkeyPatch) -> None:
     assert usage.registers <= 64 and usage.shared_bytes in (16, 32) and usage.local_bytes == 0
     with pytest.raises(LoweringError, match=f"{tool} refuses"):
         assembled("this is no PTX", CudaTarget("sm_90"))
+
+
+def test_a_toolkit_is_found_by_its_compiler(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No variable names it, and no package has what is looked for."""
+    for name in ("bin/nvcc", "bin/ptxas", "nvvm/libdevice/libdevice.10.bc"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch(mode=0o755)
+    monkeypatch.setenv("PATH", str(tmp_path / "bin"))
+    monkeypatch.setattr(toolkit, "find_spec", lambda name: None)
+    for name in ("CUDA_HOME", "CUDA_PATH"):
+        monkeypatch.delenv(name, raising=False)
+    toolkit.part.cache_clear()
+    try:
+        assert toolkit.part("libdevice") == tmp_path / "nvvm/libdevice/libdevice.10.bc"
+        assert toolkit.part("ptxas") == tmp_path / "bin/ptxas"
+    finally:
+        toolkit.part.cache_clear()

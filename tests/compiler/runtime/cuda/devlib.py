@@ -81,8 +81,11 @@ class PooledArray(PackArray):
             return
         LATER.append(self.memory)
         garbage = np.full(self.shape, np.nan, self.dtype)
-        with self.device as d:
-            d.call("cuMemcpyHtoD_v2", self.address, garbage.ctypes.data, garbage.nbytes)
+        with self.device as d:  # in a stream that waits for nobody
+            stream = d.stream()
+            d.call("cuMemcpyHtoDAsync_v2", self.address, garbage.ctypes.data, garbage.nbytes,
+                   stream.value)  # fmt: skip
+            d.call("cuStreamSynchronize", stream.value)
 
 
 class InterfaceArray(Array):

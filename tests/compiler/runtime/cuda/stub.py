@@ -17,6 +17,7 @@ import tilewright as tw
 from tilewright.compiler.codegen.cuda.entry import DescribedTensor, Entry
 from tilewright.compiler.codegen.cuda.operations import stored_as
 from tilewright.compiler.codegen.cuda.source import kernel_source
+from tilewright.compiler.codegen.cuda.target import ALIGNMENT
 from tilewright.compiler.codegen.cuda.tensor_maps import encoding
 from tilewright.compiler.kernels.ir import Buffer, Kernel
 from tilewright.compiler.runtime import cuda_device, cuda_driver, gpu_code
@@ -132,6 +133,8 @@ class Stub:
 
     def _array(self, b: Buffer, device: int, at: int) -> np.ndarray:
         address = ctypes.c_uint64.from_address(at).value
+        if address % ALIGNMENT:  # code says so to ptxas, which then reads 16 bytes at once
+            raise SimError(f"{b.name} begins at {address:x}, no multiple of {ALIGNMENT}")
         host = self.library.stub_host(address, b.nbytes, device)
         if not host:
             raise SimError(f"{b.name}: {self.problems}")

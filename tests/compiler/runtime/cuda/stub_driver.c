@@ -617,7 +617,11 @@ int cuMemcpyHtoD_v2(Address to, const void *from, size_t size) {
     BEGIN(cuMemcpyHtoD_v2, 2);
     if ((code = unsafe("cuMemcpyHtoD")) || (code = check_range(to, size, "cuMemcpyHtoD"))) goto end;
     note("cuMemcpyHtoD %zu", size);
-    memcpy(stub_host(to, size, current()->device), from, size);
+    Stream *s = stream_of((Stream *)1, __func__);
+    if ((code = drain(s))) goto end;
+    Op *op = new_op(H2D); /* pageable memory was read, but nothing says that it is there yet */
+    op->a = to, op->copy = memcpy(malloc(size), from, size), op->size = size;
+    code = put(s, op);
     END;
 }
 
@@ -625,6 +629,7 @@ int cuMemcpyDtoH_v2(void *to, Address from, size_t size) {
     BEGIN(cuMemcpyDtoH_v2, 2);
     if ((code = unsafe("cuMemcpyDtoH")) || (code = check_range(from, size, "cuMemcpyDtoH"))) goto end;
     note("cuMemcpyDtoH %zu", size);
+    if ((code = drain(stream_of((Stream *)1, __func__)))) goto end;
     memcpy(to, stub_host(from, size, current()->device), size);
     END;
 }

@@ -53,6 +53,20 @@ def test_a_taker_in_another_stream(
     assert stub.log == ["cuCtxSynchronize", "cuMemFreeAsync 640"], "it may still be in use there"
 
 
+def test_times_of_an_input_that_is_still_being_written(stub: Stub, exe: Any) -> None:
+    seen = []
+
+    def look(name: bytes, number: int, dims: Any, params: Any, *rest: Any) -> int:
+        for k, p in enumerate(stub.kernels[name.decode()][0].params):
+            seen.extend([] if p.is_written else [stub._array(p, number, params[k]).copy()])
+        return stub._run(name, number, dims, params, *rest)
+
+    x = PackArray(device(0), A)
+    stub.during = look
+    exe.launch_seconds(x, rounds=1)
+    np.testing.assert_array_equal(seen[0], A.ravel())
+
+
 @pytest.mark.parametrize("kind", [PackArray, InterfaceArray])
 def test_an_input_that_is_still_being_written(stub: Stub, exe: Any, kind: Any) -> None:
     """In another stream: the call waits for it, by either protocol."""
