@@ -316,9 +316,8 @@ class MicroKernel:
 
         in_parts = any(s.per_partial for s in segments)
         if in_parts:
-            zero = const(0, self.dtype)
-            out += [Declare(self.sums),
-                    self.each(lambda r, j, lane: (Set(self.sums, (*r, j), zero),))]  # fmt: skip
+            out.append(Declare(self.sums))
+        new = True  # whether there is nothing in `sums` yet
         for n, s in enumerate(segments, 1):
             outer, *inner = stepped(s.levels)
             done, ahead = 0, outer.ahead or 1
@@ -330,10 +329,11 @@ class MicroKernel:
                 at = c * s.per_partial
                 one = whole(part, a_base + at * outer.stride, at * ahead, 0)
                 if rest or n < len(segments):
-                    out.append(loop(c, (*one, self.put_aside())))
+                    out.append(loop(c, (*one, self.put_aside(new, c, 0))))
                 else:  # the last one stays in registers
-                    before = If(compare("lt", 0, c), (self.put_aside(),))
+                    before = If(compare("lt", 0, c), (self.put_aside(new, c, 1),))
                     out.append(loop(c, (before, *one)))
+                new = False
             if done < outer.count:
                 part = replace(s, levels=(replace(outer, count=outer.count - done), *inner))
                 out += whole(part, a_base + done * outer.stride, index(done * ahead), 0)
@@ -343,11 +343,22 @@ class MicroKernel:
             )))  # fmt: skip
         return tuple(out)
 
-    def put_aside(self) -> Stmt:
-        """Add the accumulators to the partial sums before them, and begin at zero again."""
+    def put_aside(self, new: bool, c: Expr, first: int) -> Stmt:
+        """Add the accumulators to the partial sums before them, and begin at zero again. new: those
+        of c = first, the first number in use, have none before them. They are not added to zeros:
+        that many stores more, right behind the results of the tile before, take longer than the
+        core has other work for."""
+        more = self._moved(lambda r, j: self.sums[(*r, j)] + self.total(r, j))
+        if not new:
+            return more
+        begin, only = self._moved(self.total), c.payload[2] == first + 1
+        return begin if only else If(compare("lt", first, c), (more,), (begin,))
+
+    def _moved(self, value: Callable[[Indices, Expr], Expr]) -> Stmt:
+        """Set the sums to a value of (row, block), and the accumulators to zero."""
         zero = const(0, self.dtype)
         return self.each(lambda r, j, lane: (
-            Set(self.sums, (*r, j), self.sums[(*r, j)] + self.total(r, j)),
+            Set(self.sums, (*r, j), value(r, j)),
             *(Set(self.acc, self.at(r, j, c), zero) for c in range(self.chains)),
         ))  # fmt: skip
 

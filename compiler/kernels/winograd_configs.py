@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from ...ops.expr import Expr, index
+from ...ops.types import f32
 from ..passes.winograd import LINE_SLOTS, PLACE_SLOTS, TILES
 from .conv_group import ConvGroup
 from .device import Device
@@ -19,10 +20,10 @@ ITEM_SLOTS = 50_000  # an item takes at least about 5 microseconds
 ITEMS_PER_THREAD = (1, 2, 4)  # more share the work out better, fewer keep V and M in the cache
 PHASE_SLOTS = 8_000  # what threads wait for the last of them at the end of a phase
 CACHE_SHARE = 0.75  # of the second cache is for V and M; U and the images pass through the rest
-# Slots that a line takes: of U beyond the first cache, where it is asked for early; of V beyond the
-# second, read in the order of memory; of V and M when transforms write or read them there, which
-# all lie far apart.
-PANEL_LINE, V_LINE, APART_LINE = 1.0, 0.5, 8.0
+# Slots that a line takes: of U beyond the first cache, where it is asked for early; of M beyond the
+# first, written and read; of V beyond the second, read in the order of memory; of V and M when
+# transforms write or read them there, which all lie far apart.
+PANEL_LINE, M_LINE, V_LINE, APART_LINE = 0.3, 3.0, 0.5, 8.0
 PHASE_ITEMS = 8  # items per thread of each of three phases
 KEPT = 8  # configs of each schedule in the space
 
@@ -118,7 +119,7 @@ class _Costs:
         vector = self.lanes * self.p.dtype.bytes
         busy = max(mr * nb, PIPELINE + nb)
         slots = max(busy, LINE_SLOTS * nb * vector / LINE) + (rounds - 1) * busy
-        slots += rounds * (0.1 * mr + 0.2 * nb)
+        slots += rounds * nb * (0.05 * mr + 0.2)
         both = self.p.depth * (nb * vector + tiles * self.p.dtype.bytes)  # of U and V at one point
         near = 2 * both <= self.device.l1_bytes
         slots += PANEL_LINE * nb * vector / LINE * (1 if near else rounds)
@@ -146,7 +147,9 @@ class _Costs:
         v, m = self.points * tiles * self.p.depth, self.points * tiles * share * self.lanes
         passes = self.vectors // share
         missing = max(0.0, 1 - self.room / (v + m))  # of V and M from beyond the second cache
-        far = V_LINE * missing * self.lines(v * passes)
+        beyond = max(0.0, 1 - self.device.l1_bytes / (m * self.p.dtype.bytes))  # the first
+        far = M_LINE * beyond * self.lines(m * passes)
+        far += V_LINE * missing * self.lines(v * passes)
         far += APART_LINE * missing * self.lines(v + 2 * m * passes)
         far += APART_LINE * self.lines(v + m) / each  # the first batch of an item finds them cold
         rest = self.tiles.count - (batches - 1) * tiles
@@ -167,7 +170,7 @@ class _Costs:
         missing = max(0.0, 1 - self.room / (v + m))
         total = self.products(count, config["mr"], config["nb"]) + self.additions(count)
         total += APART_LINE * (self.lines(v + m) + missing * self.lines(m))
-        total += V_LINE * missing * self.lines(v)
+        total += V_LINE * missing * self.lines(v) + M_LINE * self.lines(m)
         return total / self.device.threads + 3 * PHASE_SLOTS
 
 
@@ -216,7 +219,7 @@ def _candidates(
     """(estimate, config), both schedules. items: how many the one phase may have."""
     costs = _Costs(p, device, Tiles.of(p, m))
     count, vectors, threads = costs.tiles.count, costs.vectors, device.threads
-    for mr, nb in _register_tiles(count, vectors, device):
+    for mr, nb in _register_tiles(count, vectors, costs.points, costs.lanes, device):
         rounds = -(-count // mr)
         worth = max(1, int(costs.products(count, mr, nb) / ITEM_SLOTS))
         config = {"m": m, "tiles": rounds * mr, "mr": mr, "nb": nb, "vectors": vectors, "phases": 3,
@@ -236,11 +239,20 @@ def _first(found: tuple[float, Config]) -> float:
     return found[0]
 
 
-def _register_tiles(count: int, vectors: int, device: Device) -> Iterator[tuple[int, int]]:
-    """(tiles, vectors of results): the largest, and one that divides the tiles evenly."""
+def _register_tiles(
+    count: int, vectors: int, points: int, lanes: int, device: Device
+) -> Iterator[tuple[int, int]]:
+    """(tiles, vectors of results): the largest, and the largest whose M stays in the first cache;
+    of both also what divides the tiles evenly."""
     for nb in range(1, min(vectors, MOST_BLOCKS) + 1):
         limit = most_rows(nb, device.registers - 1)  # one more has a load under way
         if vectors % nb or limit < 1:
             continue
-        even = -(-count // -(-count // limit))
-        yield from ((mr, nb) for mr in dict.fromkeys((min(limit, count), even)))
+        near = device.l1_bytes // (points * nb * lanes * f32.bytes)
+        found = dict.fromkeys(
+            mr
+            for most in (limit, near)
+            if most == limit or PIPELINE <= most * nb < limit * nb
+            for mr in (min(most, count), -(-count // -(-count // most)))
+        )
+        yield from ((mr, nb) for mr in found)

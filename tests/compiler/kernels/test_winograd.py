@@ -47,6 +47,14 @@ def tolerance(m: int, case: dict[str, Any]) -> float:
     return transforms(m).error(depth) * ROUNDOFF * 4 * np.sqrt(9 * depth)
 
 
+def test_products_stay_in_the_first_cache_until_they_are_transformed_back() -> None:
+    """Where there are enough tiles to choose from."""
+    graph, _ = winograd_graph(4, x_shape=(1, 16, 56, 56), w_shape=(64, 16, 3, 3), pads=1)
+    chosen = WINOGRAD.default(graph, graph.ops, graph.outputs, AVX512)
+    held = 36 * chosen["tiles"] * chosen["vectors"] * AVX512.vector_bytes
+    assert AVX512.l1_bytes / 2 < held <= AVX512.l1_bytes
+
+
 @pytest.mark.parametrize("m", [2, 4])
 @pytest.mark.parametrize("name", CASES)
 def test_configs_agree(name: str, m: int) -> None:
