@@ -49,6 +49,9 @@ LEAST_BUILD: Final = 5.0
 NEARLY: Final = 0.75
 """Share of the memory limit from which crashes are put down to it: not all is used that counts."""
 
+ROUGHLY: Final = 8 << 20
+"""Bytes by which the system's counts of a process and its child may differ."""
+
 _WORDS: Final = {"idle": "answering", "prepare": "preparing the task", "build": "building",
                  "run": "running"}  # fmt: skip
 _NO_MEMORY: Final = ("bad_alloc", "out of memory", "cannot allocate memory", "memoryerror")
@@ -133,8 +136,9 @@ class Worker:
         self._line = b""
         self._printed = b""
         self._mute = False  # it has closed what it prints to
-        # A process starts out with the most that its parent ever had, as far as the system says.
-        self._inherited = _resident(resource.getrusage(resource.RUSAGE_SELF))
+        # A process starts out with the most that its parent ever had, as far as the system says,
+        # which counts pages roughly.
+        self._inherited = _resident(resource.getrusage(resource.RUSAGE_SELF)) + ROUGHLY
         pipes: list[tuple[int, int]] = []
         try:
             pipes += [os.pipe() for _ in range(3)]

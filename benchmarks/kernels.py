@@ -11,14 +11,16 @@ counts those of the problem as it is defined, which Winograd's algorithm needs f
 share may exceed 100 %. `of core` is the share of the time for which its instructions keep the
 busiest unit of a core at work at least, `of memory` the share of the measured bandwidth of the
 memory that it reads and writes, `of limit` the share of whichever binds. On one thread the clock is
-the thread's own, so that others on the machine disturb little; several threads want the machine for
-themselves.
+the thread's own; several threads want the machine for themselves. What others do to caches, memory
+and clock rate shows in no clock and only slows: a time is the lower quartile of the runs, as the
+tuner's are, since the limits are the best that the machine was seen to do. The last line says what
+the median would be.
 
-With --moved, `of moving` is the time of a kernel that does nothing but read the same inputs and
-write the same outputs, in the same place of the inference, over the kernel's own (one thread; not
-where the multiply-adds take twice as long as the traffic). It says what the bandwidths of whole
-levels cannot: where data really are by then, what short streams cost, and who else uses the last
-cache and the memory.
+With --moved, times are medians, and `of moving` is the time of a kernel that does nothing but read
+the same inputs and write the same outputs, in the same place of the inference, over the kernel's
+own (one thread; not where the multiply-adds take twice as long as the traffic). It says what the
+bandwidths of whole levels cannot: where data really are by then, what short streams cost, and who
+else uses the last cache and the memory.
 
 With --output, results go to a JSON file as they come, with the machine, the versions and the
 commit; a second run measures only the models that the file lacks (`--again` measures anew), and
@@ -35,6 +37,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import models
+import numpy as np
 from machine import about
 from sheet import Sheet
 
@@ -46,6 +49,9 @@ from tilewright.compiler.text import table
 WIDTH: Final = 40
 """Characters of a row's nodes."""
 
+QUIET: Final = 0.25
+"""The part of a launch's runs that are faster than what counts as its time."""
+
 Row = dict[str, Any]
 
 
@@ -53,7 +59,7 @@ def main() -> None:
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     p.add_argument("models", nargs="*", help=f".onnx files, or of: {', '.join(models.NAMES)}")
     p.add_argument("--threads", type=int, default=1)
-    p.add_argument("--rounds", type=int, default=30)
+    p.add_argument("--rounds", type=int, default=40)
     p.add_argument("--below", type=float, default=float("inf"), help="show rows below this share")
     p.add_argument("--moved", action="store_true", help="time also what only moves the bytes")
     p.add_argument("--output", type=Path, help="JSON file")
@@ -68,16 +74,28 @@ def main() -> None:
             continue
         exe = tw.compile(path, threads=args.threads)
         assert isinstance(exe, tw.Executable)
-        profile = exe.profile(rounds=args.rounds, moved=args.moved)
-        print(f"\n{path.stem}\n{report(profile, args.below)}", flush=True)
+        profile, median = profiled(exe, args.rounds, args.moved)
+        slower = f"in the median {median / profile.seconds:.3f} times as long"
+        print(f"\n{path.stem}\n{report(profile, args.below)}\n{slower}", flush=True)
         if sheet is not None:
             sheet.put(path.stem, {
                 "about": about(threads=args.threads, rounds=args.rounds),
-                "seconds": profile.seconds, "limits": asdict(profile.limits),
+                "seconds": profile.seconds, "median_seconds": median,
+                "limits": asdict(profile.limits),
                 "kernels": kernels(profile),
             })  # fmt: skip
     if sheet is not None:
         print(f"written to {sheet.file}")
+
+
+def profiled(exe: tw.Executable, rounds: int, moved: bool) -> tuple[Profile, float]:
+    """The profile that counts; and the seconds of all launches by medians."""
+    if moved:
+        found = exe.profile(rounds=rounds, moved=True)
+        return found, found.seconds
+    samples = exe.samples(rounds=rounds)
+    quiet, median = np.quantile(samples, (QUIET, 0.5), axis=0)
+    return exe.profile_of([quiet.tolist()]), float(median.sum())
 
 
 def describe(limit: Limits) -> str:

@@ -289,16 +289,19 @@ def kernel_section(found: Sequence[Result]) -> str:
         for (template, bound), some in sorted(
             kinds.items(), key=lambda x: -sum(k["seconds"] for k in x[1]))
     ]  # fmt: skip
+    disturbed = sum(r["median_seconds"] for r in found) / sum(r["seconds"] for r in found) - 1
     some = found[0]["limits"]
     levels = ", ".join(f"{x['name']} {x['read'] / 1e9:.0f}" for x in some["levels"])
     n = some["threads"]
     return (
         f"## Kernels near the machine's limits\n\nWhat `exe.profile()` says of every kernel, batch "
         f"1, {n} thread{'s' if n > 1 else ''} ({origin(found)}). Limits are measured: "
-        f"{some['flops'] / 1e9:.0f} GFLOP/s of multiply-adds, reads in GB/s: {levels}. Shares are "
-        "weighted by time, none above 100 % (who gathers from a table reads only some of it). `of "
-        "its units` is the share of the time that the instructions of a kernel keep the busiest "
-        "unit of a core at work at least: arithmetic on vectors, loads, or stores, as counted in "
+        f"{some['flops'] / 1e9:.0f} GFLOP/s of multiply-adds, reads in GB/s: {levels}, each the "
+        "best that was seen. Times are lower quartiles, since what others on the machine do only "
+        f"slows; medians are {disturbed:.1%} longer, all models together. Shares are weighted by "
+        "time, none above 100 % (who gathers from a table reads only some of it). `of its units` "
+        "is the share of the time that the instructions of a kernel keep the busiest unit of a "
+        "core at work at least: arithmetic on vectors, loads, or stores, as counted in "
         "its Kernel IR, at rates that are measured as well"
         f"{rates(some.get('rates'))}. `of peak` counts the multiply-adds that problems need and "
         "nothing else, so that idle lanes count as lost; Winograd's convolutions replace most of "

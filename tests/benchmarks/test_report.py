@@ -126,8 +126,8 @@ def test_kernels_by_model_and_by_template() -> None:
     rates = {"multiply": 2.0, "add": 2.0, "any": 4.0, "shuffle": 2.0, "divide": 0.5, "sqrt": 0.25,
              "load": 2.0, "broadcast": 4.0, "store": 1.0}  # fmt: skip
     limits = {"threads": 1, "flops": 9e9, "levels": [{"name": "L1", "read": 5e9}], "rates": rates}
-    found = [{"name": "segnet", "seconds": 5e-3, "about": ABOUT, "limits": limits,
-              "kernels": kernels}]  # fmt: skip
+    found = [{"name": "segnet", "seconds": 5e-3, "median_seconds": 5.1e-3, "about": ABOUT,
+              "limits": limits, "kernels": kernels}]  # fmt: skip
     text = report.page({"latency": [], "processes": []}, {"kernels": found})
     assert row(text, r"segnet\*")[1:] == [
         "5.00", "80%", "85%", "85%", "145%", "20%", "50%", "**78%**",
@@ -136,6 +136,7 @@ def test_kernels_by_model_and_by_template() -> None:
     assert row(text, "nest, memory")[1:] == ["1", "20%", "10%", "50%", "50%", "0%"]
     assert "1 additions, 2 of all together" in text and "0.5 stores" in text
     assert "9 GFLOP/s" in text and "L1 5" in text and "M, 2026-01-01, abc" in text
+    assert "medians are 2.0% longer" in text
 
 
 def test_calls_and_compiling() -> None:

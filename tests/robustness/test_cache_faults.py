@@ -433,7 +433,8 @@ def test_a_kill_between_writing_and_publishing(
     run(data, right)
     assert files_below(cache / "staging") == left, "a young file may be someone's work"
     old = time.time() - 7200
-    os.utime(left[0], (old, old))
+    for file in left:  # one of each thread that was writing
+        os.utime(file, (old, old))
     shutil.rmtree(cache / "entries")
     run(data, right)
     assert not files_below(cache / "staging")

@@ -14,6 +14,7 @@ from tilewright.compiler.api.collector import paused_collector
 @pytest.fixture(autouse=True)
 def as_it_was() -> Iterator[None]:
     was = gc.isenabled()
+    gc.unfreeze()  # what other tests may have frozen
     yield
     (gc.enable if was else gc.disable)()
 

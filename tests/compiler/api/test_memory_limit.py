@@ -159,8 +159,8 @@ def test_leaner_kernels_may_want_another_order() -> None:
     """A convolution's scratch is above all else, whatever the order. Without it a wide product
     should not run while the result of the first softmax waits."""
     g = tw.Graph("orders")
-    x, y, z = g.input("x", (1, 32, 28, 28)), g.input("y", (128, 128)), g.input("z", (128, 128))
-    g.output(g.global_average_pool(g.conv(x, weights(32, 32, 3, 3), pads=1)), "a")
+    x, y, z = g.input("x", (1, 48, 28, 28)), g.input("y", (128, 128)), g.input("z", (128, 128))
+    g.output(g.global_average_pool(g.conv(x, weights(48, 48, 3, 3), pads=1)), "a")
     early = g.softmax(y, axis=0)
     wide = g.tanh(g.matmul(z, weights(128, 512)))
     g.output(g.softmax(g.matmul(g.matmul(wide, weights(512, 128)), early), axis=0), "b")
