@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from difflib import get_close_matches
 from typing import Any
 
 from ..codegen.cpu.target import CpuTarget, host
@@ -15,6 +14,7 @@ from ..graph.builder import GraphBuilder
 from ..graph.ir import Graph
 from ..graph.textfile import is_text
 from ..graph.textfile import read as read_text
+from ..text import nearest
 from .deferred import Shapes, checked_shapes
 
 
@@ -65,8 +65,7 @@ def _asked_for(
     names = tuple(outputs)
     for name in names:
         if name not in graph.blobs:
-            near = get_close_matches(name, graph.blobs, 3)
-            hint = f"; did you mean {' or '.join(map(repr, near))}?" if near else ""
+            hint = nearest(name, graph.blobs)
             raise OptionError(f"outputs: the graph has no value {name!r}{hint}")
     if not names or len(set(names)) < len(names):
         raise OptionError(f"outputs={list(names)}: expected names of values, each of them once")

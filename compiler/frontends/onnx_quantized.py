@@ -45,14 +45,8 @@ def _quantize(c: Call) -> Result:
 
 @converts("QLinearMatMul")
 def _matmul(c: Call) -> Result:
-    names = ("a", "a_scale", "a_zero_point", "b", "b_scale", "b_zero_point", "y_scale",
-             "y_zero_point")  # fmt: skip
-    a, a_scale, a_zero, b, b_scale, b_zero, y_scale, y_zero = (
-        c.need(k, name) for k, name in enumerate(names)
-    )
+    a, a_zero, b, b_zero, factor, y_zero = _operands(c, "a", "b")
     total = _cast(c, c.op("matmul_integer", a, b, a_zero, b_zero), f32)
-    factor = c.op("div", c.op("mul", _cast(c, a_scale, f32), _cast(c, b_scale, f32)),
-                  _cast(c, y_scale, f32))  # fmt: skip
     return _rounded(c, c.op("mul", total, factor), y_zero, y_zero.type.dtype)
 
 
@@ -65,19 +59,25 @@ def _conv_integer(c: Call) -> Result:
 
 @converts("QLinearConv")
 def _conv(c: Call) -> Result:
-    names = ("x", "x_scale", "x_zero_point", "w", "w_scale", "w_zero_point", "y_scale",
-             "y_zero_point")  # fmt: skip
-    x, x_scale, x_zero, w, w_scale, w_zero, y_scale, y_zero = (
-        c.need(k, name) for k, name in enumerate(names)
-    )
+    x, x_zero, w, w_zero, factor, y_zero = _operands(c, "x", "w")
     total = _sums(c, x, w, x_zero, w_zero)
     bias = c.value(8)
     if bias is not None:
         total = c.op("add", _cast(c, total, i32), _column(c, bias, w.type.rank - 2))
-    factor = c.op("div", c.op("mul", _cast(c, x_scale, f32), _cast(c, w_scale, f32)),
-                  _cast(c, y_scale, f32))  # fmt: skip
     ratio = c.op("mul", _cast(c, total, f32), _column(c, factor, w.type.rank - 2))
     return _rounded(c, ratio, _column(c, y_zero, 0), y_zero.type.dtype)
+
+
+def _operands(c: Call, first: str, second: str) -> tuple[Value, Value, Value, Value, Value, Value]:
+    """Both operands of a product with their zero points; what its sums are to be multiplied by; and
+    the zero point of its result."""
+    names = (f"{n}{part}" for n in (first, second) for part in ("", "_scale", "_zero_point"))
+    a, a_scale, a_zero, b, b_scale, b_zero, y_scale, y_zero = (
+        c.need(k, name) for k, name in enumerate((*names, "y_scale", "y_zero_point"))
+    )
+    factor = c.op("div", c.op("mul", _cast(c, a_scale, f32), _cast(c, b_scale, f32)),
+                  _cast(c, y_scale, f32))  # fmt: skip
+    return a, a_zero, b, b_zero, factor, y_zero
 
 
 def _sums(c: Call, x: Value, w: Value, x_zero: Value | None, w_zero: Value | None) -> Value:

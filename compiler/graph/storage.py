@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from ...ops.operator import Relayout, View
@@ -19,6 +19,14 @@ class Alias:
     rows: int
     bytes: int
     pitch: int
+
+
+def place_in(shared: Mapping[str, Alias], blob: str) -> tuple[str, int]:
+    """The blob that a blob's memory is, and bytes from its start. shared: the graph's `aliases`."""
+    inner = 0
+    while blob in shared:
+        blob, inner = shared[blob].of, inner + shared[blob].offset
+    return blob, inner
 
 
 def is_view(graph: Graph, op: Op) -> bool:

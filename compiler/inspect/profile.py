@@ -24,7 +24,7 @@ import numpy.typing as npt
 from ...autotune.statistics import interval
 from ..codegen.cpu.llvm_text import Arithmetic
 from ..graph.ir import Graph
-from ..graph.storage import aliases
+from ..graph.storage import aliases, place_in
 from ..kernels.ir import Buffer, Kernel, Launch, Prepared
 from ..text import human_time, printable, table
 from .instructions import NOTHING, Busy, busy
@@ -299,9 +299,7 @@ def reuse_distances(
         for arg, b in zip(launch.args, launch.kernel.params, strict=True):
             if not isinstance(arg, str) or _is_constant(graph, arg):
                 continue
-            root = arg
-            while root in same:
-                root = same[root].of
+            root, _ = place_in(same, arg)
             blobs.append(root)
             if b.role != "out":
                 since = moved + w.bytes - touched[root] if root in touched else whole

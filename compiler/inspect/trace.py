@@ -14,7 +14,7 @@ from typing import Any, Literal
 from ...ops.types import TensorType
 from ..errors import OptionError
 from ..graph.ir import Graph, Op
-from ..graph.storage import aliases, needs_no_code
+from ..graph.storage import aliases, needs_no_code, place_in
 from ..graph.text import format_op
 from ..kernels.ir import Prepared
 from ..passes.fuse import Fuse
@@ -200,9 +200,7 @@ def places(c: Compilation[Any], number: int) -> tuple[Place, ...]:
                 b.name, b.role, arg.blobs, None, "packed constant", arg.recipe, 0, b.nbytes
             )
         else:
-            root, inner = arg, 0
-            while root in shared:
-                root, inner = shared[root].of, inner + shared[root].offset
+            root, inner = place_in(shared, arg)
             g, kind = c.graph, c.graph.type(arg)
             where: Where = "arena"
             first = last = -1

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from itertools import accumulate
 from math import prod
@@ -19,11 +18,12 @@ from ..errors import MemoryLimitError
 from ..graph.arrays import ALIGNMENT, paged_empty
 from ..graph.ir import Blob, Deferred, Graph
 from ..graph.mapped import file_of
-from ..graph.storage import aliases
+from ..graph.storage import aliases, place_in
 from ..kernels import ir
 from ..kernels.ir import Launch, Prepared
 from ..memory.buffers import round_up
 from ..store import source_digest
+from .side_by_side import side_by_side
 
 Array = npt.NDArray[Any]
 Constant = str | Prepared
@@ -45,9 +45,7 @@ def constants_of(graph: Graph, launches: Sequence[Launch]) -> tuple[Constant, ..
         if isinstance(arg, Prepared):
             found[arg] = None
         elif arg is not None:
-            root = arg
-            while root in shared:
-                root = shared[root].of
+            root, _ = place_in(shared, arg)
             if graph.blobs[root].is_constant:
                 found[root] = None
     return tuple(found)
@@ -126,10 +124,9 @@ def _made(graph: Graph, launches: Sequence[Launch], distinct: Sequence[Constant]
 
     found |= {what: make(what) for what in missing if size(what) >= _LARGE}
     rest = sorted((what for what in missing if what not in found), key=size, reverse=True)
-    if threads == 1 or sum(map(size, rest)) < _LARGE:
-        return found | {what: make(what) for what in rest}
-    with ThreadPoolExecutor(threads) as pool:  # copying arrays does not hold the interpreter
-        return found | dict(zip(rest, pool.map(make, rest), strict=True))
+    little = sum(map(size, rest)) < _LARGE
+    with side_by_side(1 if little else threads) as mapped:  # arrays are copied beside Python
+        return found | dict(zip(rest, mapped(make, rest), strict=True))
 
 
 def _usable(blob: Blob) -> Array | None:

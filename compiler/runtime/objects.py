@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -18,6 +16,7 @@ from ..codegen.cpu.target import CpuTarget
 from ..kernels.ir import Kernel
 from ..kernels.printer import kernel_text, symbol, text_digest
 from ..store import Key, Store, source_digest
+from .side_by_side import side_by_side
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +80,7 @@ def load(
         report(done + 1)
     missing = [name for name in unique if name not in objects]
     missing.sort(key=lambda name: len(kernel_text(unique[name])), reverse=True)  # shortest last
-    with _side_by_side(min(threads, len(missing))) as mapped:
+    with side_by_side(min(threads, len(missing))) as mapped:  # LLVM lets Python run beside it
         for name, made in zip(missing, mapped(build, missing), strict=True):
             objects[name] = made
             report(len(objects))
@@ -90,16 +89,6 @@ def load(
     linked = link(images, [s for names_ in exports.values() for s in names_])
     table = MappingProxyType({k: exports[n] for k, n in names.items()})
     return Objects(linked, table, len(missing), len(unique))
-
-
-@contextmanager
-def _side_by_side(threads: int) -> Iterator[Callable[..., Iterator[bytes]]]:
-    """`map`, in so many threads. LLVM, which takes most of the time, lets Python run beside it."""
-    if threads < 2:
-        yield map
-        return
-    with ThreadPoolExecutor(threads) as pool:
-        yield pool.map
 
 
 def members(kernels: Iterable[Kernel], target: CpuTarget) -> Iterator[tuple[str, Key, bytes]]:

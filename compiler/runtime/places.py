@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from ..graph.arrays import ALIGNMENT
 from ..graph.ir import Graph
-from ..graph.storage import aliases
+from ..graph.storage import aliases, place_in
 from ..kernels.ir import Launch, Prepared
 from ..memory.buffers import round_up
 from ..memory.plan import MemoryPlan
@@ -40,9 +40,7 @@ def places(graph: Graph, launches: Sequence[Launch], memory: MemoryPlan) -> list
     }  # fmt: skip
 
     def of_blob(name: str) -> Place:
-        root, inner = name, 0
-        while root in shared:
-            root, inner = shared[root].of, inner + shared[root].offset
+        root, inner = place_in(shared, name)
         if graph.blobs[root].is_constant:
             return Place(inner, constant=root)
         if root in donated:

@@ -48,14 +48,8 @@ class Filled(Problem):
 
 def filled(problem: Problem, arrays: Mapping[str, Array]) -> Filled:
     """The problem with arrays for all its inputs and constants."""
-    return Filled(
-        problem.described,
-        problem.constants,
-        problem.device,
-        problem.numerics,
-        problem.arguments,
-        arrays,
-    )
+    p = problem
+    return Filled(p.described, p.constants, p.device, p.numerics, p.arguments, arrays)
 
 
 def run_alone(

@@ -19,7 +19,7 @@ from ...autotune.outcome import Failure
 from ...autotune.serving import Failed
 from ..graph.arrays import aligned_empty
 from ..graph.ir import Graph
-from ..graph.storage import aliases
+from ..graph.storage import aliases, place_in
 from ..inspect.machine import cache_sizes
 from ..kernels.ir import Launch, Prepared
 from ..runtime.constants import Constant, constants_of
@@ -219,10 +219,7 @@ class Contender:
             if isinstance(arg, Prepared):
                 out.append(constants[arg].ctypes.data)
                 continue
-            root, inner = arg, 0
-            while root in self._alias:
-                inner += self._alias[root].offset
-                root = self._alias[root].of
+            root, inner = place_in(self._alias, arg)
             array = constants[root] if root in constants else blobs[root]
             out.append(array.ctypes.data + inner)
         return out

@@ -17,7 +17,7 @@ from ...autotune.outcome import Failure
 from ...autotune.serving import Failed
 from ..codegen.cuda.target import CudaTarget
 from ..graph.ir import Graph
-from ..graph.storage import aliases
+from ..graph.storage import aliases, place_in
 from ..kernels.ir import Launch, Prepared
 from ..runtime.cuda_device import Device, Handle
 from ..runtime.cuda_graph import CudaGraph, seconds_between
@@ -119,9 +119,7 @@ class GpuContender:
                 found.append(self._taken(b.nbytes).value)
                 self._scratch.append((found[-1], b.nbytes))
                 continue
-            root, inner = arg, 0
-            while not isinstance(root, Prepared) and root in shared:
-                root, inner = shared[root].of, inner + shared[root].offset
+            root, inner = (arg, 0) if isinstance(arg, Prepared) else place_in(shared, arg)
             if root in constants:
                 found.append(self._uploaded(root, constants[root]) + inner)
             else:

@@ -36,7 +36,7 @@ from ...autotune.task import Candidate
 from ...ops.operator import Contraction
 from ..errors import LoweringError, TextError
 from ..graph.ir import Blob, Graph, Op, Role
-from ..graph.storage import aliases
+from ..graph.storage import aliases, place_in
 from ..graph.text import parse as parse_graph
 from ..graph.text import to_text
 from ..kernels.compose import only_element
@@ -252,14 +252,8 @@ def problems_of(graph: Graph, device: Device, numerics: Numerics) -> dict[object
 
 def _given(graph: Graph) -> set[str]:
     """The graph's inputs, and what lies in them."""
-    found, lie_in = set(graph.inputs), aliases(graph)
-    for n in lie_in:
-        root = n
-        while root in lie_in:
-            root = lie_in[root].of
-        if root in graph.inputs:
-            found.add(n)
-    return found
+    shared = aliases(graph)
+    return {n for n in (*graph.inputs, *shared) if place_in(shared, n)[0] in graph.inputs}
 
 
 def problem_of(
