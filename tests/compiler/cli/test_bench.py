@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 
 from tilewright.compiler.cli.bench import (
+    ALONE,
+    CONTEST,
     LONG_SECONDS,
     Latency,
     Pace,
@@ -20,15 +22,35 @@ from tilewright.compiler.cli.bench import (
 )
 
 
-def test_contestants_take_turns_in_changing_order() -> None:
+class Clock:
+    """Seconds that pass where somebody sleeps or calls; reading it takes a nanosecond."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def read(self) -> float:
+        self.now += 1e-9
+        return self.now
+
+    def sleep(self, seconds: float) -> None:
+        self.now += seconds
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    made = Clock()
+    monkeypatch.setattr(time, "perf_counter", made.read)
+    monkeypatch.setattr(time, "sleep", made.sleep)
+    return made
+
+
+def test_contestants_take_turns_in_changing_order(clock: Clock) -> None:
     calls: list[str] = []
 
     def contestant(name: str) -> Callable[[], None]:
         def call() -> None:
             calls.append(name)
-            end = time.perf_counter() + 0.0015
-            while time.perf_counter() < end:
-                pass
+            clock.sleep(0.0015)
 
         return call
 
@@ -36,48 +58,57 @@ def test_contestants_take_turns_in_changing_order() -> None:
     # one call each to see how long it takes; then each turn is an untimed and a timed call
     assert "".join(calls) == "ab" + "aabb" + "bbaa" + "aabb" + "bbaa"
     assert len(found["a"].samples) == 4
-    assert found["b"].minimum >= 0.0015
+    assert found["b"].minimum == pytest.approx(0.0015, rel=1e-5)
 
 
-def test_a_contest_rests_and_warms_up_before_each_turn() -> None:
+def test_a_contest_rests_and_warms_up_before_each_turn(clock: Clock) -> None:
     moments: list[float] = []
-    measure({"a": lambda: moments.append(time.perf_counter()), "b": lambda: None}, 2, 1.0)
+
+    def call() -> None:
+        moments.append(clock.now)
+        clock.sleep(1e-3)
+
+    measure({"a": call, "b": lambda: None}, 2, 1.0)
     gaps = np.diff(moments)
     rests = np.flatnonzero(gaps > 0.05)
     assert len(rests) == 2
-    assert moments[-1] - moments[rests[-1] + 1] > 0.02
+    between = 3 * CONTEST.rest + 2 * CONTEST.warm  # b has two turns in a row
+    assert gaps[rests] == pytest.approx([CONTEST.rest, between], abs=2e-3)
+    turns = np.split(np.array(moments), rests + 1)
+    calls = round((CONTEST.warm + CONTEST.timed) / 1e-3)
+    assert [len(t) for t in turns] == pytest.approx([1, calls, calls], abs=2)
 
 
-def test_short_calls_are_repeated_within_a_turn() -> None:
+def test_short_calls_are_repeated_within_a_turn(clock: Clock) -> None:
     calls = 0
 
     def call() -> None:
         nonlocal calls
         calls += 1
+        clock.sleep(1e-5)
 
-    measure({"": call}, rounds=2, seconds=1.0)
-    assert calls > 50
+    found = measure({"": call}, rounds=2, seconds=1.0)
+    assert calls == pytest.approx(1 + 2 * (1 + ALONE.timed / 1e-5), abs=2)
+    assert found[""].samples == pytest.approx([1e-5, 1e-5], rel=1e-3)
 
 
-def test_long_calls_need_no_warming_up(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_long_calls_need_no_warming_up(clock: Clock) -> None:
     calls: list[float] = []
-    now = 0.0
 
     def long() -> None:
-        nonlocal now
-        calls.append(now)
-        now += 2 * LONG_SECONDS
+        calls.append(clock.now)
+        clock.sleep(2 * LONG_SECONDS)
 
-    monkeypatch.setattr(time, "perf_counter", lambda: now)
-    monkeypatch.setattr(time, "sleep", lambda seconds: None)
     found = measure({"": long}, 3, 1.0, pace=Pace(0.1, 1.0, 1e-3), warmup=5)
     assert len(calls) == 1 + 3  # the first has used up the time for first calls
     assert found[""].median == pytest.approx(2 * LONG_SECONDS)
 
 
-def test_the_number_of_rounds_follows_the_time() -> None:
-    assert len(measure({"": lambda: None}, None, 0.0)[""].samples) == 3
-    assert len(measure({"": lambda: None}, None, 0.1)[""].samples) > 5
+@pytest.mark.parametrize(("seconds", "rounds"), [(0.0, 3), (0.1, 50), (100.0, 1000)])
+def test_the_number_of_rounds_follows_the_time(clock: Clock, seconds: float, rounds: int) -> None:
+    """A turn is an untimed and a timed call of a millisecond each."""
+    found = measure({"": lambda: clock.sleep(1e-3)}, None, seconds)
+    assert len(found[""].samples) == pytest.approx(rounds, abs=1)
 
 
 def test_statistics() -> None:
