@@ -15,14 +15,19 @@ from types import ModuleType
 package = sys.modules["tilewright"] = ModuleType("tilewright")
 package.__path__ = [str(Path(__file__).parents[2])]
 
+from tilewright.autotune.board import NOBODY, Step  # noqa: E402
 from tilewright.autotune.outcome import Failure  # noqa: E402
 from tilewright.autotune.serving import Failed, Post, Wanted, serve  # noqa: E402
 from tilewright.autotune.statistics import Sample  # noqa: E402
 from tilewright.autotune.task import Candidate  # noqa: E402
 
 
+AGE = 1000
+"""Seconds that a worker says it has been at what hangs: no test waits for that to be too long."""
+
+
 def misbehave(what: str) -> None:
-    if what == "hang":
+    if what == "stall":
         while True:
             pass
     elif what == "segv":
@@ -59,7 +64,8 @@ def misbehave(what: str) -> None:
 
 class BadBench:
     """Payload "bad": cannot be prepared. A config: step (build or run), does, seconds, turn: in
-    which of its runs it does that. once: a file, with which it does not do it any more."""
+    which of its runs it does that. once: a file, with which it does not do it any more. Who hangs
+    has done so for a long time, who stalls has just begun."""
 
     def __init__(self, payload: str, post: Post) -> None:
         self.post, self.payload = post, payload
@@ -69,11 +75,11 @@ class BadBench:
         if self.payload == "bad":
             raise ValueError("no such problem")
         if self.payload == "hang":
-            misbehave("hang")
+            self._hang("prepare", NOBODY)
 
     def build(self, place: int, candidate: Candidate) -> None:
         if candidate.config.get("step") == "build":
-            misbehave(str(candidate.config["does"]))
+            self._misbehave("build", place, candidate)
 
     def measure(
         self, wanted: Wanted, rounds: Sequence[int], deadline: float
@@ -97,7 +103,7 @@ class BadBench:
                     found.append((place, Sample(float(c.config.get("seconds", 1e-3)))))
             yield found
 
-    def _posted(self, place: int, c: Candidate) -> tuple[str, int]:
+    def _posted(self, place: int, c: Candidate) -> tuple[Step, int]:
         return "run", int(c.config.get("posts", place))
 
     def _run(self, place: int, c: Candidate) -> None:
@@ -108,7 +114,18 @@ class BadBench:
             if once is None or not Path(str(once)).exists():
                 if once is not None:
                     Path(str(once)).touch()
-                misbehave(str(c.config["does"]))
+                self._misbehave("run", place, c)
+
+    def _misbehave(self, step: Step, place: int, c: Candidate) -> None:
+        if c.config["does"] == "hang":
+            self._hang(step, place)
+        misbehave(str(c.config["does"]))
+
+    def _hang(self, step: Step, place: int) -> None:
+        begun = time.monotonic_ns() - AGE * 10**9
+        time.monotonic_ns = lambda: begun
+        self.post(step, place)
+        misbehave("stall")
 
 
 if __name__ == "__main__":

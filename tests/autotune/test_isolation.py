@@ -9,12 +9,14 @@ import sys
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from tilewright.autotune import workers
+from tilewright.autotune import isolation, workers
 from tilewright.autotune.board import Board, shared_page
 from tilewright.autotune.errors import TunerError
 from tilewright.autotune.isolation import IsolatedRunner
@@ -24,7 +26,8 @@ from tilewright.autotune.task import Candidate, Key, Task
 from tilewright.autotune.workers import Limits, Worker
 
 WORKER = (sys.executable, str(Path(__file__).with_name("bad_worker.py")))
-LIMITS = Limits(start=20, prepare=1, build=1.2, run=1.2, memory=128 << 20)
+# Less than the workers say that they have hung for, more than any step takes on a busy machine.
+LIMITS = Limits(start=100, prepare=100, build=130, run=130, memory=128 << 20)
 GOOD: Mapping[str, Any] = {}
 
 
@@ -33,7 +36,7 @@ def task(*configs: Mapping[str, Any], payload: str = "", name: str = "p") -> Tas
     return Task(Key(name, "device", "standard"), space, payload=payload)
 
 
-def soon(seconds: float = 30) -> float:
+def soon(seconds: float = 200) -> float:
     return time.monotonic() + seconds
 
 
@@ -42,6 +45,15 @@ def outcomes(
 ) -> dict[int, Outcome]:
     everything = Request(tuple(range(len(t.space))), rounds)
     return dict(runner.run(t, everything, soon() if deadline is None else deadline))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def patience() -> Iterator[None]:
+    """Who has hung for long is found at once, and no build is late because others were quick."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(workers, "LOOK_SECONDS", 0.02)
+        patch.setattr(workers, "LEAST_BUILD", LIMITS.build)
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -55,7 +67,7 @@ def failing(step: str, does: str, **more: Any) -> Mapping[str, Any]:
 
 
 @pytest.mark.parametrize(("does", "kind", "says"), [
-    ("hang", "timeout", "took more than 1.2 s"),
+    ("hang", "timeout", "took more than 130 s"),
     ("segv", "crash", "SIGSEGV"),
     ("abort", "crash", "SIGABRT"),
     ("exit", "crash", "exited with status 0 in the middle"),
@@ -144,29 +156,36 @@ def test_a_task_that_cannot_be_prepared(runner: IsolatedRunner, payload: str, ki
     assert [getattr(found[k], "kind", "") for k in range(2)] == [kind, kind]
 
 
-def test_the_deadline_is_kept(runner: IsolatedRunner) -> None:
+def test_the_deadline_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What was measured by then comes out; whoever was in the middle has not failed."""
-    outcomes(runner, task(GOOD, name="warm"))
-    start = time.monotonic()
-    t = task(GOOD, {"takes": 0.25}, failing("run", "hang", turn=2), name="late")
-    found = outcomes(runner, t, rounds=100, deadline=start + 0.8)
-    assert time.monotonic() - start < 1.5
-    assert isinstance(found[0], Measurement) and not isinstance(found.get(2), Failure)
+    begun = tmp_path / "begun"
+    with IsolatedRunner(WORKER, limits=replace(LIMITS, run=1e6)) as made:
+
+        def monotonic() -> float:  # it is late as soon as a candidate stalls, in its second run
+            return time.monotonic() + (2000 if made._samples and begun.exists() else 0)
+
+        clock = SimpleNamespace(monotonic=monotonic, sleep=time.sleep)
+        for module in (isolation, workers):
+            monkeypatch.setattr(module, "time", clock)
+        t = task(GOOD, failing("run", "stall", turn=2, once=str(begun)), GOOD, name="late")
+        found = outcomes(made, t, rounds=100, deadline=soon(1000))
+    assert {k: getattr(x, "rounds", 0) for k, x in found.items()} == {0: 1, 1: 1, 2: 1}
 
 
 def test_a_build_is_not_waited_for_much_longer_than_others(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     limits = Limits(build=60)
+    monkeypatch.setattr(workers, "LEAST_BUILD", 5.0)
     assert limits.among(0.1).build == 5
     assert limits.among(0.5) == Limits(build=10)
     assert limits.among(9.0).build == 60
     assert Limits(build=2).among(0.1).build == 2
-    monkeypatch.setattr(workers, "LEAST_BUILD", 1.0)
+    monkeypatch.setattr(workers, "LEAST_BUILD", 600.0)
     t = task(failing("build", "hang"), *[GOOD] * 4, name="others")
-    with IsolatedRunner(WORKER, limits=limits) as made:
+    with IsolatedRunner(WORKER, limits=Limits(build=1e6)) as made:
         found = outcomes(made, t)
-    assert found[0] == Failure("timeout", "building took more than 1 s")
+    assert found[0] == Failure("timeout", "building took more than 600 s")
     assert len(found) == 5
 
 
@@ -241,7 +260,7 @@ def test_workers_leave_when_the_parent_is_killed() -> None:
         mine = children(parent.pid)
         assert len(mine) >= 2
         parent.send_signal(signal.SIGKILL)
-    until = time.monotonic() + 15
+    until = soon(60)
     while any(_runs(pid) for pid in mine) and time.monotonic() < until:
         time.sleep(0.05)
     assert not any(_runs(pid) for pid in mine)
