@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -15,7 +16,7 @@ from concurrent.futures import CancelledError
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from threading import Timer
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -45,9 +46,11 @@ def test_requests_and_answers_are_text() -> None:
         (6, measured(1.5)), (2, Failure("crash", "signal 11")), (4, measured(0.5))]  # fmt: skip
 
 
-def test_candidates_that_no_time_was_left_for_do_not_come_back() -> None:
+def test_candidates_that_no_time_was_left_for_do_not_come_back(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     clock = Clock()
-    clock.now = time.monotonic()
+    monkeypatch.setattr(time, "monotonic", clock)
     bench = Bench(clock, {"a": [1.0, 1.0]}, cost=10.0)
     told = farm.answer(farm.ask(task("a"), Request((3, 1), 5), seconds=15.0), bench)
     assert farm.outcomes(told, Request((3, 1), 5)) == [(3, measured(1.0))]
@@ -203,25 +206,37 @@ def test_a_runner_without_its_worker_is_lost_and_one_that_talks_nonsense_is_an_e
         joined.close()
 
 
+def logged(cluster: Cluster) -> list[tuple[str, ...]]:
+    """Who ran what: processes, problems, candidates."""
+    return [tuple(line.split()) for line in cluster.log.read_text().splitlines()]
+
+
 def test_a_killed_worker_loses_nothing_and_nothing_is_measured_twice(
     cluster: Cluster, tmp_path: Path
 ) -> None:
     names = [f"p{k}" for k in range(6)]
     joined = cluster.farm()
     runners = [joined.runner(a, "cpu") for a in cluster.pids]
-    victim, survivor = cluster.pids
     told: list[Event] = []
+    victims: list[str] = []
 
     def listen(event: Event) -> None:
+        """The first one to answer is killed soon after that, while most is still to be done."""
         told.append(event)
-        if sum(isinstance(e, Tried) for e in told) == 9 and isinstance(event, Tried):
-            os.kill(cluster.pids[victim], signal.SIGKILL)
+        tried = [e for e in told if isinstance(e, Tried)]
+        if len(tried) == 3 and not victims:
+            ran = {(p, f"t(n={n})"): int(pid) for pid, p, n in logged(cluster)}
+            pid = ran[tried[0].label, tried[0].candidate]
+            victims.extend(a for a, its in cluster.pids.items() if its == pid)
+            os.kill(pid, signal.SIGKILL)
 
     records = Records(tmp_path / "records.sqlite")
     jobs = open_jobs([(task(n), 0.15) for n in names], InOrder(step=2), records)
     session = Session(jobs, runners, time.monotonic() + 60, records, report=listen)
     assert session.run() == "searched"
     joined.close()
+    (victim,) = victims
+    (survivor,) = set(cluster.pids) - {victim}
 
     everything = {(n, k) for n in names for k in range(4)}
     kept = {(r.key.problem, r.candidate.config["n"]): r for r in records.rows()}
@@ -230,7 +245,7 @@ def test_a_killed_worker_loses_nothing_and_nothing_is_measured_twice(
     (lost,) = [e.text for e in told if isinstance(e, Warned)]
     assert victim in lost and "1 left" in lost
 
-    ran = Counter(tuple(line.split()) for line in cluster.log.read_text().splitlines())
+    ran = Counter(logged(cluster))
     assert set(ran.values()) == {1}  # no worker ran anything twice
     of = {a: {(n, int(k)) for pid, n, k in ran if pid == str(cluster.pids[a])}
           for a in (victim, survivor)}  # fmt: skip
@@ -244,13 +259,22 @@ def test_a_killed_worker_loses_nothing_and_nothing_is_measured_twice(
 def test_a_worker_that_hangs_is_not_waited_for(
     cluster: Cluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(farm, "DESCRIBE_SECONDS", 3.0)
+    """By a clock on which its time is over as soon as nobody else is asked any more."""
     joined = cluster.farm()
     frozen, *others = joined.members()  # of those that a test before has left alive
+    read: list[float] = []
+
+    def monotonic() -> float:
+        while read and sum("(ask)" in t.name for t in threading.enumerate()) > 1:
+            time.sleep(0.01)
+        read.append(time.monotonic() + (1000 if read else 0))
+        return read[-1]
+
     os.kill(cluster.pids[frozen], signal.SIGSTOP)
     try:
+        monkeypatch.setattr(farm, "time", SimpleNamespace(monotonic=monotonic))
         told = joined.members()
-        assert told[frozen] == "no answer within 3 s"
+        assert told[frozen] == "no answer within 20 s"
         assert all(isinstance(told[a], dict) for a in others)
     finally:
         os.kill(cluster.pids[frozen], signal.SIGCONT)
@@ -262,7 +286,7 @@ def test_with_its_scheduler_a_farm_is_lost(tmp_path: Path) -> None:
         joined = cluster.farm()
         try:
             (address,) = cluster.pids
-            kill = Timer(0.6, os.kill, (cluster.scheduler, signal.SIGKILL))
+            kill = threading.Timer(0.6, os.kill, (cluster.scheduler, signal.SIGKILL))
             kill.start()
             many = task("a", 2000)  # a minute's work
             runner = joined.runner(address, "cpu")
