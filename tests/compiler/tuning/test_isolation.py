@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -21,14 +22,15 @@ from tilewright.compiler.errors import OptionError
 from tilewright.compiler.tuning.faults import FAULTS, VARIABLE, faults_of
 from tilewright.compiler.tuning.local import local_runner
 
+from .hung import LIMITS, age
 from .problems import convolution
 
 
 def limits() -> Limits:
-    """Short ones. Of memory half as much again as this process ever had, which may be much after
-    other tests: the system says of workers that they had that, too, so that less tells nothing."""
+    """Of memory half as much again as this process ever had, which may be much after other tests:
+    the system says of workers that they had that, too, so that less tells nothing."""
     own = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss << 10
-    return Limits(build=3, run=3, memory=max(320 << 20, own * 3 // 2))
+    return replace(LIMITS, memory=max(320 << 20, own * 3 // 2))
 
 
 # What every fault is found out as; None: it harms nothing.
@@ -39,7 +41,7 @@ KINDS: Mapping[str, str | None] = {
 }  # fmt: skip
 
 
-def outcomes(task: Task, places: range, rounds: int = 3, seconds: float = 60) -> dict[int, Outcome]:
+def outcomes(task: Task, places: range, rounds: int = 3, seconds: float = 250) -> dict[int, Outcome]:
     with local_runner(limits()) as runner:
         request = Request(tuple(places), rounds)
         return dict(runner.run(task, request, time.monotonic() + seconds))
@@ -49,6 +51,8 @@ def test_every_fault_is_survived_and_reported(monkeypatch: pytest.MonkeyPatch) -
     assert set(KINDS) == set(FAULTS)
     given = ",".join(f"{fault}@{place}" for place, fault in enumerate(FAULTS, 1))
     monkeypatch.setenv(VARIABLE, given)
+    at = {fault: place for place, fault in enumerate(FAULTS, 1)}
+    age(monkeypatch, {("run", at["hang"]), ("build", at["hang-build"])})
     found = outcomes(convolution(), range(len(FAULTS) + 2))
     assert sorted(found) == list(range(len(FAULTS) + 2))
     for place, fault in enumerate(FAULTS, 1):
