@@ -133,11 +133,16 @@ def _from_roots(roots: Sequence[Fraction]) -> list[Fraction]:
 
 
 def transformed_weights(w: Array, m: int) -> Array:
-    """G w G^T of weights [..., 3, 3] as [a * a, ...], in float64."""
+    """G w G^T of weights [..., 3, 3] as [a * a, ...], in float64.
+
+    Weights that are infinite, be it that they are not those that were meant, give NaN without a
+    warning of numpy's, as they do in kernels.
+    """
     some = w.shape[:-2]
     taps = w.reshape(*some, TAPS * TAPS).transpose(len(some), *range(len(some)))
     taps = np.ascontiguousarray(taps, np.float64)
-    return (_both_axes(m) @ taps.reshape(len(taps), -1)).reshape(-1, *some)
+    with np.errstate(invalid="ignore"):
+        return (_both_axes(m) @ taps.reshape(len(taps), -1)).reshape(-1, *some)
 
 
 @cache
