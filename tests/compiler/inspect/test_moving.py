@@ -9,7 +9,9 @@ import numpy as np
 import pytest
 
 import tilewright as tw
+from tilewright.compiler.api import timing
 from tilewright.compiler.codegen.cpu.target import host
+from tilewright.compiler.inspect.machine import Limits, MemoryLevel
 from tilewright.compiler.inspect.moving import STREAMS, Movers, can_move, mover
 from tilewright.compiler.kernels.ir import Buffer, Kernel
 from tilewright.ops.types import f32, i64
@@ -76,7 +78,9 @@ def test_movers_run_ahead_of_launches_and_change_no_result() -> None:
     assert min(movers.times().values()) > 0
 
 
-def test_a_profile_says_what_moving_takes() -> None:
+def test_a_profile_says_what_moving_takes(monkeypatch: pytest.MonkeyPatch) -> None:
+    slow = Limits(1, 1e12, (MemoryLevel("DRAM", None, 1e9, 1e9, 1e9),))
+    monkeypatch.setattr(timing, "limits", lambda threads: slow)  # whatever the machine has
     exe = program()
     rows = exe.profile(rounds=2, moved=True).rows
     assert all(r.moved_seconds and r.of_moving for r in rows if r.bound == "memory")
