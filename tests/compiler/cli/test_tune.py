@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +17,15 @@ from rich.console import Console
 from rich.live import Live
 
 from tilewright.autotune.events import Began, Ended, Listed, Reached, State, Tried, Warned
-from tilewright.autotune.outcome import Failure, Measurement
+from tilewright.autotune.outcome import Failure, Measurement, Outcome
 from tilewright.autotune.records import Records
+from tilewright.autotune.runner import Request
+from tilewright.autotune.task import Task
+from tilewright.compiler.api import crew
 from tilewright.compiler.cli import main
 from tilewright.compiler.cli.live import Drawing, Lines
+from tilewright.compiler.codegen.cpu.target import host
+from tilewright.compiler.tuning.fingerprint import fingerprint
 
 from .models import write_open, write_static
 
@@ -88,23 +94,41 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "cache"
 
 
+class DefaultBest:
+    """A runner to whom the default of every task seems to be the fastest."""
+
+    def run(
+        self, task: Task, request: Request, deadline: float
+    ) -> Iterator[tuple[int, Outcome]]:  # fmt: skip
+        for place in request.candidates:
+            seconds = 1e-3 if task.space[place] == task.default else 2e-3
+            yield place, Measurement(seconds, seconds, seconds, 200)
+
+    def stop(self) -> None: ...
+    def close(self) -> None: ...
+
+
 def test_json_is_a_line_an_event_and_the_report_last(
-    model: str, cache: Path, capsys: pytest.CaptureFixture[str]
+    model: str, cache: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    made = crew.Crew((DefaultBest(),), (fingerprint(host()),), ())
+    monkeypatch.setattr(crew, "local_crew", lambda *_, **__: made)
     assert main.main(["tune", model, "--budget", "30s", "--threads", "1", "--json"]) == 0
     events = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     kinds = [e["event"] for e in events]
     assert kinds[0] == "station" and kinds[-1] == "report" and "tried" in kinds
     report = events[-1]
     assert report["ended"] == "searched" and report["budget"] == 30.0
-    assert {t["verdict"] for t in report["tasks"]} <= {"tuned", "tie", "default", "untried"}
+    assert {t["verdict"] for t in report["tasks"]} == {"default"}
+    tried_ones = {(e["label"], e["candidate"]) for e in events if e["event"] == "tried"}
+    assert report["tried"] == len(tried_ones)
 
-    rows = Records(cache / "records.sqlite").rows()  # of which disturbed ones are measured again
-    sound = [r for r in rows if not getattr(r.outcome, "contaminated", False)]
+    rows = Records(cache / "records.sqlite").rows()
+    assert len(rows) == report["tried"]
     assert main.main(["tune", model, "--budget", "30s", "--threads", "1"]) == 0
     out, err = capsys.readouterr()
-    assert "share" in out and f"{len(sound)} known before" in out
-    assert len(sound) < report["tried"] or "0 candidates run (0 failed)" in out
+    assert "share" in out and f"{len(rows)} known before" in out
+    assert "0 candidates run (0 failed)" in out
     assert "compile" in err and "\x1b" not in out + err
 
 
@@ -126,7 +150,11 @@ def test_what_cannot_be_tuned_is_refused(
 
 
 def test_ctrl_c_reports_the_best_so_far(model: str, cache: Path) -> None:
-    command = [sys.executable, "-m", "tilewright", "tune", model, "--budget", "60s", "--json"]
+    late = (
+        "import sys, time; time.sleep(0.2)\n"
+        "from tilewright.compiler.cli.main import main; sys.exit(main())"
+    )
+    command = [sys.executable, "-c", late, "tune", model, "--budget", "60s", "--json"]
     env = {**os.environ, "TILEWRIGHT_FAULT": "hang@100%"}
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=env) as process:
         assert process.stdout is not None
@@ -137,5 +165,5 @@ def test_ctrl_c_reports_the_best_so_far(model: str, cache: Path) -> None:
                 process.send_signal(signal.SIGINT)
     assert process.returncode == 130
     stations = [e["elapsed"] for e in events if e["event"] == "station"]
-    assert stations[0] > 0.1  # the start of Python is part of the budget
+    assert stations[0] > 0.2  # the start of Python is part of the budget
     assert events[-1]["event"] == "report" and events[-1]["ended"] == "interrupted"

@@ -41,7 +41,9 @@ KINDS: Mapping[str, str | None] = {
 }  # fmt: skip
 
 
-def outcomes(task: Task, places: range, rounds: int = 3, seconds: float = 250) -> dict[int, Outcome]:
+def outcomes(
+    task: Task, places: range, rounds: int = 3, seconds: float = 250
+) -> dict[int, Outcome]:
     with local_runner(limits()) as runner:
         request = Request(tuple(places), rounds)
         return dict(runner.run(task, request, time.monotonic() + seconds))
