@@ -21,7 +21,6 @@ from tilewright.autotune.serving import Failed, Post, Wanted, serve  # noqa: E40
 from tilewright.autotune.statistics import Sample  # noqa: E402
 from tilewright.autotune.task import Candidate  # noqa: E402
 
-
 AGE = 1000
 """Seconds that a worker says it has been at what hangs: no test waits for that to be too long."""
 

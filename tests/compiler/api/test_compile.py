@@ -182,9 +182,10 @@ def test_second_compilation_loads_what_the_first_built(
 
 
 def test_compile_takes_no_time_to_speak_of() -> None:
-    start = time.perf_counter()
+    """Of the processors: how long others have them does not count."""
+    start = time.process_time()
     tw.compile(two_by_two())
-    assert time.perf_counter() - start < 5
+    assert time.process_time() - start < 5
 
 
 def test_views_of_an_open_program_are_those_of_the_last_call() -> None:

@@ -45,7 +45,7 @@ def workers(stub: Stub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
 
 
 def built(t: Task, places: Iterable[int]) -> None:
-    """Put the code of candidates into the store: in this process, which has loaded what that takes."""
+    """Put the code of candidates into the store: this process has loaded what that takes."""
     target, store = CudaTarget("sm_90"), Store()
     gpu_code.load([parse(t.payload).instantiate(t.space[k]).kernel for k in places], target, store)
 
