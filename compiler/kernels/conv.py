@@ -39,12 +39,13 @@ from .ir import (
     loop,
     seq,
 )
-from .microkernel import LINE, Level, MicroKernel, Panel, Rows, Segment, bind
+from .microkernel import LINE, Level, MicroKernel, Panel, Rows, Segment, Then, bind
 from .recipe import prepared
 from .template import Config, required
 
 PARTIAL = 300  # terms of a partial sum, about; errors grow with the root of it
 FEW_TILES = 32  # tiles per visit of a panel; behind more, asking for it costs more than waiting
+FEW_STEPS = 200  # of a reduction: up to so many, what is done behind them deserves care
 MEMORY_LINE = 8  # multiply-add slots in which one core gets a cache line of a stream from memory
 
 
@@ -57,7 +58,7 @@ class ConvWriter:
     """Writes the kernel of one problem for one config."""
 
     template = "direct_conv"
-    version = 7
+    version = 8
 
     def __init__(self, p: ConvGroup, device: Device, config: Config) -> None:
         self.p, self.config = p, config
@@ -134,10 +135,12 @@ class ConvWriter:
         return panel * (self.blocks * self.lanes)
 
     def reduction(
-        self, micro: MicroKernel, panel: Expr, base: Expr, moves: tuple[int, int], inside: Inside
-    ) -> tuple[Stmt, ...]:
-        """Add up all products of a tile. base: the offset in x of its first place; moves: elements
-        between neighbouring places; inside: what `taps` needs to know of the tile."""
+        self, micro: MicroKernel, panel: Expr, base: Expr, moves: tuple[int, int], inside: Inside,
+        finish: Then,
+    ) -> tuple[Stmt, ...]:  # fmt: skip
+        """Add up all products of a tile, and be done with them. base: the offset in x of its first
+        place; moves: elements between neighbouring places; inside: what `taps` needs to know of the
+        tile."""
         first = self.first(panel)
         if self.p.group > 1:
             each = self.p.channels // self.p.group
@@ -145,7 +148,10 @@ class ConvWriter:
             base = base + first // each * per
         a = Rows(self.x, base, moves, self.next)
         b = Panel(self.w, first * self.steps, micro.blocks * self.lanes, far=self.far)
-        return micro.accumulate(a, b, self.segments(inside))
+        segments = self.segments(inside)
+        if self.steps <= FEW_STEPS and all(x.is_covered for x in self.axes):
+            return micro.accumulate(a, b, segments, then=finish)
+        return (*micro.accumulate(a, b, segments), finish(()))
 
     def input_strides(self) -> tuple[int, ...]:
         """Elements between neighbours of x: image, channel (block), then the axes of places."""
@@ -240,8 +246,8 @@ class ConvWriter:
         return seq(
             self.prefetch(micro, where), micro.start(start),
             self.reduction(micro, panel, base, (moves[-2], moves[-1]),
-                           (outer[1:], h0, rows, right.taps)),
-            micro.finish(finish),
+                           (outer[1:], h0, rows, right.taps),
+                           lambda rows: micro.finish(finish, rows=rows)),
         )  # fmt: skip
 
     def prefetch(

@@ -39,6 +39,15 @@ class Axis:
         return any(self.inside(t) != (0, self.output) for t in range(self.kernel))
 
     @property
+    def is_covered(self) -> bool:
+        """Whether every place has a tap inside the input."""
+        end = 0  # of the places that have one, from the first on
+        for lo, hi in sorted(map(self.inside, range(self.kernel))):
+            if lo <= end:
+                end = max(end, hi)
+        return end >= self.output
+
+    @property
     def taps(self) -> int:
         """Taps inside the input, over all places."""
         return sum(hi - lo for lo, hi in map(self.inside, range(self.kernel)))

@@ -34,7 +34,7 @@ from .conv_sharing import Costs, Cut, evenly, few_items, units_of
 from .conv_tiles import Panels, tiles
 from .device import Device
 from .ir import Buffer, Launch, Stmt, loop, seq
-from .microkernel import Level, MicroKernel, Panel, Rows, bind
+from .microkernel import Level, MicroKernel, Panel, Rows, Then, bind
 from .recipe import prepared, recipe
 from .template import Config, required
 
@@ -145,8 +145,9 @@ class _Writer(ConvWriter):
         return self.table[panel + len(self.starts)] * self.p.block
 
     def reduction(
-        self, micro: MicroKernel, panel: Expr, base: Expr, moves: tuple[int, int], inside: Inside
-    ) -> tuple[Stmt, ...]:
+        self, micro: MicroKernel, panel: Expr, base: Expr, moves: tuple[int, int], inside: Inside,
+        finish: Then,
+    ) -> tuple[Stmt, ...]:  # fmt: skip
         taps, width = self.p.window.taps, micro.blocks * self.lanes
         k = var("k", self.starts[-1])
         held, at = bind(f"at{micro.tag}", self.table[k + len(self.starts) + len(self.parts)] + base)
@@ -156,7 +157,7 @@ class _Writer(ConvWriter):
         b = Panel(self.w, index(before * taps) + k * (taps * width), width)
         one = micro.accumulate(a, b, self.taps(Level(1, 0), inside))
         lo, hi = self.table[panel], self.table[panel + 1]
-        return (loop(k, seq(held, one), lo=lo, hi=hi),)
+        return loop(k, seq(held, one), lo=lo, hi=hi), finish(())
 
 
 class GroupedConv:

@@ -20,10 +20,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
-from itertools import count
+from itertools import count, product
 from math import prod
 
-from ...ops.expr import Expr, apply, compare, const, index, var
+from ...ops.expr import Expr, apply, compare, const, index, minimum, var
 from ...ops.types import DType, i64
 from .compose import Indices
 from .device import Device
@@ -31,6 +31,7 @@ from .ir import Buffer, Declare, If, Local, Prefetch, Set, Stmt, loop
 
 UNROLL = 4  # most steps of the reduction per round
 ROUND = 32  # multiply-adds per round that hide the loop's own cost; more only make code longer
+LAST = 4  # least steps of the last round, if there are as many, where it goes group by group
 PIPELINE = 8  # independent multiply-adds that keep two units of latency 4 busy
 # Bytes of B between asking for it and its use. The second cache can wait for more lines at a time
 # than the first: it is asked long before, the first one for what is near by then.
@@ -127,6 +128,9 @@ Element = Callable[[Indices, Expr, Expr], Expr]
 
 Body = Callable[[Indices, Expr, Expr], Iterable[Stmt]]
 
+Then = Callable[[Sequence[Range]], Stmt]
+"""What becomes of the sums of a range of rows per axis, as statements."""
+
 
 @dataclass(frozen=True, slots=True)
 class MicroKernel:
@@ -206,9 +210,20 @@ class MicroKernel:
             out.append(loop(lane, last, "vector", hi=tail, lanes=self.lanes))
         return tuple(out)
 
-    def each(self, body: Body, tail: int = 0) -> Stmt:
-        """Statements for every row, block and lane."""
-        return self.each_row(lambda r: self.each_vector(lambda j, lane: body(r, j, lane), tail))
+    def each(self, body: Body, tail: int = 0, rows: Sequence[Range] = ()) -> Stmt:
+        """Statements for every row, or for a range of rows per axis, block and lane."""
+        return self.each_row(
+            lambda r: self.each_vector(lambda j, lane: body(r, j, lane), tail), rows
+        )
+
+    def groups(self) -> list[tuple[Range, ...]]:
+        """The rows in groups of about PIPELINE vectors, enough to keep the machine busy."""
+        *lead, last = self.rows
+        around = [[(k, k + 1) for k in range(n)] for n in lead]
+        if lead and last * self.blocks < PIPELINE:
+            around[-1] = parts(lead[-1], -(-lead[-1] * last * self.blocks // PIPELINE))
+            return list(product(*around, [(0, last)]))
+        return list(product(*around, parts(last, max(1, round(last * self.blocks / PIPELINE)))))
 
     # ---------------------------------------------------------------- its life
 
@@ -227,10 +242,14 @@ class MicroKernel:
         return self.each(body, tail)
 
     def accumulate(
-        self, a: Rows, b: Panel, segments: Sequence[Segment], soon: Stream | None = None
-    ) -> tuple[Stmt, ...]:
+        self, a: Rows, b: Panel, segments: Sequence[Segment], soon: Stream | None = None,
+        then: Then | None = None,
+    ) -> tuple[Stmt, ...]:  # fmt: skip
         """The whole reduction: the nests of all segments, one after the other. soon: what to bring
-        into the caches meanwhile."""
+        into the caches meanwhile. then: what becomes of the sums: the last round does one group of
+        rows after the other, and each is done with at once. Stores in a row hold up the next tile,
+        two cycles each on Zen 4; between multiply-adds they cost nothing. No loop of the last
+        segment may be empty, then."""
         panel = Local(f"b{self.tag}", self.dtype, (self.blocks,), self.lanes)
         scalar = Local(f"a{self.tag}", self.dtype)
         numbers = count(1)
@@ -246,7 +265,9 @@ class MicroKernel:
             out += declare_c
             streams.append(replace(soon, base=base))
 
-        def step(a_at: Expr, b_k: Expr, rows: Sequence[Range], turn: Expr) -> tuple[Stmt, ...]:
+        def step(
+            a_at: Expr, b_k: Expr, rows: Sequence[Range], turn: Expr, hinted: bool = True
+        ) -> tuple[Stmt, ...]:
             b_at = b_base + b_k * b.step
 
             def read(j: Expr, lane: Expr) -> tuple[Stmt, ...]:
@@ -266,7 +287,7 @@ class MicroKernel:
 
             hints = [
                 Prefetch(x.buffer, x.base + b_k * x.step + at, x.far)
-                for x in streams for at in range(0, x.step, LINE // self.dtype.bytes)
+                for x in streams if hinted for at in range(0, x.step, LINE // self.dtype.bytes)
             ]  # fmt: skip
             return (*self.each_vector(read, b.tail), *hints, self.each_row(row, rows))
 
@@ -277,42 +298,98 @@ class MicroKernel:
 
             return (self.each_row(hint, rows),) if a.next else ()
 
+        def widths(level: Level, rows: Sequence[Range]) -> tuple[int, int]:
+            """(steps of a round, steps of the last one) of an innermost loop."""
+            sizes = [(hi - lo, m) for (lo, hi), m in zip(rows, a.strides, strict=True)]
+            width = round_width(level, sizes, self.blocks)
+            width = -(-width // self.chains) * self.chains
+            last = level.count % width
+            while last < LAST:
+                last += width
+            return width, min(level.count, last)
+
         def nest(
-            s: Segment, levels: Sequence[Level], a_at: Expr, b_k: Expr, depth: int
-        ) -> tuple[Stmt, ...]:
+            s: Segment, levels: Sequence[Level], a_at: Expr, b_k: Expr, depth: int,
+            more: Expr | None,
+        ) -> tuple[Stmt, ...]:  # fmt: skip
+            """more: None, or a number that is 0 in the very last step of the loops around: there
+            the last round is left out."""
             level, rest = levels[0], levels[1:]
+            rows = s.rows or tuple((0, d) for d in self.rows)
             k = var(f"k{depth}", level.count)
             ahead = level.ahead or 1
             if level.span is not None and not rest and not s.inner:
                 rest = (Level(1, 0),)
             if rest or s.inner:
                 lo, hi = level.span or (None, None)
+                if more is not None:
+                    end = index(level.count) if hi is None else hi
+                    if len(rest) == 1 and not s.inner and widths(rest[0], rows)[1] == rest[0].count:
+                        hi, more = minimum(end, more + (end - 1)), None
+                    else:
+                        more = more * level.count + (end - 1 - k)
                 a_at, b_k = a_at + k * level.stride, b_k + k * ahead
-                body = nest(s, rest, a_at, b_k, depth + 1) if rest else tuple(
-                    x for part in s.inner for x in whole(part, a_at, b_k, depth + 1)
+                body = nest(s, rest, a_at, b_k, depth + 1, more) if rest else tuple(
+                    x for n, part in enumerate(s.inner, 1)
+                    for x in whole(part, a_at, b_k, depth + 1, more if n == len(s.inner) else None)
                 )  # fmt: skip
                 return (loop(k, body, lo=lo, hi=hi),)
             name = f"{self.tag}_{next(numbers)}"
             declare_a, a_at = bind(f"pa{name}", a_at)
             declare_k, b_k = bind(f"pk{name}", b_k)
-            rows = s.rows or tuple((0, d) for d in self.rows)
-            sizes = [(hi - lo, m) for (lo, hi), m in zip(rows, a.strides, strict=True)]
-            width = round_width(level, sizes, self.blocks)
-            width = -(-width // self.chains) * self.chains
-            return (
-                *declare_a,
-                *declare_k,
-                *soon_after(a_at, rows),
-                *unrolled(
-                    k,
-                    width,
-                    lambda at, u: step(a_at + at * level.stride, b_k + at * ahead, rows, u),
-                ),
-            )
+            width, last = widths(level, rows)
 
-        def whole(s: Segment, a_at: Expr, b_k: Expr, depth: int) -> tuple[Stmt, ...]:
+            def one(at: Expr, u: Expr) -> tuple[Stmt, ...]:
+                return step(a_at + at * level.stride, b_k + at * ahead, rows, u)
+
+            begin = (*declare_a, *declare_k, *soon_after(a_at, rows))
+            if more is None:
+                return (*begin, *unrolled(k, width, one))
+            if more.is_const:
+                few = var(f"k{depth}", level.count - last)
+                return (*begin, *unrolled(few, width, one)) if last < level.count else ()
+            if last == level.count:
+                return (If(compare("lt", 0, more), (*begin, *unrolled(k, width, one))),)
+            even = level.count // width * width
+            u, end = var("u", width), minimum(even, level.count - last + more * last)
+            rounds = loop(k, (loop(u, one(k + u, u), "unroll"),), hi=end, step=width)
+            if even == level.count:
+                return (*begin, rounds)
+            u = var("u", level.count)
+            tail = loop(u, one(u, u), "unroll", lo=even)
+            return (*begin, rounds, If(compare("lt", 0, more), (tail,)))
+
+        def whole(
+            s: Segment, a_at: Expr, b_k: Expr, depth: int, more: Expr | None = None
+        ) -> tuple[Stmt, ...]:
             levels = simplified(stepped(s.levels))
-            return nest(s, levels, a_at + s.a_start, b_k + s.b_start, depth)
+            return nest(s, levels, a_at + s.a_start, b_k + s.b_start, depth, more)
+
+        def ending(s: Segment, a_at: Expr, b_k: Expr, then: Then) -> tuple[Stmt, ...]:
+            """The last round of a segment, group of rows by group of rows."""
+            a_at, b_k = a_at + s.a_start, b_k + s.b_start
+            levels = list(simplified(stepped(s.levels)))
+            level = Level(1, 0) if s.inner or levels[-1].span is not None else levels.pop()
+            for x in levels:
+                at = (index(x.count) if x.span is None else x.span[1]) - 1
+                a_at, b_k = a_at + at * x.stride, b_k + at * (x.ahead or 1)
+            if s.inner:
+                return ending(s.inner[-1], a_at, b_k, then)
+            name = f"{self.tag}_{next(numbers)}"
+            declare_a, a_at = bind(f"pa{name}", a_at)
+            declare_k, b_k = bind(f"pk{name}", b_k)
+            out = [*declare_a, *declare_k]
+            present = s.rows or tuple((0, d) for d in self.rows)
+            first = level.count - widths(level, present)[1]
+            for n, group in enumerate(self.groups()):
+                rows = [(max(x, lo), min(y, hi))
+                        for (x, y), (lo, hi) in zip(group, present, strict=True)]  # fmt: skip
+                if all(lo < hi for lo, hi in rows):
+                    u = var("u", level.count)
+                    at, ahead = a_at + u * level.stride, b_k + u * (level.ahead or 1)
+                    out.append(loop(u, step(at, ahead, rows, u, n == 0), "unroll", lo=first))
+                out.append(then(group))
+            return tuple(out)
 
         in_parts = any(s.per_partial for s in segments)
         if in_parts:
@@ -336,11 +413,17 @@ class MicroKernel:
                 new = False
             if done < outer.count:
                 part = replace(s, levels=(replace(outer, count=outer.count - done), *inner))
-                out += whole(part, a_base + done * outer.stride, index(done * ahead), 0)
+                at, b_at = a_base + done * outer.stride, index(done * ahead)
+                if then is None or in_parts or n < len(segments):
+                    out += whole(part, at, b_at, 0)
+                else:
+                    out += (*whole(part, at, b_at, 0, index(0)), *ending(part, at, b_at, then))
         if in_parts:
             out.append(self.each(lambda r, j, lane: (
                 Set(self.acc, self.at(r, j), self.acc[self.at(r, j)] + self.sums[(*r, j)]),
             )))  # fmt: skip
+            if then is not None:
+                out.append(then(tuple((0, d) for d in self.rows)))
         return tuple(out)
 
     def put_aside(self, new: bool, c: Expr, first: int) -> Stmt:
@@ -370,10 +453,17 @@ class MicroKernel:
         return parts[0]
 
     def finish(
-        self, body: Callable[[Indices, Expr, Expr, Expr], Iterable[Stmt]], tail: int = 0
-    ) -> Stmt:
-        """Statements for every (row, block, lane, accumulated value)."""
-        return self.each(lambda r, j, lane: body(r, j, lane, self.total(r, j)), tail)
+        self, body: Callable[[Indices, Expr, Expr, Expr], Iterable[Stmt]], tail: int = 0,
+        rows: Sequence[Range] = (),
+    ) -> Stmt:  # fmt: skip
+        """Statements for every (row, or those in a range of rows per axis, block, lane, accumulated
+        value)."""
+        return self.each(lambda r, j, lane: body(r, j, lane, self.total(r, j)), tail, rows)
+
+
+def parts(size: int, count: int) -> list[Range]:
+    """0..size in `count` ranges, evenly."""
+    return [(size * k // count, size * (k + 1) // count) for k in range(count)]
 
 
 def bind(name: str, value: Expr) -> tuple[tuple[Stmt, ...], Expr]:

@@ -43,6 +43,7 @@ def test_runs_cover_the_taps_inside(a: Axis, size: int) -> None:
     assert tiles == -(-a.output // size)
     assert sorted(found) == sorted(inside(a))
     assert len(found) == a.taps
+    assert a.is_covered == (len({p for p, _ in found}) == a.output)
 
 
 @given(drawn_axes())

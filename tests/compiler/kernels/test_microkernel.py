@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -35,7 +36,7 @@ from tilewright.compiler.kernels.microkernel import (
     round_width,
     simplified,
 )
-from tilewright.ops.expr import compare, const, index, linear, select, var
+from tilewright.ops.expr import Expr, compare, const, index, linear, select, var
 from tilewright.ops.types import f32
 
 from .support import AVX2, AVX512
@@ -129,6 +130,67 @@ def test_chains_take_turns(steps: int) -> None:
     left = wide_a[3:103].reshape(2, 50)[:, : 2 * steps : 2]
     want = 4 * wide_a[390:392, None] + left @ wide_b[1 : 1 + 8 * steps].reshape(steps, 8)
     np.testing.assert_array_equal(found, want)
+
+
+SPAN = (index(1), var("item", 1) + 3)
+ENDINGS = {
+    **{f"{n} steps": [Segment((Level(n, 3),))] for n in (1, 3, 4, 5, 8, 13, 16)},
+    "blocks": [Segment((Level(3, 40), Level(8, 1)))],
+    "blocks with a rest": [Segment((Level(2, 40), Level(9, 1))), Segment((Level(5, 1),), 90, 18)],
+    "uneven blocks": [Segment((Level(3, 40), Level(7, 1)))],
+    "blocks of taps": [Segment((Level(2, 60), Level(2, 25), Level(8, 1)))],
+    "few channels": [Segment((Level(2, 40), Level(3, 9), Level(3, 1)))],
+    "some taps": [Segment((Level(4, 40, 6, SPAN), Level(2, 9), Level(3, 1)))],
+    "one column of taps": [Segment((Level(4, 40, 2, SPAN),))],
+    "some rows": [Segment((Level(2, 40, 9),), inner=(
+        Segment((Level(3, 1),), rows=((0, 2), (1, 5))),
+        Segment((Level(2, 9), Level(3, 1)), 3, 3, rows=((0, 2), (0, 4))),
+    ))],
+    "one tap of some rows": [Segment((Level(2, 40, 6),), inner=(
+        Segment((Level(3, 1),)), Segment((Level(3, 1),), 3, 3, rows=((0, 2), (2, 5))),
+    ))],
+    "partial sums": [Segment((Level(4, 40), Level(5, 1)), partial=2)],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ENDINGS)
+@pytest.mark.parametrize("chains", [1, 2])
+def test_groups_of_rows_end_with_the_same_sums(name: str, chains: int) -> None:
+    """Ten rows of three vectors are groups of several; the sums are those without groups."""
+    rng = np.random.default_rng(0)
+    a, b = (rng.integers(-9, 10, 400).astype(np.float32) for _ in range(2))
+    micro = MicroKernel(f32, 4, (2, 5), 3, chains=chains)
+    rows, panel = Rows(A, index(2), (60, 7)), Panel(B, index(1), 12)
+    y = Buffer("y", f32, 120, "out")
+
+    def done(r: tuple[Expr, ...], j: Expr, lane: Expr, value: Expr) -> list[Stmt]:
+        return [Store(y, r[0] * 60 + r[1] * 12 + j * 4 + lane, value)]
+
+    def groups(some: Sequence[tuple[int, int]]) -> Stmt:
+        return micro.finish(done, rows=some)
+
+    plain = (*micro.start(), *micro.accumulate(rows, panel, ENDINGS[name]), micro.finish(done))
+    grouped = (*micro.start(), *micro.accumulate(rows, panel, ENDINGS[name], then=groups))
+    want, found = (
+        run_kernel(kernel(*body, params=(A, B, y)), [a, b, None])[2] for body in (plain, grouped)
+    )
+    np.testing.assert_array_equal(found, want)
+    order = [isinstance(s, Store) for s in statements(grouped)
+             if isinstance(s, Store) or (isinstance(s, Set) and s.local == micro.acc)]  # fmt: skip
+    between = order[order.index(True) : len(order) - order[::-1].index(True)]
+    assert (False in between) == (name != "partial sums"), "multiply-adds between the stores"
+
+
+def test_groups_of_rows() -> None:
+    def groups(rows: tuple[int, ...], blocks: int) -> list[tuple[tuple[int, int], ...]]:
+        return MicroKernel(f32, 16, rows, blocks).groups()
+
+    assert groups((6,), 4) == [((0, 2),), ((2, 4),), ((4, 6),)]
+    assert [hi - lo for ((lo, hi),) in groups((28,), 1)] == [7, 7, 7, 7]
+    assert groups((2, 14), 1) == [((k, k + 1), c) for k in (0, 1) for c in ((0, 7), (7, 14))]
+    assert groups((7, 2), 2) == [((0, 1), (0, 2)), ((1, 3), (0, 2)), ((3, 5), (0, 2)),
+                                 ((5, 7), (0, 2))]  # fmt: skip
+    assert groups((1,), 1) == [((0, 1),)]
 
 
 def test_a_panel_from_far_away_is_asked_for_twice() -> None:
