@@ -31,7 +31,9 @@ from .recipe import prepared, recipe
 from .template import Config, required
 
 WIDEST = 64  # most taps along columns: all of them are written out
+INPUT = 1  # registers beside a tile's sums and a row of weights
 PRODUCTS = 256  # most products that are written out per tile
+LOOKAHEAD = 14  # most places of a part of a row: two tiles are what a core has under way
 FAR = 4  # second caches' bytes from which an input comes from memory
 ROWS_AHEAD = 2  # rows of results between those that are computed and those whose input is asked for
 ITEM_FLOPS = 250_000  # an item takes at least about 2 microseconds
@@ -251,11 +253,8 @@ class Depthwise:
         self, graph: Graph, ops: Sequence[Op], outputs: Sequence[str], device: Device
     ) -> Config:
         p = _require(graph, ops, outputs)
-        taps = p.window.kernel[-1]
-        free = device.registers - 3 - taps
-        limit = min(max(free, device.registers // 2), max(1, PRODUCTS // taps))
         items = max(1, min(MAX_ITEMS, p.flops // ITEM_FLOPS))
-        return {"tw": _even(p.places[2], limit), "items": items}
+        return {"tw": _width(p, device), "items": items}
 
     def estimate(
         self, graph: Graph, ops: Sequence[Op], outputs: Sequence[str], device: Device,
@@ -278,7 +277,7 @@ def _estimate(p: ConvGroup, device: Device, config: Config) -> float:
     for run in runs(column, config["tw"]):
         products = sum(len(places) * len(taps) for places, taps in _products(run))
         loads = (run.size - 1) * column.stride + 2 * column.kernel
-        spilled = max(0, run.size + column.kernel + 3 - device.registers)
+        spilled = max(0, run.size + column.kernel + INPUT - device.registers)
         per_row = max(products, loads) + LOOP + 2 * spilled * column.kernel
         leads = prod(a.kernel for a in p.axes[:-1])
         slots += run.count * (leads * per_row + run.size)
@@ -289,6 +288,18 @@ def _estimate(p: ConvGroup, device: Device, config: Config) -> float:
     busiest = min(1.0, share * -(-items // device.threads) / units)
     rows = vectors * prod(p.places[0]) * p.places[1]
     return slots * rows * busiest + ITEM * items / device.threads
+
+
+def _width(p: ConvGroup, device: Device) -> int:
+    """Places of a tile: a whole row where its sums leave registers for the weights and one input,
+    as what is read and written then changes once per row. Longer rows are cut into parts short
+    enough for a core to ask for the next one's input while it still computes this one."""
+    taps, columns = p.window.kernel[-1], p.places[2]
+    written_out = max(1, PRODUCTS // taps)
+    if columns <= min(device.registers - INPUT - taps, written_out):
+        return columns
+    free = max(device.registers - 3 - taps, device.registers // 2)
+    return _even(columns, min(free, LOOKAHEAD, written_out))
 
 
 def _even(extent: int, limit: int) -> int:

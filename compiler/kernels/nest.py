@@ -72,20 +72,7 @@ LINE = 64  # bytes that one prefetch brings
 LONG = 8  # terms of a reduction that is worth lanes of its own
 CHAINS = 4  # accumulators of a long reduction in lanes: an addition takes up to 4 cycles
 BORDER = 4  # rounds at either end of a loop that may be split off to free the middle of guards
-LIGHT = {
-    "neg",
-    "abs",
-    "sqrt",
-    "rsqrt",
-    "floor",
-    "ceil",
-    "round",
-    "trunc",
-    "not",
-    "bitnot",
-    "isnan",
-    "isinf",
-}
+LIGHT = set("neg abs sqrt rsqrt floor ceil round trunc not bitnot isnan isinf".split())
 HEAVY = (UNARY - LIGHT) | {"pow", "fmod", "mod", "floordiv", "truncdiv"}
 
 
@@ -270,9 +257,11 @@ class _Emitter:
             values = [separated(v, order[-2]) for v in values]
         if not inner:
             self.tile = tiling(order, lane, self.piece.assignments, self.lanes)
-        work = prod(map(trip_count, order)) * (1 + sum(
-            prod(map(trip_count, r.payload[1])) for r in inner if not columns or lane in rows
-        )) * max(1, len(walk(*values)) // 12)  # fmt: skip
+        often = rows if columns and lane not in rows else order  # where reductions are computed
+        work = prod(map(trip_count, order)) + prod(map(trip_count, often)) * sum(
+            prod(map(trip_count, r.payload[1])) for r in inner
+        )
+        work *= max(1, len(walk(*values)) // 12)
         if self.tile is not None:
             order = [v for v in order if v not in (self.tile.across, lane)] + [*self.tile.squares]
             return self._parallel(order, None, self._placed(self.tile.where, values), work)

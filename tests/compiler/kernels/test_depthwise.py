@@ -16,7 +16,7 @@ from tilewright.compiler.kernels.device import Device
 from tilewright.compiler.kernels.ir import Prepared
 
 from .native import Native, host_device
-from .support import AVX512, DEVICES, blocked_group, check_group, stored
+from .support import AVX2, AVX512, DEVICES, blocked_group, check_group, stored
 
 DEPTHWISE = Depthwise()
 
@@ -104,6 +104,17 @@ def test_declines() -> None:
     assert matches()
     assert not matches(multiplier=2), "several output channels per group are a grouped convolution"
     assert not matches(kernel=(1, WIDEST + 1), pads=(0, WIDEST // 2)), "too much code"
+
+
+def test_tiles_are_whole_rows_in_registers_or_short_parts() -> None:
+    """For windows of 3 x 3: 28 sums, 3 weights and an input are 32 registers."""
+
+    def width(columns: int, device: Device) -> Any:
+        graph, _ = depthwise_graph((1, 16, 2, columns), (3, 3), device, pads=1)
+        return DEPTHWISE.default(graph, graph.ops, graph.outputs, device)["tw"]
+
+    assert [width(n, AVX512) for n in (1, 7, 28, 29, 56, 112)] == [1, 7, 28, 10, 14, 14]
+    assert [width(n, AVX2) for n in (7, 12, 13)] == [7, 12, 7]
 
 
 def asked_for(device: Device, **attrs: Any) -> set[int]:

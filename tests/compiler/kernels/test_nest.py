@@ -193,6 +193,16 @@ def test_small_work_is_one_item() -> None:
         assert {p.items for p in launch_of(group(name)).kernel.phases} <= {1}
 
 
+def test_reductions_of_rows_count_as_work() -> None:
+    """Three passes over each row, not one: a normalisation is shared that pointwise is not."""
+
+    def made(fn: Callable[[GraphBuilder, Value], Value]) -> Launch:
+        return launch_of(graph_of(lambda g: g.output(fn(g, g.input("x", (8, 1024))))))
+
+    assert made(layer_norm).kernel.items[0] > 1
+    assert made(lambda g, x: x * 2.0).kernel.items == (1,)
+
+
 # --------------------------------------------------------------------------- which loops
 
 
