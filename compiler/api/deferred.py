@@ -90,8 +90,10 @@ class DeferredExecutable:
                 isinstance(d, SymDim) or d == n for d, n in zip(spec.shape, shape, strict=True)
             )
             if not fits:
-                wanted = list(map(str, spec.shape))
-                raise InputError(f"input {spec.name!r} must have shape {wanted}, got {list(shape)}")
+                wanted = ", ".join(map(str, spec.shape))
+                raise InputError(
+                    f"input {spec.name!r} must have shape [{wanted}], got {list(shape)}"
+                )
             shapes[spec.name] = shape
         return self.specialise(shapes)
 
