@@ -7,10 +7,10 @@ integers, and the source index is a floor division that the index simplifier und
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 
@@ -124,6 +124,27 @@ def plan(
         window = (rational(roi[k]), rational(roi[rank + k])) if roi else (Fraction(0), Fraction(1))
         out.append(Axis(d, size, scale, mode, window))
     return out
+
+
+def one_by_one(dims: Ints, attrs: Mapping[str, Any]) -> list[tuple[int, dict[str, Any]]]:
+    """The axes along which a resize with these attributes resamples, from the last to the first,
+    each with the attributes of a resize along it alone. One after the other they give the same
+    values: `blend` adds up the taps of the last axis first. Empty where values depend on several
+    axes at once (extrapolation)."""
+    mode = attrs["coordinate_transformation_mode"]
+    if mode == "tf_crop_and_resize":
+        return []
+    axes = plan(dims, attrs["sizes"], attrs["scales"], mode, attrs["roi"])
+    sizes, found = list(dims), []
+    for k in reversed(range(len(dims))):
+        if axes[k].untouched:
+            continue
+        sizes[k] = axes[k].out
+        scales = attrs["scales"] and tuple(
+            s if j == k else 1.0 for j, s in enumerate(attrs["scales"])
+        )
+        found.append((k, {**attrs, "sizes": tuple(sizes), "scales": scales}))
+    return found
 
 
 def nearest(slope: int, start: int, unit: int, rounding: str) -> tuple[int, int, int]:

@@ -292,7 +292,8 @@ def _check_whole(whole: MappedFile | bytes, label: str) -> None:
 
     size = len(whole)
     if not b"PK\x03\x04".startswith(bytes(part(0, min(size, 4)))):
-        raise ArtifactError(f"{label} was not saved by Tilewright: it is no zip archive")
+        raise ArtifactError(f"{label} was not saved by Tilewright: it is no zip archive; "
+                            "models are for tw.compile")  # fmt: skip
     comment = bytes(part(max(0, size - _COMMENT_BYTES), size))
     if not re.fullmatch(re.escape(_COMMENT) + rb"[0-9a-f]{64}", comment):
         raise ArtifactError(

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
+from typing import Any
+
+import numpy.typing as npt
 
 from ..codegen.cpu.target import CpuTarget
 from ..codegen.cuda.target import is_cuda
@@ -18,7 +21,8 @@ from ..options import Options
 from ..passes.base import Fuel, Pass, Stage, run_pipeline
 from ..passes.pipeline import cpu_pipeline, gpu_pipeline, remaining
 from ..records import open_records
-from ..runtime.constants import Ready, prepare
+from ..runtime.common_constants import CommonConstants
+from ..runtime.constants import Constant, Ready, prepare
 from ..runtime.objects import load as load_objects
 from ..runtime.program import Program
 from ..runtime.threads import default_threads
@@ -32,6 +36,7 @@ from .inspectable import CompileStats
 from .recall import recalled
 from .source import cpu_target
 
+Array = npt.NDArray[Any]
 Progress = Callable[[str, int, int], None]
 
 
@@ -108,9 +113,11 @@ def dump(c: Compilation[CpuTarget]) -> None:
 def link(
     c: Compilation, store: Store, progress: Progress | None,
     *, read: float, passes: float, kernels: float, ready: Ready | None = None,
+    common: CommonConstants | None = None,
 ) -> Executable:  # fmt: skip
     """Native code from the store or built now. read, passes, kernels: the seconds spent before.
-    ready: constants that need no packing."""
+    ready: constants that need no packing. common: those of other programs of the model, which this
+    one shares and adds to."""
     watch = Stopwatch()
 
     def report(done: int, total: int) -> None:
@@ -119,7 +126,7 @@ def link(
 
     threads = device_of(c.target, c.options).threads
     with ThreadPoolExecutor(1) as beside:  # neither side holds the interpreter for long
-        constants = beside.submit(prepare, c.graph, c.launches, threads, ready)
+        constants = beside.submit(_constants, c, threads, ready, common)
         objects = load_objects((x.kernel for x in c.launches), c.target, store, report, threads)
         if c.kept is not None and c.kept.is_new:
             store.put(c.kept.key, c.kept.records)
@@ -131,3 +138,15 @@ def link(
         read, passes, kernels, t_objects, watch.lap(), objects.built, objects.total
     )
     return Executable(c, program, stats)
+
+
+def _constants(
+    c: Compilation, threads: int, ready: Ready | None, common: CommonConstants | None
+) -> Mapping[Constant, Array]:
+    """Constants as kernels read them."""
+    if common is None:
+        return prepare(c.graph, c.launches, threads, ready)
+    shared, new = common.ready(c.graph, c.launches)
+    made = prepare(c.graph, c.launches, threads, known=shared)
+    common.keep(new, made)
+    return made

@@ -13,6 +13,7 @@ from ..graph.ir import Graph
 from ..inspect.views import Compilation
 from ..options import Options, check_donated, options, parse_seconds
 from ..passes.base import Stage
+from ..runtime.common_constants import CommonConstants
 from ..runtime.cuda_device import capability
 from ..store import Store
 from .build import Progress, Stopwatch, choose, device_of, dump, link, optimise, recorded_choices
@@ -82,11 +83,13 @@ def compile(
                      tune=None if tune is None else False)  # fmt: skip
     machine = cuda_target(target, capability) if is_cuda(target) else cpu_target(target)
 
+    common = CommonConstants()
+
     @paused_collector()
     def build(bound: Shapes) -> Any:
         begin = time.perf_counter()
         g = model.to_graph(bound, outputs)
-        return _build(g, machine, chosen, time.perf_counter() - begin, progress)
+        return _build(g, machine, chosen, time.perf_counter() - begin, progress, common)
 
     with paused_collector():
         start = time.perf_counter()
@@ -148,7 +151,7 @@ def analyse(
 
 def _build(
     graph: Graph, target: CpuTarget | CudaTarget, chosen: Options, read: float,
-    progress: Progress | None,
+    progress: Progress | None, common: CommonConstants | None = None,
 ) -> Executable | GpuExecutable:  # fmt: skip
     if isinstance(target, CudaTarget):
         from .gpu import compile_gpu
@@ -156,7 +159,8 @@ def _build(
         return compile_gpu(graph, target, chosen, read, progress)
     watch = Stopwatch()
     stages = optimise(graph, target, chosen, read)
-    return _finish(stages, stages[-1].graph, target, chosen, read, watch.lap(), progress)
+    passes = watch.lap()
+    return _finish(stages, stages[-1].graph, target, chosen, read, passes, progress, common)
 
 
 def _found(
@@ -182,12 +186,13 @@ def _found(
 
 def _finish(
     stages: Sequence[Stage], final: Graph, target: CpuTarget, chosen: Options, read: float,
-    passes: float, progress: Progress | None,
+    passes: float, progress: Progress | None, common: CommonConstants | None = None,
 ) -> Executable:  # fmt: skip
     """Kernels, memory and native code for the graph after all passes. read, passes: the seconds
-    spent before."""
+    spent before. common: as for `link`."""
     watch, store = Stopwatch(), Store()
     choices = recorded_choices(final, target, chosen)
     compilation = choose(stages, target, chosen, store, choices, final)
     dump(compilation)
-    return link(compilation, store, progress, read=read, passes=passes, kernels=watch.lap())
+    return link(compilation, store, progress, read=read, passes=passes, kernels=watch.lap(),
+                common=common)  # fmt: skip

@@ -48,7 +48,7 @@ class DeferredExecutable:
         self._build = build
         self._made: dict[tuple[tuple[int, ...], ...], Executable] = {}
         self._latest: Executable | None = None
-        self._lock = threading.Lock()
+        self._building = threading.Lock()
 
     def specialise(self, shapes: Mapping[str, Sequence[int]]) -> Executable:
         """The executable for these input shapes, compiled now if it is new.
@@ -57,13 +57,15 @@ class DeferredExecutable:
         """
         sizes = by_name(self.inputs, checked_shapes(shapes) or {})
         key = tuple((s,) if isinstance(s, int) else s for s in sizes)
-        with self._lock:
-            if key not in self._made:
-                self._made[key] = self._build(
-                    {s.name: k for s, k in zip(self.inputs, key, strict=True)}
-                )
-            self._latest = self._made[key]
-            return self._latest
+        made = self._made.get(key)
+        if made is None:  # calls with shapes that are known don't wait for this
+            with self._building:
+                made = self._made.get(key)
+                if made is None:
+                    bound = {s.name: k for s, k in zip(self.inputs, key, strict=True)}
+                    made = self._made[key] = self._build(bound)
+        self._latest = made
+        return made
 
     def __getattr__(self, name: str) -> Any:
         public = hasattr(Executable, name) or name in ("outputs", "stats", "close", "launching")
@@ -88,8 +90,10 @@ class DeferredExecutable:
                 isinstance(d, SymDim) or d == n for d, n in zip(spec.shape, shape, strict=True)
             )
             if not fits:
-                wanted = list(map(str, spec.shape))
-                raise InputError(f"input {spec.name!r} must have shape {wanted}, got {list(shape)}")
+                wanted = ", ".join(map(str, spec.shape))
+                raise InputError(
+                    f"input {spec.name!r} must have shape [{wanted}], got {list(shape)}"
+                )
             shapes[spec.name] = shape
         return self.specialise(shapes)
 

@@ -85,8 +85,9 @@ class Executable(Inspectable[CpuTarget]):
         self, feeds: Mapping[str, Any], out: Mapping[str, Array] | None = None
     ) -> dict[str, Array]:
         """Run once, by names. Raises InputError when arrays do not fit the inputs or outputs."""
+        given = by_name(self.inputs, feeds)
         into = () if out is None else results_by_name(self.outputs, out)
-        results = self._program(by_name(self.inputs, feeds), into)
+        results = self._program(given, into)
         return {s.name: y for s, y in zip(self.outputs, results, strict=True)}
 
     # ---------------------------------------------------------------- inspection

@@ -83,8 +83,9 @@ class GpuExecutable(Inspectable[CudaTarget]):
         self, feeds: Mapping[str, Any], out: Mapping[str, Any] | None = None, stream: Any = None
     ) -> dict[str, Any]:
         """Run once, by names. Raises as a call does."""
+        given = by_name(self.inputs, feeds)
         into = () if out is None else results_by_name(self.outputs, out)
-        results = self.program()(by_name(self.inputs, feeds), into, stream)
+        results = self.program()(given, into, stream)
         return {s.name: y for s, y in zip(self.outputs, results, strict=True)}
 
     def program(self) -> CudaProgram:

@@ -50,7 +50,7 @@ class Inspectable(Generic[TargetT]):
         self._compilation = compilation
 
     def __reduce__(self) -> NoReturn:
-        raise TypeError(f"a {type(self).__name__} can't be pickled or copied; save it with "
+        raise TypeError(f"{type(self).__name__} can't be pickled or copied; save it with "
                         "exe.save(path), and tw.load(path) it elsewhere")  # fmt: skip
 
     @property

@@ -14,6 +14,7 @@ from typing import Any
 
 from ..errors import ModelError
 from ..graph.mapped import MappedFile, contents
+from .mistaken import LENGTH, mistaken
 from .onnx_wire import Array, Split, split
 
 Message = Any  # protobuf builds its classes at run time: there is nothing to name statically
@@ -92,9 +93,10 @@ def parse(source: Source) -> Parsed:
         return _parse(source)
     if hasattr(source, "graph") and hasattr(source, "opset_import"):
         return Parsed(source, "the model", None)
-    raise ModelError(
-        f"a {type(source).__name__} is not an ONNX model; give a path, bytes or an onnx.ModelProto"
-    )
+    is_torch = any(t.__module__.split(".")[0] == "torch" for t in type(source).__mro__)
+    todo = ("export it by torch.onnx.export, and give the path of the file" if is_torch else
+            "give a path, bytes, an onnx.ModelProto or a tw.Graph")  # fmt: skip
+    raise ModelError(f"an object of type {type(source).__name__} is not an ONNX model; {todo}")
 
 
 def _parse(o: Opened) -> Parsed:
@@ -108,9 +110,8 @@ def _decode(parts: Split, label: str) -> Message:
     try:
         model.ParseFromString(parts.rest)
     except Exception as e:  # DecodeError; its module moved between versions of protobuf
-        raise ModelError(
-            f"{label} ({parts.size} bytes) is no ONNX model, or it is truncated or damaged: {e}"
-        ) from e
+        why = mistaken(parts.rest[:LENGTH]) or f"or it is truncated or damaged: {e}"
+        raise ModelError(f"{label} ({parts.size} bytes) is no ONNX model, {why}") from e
     if not model.HasField("graph"):
         raise ModelError(f"{label} ({parts.size} bytes) holds no graph: is it an ONNX model?")
     return model

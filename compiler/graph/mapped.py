@@ -6,6 +6,7 @@ from __future__ import annotations
 import mmap
 import os
 import stat
+import weakref
 from typing import Any, BinaryIO, Final
 
 import numpy as np
@@ -25,12 +26,12 @@ class MappedFile(mmap.mmap):
     told by `check`."""
 
     label: str
-    _file: BinaryIO
+    _file: int
     _seen: tuple[int, int]
 
     @property
     def _state(self) -> tuple[int, int]:
-        s = os.fstat(self._file.fileno())
+        s = os.fstat(self._file)
         return s.st_size, s.st_mtime_ns
 
     def check(self) -> None:
@@ -46,7 +47,7 @@ class MappedFile(mmap.mmap):
 
     def read_at(self, start: int, stop: int) -> bytes:
         """A few bytes, without mapping the pages around them."""
-        return os.pread(self._file.fileno(), stop - start, start)
+        return os.pread(self._file, stop - start, start)
 
     def release(self, array: Array) -> None:
         """Let go of the pages that an array in this file covers; they are read again on demand."""
@@ -66,7 +67,8 @@ def contents(file: BinaryIO, label: str) -> MappedFile | bytes:
     except (OSError, ValueError):  # a file system without mappings
         return file.read()
     found.label = label
-    found._file = os.fdopen(os.dup(file.fileno()), "rb", buffering=0)
+    found._file = os.dup(file.fileno())
+    weakref.finalize(found, os.close, found._file)
     found._seen = (status.st_size, status.st_mtime_ns)
     return found
 

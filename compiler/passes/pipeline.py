@@ -24,6 +24,7 @@ from .fold_scales import FoldScales
 from .fuse import Fuse
 from .layout import AssignLayout
 from .place import Place
+from .resampling import SeparateAxes
 from .widen import Widen
 from .winograd import ChooseWinograd
 
@@ -47,6 +48,7 @@ def cpu_pipeline(channel_block: int, numerics: Numerics = "standard") -> tuple[P
         DeadCode(),
         *faster,
         AssignLayout(channel_block),
+        SeparateAxes(),
         FoldConstants(),
         DeadCode(),
         Fuse(),

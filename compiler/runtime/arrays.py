@@ -60,6 +60,13 @@ def is_on_device(given: Any) -> bool:
 
 def as_array(name: str, given: Any) -> Array:
     """What was given for an input, as numpy sees it. Raises InputError."""
+    if isinstance(given, Mapping):
+        raise InputError(
+            f"input {name!r}: a {type(given).__name__} is no array; call run() with arrays by "
+            "name, or give them one by one"
+        )
+    if given is None:
+        raise InputError(f"input {name!r}: None is no array")
     try:
         return np.asarray(given)
     except Exception as e:  # whatever the object's own conversion raises
@@ -101,8 +108,9 @@ def by_name(specs: Sequence[TensorSpec], feeds: Mapping[str, Any]) -> list[Any]:
     missing = [n for n in known if n not in feeds]
     if missing or len(feeds) != len(known):
         unknown = [n for n in feeds if n not in known]
-        what = f"no array for {missing}" if missing else f"there is no input {unknown}"
-        raise InputError(f"{what}; the inputs are {known}")
+        what = {"no array for": missing, "there is no input": unknown}
+        wrong = ", and ".join(f"{text} {names}" for text, names in what.items() if names)
+        raise InputError(f"{wrong}; the inputs are {known}")
     return [feeds[n] for n in known]
 
 

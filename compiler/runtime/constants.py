@@ -60,15 +60,17 @@ def packing_fingerprint() -> str:
 
 
 def prepare(
-    graph: Graph, launches: Sequence[Launch], threads: int, ready: Ready | None = None
-) -> dict[Constant, Array]:
+    graph: Graph, launches: Sequence[Launch], threads: int, ready: Ready | None = None,
+    known: Ready | None = None,
+) -> dict[Constant, Array]:  # fmt: skip
     """Every constant that kernels read, packed as they want it, dense and on cache lines.
 
-    Those that are `ready`, and fit, are used where they are. What was read of files for one of the
+    Those that are `ready` (in a file that is to have all of them) or `known` (of other programs),
+    and fit, are used where they are. What was read of files for one of the
     others is given back before the next. Raises MemoryLimitError.
     """
     distinct = constants_of(graph, launches)
-    found = _fitting(launches, ready or {}, graph)
+    found = _fitting(launches, {**(ready or {}), **(known or {})}, graph)
     packed = [what for what in distinct if isinstance(what, Prepared)]
     missing = sum(what not in found for what in packed)
     if ready is not None and missing:

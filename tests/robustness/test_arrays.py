@@ -19,6 +19,8 @@ import tilewright as tw
 from tilewright.compiler.api.executable import Executable
 from tilewright.compiler.errors import InputError
 
+from .models import model, node, value
+
 Array = npt.NDArray[Any]
 
 SHAPE = (4, 6, 5)
@@ -161,7 +163,7 @@ def test_what_does_not_fit_is_refused(exe: Executable) -> None:
             with pytest.raises(InputError) as e:
                 call(given)
             assert "'x'" in str(e.value)
-    for given, part in [(swapped, swapped.dtype.str), (VALUES[:3], "[3, 6, 5]"), (None, "object")]:
+    for given, part in [(swapped, swapped.dtype.str), (VALUES[:3], "[3, 6, 5]"), (None, "None is")]:
         with pytest.raises(InputError) as e:
             exe(given)
         assert part in str(e.value)
@@ -444,3 +446,23 @@ def test_memory_is_given_back() -> None:
         exe(a)
     grown = resident() - before
     assert grown < 50 * a.nbytes, f"{grown} bytes more after 200 calls"
+
+
+def test_arrays_in_other_wrappings_are_explained(exe: Executable) -> None:
+    x = np.zeros(SHAPE, np.float32)
+    for wrong, why in (
+        (lambda: exe({"x": x}), r"'x': a dict is no array; call run\(\)"),
+        (lambda: exe(None), "'x': None is no array"),
+        (lambda: exe.run(None, {"x": x}), r"by name, not a NoneType; the inputs are \['x'\]"),
+        (lambda: exe.run(["y"], {"x": x}), "by name, not a list"),
+        (lambda: exe.run({"X": x}), r"no array for \['x'\], and there is no input \['X'\]"),
+    ):
+        with pytest.raises(InputError, match=why):
+            wrong()
+
+
+def test_open_dimensions_are_named_in_errors() -> None:
+    y, x = value("y", ["n", 3]), value("x", ["n", 3])
+    exe = tw.compile(model([node("Relu", "x")], [x], [y]))
+    with pytest.raises(InputError, match=r"shape \[n, 3\], got \[2, 4\]"):
+        exe(np.zeros((2, 4), np.float32))

@@ -3,7 +3,10 @@ nothing behind. Odd names are not bad: they work."""
 
 from __future__ import annotations
 
+import gc
+import os
 import re
+import warnings
 from collections.abc import Callable, Sequence
 from math import prod
 from pathlib import Path
@@ -32,6 +35,17 @@ from ..fuzz.onnx_mutants import mutant
 from .models import F, model, node, quick_and_clean, small_net, tensor, value
 
 Refuse = Callable[..., str]
+
+
+OTHER_FILES = {
+    b"version https://git-lfs.github.com/spec/v1\noid sha256:ab\n": "Git LFS",
+    b"PK\x03\x04" + b"\0" * 40: "tw.load",
+    b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j": "pickle",
+    b"\x89HDF\r\n\x1a\n" + b"\0" * 30: "Keras",
+    b"\x1c\0\0\0TFL3" + b"\0" * 30: "TensorFlow Lite",
+    b"\x10\0\0\0\0\0\0\0" + b'{"w":{"dtype":"F32"}}': "safetensors",
+    b"<!DOCTYPE html><html><body>404": "download",
+}
 
 
 @pytest.fixture(autouse=True)
@@ -510,3 +524,30 @@ def test_a_graph_built_with_odd_names() -> None:
         value = np.full((2, 3), -2, np.float32)
         exe = tw.compile(g)
         np.testing.assert_array_equal(exe.run({b: value})[d], np.maximum(value + [1, 2, 3], 0))
+
+
+@pytest.mark.parametrize("start", OTHER_FILES, ids=OTHER_FILES.values())
+def test_other_files_are_recognised(start: bytes, tmp_path: Path, refuse: Refuse) -> None:
+    path = tmp_path / "m.onnx"
+    path.write_bytes(start)
+    refuse(path, f"model file {str(path)!r} ({len(start)} bytes) is no ONNX model",
+           OTHER_FILES[start])  # fmt: skip
+
+
+def test_modules_of_torch_are_to_be_exported(refuse: Refuse) -> None:
+    linear = type("Linear", (type("Module", (), {"__module__": "torch.nn"}),), {})()
+    refuse(linear, "type Linear is not an ONNX model", "torch.onnx.export")
+
+
+def test_model_files_are_closed(tmp_path: Path) -> None:
+    """Warnings about open files would be the users' to look into."""
+    onnx.save(small_net(), tmp_path / "m.onnx")
+    before = len(os.listdir("/proc/self/fd")) if Path("/proc/self/fd").exists() else 0
+    with warnings.catch_warnings(record=True) as found:
+        warnings.simplefilter("always")
+        exe = tw.compile(tmp_path / "m.onnx")
+        del exe
+        gc.collect()
+    assert not found
+    if before:
+        assert len(os.listdir("/proc/self/fd")) <= before

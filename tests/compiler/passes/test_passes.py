@@ -24,6 +24,7 @@ from tilewright.compiler.passes.dce import DeadCode
 from tilewright.compiler.passes.decompose import Decompose, is_composite
 from tilewright.compiler.passes.fold_constants import FoldConstants
 from tilewright.compiler.passes.fold_scales import FoldScales
+from tilewright.compiler.passes.resampling import SeparateAxes
 from tilewright.ops.operator import REGISTRY
 from tilewright.ops.samples import cases
 from tilewright.ops.types import f32
@@ -38,6 +39,7 @@ ALL: list[Pass] = [
     DeadCode(),
     FoldScales(),
     ChannelOrder(),
+    SeparateAxes(),
 ]
 OPTIONAL = [p for p in ALL if isinstance(p, OptionalPass)]
 ids = [p.name for p in ALL]
@@ -122,6 +124,7 @@ def test_names_of_passes() -> None:
         "dead_code",
         "fold_scales",
         "channel_order",
+        "separate_axes",
     ]
 
 
