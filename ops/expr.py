@@ -464,8 +464,8 @@ def mod(a: Expr | Scalar, b: Expr | Scalar) -> Expr:
 
 
 def _may_wrap(e: Expr, terms: Linear, constant: int) -> bool:
-    """Whether a sum is of data, which may be of any size: what divides all its terms does not divide
-    a sum that went around."""
+    """Whether a sum of data may be too large for 64 bits and go around. It then need not be a
+    multiple of what divides all its terms."""
     return bounds(e) is None and (constant != 0 or [*terms.values()] != [1])
 
 
