@@ -413,6 +413,8 @@ def floordiv(a: Expr | Scalar, b: Expr | Scalar) -> Expr:
     if m == 1:
         return x
     terms, c = linear(x)
+    if _may_wrap(x, terms, c):
+        return Expr("floordiv", (x, y), None, i64)
     whole = {k: v // m for k, v in terms.items() if v % m == 0}
     rest = {k: v for k, v in terms.items() if v % m}
     shift, c = divmod(c, m)
@@ -438,6 +440,8 @@ def mod(a: Expr | Scalar, b: Expr | Scalar) -> Expr:
         return Expr("mod", (x, y), None, x.dtype)
     m = int(y.payload)
     terms, c = linear(x)
+    if _may_wrap(x, terms, c):
+        return Expr("mod", (x, y), None, i64)
     rest = {k: v % m for k, v in terms.items() if v % m}
     if rest != terms and any(v < 0 for v in terms.values()):
         rest = {k: v for k, v in terms.items() if v % m}
@@ -457,6 +461,12 @@ def mod(a: Expr | Scalar, b: Expr | Scalar) -> Expr:
     if split is not None:
         return add(mul(mod(split[0], m // split[2]), split[2]), split[1])
     return Expr("mod", (r, index(m)), None, i64)
+
+
+def _may_wrap(e: Expr, terms: Linear, constant: int) -> bool:
+    """Whether a sum of data may be too large for 64 bits and go around. It then need not be a
+    multiple of what divides all its terms."""
+    return bounds(e) is None and (constant != 0 or [*terms.values()] != [1])
 
 
 def _split(terms: Linear, constant: int, m: int) -> tuple[Expr, Expr, int] | None:
@@ -514,16 +524,15 @@ def _bounds(e: Expr) -> tuple[int, int] | None:
     x, y = bounds(e.args[0]), bounds(e.args[1])
     if e.op == "mod" and y and y[0] == y[1] > 0:
         return 0, y[0] - 1
+    if e.op in ("max", "min"):
+        low, high = _held(e)
+        return None if low == _ANY[0] or high == _ANY[1] else (low, high)
     if not x or not y:
         return None
     if e.op == "add":
         return x[0] + y[0], x[1] + y[1]
     if e.op == "sub":
         return x[0] - y[1], x[1] - y[0]
-    if e.op == "max":
-        return max(x[0], y[0]), max(x[1], y[1])
-    if e.op == "min":
-        return min(x[0], y[0]), min(x[1], y[1])
     if e.op == "floordiv" and y[0] <= 0:
         return None
     combine = _op.mul if e.op == "mul" else _op.floordiv
@@ -531,6 +540,18 @@ def _bounds(e: Expr) -> tuple[int, int] | None:
         return None
     corners = [combine(p, q) for p in x for q in y]
     return min(corners), max(corners)
+
+
+_ANY: Final = (-(1 << 63), (1 << 63) - 1)
+
+
+def _held(e: Expr) -> tuple[int, int]:
+    """Inclusive bounds of any i64 expression: minima and maxima hold data between them."""
+    if e.op not in ("max", "min"):
+        return bounds(e) or _ANY
+    pick = max if e.op == "max" else min
+    x, y = map(_held, e.args)
+    return pick(x[0], y[0]), pick(x[1], y[1])
 
 
 # --------------------------------------------------------------------------- printing

@@ -1,16 +1,16 @@
 """Normalisations and softmax: mostly compositions of reductions and elementwise operators, which
-fusion turns into one kernel again."""
+fusion turns into one kernel again. Half floats are float32 within them, but for softmax."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from math import prod
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
 
-from .expr import Expr, reduce, select, unary, var
+from .expr import Expr, cast, in_single, reduce, select, unary, var
 from .operator import (
     REQUIRED,
     Builder,
@@ -18,16 +18,18 @@ from .operator import (
     Reduction,
     TensorArg,
     Value,
+    narrowed,
     normal_axes,
     normal_axis,
     operator,
     require,
     require_float,
     require_same_dtype,
+    widened,
 )
 from .pointwise import over_power
 from .samples import Case, Sampler
-from .types import TensorType, broadcast_shapes
+from .types import TensorType, broadcast_shapes, f16
 
 Array = npt.NDArray[Any]
 
@@ -144,9 +146,10 @@ class Lrn:
 
         def at(n: Expr, c: Expr, *where: Expr) -> Expr:
             k = c + tap - (size - 1) // 2
-            v = select((k >= 0) & (k < x.shape[1]), x[n, k, *where], 0)
+            v = in_single(select((k >= 0) & (k < x.shape[1]), x[n, k, *where], 0))
             total = reduce("sum", (tap,), v * v)
-            return over_power(x[n, c, *where], total * (alpha / size) + bias, beta)
+            base = total * (alpha / size) + bias
+            return cast(over_power(in_single(x[n, c, *where]), base, beta), out.dtype)
 
         return at
 
@@ -193,11 +196,13 @@ class LayerNormalization:
         epsilon: float, outputs: int,
     ) -> Any:  # fmt: skip
         axes = _trailing(axis, x.type.rank)
-        y, mean, inverse = _standardise(b, x, axes, epsilon)
+        wide, scale, bias = widened(b, x, scale, bias)
+        y, mean, inverse = _standardise(b, wide, axes, epsilon)
         y = b.op("mul", y, scale)
         if bias is not None:
             y = b.op("add", y, bias)
-        return y if outputs == 1 else (y, mean, inverse)[:outputs]
+        results = tuple(narrowed(b, v, x) for v in (y, mean, inverse)[:outputs])
+        return results if outputs > 1 else results[0]
 
     def reference(
         x: Array, scale: Array, b: Array | None = None, *, axis: int, epsilon: float, outputs: int
@@ -245,9 +250,11 @@ class RmsNormalization:
 
     def decompose(b: Builder, x: Value, scale: Value, *, axis: int, epsilon: float) -> Any:
         axes = _trailing(axis, x.type.rank)
-        square = b.op("reduce_mean", b.op("mul", x, x), axes=axes, keepdims=1)
-        root = b.op("sqrt", b.op("add", square, _scalar(b, x, epsilon)))
-        return b.op("mul", b.op("mul", x, b.op("div", _scalar(b, x, 1.0), root)), scale)
+        wide, scale = widened(b, x, scale)
+        square = b.op("reduce_mean", b.op("mul", wide, wide), axes=axes, keepdims=1)
+        root = b.op("sqrt", b.op("add", square, _scalar(b, wide, epsilon)))
+        y = b.op("mul", wide, b.op("div", _scalar(b, wide, 1.0), root))
+        return narrowed(b, b.op("mul", y, scale), x)
 
     def reference(x: Array, scale: Array, *, axis: int, epsilon: float) -> Array:
         square = (x * x).mean(_trailing(axis, x.ndim), keepdims=True)
@@ -275,8 +282,9 @@ class InstanceNormalization:
         return x.with_shape(x.dims)
 
     def decompose(b: Builder, x: Value, scale: Value, bias: Value, *, epsilon: float) -> Any:
-        y, _, _ = _standardise(b, x, _spatial(x.type), epsilon)
-        return _affine(b, y, scale, bias)
+        wide, scale, bias = widened(b, x, scale, bias)
+        y, _, _ = _standardise(b, wide, _spatial(x.type), epsilon)
+        return narrowed(b, _affine(b, y, scale, bias), x)
 
     def reference(x: Array, scale: Array, b: Array, *, epsilon: float) -> Array:
         shape = (-1, *(1,) * (x.ndim - 2))
@@ -318,9 +326,10 @@ class GroupNormalization:
         b: Builder, x: Value, scale: Value, bias: Value, *, num_groups: int, epsilon: float
     ) -> Any:
         dims = x.type.dims
-        grouped = b.op("reshape", x, shape=(dims[0], num_groups, prod(dims[1:]) // num_groups))
-        y, _, _ = _standardise(b, grouped, (2,), epsilon)
-        return _affine(b, b.op("reshape", y, shape=dims), scale, bias)
+        wide, scale, bias = widened(b, x, scale, bias)
+        shape = (dims[0], num_groups, prod(dims[1:]) // num_groups)
+        y, _, _ = _standardise(b, b.op("reshape", wide, shape=shape), (2,), epsilon)
+        return narrowed(b, _affine(b, b.op("reshape", y, shape=dims), scale, bias), x)
 
     def reference(x: Array, scale: Array, bias: Array, *, num_groups: int, epsilon: float) -> Array:
         shape = (-1, *(1,) * (x.ndim - 2))
@@ -348,9 +357,11 @@ class MeanVarianceNormalization:
 
     def decompose(b: Builder, x: Value, *, axes: Any) -> Any:
         over = normal_axes(axes, x.type.rank)
-        centred = b.op("sub", x, b.op("reduce_mean", x, axes=over, keepdims=1))
+        (wide,) = widened(b, x)
+        centred = b.op("sub", wide, b.op("reduce_mean", wide, axes=over, keepdims=1))
         variance = b.op("reduce_mean", b.op("mul", centred, centred), axes=over, keepdims=1)
-        return b.op("div", centred, b.op("add", b.op("sqrt", variance), _scalar(b, x, 1e-9)))
+        deviation = b.op("add", b.op("sqrt", variance), _scalar(b, wide, 1e-9))
+        return narrowed(b, b.op("div", centred, deviation), x)
 
     def reference(x: Array, *, axes: Any) -> Array:
         deviation = x.std(tuple(axes), keepdims=True) + x.dtype.type(1e-9)
@@ -373,9 +384,11 @@ class LpNormalization:
         return x.with_shape(x.dims)
 
     def decompose(b: Builder, x: Value, *, axis: int, p: int) -> Any:
-        norm = b.op("reduce_l1" if p == 1 else "reduce_l2", x, axes=(axis,), keepdims=1)
-        zero = b.op("equal", norm, _scalar(b, x, 0.0))
-        return b.op("div", x, b.op("where", zero, _scalar(b, x, 1.0), norm))
+        (wide,) = widened(b, x)
+        norm = b.op("reduce_l1" if p == 1 else "reduce_l2", wide, axes=(axis,), keepdims=1)
+        zero = b.op("equal", norm, _scalar(b, wide, 0.0))
+        norm = b.op("where", zero, _scalar(b, wide, 1.0), norm)
+        return narrowed(b, b.op("div", wide, norm), x)
 
     def reference(x: Array, *, axis: int, p: int) -> Array:
         norm = np.linalg.norm(x, p, axis, keepdims=True)
@@ -389,6 +402,9 @@ class LpNormalization:
 
 
 # --------------------------------------------------------------------------- softmax
+
+MOST_POWERS: Final = 65504
+"""Powers, none above 1, whose sum f16 can surely hold: its largest number."""
 
 
 def _along(x: TensorType, *, axis: int) -> TensorType:
@@ -413,8 +429,11 @@ class Softmax:
     samples = _softmax_samples
 
     def decompose(b: Builder, x: Value, *, axis: int) -> Any:
-        e = b.op("exp", b.op("sub", x, b.op("reduce_max", x, axes=(axis,), keepdims=1)))
-        return b.op("div", e, b.op("reduce_sum", e, axes=(axis,), keepdims=1))
+        # kernels for attention keep powers of f16 in registers, and their sums in float32
+        fits = x.type.dtype is f16 and x.type.dims[axis] <= MOST_POWERS
+        (wide,) = (x,) if fits else widened(b, x)
+        e = b.op("exp", b.op("sub", wide, b.op("reduce_max", wide, axes=(axis,), keepdims=1)))
+        return narrowed(b, b.op("div", e, b.op("reduce_sum", e, axes=(axis,), keepdims=1)), x)
 
     def reference(x: Array, *, axis: int) -> Array:
         e = np.exp(x - x.max(axis, keepdims=True, initial=-np.inf))
@@ -429,9 +448,10 @@ class LogSoftmax:
     samples = _softmax_samples
 
     def decompose(b: Builder, x: Value, *, axis: int) -> Any:
-        shifted = b.op("sub", x, b.op("reduce_max", x, axes=(axis,), keepdims=1))
+        (wide,) = widened(b, x)
+        shifted = b.op("sub", wide, b.op("reduce_max", wide, axes=(axis,), keepdims=1))
         total = b.op("reduce_sum", b.op("exp", shifted), axes=(axis,), keepdims=1)
-        return b.op("sub", shifted, b.op("log", total))
+        return narrowed(b, b.op("sub", shifted, b.op("log", total)), x)
 
     def reference(x: Array, *, axis: int) -> Array:
         return np.asarray(x - np.logaddexp.reduce(x, axis, keepdims=True))

@@ -35,7 +35,7 @@ import numpy.typing as npt
 
 from .errors import OperatorError
 from .expr import Expr, load
-from .types import TensorType
+from .types import HALF, TensorType
 
 # --------------------------------------------------------------------------- traits
 
@@ -313,6 +313,21 @@ def get(name: str) -> Operator:
         return REGISTRY[name]
     except KeyError:
         raise OperatorError(f"there is no operator {name!r}") from None
+
+
+# --------------------------------------------------------------------------- helpers for decompose
+
+
+def widened(b: Builder, *values: Value | None) -> tuple[Any, ...]:
+    """Half floats as float32, in which sums of them are computed; anything else as it is."""
+    return tuple(
+        v if v is None or v.type.dtype not in HALF else b.op("cast", v, to="f32") for v in values
+    )
+
+
+def narrowed(b: Builder, y: Any, x: Value) -> Any:
+    """y in the element type of x."""
+    return y if y.type.dtype is x.type.dtype else b.op("cast", y, to=x.type.dtype.name)
 
 
 # --------------------------------------------------------------------------- helpers for infer

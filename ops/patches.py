@@ -7,7 +7,7 @@ from math import prod
 
 import numpy as np
 
-from .expr import Expr, compare, const, floordiv, index, mod, reduce, select, var
+from .expr import Expr, cast, compare, const, floordiv, in_single, index, mod, reduce, select, var
 from .operator import REQUIRED, ChannelLocal, Reduction, TensorArg, operator, require
 from .samples import Array, Case, Sampler
 from .types import TensorType, boolean
@@ -86,7 +86,8 @@ class Col2Im:
                 inside = inside & compare("eq", mod(start, s[k]), 0)
                 element = element * block_shape[k] + taps[k]
                 patch = patch * counts[k] + number
-            return reduce("sum", taps, select(inside, x[n, element, patch], const(0, x.type.dtype)))
+            taken = in_single(select(inside, x[n, element, patch], const(0, x.type.dtype)))
+            return cast(reduce("sum", taps, taken), out.dtype)
 
         return at
 

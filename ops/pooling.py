@@ -1,4 +1,7 @@
-"""Pooling over sliding windows and over all spatial axes, and the inverse of max pooling."""
+"""Pooling over sliding windows and over all spatial axes, and the inverse of max pooling.
+
+Half floats are added up in float32.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +12,7 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from .expr import Expr, binary, cast, compare, const, index, reduce, select, unary, var
+from .expr import Expr, binary, cast, compare, const, in_single, index, reduce, select, unary, var
 from .operator import (
     REQUIRED,
     ChannelLocal,
@@ -237,8 +240,9 @@ class AveragePool:
 
         def at(n: Expr, c: Expr, *where: Expr) -> Expr:
             places, inside = win.at(where, taps)
-            total = reduce("sum", taps, select(inside, x[n, c, *places], 0))
-            return total / cast(win.count(where, bool(count_include_pad)), x.type.dtype)
+            total = reduce("sum", taps, in_single(select(inside, x[n, c, *places], 0)))
+            count = cast(win.count(where, bool(count_include_pad)), total.dtype)
+            return cast(total / count, out.dtype)
 
         return at
 
@@ -292,7 +296,8 @@ class LpPool:
 
         def at(n: Expr, c: Expr, *where: Expr) -> Expr:
             places, inside = win.at(where, taps)
-            return _rooted(reduce("sum", taps, select(inside, _powered(x[n, c, *places], p), 0)), p)
+            power = _powered(in_single(x[n, c, *places]), p)
+            return cast(_rooted(reduce("sum", taps, select(inside, power, 0)), p), out.dtype)
 
         return at
 
@@ -347,9 +352,8 @@ class GlobalAveragePool:
     samples = _global_samples
 
     def compute(out: TensorType, x: TensorArg) -> At:
-        total = _over_plane("sum", x)
-        count = const(prod(x.shape[2:]), x.type.dtype)
-        return lambda *where: total(*where) / count
+        total, count = _over_plane("sum", x, in_single), prod(x.shape[2:])
+        return lambda *where: cast(total(*where) / count, out.dtype)
 
     def reference(x: Array) -> Array:
         return np.asarray(x.mean(_spatial(x), keepdims=True))
@@ -379,8 +383,8 @@ class GlobalLpPool:
         return _float_plane(x)
 
     def compute(out: TensorType, x: TensorArg, *, p: int) -> At:
-        total = _over_plane("sum", x, lambda e: _powered(e, p))
-        return lambda *where: _rooted(total(*where), p)
+        total = _over_plane("sum", x, lambda e: _powered(in_single(e), p))
+        return lambda *where: cast(_rooted(total(*where), p), out.dtype)
 
     def reference(x: Array, *, p: int) -> Array:
         return np.asarray((np.abs(x) ** p).sum(_spatial(x), keepdims=True) ** (1.0 / p), x.dtype)

@@ -13,7 +13,8 @@ import numpy as np
 import numpy.typing as npt
 
 from .cells import CELLS, Cell, resolve_activations
-from .operator import Builder, Value, operator, require, require_float, require_same_dtype
+from .operator import Builder, Value, operator, require, require_same_dtype
+from .pointwise import require_floats
 from .samples import Case, Sampler
 from .scans import check_clip, check_state, directions_of, run_scan, with_absent
 from .types import TensorType, f16
@@ -44,7 +45,7 @@ def _declare(cell: Cell) -> None:
     def infer(*types: TensorType | None, **attrs: Any) -> tuple[TensorType, ...]:
         x, w, r, bias, lens, *rest = types
         assert x is not None and w is not None and r is not None
-        require_float(x)
+        require_floats(x)
         require_same_dtype(x, w, r, bias, *rest)
         layout, d = attrs["layout"], len(directions_of(attrs["direction"]))
         require(layout in (0, 1), f"layout must be 0 or 1, got {layout}")

@@ -2,7 +2,8 @@
 
 axes=None or () means all axes, unless noop_with_empty_axes is set: then no axis is reduced, and
 only the elementwise part of the operator remains. A reduction of no elements gives the
-combination's identity (0, 1, the lowest or the highest value); a mean of none is NaN.
+combination's identity (0, 1, the lowest or the highest value); a mean of none is NaN. Half floats
+are added and multiplied in float32, and results rounded once.
 """
 
 from __future__ import annotations
@@ -14,15 +15,17 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from .expr import Expr, Scalar, binary, cast, const, reduce, unary, var
+from .expr import Expr, Scalar, binary, cast, const, in_single, reduce, unary, var
 from .operator import (
     Builder,
     Reduction,
     TensorArg,
     Value,
+    narrowed,
     normal_axes,
     operator,
     require,
+    widened,
 )
 from .samples import Case, Sampler
 from .types import DType, TensorType, boolean, dtype_of, f64
@@ -129,9 +132,10 @@ def _declare(
         out: TensorType, x: TensorArg, *, axes: Any, keepdims: int, noop_with_empty_axes: int
     ) -> Callable[..., Expr]:
         over = reduced_axes(axes, x.rank, noop_with_empty_axes)
-        total = fold(combine, x, over, keepdims, before)
+        wide = in_single if combine in ("sum", "prod") else lambda e: e
+        total = fold(combine, x, over, keepdims, lambda e: before(wide(e)))
         count = prod(x.shape[a] for a in over)
-        return lambda *where: after(total(*where), count)
+        return lambda *where: cast(after(total(*where), count), out.dtype)
 
     def truth(x: Array, *, axes: Any, keepdims: int, noop_with_empty_axes: int) -> Array:
         over = reduced_axes(axes, x.ndim, noop_with_empty_axes)
@@ -230,14 +234,17 @@ class ReduceLogSumExp:
         over = reduced_axes(axes, x.type.rank, noop_with_empty_axes)
         if not over:
             return x
-        top = b.op("reduce_max", x, axes=over, keepdims=1)
+        (wide,) = widened(b, x)
+        top = b.op("reduce_max", wide, axes=over, keepdims=1)
         # an infinite maximum must not be subtracted from itself
-        finite = np.finfo(x.type.dtype.numpy)
+        finite = np.finfo(wide.type.dtype.numpy)
         top = b.op("max", b.op("min", top, b.constant(finite.max)), b.constant(finite.min))
-        total = b.op("reduce_sum", b.op("exp", b.op("sub", x, top)), axes=over, keepdims=keepdims)
+        total = b.op(
+            "reduce_sum", b.op("exp", b.op("sub", wide, top)), axes=over, keepdims=keepdims
+        )
         if not keepdims:
             top = b.op("squeeze", top, axes=over)
-        return b.op("add", b.op("log", total), top)
+        return narrowed(b, b.op("add", b.op("log", total), top), x)
 
     def reference(x: Array, *, axes: Any, keepdims: int, noop_with_empty_axes: int) -> Array:
         over = reduced_axes(axes, x.ndim, noop_with_empty_axes)

@@ -13,7 +13,8 @@ import numpy as np
 import numpy.typing as npt
 
 from .cells import CELLS, DIRECTIONS, Activation, Cell, Step
-from .operator import REQUIRED, Recurrence, operator, require, require_float, require_same_dtype
+from .operator import REQUIRED, Recurrence, operator, require, require_same_dtype
+from .pointwise import require_floats
 from .samples import Case, Sampler
 from .types import TensorType
 
@@ -89,7 +90,7 @@ def _declare(cell: Cell) -> None:
     def infer(*types: TensorType | None, **attrs: Any) -> tuple[TensorType, ...]:
         gates, r, rb, lens, *rest = types
         assert gates is not None and r is not None
-        require_float(gates)
+        require_floats(gates)
         require_same_dtype(gates, r, rb, *rest)
         d = len(directions_of(attrs["direction"]))
         require(gates.rank == 4, f"gates must be [directions, T, B, {n} H], got {gates}")

@@ -15,6 +15,7 @@ from .operator import (
     operator,
     require,
 )
+from .pointwise import require_floats
 from .samples import Array, Case, Sampler
 from .types import TensorType, i64
 
@@ -78,7 +79,7 @@ class Hardmax:
     """1 at the first largest element along `axis`, 0 elsewhere. ONNX: Hardmax."""
 
     def infer(x: TensorType, *, axis: int) -> TensorType:
-        require(x.dtype.is_float, f"needs floats, got {x}")
+        require_floats(x)
         a = normal_axis(axis, x.rank)
         require(x.dims[a] > 0, f"axis {a} of {x} is empty")
         return x.with_shape(x.dims)

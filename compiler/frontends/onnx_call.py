@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any, Final
 
 import numpy as np
@@ -55,14 +56,10 @@ def find_operator(op_type: str) -> Operator | None:
     return _by_plain_name(len(REGISTRY)).get(op_type.lower())
 
 
-_plain_names: dict[str, Operator] = {}
-
-
+@lru_cache(maxsize=1)
 def _by_plain_name(size: int) -> Mapping[str, Operator]:
-    if len(_plain_names) != size:  # users register operators at any time
-        _plain_names.clear()
-        _plain_names.update({n.replace("_", ""): op for n, op in REGISTRY.items()})
-    return _plain_names
+    """size: of the registry, to which users add operators at any time."""
+    return {n.replace("_", ""): op for n, op in REGISTRY.items()}
 
 
 @dataclass(frozen=True, slots=True)

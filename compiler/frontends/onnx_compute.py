@@ -150,7 +150,7 @@ def _group_normalization_18(c: Call) -> Result:
 
 
 @converts("SimplifiedLayerNormalization")
-def _simplified_layer_normalization(c: Call) -> Result:
+def simplified_layer_normalization(c: Call) -> Result:
     if c.wants(1):
         raise Unsupported("its output 1 (inverse deviation) is only there for training")
     return c.forward("rms_normalization", drop=("stash_type",))

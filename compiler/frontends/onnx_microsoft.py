@@ -7,7 +7,7 @@ from typing import Final
 
 from ..graph.builder import Value
 from .onnx_call import Call, Converter, Result, Unsupported, converts
-from .onnx_compute import check_kernel_shape
+from .onnx_compute import check_kernel_shape, simplified_layer_normalization
 
 _DOMAIN = "com.microsoft"
 _ACTIVATIONS: Final[dict[str, tuple[str, tuple[str, ...]]]] = {
@@ -45,9 +45,7 @@ def _bias_gelu(c: Call) -> Result:
     return result
 
 
-@_microsoft("SimplifiedLayerNormalization")
-def _simplified_layer_normalization(c: Call) -> Result:
-    return c.forward("rms_normalization", drop=("stash_type",))
+_microsoft("SimplifiedLayerNormalization")(simplified_layer_normalization)
 
 
 @_microsoft("SkipLayerNormalization", "SkipSimplifiedLayerNormalization")
@@ -62,7 +60,7 @@ def _skip_layer_normalization(c: Call) -> Result:
     total: Value = c.op("add", c.need(0, "input"), c.need(1, "skip"))
     if bias is not None:
         total = c.op("add", total, bias)
-    epsilon = c.attr("epsilon", 1e-5 if simplified else 1e-12)
+    epsilon = c.attr("epsilon", 1e-12)
     operator = "rms_normalization" if simplified else "layer_normalization"
     y = c.op(operator, total, gamma, beta, axis=-1, epsilon=epsilon)
     return (y[0] if isinstance(y, tuple) else y, None, None, total)

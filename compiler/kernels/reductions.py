@@ -33,7 +33,7 @@ def identity(combine: str, dtype: DType) -> Expr:
 def combined(combine: str, acc: Expr, value: Expr) -> Expr:
     """acc with one more value; products are added in one rounding."""
     if value.dtype is boolean:
-        return binary("or" if combine == "max" else "and", acc, value)
+        return binary("or" if combine in ("max", "sum") else "and", acc, value)
     if combine == "sum" and value.op == "mul" and value.dtype.is_float:
         return apply("fma", (*value.args, acc), value.dtype)
     return binary(_COMBINE[combine], acc, value)

@@ -11,7 +11,7 @@ from __future__ import annotations
 import ctypes
 from dataclasses import asdict
 from functools import cache
-from typing import Final
+from typing import Any, Final
 
 from ..codegen.cpu.assemble import build_object
 from ..codegen.cpu.link import link
@@ -223,7 +223,10 @@ def enter_ir(f: Fields) -> str:
 
 class _Driver:
     """run(frame): the steps of a frame. enter(entry, objects): whether arrays fitted, and the
-    program ran; both by address. None where arrays can't be read so (`fields`)."""
+    program ran; both by address. None where arrays can't be read so (`fields`).
+
+    Threads that come first at once may make several. So the functions keep their code themselves.
+    """
 
     def __init__(self) -> None:
         target = host()
@@ -232,13 +235,15 @@ class _Driver:
         names = ["tilewright_run"] if known is None else ["tilewright_run", "tilewright_enter"]
         key = [("kind", "driver"), ("llvm text", text), *target.fingerprint.items()]
         image = Store().get_or_build(key, lambda: build_object(text, target))
-        self.linked = link([image], names)
+        linked = link([image], names)
         pointer = ctypes.c_void_p
-        self.run = ctypes.CFUNCTYPE(None, pointer)(self.linked.address("tilewright_run"))
-        self.enter = None
+        self.run: Any = ctypes.CFUNCTYPE(None, pointer)(linked.address("tilewright_run"))
+        self.run.code = linked
+        self.enter: Any = None
         if known is not None:
             kind = ctypes.CFUNCTYPE(ctypes.c_int64, pointer, pointer)
-            self.enter = kind(self.linked.address("tilewright_enter"))
+            self.enter = kind(linked.address("tilewright_enter"))
+            self.enter.code = linked
 
 
 @cache

@@ -13,6 +13,7 @@ from ..codegen.cpu import lower
 from ..codegen.cpu.assemble import build_object
 from ..codegen.cpu.link import Linked, link
 from ..codegen.cpu.target import CpuTarget
+from ..kernels import access
 from ..kernels.ir import Kernel
 from ..kernels.printer import kernel_text, symbol, text_digest
 from ..store import Key, Store, source_digest
@@ -36,8 +37,8 @@ class Objects:
 @cache
 def codegen_fingerprint() -> str:
     """A hash of the source that decides what code comes out: a change to it makes new entries."""
-    language = (Path(str(module.__file__)) for module in (expr, traverse))
-    return source_digest([*language, *sorted(Path(lower.__file__).parent.glob("*.py"))])
+    used = (Path(str(module.__file__)) for module in (expr, traverse, access))
+    return source_digest([*used, *sorted(Path(lower.__file__).parent.glob("*.py"))])
 
 
 def object_key(kernel: Kernel, target: CpuTarget) -> tuple[tuple[str, str], ...]:

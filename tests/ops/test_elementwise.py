@@ -45,6 +45,8 @@ def test_element_types_must_agree(name: str) -> None:
     [
         ("add", [boolean, boolean], {}, "needs numbers"),
         ("add", [bf16, bf16], {}, "bf16"),
+        ("hardmax", [bf16], {}, "bf16"),
+        ("gru", [bf16, bf16, bf16], {}, "bf16"),
         ("neg", [u8], {}, "with a sign"),
         ("sqrt", [i32], {}, "needs a float"),
         ("mod", [f32, f32], {"fmod": 0}, "fmod=1"),

@@ -452,6 +452,8 @@ def test_operators_of_onnxruntime() -> None:
     np.testing.assert_allclose(
         out["y"], 2 * X / np.sqrt((4 * X**2).mean(-1, keepdims=True)) * g, **near
     )
+    tiny = evaluate(read(rms), {"x": X / 1000})["y"]  # of which the default epsilon is no part
+    np.testing.assert_allclose(tiny, out["y"], **near)
     fused = microsoft("FusedMatMul", ["x", "x"], transB=1, alpha=0.5)
     np.testing.assert_allclose(run(fused), X @ X.T / 2)
 

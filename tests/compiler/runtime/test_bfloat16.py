@@ -27,6 +27,15 @@ def test_arrays_of_bits_and_of_values_are_the_same(exe: Executable) -> None:
         assert np.array_equal(values_of(exe(given)), X.T)
 
 
+@pytest.mark.parametrize("shape", [(), (1,), (0, 3), (2, 3)])
+def test_bits_have_the_shape_of_values(shape: tuple[int, ...]) -> None:
+    x = np.full(shape, 1.5, np.float32)
+    assert bits_of(x).shape == values_of(bits_of(x)).shape == shape
+    g = tw.Graph("g")
+    g.output(g.cast(g.cast(g.constant(x), to="bf16"), to="f32"), "y")
+    assert np.array_equal(tw.compile(g)(), x)
+
+
 def test_what_else_is_given_is_not_read_as_bits(exe: Executable) -> None:
     """An array of other numbers as uint16 would be taken for bits without a word."""
     for given in (X, X.astype(np.float16), X.astype(np.int64)):
