@@ -355,7 +355,7 @@ class MicroKernel:
             rounds = loop(k, (loop(u, one(k + u, u), "unroll"),), hi=end, step=width)
             if even == level.count:
                 return (*begin, rounds)
-            u = var("u", level.count)
+            u = var(f"u{name}", level.count)
             tail = loop(u, one(u, u), "unroll", lo=even)
             return (*begin, rounds, If(compare("lt", 0, more), (tail,)))
 
@@ -385,7 +385,7 @@ class MicroKernel:
                 rows = [(max(x, lo), min(y, hi))
                         for (x, y), (lo, hi) in zip(group, present, strict=True)]  # fmt: skip
                 if all(lo < hi for lo, hi in rows):
-                    u = var("u", level.count)
+                    u = var(f"u{name}", level.count)
                     at, ahead = a_at + u * level.stride, b_k + u * (level.ahead or 1)
                     out.append(loop(u, step(at, ahead, rows, u, n == 0), "unroll", lo=first))
                 out.append(then(group))

@@ -204,7 +204,10 @@ class _Writer:
         def finish(r: Indices, j: Expr, lane: Expr, value: Expr) -> list[Store]:
             return [Store(self.mm, to + j * self.m_vector + r[0] * lanes + lane, value)]
 
-        tile = (*micro.start(), *micro.accumulate(a, b, segments), micro.finish(finish))
+        products = micro.accumulate(
+            a, b, segments, then=lambda rows: micro.finish(finish, rows=rows)
+        )
+        tile = (*micro.start(), *products)
         return (loop(q, tile, hi=rows),)
 
     # ---------------------------------------------------------------- M to results
@@ -482,7 +485,7 @@ class Winograd:
     """
 
     name = "winograd"
-    version = 4
+    version = 5
 
     def matches(self, graph: Graph, ops: Sequence[Op], outputs: Sequence[str]) -> bool:
         p = _group(graph, ops, outputs)
