@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from ...ops.types import SymDim
-from ..errors import InputError, OptionError
+from ..errors import GraphError, InputError, OptionError
 from ..runtime.arrays import TensorSpec, as_array, by_name, is_on_device
 from .executable import Executable
 
@@ -63,9 +63,19 @@ class DeferredExecutable:
                 made = self._made.get(key)
                 if made is None:
                     bound = {s.name: k for s, k in zip(self.inputs, key, strict=True)}
-                    made = self._made[key] = self._build(bound)
+                    made = self._made[key] = self._built(bound)
         self._latest = made
         return made
+
+    def _built(self, bound: Mapping[str, Sequence[int]]) -> Executable:
+        try:
+            return self._build(bound)
+        except GraphError as e:
+            sizes = ", ".join(f"{n}={list(k)}" for n, k in bound.items())
+            raise GraphError(
+                f"{e} (with {sizes}; exporters may write sizes of the example that they trace into "
+                "nodes: where other sizes compile, export the model again with these open)"
+            ) from e
 
     def __getattr__(self, name: str) -> Any:
         public = hasattr(Executable, name) or name in ("outputs", "stats", "close", "launching")

@@ -17,9 +17,9 @@ import pytest
 
 import tilewright as tw
 from tilewright.compiler.api.executable import Executable
-from tilewright.compiler.errors import InputError
+from tilewright.compiler.errors import GraphError, InputError
 
-from .models import model, node, value
+from .models import model, node, tensor, value
 
 Array = npt.NDArray[Any]
 
@@ -466,3 +466,12 @@ def test_open_dimensions_are_named_in_errors() -> None:
     exe = tw.compile(model([node("Relu", "x")], [x], [y]))
     with pytest.raises(InputError, match=r"shape \[n, 3\], got \[2, 4\]"):
         exe(np.zeros((2, 4), np.float32))
+
+
+def test_sizes_that_a_model_has_fixed_inside_are_explained() -> None:
+    shape = tensor(np.array([6]), "shape")
+    nodes = [node("Reshape", "x", "shape")]
+    exe = tw.compile(model(nodes, [value("x", ["n", 3])], [value("y", [6])], [shape]))
+    assert exe(np.zeros((2, 3), np.float32)).shape == (6,)
+    with pytest.raises(GraphError, match=r"Reshape_node.*with x=\[3, 3\].*export the model again"):
+        exe(np.zeros((3, 3), np.float32))

@@ -178,7 +178,7 @@ def test_inspect_prints_every_level_and_every_pass(model: str, capsys: Capture) 
     assert "group 0" in answer(capsys, "inspect", model, "--stage", "fuse")["text"]
     tilewright("inspect", model, "--stages")
     said = capsys.readouterr().out
-    assert "13_fuse" in said and "4 ops in 2 groups" in said
+    assert "14_fuse" in said and "4 ops in 2 groups" in said
 
 
 def test_inspect_shows_programs_for_gpus(model: str, capsys: Capture) -> None:

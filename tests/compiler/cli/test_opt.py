@@ -141,7 +141,7 @@ def test_inspect_follows_a_node(tmp_path: Path, capsys: Capture) -> None:
     assert "while that is in registers" in page and "output (640 B)" in page
     assert printed(capsys, "inspect", model, "--kernel", "k0").startswith("kernel k0 gemm")
     assert "did you mean 'project'" in _error(capsys, "inspect", model, "--op", "projekt")
-    both = printed(capsys, "inspect", model, "--diff", "import", "13_fuse")
+    both = printed(capsys, "inspect", model, "--diff", "import", "14_fuse")
     assert "> " in both and "group 0 {" in both
     assert "define" in printed(capsys, "inspect", model, "--op", "double", "--stage", "llvm")
     assert "ask for different things" in _error(
@@ -157,6 +157,6 @@ def test_dumps_have_stable_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     first, second = sorted(p for p in tmp_path.iterdir() if p.is_dir())
     names = sorted(p.name for p in first.iterdir())
     assert names == sorted(p.name for p in second.iterdir())
-    assert names[0] == "00_import.txt" and names[-1] == "18_asm.s" and "13_fuse.txt" in names
-    assert (first / "13_fuse.txt").read_text() == exe.ir("fuse")
-    assert first.name.endswith("_g") and (first / "17_llvm.ll").read_text() == exe.ir("llvm")
+    assert names[0] == "00_import.txt" and names[-1] == "19_asm.s" and "14_fuse.txt" in names
+    assert (first / "14_fuse.txt").read_text() == exe.ir("fuse")
+    assert first.name.endswith("_g") and (first / "18_llvm.ll").read_text() == exe.ir("llvm")
