@@ -5,7 +5,9 @@ and so on until one is left (Jamieson and Talwalkar, AISTATS 2016). The first he
 default, the starts, and those that the cost model likes best; later ones the best so far and those
 from which most is expected, given what is known (`belief.py`). When all that is left promises too
 little, those that lost in their first samples get some more, and those that may yet win run until
-`choice.winner` is certain.
+`choice.winner` is certain. What that teaches may make another heat worthwhile; the search ends when
+nothing of all this is left to do, so that a search that begins with all its outcomes asks for
+nothing.
 """
 
 from __future__ import annotations
@@ -55,16 +57,13 @@ class HalvingSearch:
         self._how, self._survey = how, survey
         self._starts = [k for k in dict.fromkeys([0, *starts]) if k not in survey.tried]
         self._heat: list[int] = []
+        self._halving = False  # whether the heat is to be halved
         self._again: set[int] = set()  # who had more samples than its haste gave it
-        self._settling = False
 
     def ask(self) -> Request | None:
-        if not self._settling:
-            request = self._half() or self._next_heat()
-            if request is not None:
-                return request
-            self._settling = True
-        return self._earlier() or self._hasty() or self._settle()
+        request = self._half() or self._next_heat()
+        self._halving = request is not None
+        return request or self._earlier() or self._hasty() or self._settle()
 
     def tell(self, outcomes: Sequence[tuple[int, Outcome]]) -> None:
         """Places that nothing is told of are left alone from now on."""
@@ -75,21 +74,29 @@ class HalvingSearch:
         self._survey.tell(outcomes)
 
     def remaining_gain(self) -> float:
-        return max(0.0 if self._settling else self._survey.gain,
+        return max(self._survey.gain if self._goes_on else 0.0,
                    DOUBT if self._doubtful else 0.0)  # fmt: skip
 
     # ---------------------------------------------------------------- heats
 
     def _half(self) -> Request | None:
         """The better half of the heat again, until one is left."""
+        if not self._halving:
+            return None
         times = self._survey.measured
         running = sorted((k for k in self._heat if k in times), key=lambda k: times[k].seconds)
         self._heat = running[: (len(running) + 1) // 2] if len(running) > 1 else []
         return self._more(self._heat) if len(self._heat) > 1 else None
 
+    @property
+    def _goes_on(self) -> bool:
+        """Whether there is enough to gain from candidates that nobody tried."""
+        survey = self._survey
+        return bool(self._starts) or not survey.tried or survey.gain >= self._how.enough
+
     def _next_heat(self) -> Request | None:
         survey, how = self._survey, self._how
-        if not self._starts and survey.tried and survey.gain < how.enough:
+        if not self._goes_on:
             return None
         best = survey.best
         room = how.width - (best is not None)

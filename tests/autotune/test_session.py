@@ -16,7 +16,9 @@ from tilewright.autotune.errors import TunerError
 from tilewright.autotune.events import Began, Ended, Event, Tried, Warned, as_json
 from tilewright.autotune.interrupts import Stop, stopped_by_signals
 from tilewright.autotune.outcome import Failure, Measurement, Outcome
+from tilewright.autotune.recording import read
 from tilewright.autotune.records import Records
+from tilewright.autotune.replay import ReplayRunner
 from tilewright.autotune.row import Row
 from tilewright.autotune.runner import Request, Runner
 from tilewright.autotune.schedule import Job, Schedule
@@ -206,6 +208,26 @@ def test_a_second_session_repeats_nothing(records: Records) -> None:
     third = Bench(clock, first.times)
     assert session([(task("a"), 1.0)], [third], clock, 50, records)[0] == "searched"
     assert third.ran == []
+
+
+@pytest.mark.parametrize("jitter", [0.0, 0.1])
+def test_with_all_outcomes_of_a_finished_search_nothing_is_left_to_do(
+    jitter: float, tmp_path: Path
+) -> None:
+    """Whatever the times were: what makes sure of a winner may make other candidates worthwhile."""
+    tried = 0
+    for k, recording in enumerate(read(Path(__file__).parent / "recordings.json")):
+        key = replace(recording.task.key, device="cpu")
+        recording = replace(recording, task=replace(recording.task, key=key))
+        records, runs = Records(tmp_path / f"{k}.sqlite"), []
+        for seed in (k, -k):
+            runner = ReplayRunner([recording], jitter, seed)
+            jobs = open_jobs([(recording.task, 1.0)], Halving(), records)
+            assert Session(jobs, [runner], 1.0, records, clock=lambda: 0.0).run() == "searched"
+            runs.append((jobs[0].tried, jobs[0].best))
+        assert runs[1] == (set(), runs[0][1])
+        tried += len(runs[0][0])
+    assert tried > 100
 
 
 def test_where_all_fails_the_machine_may_be_at_fault(records: Records) -> None:
