@@ -407,14 +407,12 @@ def mul(a: Expr | Scalar, b: Expr | Scalar) -> Expr:
 
 def floordiv(a: Expr | Scalar, b: Expr | Scalar) -> Expr:
     x, y = _pair(a, b)
-    if x.dtype is not i64 or y.op != "const" or y.payload <= 0:
+    if x.dtype is not i64 or y.op != "const" or y.payload <= 0 or _may_wrap(x):
         return Expr("floordiv", (x, y), None, x.dtype)
     m = int(y.payload)
     if m == 1:
         return x
     terms, c = linear(x)
-    if _may_wrap(x, terms, c):
-        return Expr("floordiv", (x, y), None, i64)
     whole = {k: v // m for k, v in terms.items() if v % m == 0}
     rest = {k: v for k, v in terms.items() if v % m}
     shift, c = divmod(c, m)
@@ -436,12 +434,10 @@ def floordiv(a: Expr | Scalar, b: Expr | Scalar) -> Expr:
 
 def mod(a: Expr | Scalar, b: Expr | Scalar) -> Expr:
     x, y = _pair(a, b)
-    if x.dtype is not i64 or y.op != "const" or y.payload <= 0:
+    if x.dtype is not i64 or y.op != "const" or y.payload <= 0 or _may_wrap(x):
         return Expr("mod", (x, y), None, x.dtype)
     m = int(y.payload)
     terms, c = linear(x)
-    if _may_wrap(x, terms, c):
-        return Expr("mod", (x, y), None, i64)
     rest = {k: v % m for k, v in terms.items() if v % m}
     if rest != terms and any(v < 0 for v in terms.values()):
         rest = {k: v for k, v in terms.items() if v % m}
@@ -463,10 +459,10 @@ def mod(a: Expr | Scalar, b: Expr | Scalar) -> Expr:
     return Expr("mod", (r, index(m)), None, i64)
 
 
-def _may_wrap(e: Expr, terms: Linear, constant: int) -> bool:
+def _may_wrap(e: Expr) -> bool:
     """Whether a sum of data may be too large for 64 bits and go around. It then need not be a
     multiple of what divides all its terms."""
-    return bounds(e) is None and (constant != 0 or [*terms.values()] != [1])
+    return bounds(e) is None and linear(e) != ({e: 1}, 0)
 
 
 def _split(terms: Linear, constant: int, m: int) -> tuple[Expr, Expr, int] | None:
@@ -533,11 +529,9 @@ def _bounds(e: Expr) -> tuple[int, int] | None:
         return x[0] + y[0], x[1] + y[1]
     if e.op == "sub":
         return x[0] - y[1], x[1] - y[0]
-    if e.op == "floordiv" and y[0] <= 0:
+    if e.op == "mod" or (e.op == "floordiv" and y[0] <= 0):
         return None
     combine = _op.mul if e.op == "mul" else _op.floordiv
-    if e.op == "mod":
-        return None
     corners = [combine(p, q) for p in x for q in y]
     return min(corners), max(corners)
 

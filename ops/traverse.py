@@ -24,13 +24,9 @@ def rebuild(e: Expr, args: tuple[Expr, ...]) -> Expr:
     return Expr(e.op, args, e.payload, e.dtype)
 
 
-def transform(
-    e: Expr,
-    visit: Callable[[Expr, tuple[Expr, ...]], Expr | None],
-    memo: dict[Expr, Expr] | None = None,
-) -> Expr:
+def transform(e: Expr, visit: Callable[[Expr, tuple[Expr, ...]], Expr | None]) -> Expr:
     """Rebuild bottom-up; visit(node, new args) may return a replacement."""
-    done: dict[Expr, Expr] = {} if memo is None else memo
+    done: dict[Expr, Expr] = {}
 
     def go(n: Expr) -> Expr:
         r = done.get(n)
@@ -45,7 +41,7 @@ def transform(
     return go(e)
 
 
-def substitute(e: Expr, mapping: Mapping[Expr, Expr], memo: dict[Expr, Expr] | None = None) -> Expr:
+def substitute(e: Expr, mapping: Mapping[Expr, Expr]) -> Expr:
     """Replace variables (or whole nodes). A variable bound by a `reduce` inside e is not touched
     unless the mapping names it: then the reduce binds the new variable, or no longer runs over it
     when that is a constant."""
@@ -62,7 +58,7 @@ def substitute(e: Expr, mapping: Mapping[Expr, Expr], memo: dict[Expr, Expr] | N
             return reduce(combine, kept, args[0])
         return None
 
-    return transform(e, visit, memo)
+    return transform(e, visit)
 
 
 def walk(*roots: Expr) -> list[Expr]:

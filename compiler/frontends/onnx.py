@@ -16,7 +16,7 @@ from ..graph.ir import Graph
 from .onnx_model import OnnxModel, OnnxValue, Shapes, bind, load
 from .onnx_proto import Opened, Source, opened
 
-__all__ = ["OnnxModel", "OnnxValue", "Opened", "bind", "load", "opened", "read", "signature"]
+__all__ = ["OnnxModel", "OnnxValue", "Opened", "bind", "load", "opened", "read"]
 
 
 def read(
@@ -28,8 +28,3 @@ def read(
     values to compute instead of the model's outputs. Raises as `OnnxModel.to_graph` does.
     """
     return load(source).to_graph(shapes, outputs)
-
-
-def signature(source: Source) -> tuple[OnnxValue, ...]:
-    """The inputs of a model, with symbolic dimensions where it leaves them open."""
-    return load(source).inputs

@@ -240,7 +240,7 @@ class Attend:
             self.queries.copied(self.thread, index(0), self.first, self.where),
             *self._ahead(),
             *self.begun(),
-            *(_filled(x.register, 0) for x in self.results),
+            *(_zeroed(x.register) for x in self.results),
             loop(r, (Set(self.top, (r,), _f32(LOWEST)), Set(self.total, (r,), _f32(0))), "unroll"),
             loop(round_, self._round(round_), lo=self.start, hi=self.end),
             *self._together(),
@@ -284,7 +284,7 @@ class Attend:
         return (
             *self.arrived(), *before, Call("cp_commit"),
             Comment("scores: queries times keys"),
-            _filled(self.scores.register, 0),
+            _zeroed(self.scores.register),
             *self.multiplied_by_keys(stage),
             *self._scored(round_),
             Comment("their powers, less the greatest so far"),
@@ -471,8 +471,8 @@ def _kept_wide(buffers: Buffers, value: Expr, node: Expr) -> Expr:
     return substitute(substitute(plain, wide), {total: _WHOLE})
 
 
-def _filled(x: Local, value: float) -> Stmt:
-    return Call("fill", (x, _f32(value), x.shape[0]))
+def _zeroed(x: Local) -> Stmt:
+    return Call("fill", (x, _f32(0), x.shape[0]))
 
 
 def _f32(value: float) -> Expr:

@@ -31,7 +31,6 @@ from typing import Any, Final, Literal, overload
 import numpy.typing as npt
 
 from ...ops.expr import Expr, index, load
-from ...ops.traverse import walk
 from ...ops.types import DType
 
 Role = Literal["in", "out", "const", "scratch"]
@@ -426,13 +425,3 @@ def tensor_maps(phase: Phase) -> tuple[TensorMap, ...]:
     """The tensors that a phase copies boxes of, in the order in which it first names them."""
     named = (a for s in statements(phase.body) if isinstance(s, Call) for a in s.args)
     return tuple(dict.fromkeys(a for a in named if isinstance(a, TensorMap)))
-
-
-def loads(phase: Phase, buffer: Buffer) -> tuple[Expr, ...]:
-    """Every load of a buffer in a phase."""
-    found: dict[Expr, None] = {}
-    for s in statements(phase.body):
-        for e in walk(*expressions(s)):
-            if e.op == "load" and e.payload == buffer:
-                found[e] = None
-    return tuple(found)

@@ -256,7 +256,7 @@ class _Heap:
         if chunks:
             c = var("c", chunks)
             first = c * size + self.k
-            hopeful, most = self._any_better(first, size)
+            hopeful, most = self._best_lanes(first)
             through = loop(t, offer, lo=first, hi=first + size)
             out += [Declare(most), loop(c, (*hopeful, If(self._beats(most), (through,))))]
         out += [loop(t, offer, lo=self.k + chunks * size)]
@@ -265,8 +265,8 @@ class _Heap:
     def _remember(self) -> Stmt:
         return Set(self.worst, (), wide(self.values[self._slot(index(0))]))
 
-    def _any_better(self, first: Expr, size: int) -> tuple[tuple[Stmt, ...], Local]:
-        """Lanes with the best elements of a chunk; NaN wins either way."""
+    def _best_lanes(self, first: Expr) -> tuple[tuple[Stmt, ...], Local]:
+        """Lanes with the best elements of the chunk from `first` on; NaN wins either way."""
         most = Local("most", self.worst.dtype, (), self.lanes)
         lane, u = var("lane", self.lanes), var("u", CHUNK)
 

@@ -77,12 +77,12 @@ class _Call:
             return False
         return len(old.consumers[op.reads[0]]) == 1 and op.reads[0] not in old.outputs
 
-    def small_constant(self, k: int) -> Array | None:
-        """Input k as an array of numbers if it is a constant of modest size, input 0 is none, and
+    def small_constant(self) -> Array | None:
+        """Input 1 as an array of numbers if it is a constant of modest size, input 0 is none, and
         the result has the type of input 0."""
         if len(self.inputs) != 2 or not self.keeps_type or self.build.array(self.x) is not None:
             return None
-        array = self.build.array(self.inputs[k])
+        array = self.build.array(self.inputs[1])
         if array is None or array.nbytes > _SMALL or array.size == 0:
             return None
         return array if array.dtype.kind in "fiu" else None
@@ -256,7 +256,7 @@ def drop_neutral(c: _Call) -> Result | None:
         if c.operator not in ("mul", "div", "sub", "add") or len(c.inputs) != 2:
             return None
         call = c if k else _Call(c.build, c.operator, c.inputs[::-1], c.attrs)
-        y = call.small_constant(1)
+        y = call.small_constant()
         if y is None:
             continue
         if c.operator in ("mul", "div"):
@@ -273,7 +273,7 @@ def drop_neutral(c: _Call) -> Result | None:
 
 def divide_by_power_of_two(c: _Call) -> Result | None:
     """x / 2**k = x * 2**-k exactly, as long as 2**-k can be written."""
-    y = c.small_constant(1) if c.operator == "div" else None
+    y = c.small_constant() if c.operator == "div" else None
     if y is None or y.dtype.kind != "f":
         return None
     with np.errstate(all="ignore"):
@@ -290,7 +290,7 @@ def divide_before_function(c: _Call) -> Result | None:
     if inner is None or inner.operator != "div":
         return None
     x, y = (c.build.handle(b) for b in inner.reads)
-    divisor = _Call(c.build, "div", (x, y), {}).small_constant(1)
+    divisor = _Call(c.build, "div", (x, y), {}).small_constant()
     if divisor is None or divisor.dtype.kind != "f":
         return None
     with np.errstate(all="ignore"):
@@ -313,7 +313,7 @@ def scale_after_product(c: _Call) -> Result | None:
             continue
         factors = tuple(c.build.handle(b) for b in inner.reads)
         for x, s in (factors, factors[::-1]):
-            scale = _Call(c.build, "mul", (x, s), {}).small_constant(1)
+            scale = _Call(c.build, "mul", (x, s), {}).small_constant()
             if scale is None or scale.size != 1 or scale.dtype.kind != "f":
                 continue
             if 2.0**-20 <= abs(float(scale.reshape(()))) <= 2.0**20:  # no over- or underflow
@@ -329,7 +329,7 @@ def _scaled(c: _Call, k: int, x: Value, scale: Array) -> Result:
 
 def subtract_constant(c: _Call) -> Result | None:
     """x - c = x + (-c), for floats."""
-    y = c.small_constant(1) if c.operator == "sub" else None
+    y = c.small_constant() if c.operator == "sub" else None
     if y is None or y.dtype.kind != "f":
         return None
     return lambda: c.build.op("add", c.x, np.negative(y))
@@ -337,7 +337,7 @@ def subtract_constant(c: _Call) -> Result | None:
 
 def expand_power(c: _Call) -> Result | None:
     """x ** 1, 2, 3 and 0.5, for floats."""
-    y = c.small_constant(1) if c.operator == "pow" else None
+    y = c.small_constant() if c.operator == "pow" else None
     if y is None or not c.x.type.dtype.is_float or not (y == y.reshape(-1)[0]).all():
         return None
     x, power = c.x, float(y.reshape(-1)[0])

@@ -43,7 +43,6 @@ class _Managed(ctypes.Structure):
     )
 
 
-_Pointer = ctypes.POINTER(_Managed)
 _api = ctypes.pythonapi
 _get = ctypes.PYFUNCTYPE(ctypes.c_void_p, ctypes.py_object, ctypes.c_char_p)(
     ("PyCapsule_GetPointer", _api)

@@ -14,7 +14,7 @@ from functools import cache
 from typing import Any, Final
 
 from ..codegen.cpu.assemble import build_object
-from ..codegen.cpu.link import link
+from ..codegen.cpu.link import Linked, link
 from ..codegen.cpu.target import host
 from ..store import Store
 from .fields import READABLE, Fields, fields
@@ -225,7 +225,7 @@ class _Driver:
     """run(frame): the steps of a frame. enter(entry, objects): whether arrays fitted, and the
     program ran; both by address. None where arrays can't be read so (`fields`).
 
-    Threads that come first at once may make several. So the functions keep their code themselves.
+    Threads that come first at once may make several, so the functions keep their code themselves.
     """
 
     def __init__(self) -> None:
@@ -237,13 +237,18 @@ class _Driver:
         image = Store().get_or_build(key, lambda: build_object(text, target))
         linked = link([image], names)
         pointer = ctypes.c_void_p
-        self.run: Any = ctypes.CFUNCTYPE(None, pointer)(linked.address("tilewright_run"))
-        self.run.code = linked
-        self.enter: Any = None
+        self.run = _function(linked, "tilewright_run", ctypes.CFUNCTYPE(None, pointer))
+        self.enter = None
         if known is not None:
             kind = ctypes.CFUNCTYPE(ctypes.c_int64, pointer, pointer)
-            self.enter = kind(linked.address("tilewright_enter"))
-            self.enter.code = linked
+            self.enter = _function(linked, "tilewright_enter", kind)
+
+
+def _function(linked: Linked, name: str, kind: Any) -> Any:
+    """A function of a ctypes kind, which keeps its code."""
+    made = kind(linked.address(name))
+    made.code = linked
+    return made
 
 
 @cache
