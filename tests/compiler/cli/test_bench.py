@@ -68,12 +68,12 @@ def test_a_contest_rests_and_warms_up_before_each_turn(clock: Clock) -> None:
         moments.append(clock.now)
         clock.sleep(1e-3)
 
-    measure({"a": call, "b": lambda: None}, 2, 1.0)
+    measure({"a": call, "b": lambda: clock.sleep(1e-3)}, 2, 1.0)
     gaps = np.diff(moments)
     rests = np.flatnonzero(gaps > 0.05)
     assert len(rests) == 2
-    between = 3 * CONTEST.rest + 2 * CONTEST.warm  # b has two turns in a row
-    assert gaps[rests] == pytest.approx([CONTEST.rest, between], abs=2e-3)
+    between = 3 * CONTEST.rest + 2 * (CONTEST.warm + CONTEST.timed)  # b has two turns in a row
+    assert gaps[rests] == pytest.approx([CONTEST.rest, between], abs=5e-3)
     turns = np.split(np.array(moments), rests + 1)
     calls = round((CONTEST.warm + CONTEST.timed) / 1e-3)
     assert [len(t) for t in turns] == pytest.approx([1, calls, calls], abs=2)
