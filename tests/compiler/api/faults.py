@@ -116,7 +116,7 @@ def canonicalize_sign(m: pytest.MonkeyPatch) -> None:
     """x - c becomes x + c."""
 
     def subtract_constant(c: Any) -> Any:
-        y = c.small_constant(1) if c.operator == "sub" else None
+        y = c.small_constant() if c.operator == "sub" else None
         return None if y is None else lambda: c.build.op("add", c.x, y)
 
     rules = tuple(subtract_constant if r.__name__ == "subtract_constant" else r
