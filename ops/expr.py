@@ -407,7 +407,7 @@ def mul(a: Expr | Scalar, b: Expr | Scalar) -> Expr:
 
 def floordiv(a: Expr | Scalar, b: Expr | Scalar) -> Expr:
     x, y = _pair(a, b)
-    if x.dtype is not i64 or y.op != "const" or y.payload <= 0 or _may_wrap(x):
+    if x.dtype is not i64 or y.op != "const" or y.payload <= 0:
         return Expr("floordiv", (x, y), None, x.dtype)
     m = int(y.payload)
     if m == 1:
@@ -434,7 +434,7 @@ def floordiv(a: Expr | Scalar, b: Expr | Scalar) -> Expr:
 
 def mod(a: Expr | Scalar, b: Expr | Scalar) -> Expr:
     x, y = _pair(a, b)
-    if x.dtype is not i64 or y.op != "const" or y.payload <= 0 or _may_wrap(x):
+    if x.dtype is not i64 or y.op != "const" or y.payload <= 0:
         return Expr("mod", (x, y), None, x.dtype)
     m = int(y.payload)
     terms, c = linear(x)
@@ -457,12 +457,6 @@ def mod(a: Expr | Scalar, b: Expr | Scalar) -> Expr:
     if split is not None:
         return add(mul(mod(split[0], m // split[2]), split[2]), split[1])
     return Expr("mod", (r, index(m)), None, i64)
-
-
-def _may_wrap(e: Expr) -> bool:
-    """Whether a sum of data may be too large for 64 bits and go around. It then need not be a
-    multiple of what divides all its terms."""
-    return bounds(e) is None and linear(e) != ({e: 1}, 0)
 
 
 def _split(terms: Linear, constant: int, m: int) -> tuple[Expr, Expr, int] | None:
