@@ -203,6 +203,13 @@ def test_clamped_data_has_bounds() -> None:
     assert bounds(clamped) == (0, 6) and bounds(ex.minimum(N, 6)) is None
 
 
+def test_blocks_and_lanes_of_an_offset_come_apart() -> None:
+    """Also where a block's number is a local of a kernel, or from a table: data without bounds."""
+    at, lane = load("at", (), i64), var("lane", 16)
+    for block in (at, load("table", (at + 1,), i64)):
+        assert (block * 16 + lane) // 16 is block and (block * 16 + lane) % 16 is lane
+
+
 def test_select_with_a_known_condition() -> None:
     assert select(I < 6, X, Y) is X
     assert select(I < 0, X, Y) is Y
