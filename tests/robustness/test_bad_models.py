@@ -542,6 +542,7 @@ def test_modules_of_torch_are_to_be_exported(refuse: Refuse) -> None:
 def test_model_files_are_closed(tmp_path: Path) -> None:
     """Warnings about open files would be the users' to look into."""
     onnx.save(small_net(), tmp_path / "m.onnx")
+    gc.collect()  # what other tests left open
     before = len(os.listdir("/proc/self/fd")) if Path("/proc/self/fd").exists() else 0
     with warnings.catch_warnings(record=True) as found:
         warnings.simplefilter("always")
