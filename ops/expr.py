@@ -514,32 +514,23 @@ def _bounds(e: Expr) -> tuple[int, int] | None:
     x, y = bounds(e.args[0]), bounds(e.args[1])
     if e.op == "mod" and y and y[0] == y[1] > 0:
         return 0, y[0] - 1
-    if e.op in ("max", "min"):
-        low, high = _held(e)
-        return None if low == _ANY[0] or high == _ANY[1] else (low, high)
     if not x or not y:
         return None
     if e.op == "add":
         return x[0] + y[0], x[1] + y[1]
     if e.op == "sub":
         return x[0] - y[1], x[1] - y[0]
-    if e.op == "mod" or (e.op == "floordiv" and y[0] <= 0):
+    if e.op == "max":
+        return max(x[0], y[0]), max(x[1], y[1])
+    if e.op == "min":
+        return min(x[0], y[0]), min(x[1], y[1])
+    if e.op == "floordiv" and y[0] <= 0:
         return None
     combine = _op.mul if e.op == "mul" else _op.floordiv
+    if e.op == "mod":
+        return None
     corners = [combine(p, q) for p in x for q in y]
     return min(corners), max(corners)
-
-
-_ANY: Final = (-(1 << 63), (1 << 63) - 1)
-
-
-def _held(e: Expr) -> tuple[int, int]:
-    """Inclusive bounds of any i64 expression: minima and maxima hold data between them."""
-    if e.op not in ("max", "min"):
-        return bounds(e) or _ANY
-    pick = max if e.op == "max" else min
-    x, y = map(_held, e.args)
-    return pick(x[0], y[0]), pick(x[1], y[1])
 
 
 # --------------------------------------------------------------------------- printing

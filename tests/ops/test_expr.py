@@ -198,11 +198,6 @@ def test_open_comparisons_stay() -> None:
     assert (N < 5).op == "lt"  # data has no bounds
 
 
-def test_clamped_data_has_bounds() -> None:
-    clamped = ex.maximum(ex.minimum(N, 6), 0)
-    assert bounds(clamped) == (0, 6) and bounds(ex.minimum(N, 6)) is None
-
-
 def test_blocks_and_lanes_of_an_offset_come_apart() -> None:
     """Also where a block's number is a local of a kernel, or from a table: data without bounds."""
     at, lane = load("at", (), i64), var("lane", 16)
